@@ -1,0 +1,42 @@
+# `make test` on a fresh machine is all it takes: every target installs what it needs first.
+PYTHON ?= python3
+BIN := .venv/bin
+PHOTOS ?=
+INSTALLED := .venv/installed
+
+.PHONY: help install demo test test-quick lint type bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## create .venv with the project, detectron2 and the development tools
+
+$(INSTALLED): pyproject.toml docker/install_detectron2.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch torchvision
+	docker/install_detectron2.sh $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install ## run the pipeline on your photos: make demo PHOTOS=folder (with its captions beside it)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PHOTOS="$(PHOTOS)" docker/demo.sh
+
+test: install ## run every test
+	$(BIN)/python -m pytest --durations=10
+
+test-quick: install ## run the tests that are not marked slow (under three minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: install ## check types
+	$(BIN)/mypy
+
+bench: install ## measure speed, each as a ratio to a named alternative
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment and caches
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

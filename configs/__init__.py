@@ -1,0 +1,1 @@
+"""Presets as package data, so that an installed scan-pipeline finds them wherever it runs."""

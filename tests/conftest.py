@@ -1,0 +1,17 @@
+"""Fixtures for every test: the reference data where it is, and a calm machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with reference numbers and real data; not part of the project, so tests that need it may skip."""
+    folder = Path(os.environ.get("SCAN_PIPELINE_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"reference data not found in {folder} (set SCAN_PIPELINE_SHARED)")
+    return folder
