@@ -1,0 +1,85 @@
+"""Box arithmetic in both geometries: anchors, deltas, clipping, IoU. Pure functions on XYXY tensors.
+
+`offset` is the geometry: 0 for continuous boxes (width = x2 - x1), 1 for Caffe's pixel-inclusive ones (x2 - x1 + 1).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+SCALE_CLAMP = math.log(1000.0 / 16)  # deltas never ask for exp() of more than this, as in Faster R-CNN
+
+
+def apply_deltas(boxes: Tensor, deltas: Tensor, weights: Sequence[float], offset: float) -> Tensor:
+    """Move boxes (R, 4) by deltas (R, 4 C) of (dx, dy, dw, dh) each: (R, C, 4). Ren et al. 2015, eq. 2."""
+    deltas = deltas.float().view(len(boxes), -1, 4) / torch.tensor(weights, device=deltas.device)
+    sizes = (boxes[:, 2:] - boxes[:, :2] + offset)[:, None]  # (R, 1, 2)
+    centers = boxes[:, None, :2] + 0.5 * sizes
+    centers = deltas[..., :2] * sizes + centers  # (R, C, 2)
+    sizes = deltas[..., 2:].clamp(max=SCALE_CLAMP).exp() * sizes
+    return torch.cat([centers - 0.5 * sizes, centers + 0.5 * sizes], dim=-1)
+
+
+def clip(boxes: Tensor, height: float, width: float, offset: float) -> Tensor:
+    """Boxes (…, 4) moved inside an image: to [0, width] in continuous geometry, to [0, width - 1] in Caffe's."""
+    x = boxes[..., 0::2].clamp(0, width - offset)
+    y = boxes[..., 1::2].clamp(0, height - offset)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def iou_matrix(boxes: Tensor, offset: float) -> Tensor:
+    """Intersection over union of every pair: (R, 4) -> (R, R)."""
+    sides = (boxes[:, 2:] - boxes[:, :2] + offset).clamp(min=0)
+    areas = sides[:, 0] * sides[:, 1]
+    top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    overlap = (bottom_right - top_left + offset).clamp(min=0).prod(-1)
+    return overlap / (areas[:, None] + areas[None, :] - overlap)
+
+
+def nms_boxes(boxes: Tensor, scores: Tensor, threshold: float, offset: float) -> Tensor:
+    """Rows kept by non-maximum suppression, best first."""
+    if offset:  # inclusive areas are the continuous areas of boxes one pixel longer
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    return nms(boxes, scores, threshold)
+
+
+def inclusive_cell_anchors(sizes: Sequence[float], ratios: Sequence[float], base: int = 16) -> Tensor:
+    """Caffe's cell anchors, ratio-major: (A, 4).
+
+    Each ratio gives a rounded window of the area of the 16 x 16 base window (0, 0, 15, 15); scales enlarge it around
+    the same centre.
+    """
+    center = 0.5 * (base - 1)
+    rows = []
+    for ratio in ratios:
+        window_width = round(math.sqrt(base * base / ratio))
+        window_height = round(window_width * ratio)
+        for size in sizes:
+            w, h = window_width * size / base, window_height * size / base
+            rows.append(
+                [center - 0.5 * (w - 1), center - 0.5 * (h - 1), center + 0.5 * (w - 1), center + 0.5 * (h - 1)]
+            )
+    return torch.tensor(rows)
+
+
+def continuous_cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Cell anchors centred on the grid point, size-major: (A, 4)."""
+    rows = []
+    for size in sizes:
+        for ratio in ratios:
+            w = math.sqrt(size * size / ratio)
+            rows.append([-w / 2, -w * ratio / 2, w / 2, w * ratio / 2])
+    return torch.tensor(rows)
+
+
+def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Cell anchors repeated over a feature map, cell by cell: (height * width * A, 4)."""
+    y = torch.arange(height, device=cell_anchors.device) * stride
+    x = torch.arange(width, device=cell_anchors.device) * stride
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
+    return (shifts + cell_anchors).view(-1, 4)

@@ -1,0 +1,45 @@
+"""Bridges two gaps between detectron2 0.6 as Python sources and today's packages. Call before importing detectron2.
+
+A detectron2 that was built with its compiled half is left alone.
+"""
+
+import importlib.util
+import sys
+import types
+from typing import Any
+
+from detector.errors import DetectorError
+
+
+class _MissingExtension(types.ModuleType):
+    """Stands for `detectron2._C`: importable, as many detectron2 modules ask for it, but empty."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise DetectorError(
+            f"detectron2._C.{name}: this detectron2 was installed without its compiled operators; "
+            "build detectron2 from its repository to use it"
+        )
+
+
+def prepare_detectron2() -> None:
+    """Make `import detectron2.modeling` work.
+
+    Raises:
+        DetectorError: detectron2 is not installed.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise DetectorError(
+            "detectron2: not installed; install it with: docker/install_detectron2.sh python (make install)"
+        )
+    from PIL import Image
+
+    if not hasattr(Image, "LINEAR"):  # gone since Pillow 10; detectron2 0.6 names it in a default argument
+        Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
+    if importlib.util.find_spec("detectron2._C") is None and "detectron2._C" not in sys.modules:
+        import detectron2
+
+        extension = _MissingExtension("detectron2._C")
+        sys.modules["detectron2._C"] = extension
+        detectron2._C = extension

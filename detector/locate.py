@@ -1,0 +1,90 @@
+"""Where weights come from: a named file or hub repository, the environment, the user's cache, the hub."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from detector.errors import DetectorError
+
+ENVIRONMENT = "SCAN_PIPELINE_WEIGHTS"
+DEFAULT_HUB = "unc-nlp/frcnn-vg-finetuned"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+
+
+def cache_folder() -> Path:
+    """The user's cache of detector weights."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "scan-pipeline" / "weights"
+
+
+def find_weights(path_or_name: str | None = None) -> Path:
+    """The weights file to use: the named one, $SCAN_PIPELINE_WEIGHTS, the newest in the user's cache, the hub's.
+
+    Args:
+        path_or_name: a file, or a hub name: "owner/repository" or "owner/repository/file".
+
+    Raises:
+        DetectorError: none there; the message lists every way to get some.
+    """
+    for name, origin in ((path_or_name, "--weights"), (os.environ.get(ENVIRONMENT), ENVIRONMENT)):
+        if name:
+            return _resolve(name, origin)
+    cached = sorted(cache_folder().glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    return cached[-1] if cached else _download(DEFAULT_HUB, "the default")
+
+
+def _resolve(name: str, origin: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    if _HUB_NAME.fullmatch(name) and not Path(name).parent.is_dir():
+        return _download(name, origin)
+    raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository); {ways()}")
+
+
+def _download(name: str, origin: str) -> Path:
+    """Fetch from the hub into its own cache, where a file is stored under the hash of its content."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    owner, repository, *file = name.split("/", 2)
+    reason, offline = "", not _hub_resolves()
+    for candidate in file or HUB_FILES:
+        try:
+            return Path(hf_hub_download(f"{owner}/{repository}", candidate, local_files_only=offline))
+        except LocalEntryNotFoundError as error:
+            reason = "the hub cannot be reached" if offline else _first_line(error)
+        except EntryNotFoundError as error:
+            reason = _first_line(error)
+        except Exception as error:  # gone, private, refused: the library has many errors for "not to be had"
+            reason = _first_line(error)
+            break
+    raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason}); {ways()}")
+
+
+def _hub_resolves() -> bool:
+    """Whether the hub's name resolves at all; without this, being offline costs a minute of the library's retries."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy resolves names
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
+
+
+def ways() -> str:
+    """Every way to get weights, for the error when there are none."""
+    return (
+        "to get detector weights: (1) --weights FILE, a file in LXMERT, airsplay, MILVLG or this project's layout; "
+        f"(2) --weights OWNER/REPOSITORY on the Hugging Face hub; (3) {ENVIRONMENT}=FILE in the environment; "
+        f"(4) a .safetensors file in {cache_folder()}, made by scan-pipeline convert-weights SOURCE TARGET"
+    )

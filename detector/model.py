@@ -1,0 +1,199 @@
+"""The network: ResNet C4 Faster R-CNN with an attribute head, built of detectron2's blocks.
+
+Letters: B images of one resized shape, R proposals, A anchors per cell, C objects, T attributes, D feature dimensions.
+Parameters have the names of the published LXMERT-layout checkpoint, so that a file loads without renaming.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_pool
+
+from detector.boxes import (
+    apply_deltas,
+    clip,
+    continuous_cell_anchors,
+    grid_anchors,
+    inclusive_cell_anchors,
+    nms_boxes,
+)
+from detector.config import BLOCKS, DetectorConfig
+from detector.detectron2_compat import prepare_detectron2
+
+prepare_detectron2()
+
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet  # noqa: E402
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead  # noqa: E402
+
+ROI_CHUNK = 256  # proposals per pass through res5: 200 MB of activations at full size
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the RoI head says of R proposals."""
+
+    features: Tensor  # (R, D) mean-pooled res5
+    class_probabilities: Tensor  # (R, C) without background
+    box_deltas: Tensor  # (R, C * 4) of the same classes
+    attribute_probabilities: Tensor  # (R, T); T is 0 where the network has no attribute head
+
+
+class CaffeStem(BasicStem):
+    """Stem with Caffe's max-pool: no padding, and a last incomplete window counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=0, ceil_mode=True)
+
+
+class BoxPredictor(nn.Module):
+    """Class scores, class boxes and attributes of mean-pooled region features."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__()
+        classes = config.num_objects + 1
+        box_classes = config.num_objects + (config.background == "first")  # Caffe also regresses the background
+        self.cls_score = nn.Linear(config.feature_dim, classes)
+        self.bbox_pred = nn.Linear(config.feature_dim, box_classes * 4)
+        self.has_attributes = config.num_attributes > 0
+        if self.has_attributes:
+            self.cls_embedding = nn.Embedding(classes, config.class_embedding_dim)
+            self.fc_attr = nn.Linear(config.feature_dim + config.class_embedding_dim, config.attribute_hidden_dim)
+            self.attr_score = nn.Linear(config.attribute_hidden_dim, config.num_attributes + 1)
+
+    def attribute_logits(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Attributes given the class: (R, D), (R,) -> (R, T + 1)."""
+        hidden = torch.cat([features, self.cls_embedding(classes)], dim=-1)
+        return self.attr_score(F.relu(self.fc_attr(hidden)))
+
+
+class ProposalGenerator(nn.Module):
+    """The region proposal network's head, under the name that checkpoints have for it."""
+
+    def __init__(self, config: DetectorConfig, channels: int):
+        super().__init__()
+        self.rpn_head = StandardRPNHead(
+            in_channels=channels, num_anchors=config.num_anchors, conv_dims=[config.rpn_channels]
+        )
+
+
+class RoiHeads(nn.Module):
+    """res5 and what reads it, under the names that checkpoints have for them."""
+
+    def __init__(self, config: DetectorConfig, channels: int):
+        super().__init__()
+        blocks = BLOCKS[config.depth][3]
+        self.res5 = nn.Sequential(*_stage(config, 3, blocks, channels, stride=1, dilation=config.res5_dilation))
+        self.box_predictor = BoxPredictor(config)
+
+
+class FasterRCNN(nn.Module):
+    """Resized images -> proposals -> predictions. Says nothing of selection or of the original image's size."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__()
+        self.config = config
+        blocks, width = BLOCKS[config.depth], config.width
+        stem = CaffeStem(3, width, norm="FrozenBN")
+        stages, channels = [], width
+        for index in range(3):
+            stages.append(_stage(config, index, blocks[index], channels, stride=1 if index == 0 else 2))
+            channels = stages[-1][-1].out_channels
+        self.backbone = ResNet(stem, stages, out_features=["res4"])
+        self.proposal_generator = ProposalGenerator(config, channels)
+        self.roi_heads = RoiHeads(config, channels)
+        inclusive = config.geometry == "inclusive"
+        anchors = inclusive_cell_anchors if inclusive else continuous_cell_anchors
+        self.cell_anchors: Tensor
+        self.register_buffer("cell_anchors", anchors(config.anchor_sizes, config.anchor_ratios))  # (A, 4)
+        self.offset = 1.0 if inclusive else 0.0
+
+    def proposals(self, features: Tensor, image_sizes: list[tuple[int, int]], scales: list[float]) -> list[Tensor]:
+        """Boxes that may hold an object, best first, in pixels of the resized images.
+
+        Args:
+            features: (B, channels, H, W) of res4.
+            image_sizes: (height, width) of each resized image.
+            scales: resized / original, of each image.
+
+        Returns:
+            B tensors (R, 4), R at most `rpn_post_nms`.
+        """
+        logits, deltas = self.proposal_generator.rpn_head([features])
+        logits, deltas = logits[0].float(), deltas[0].float()  # (B, A, H, W), (B, A * 4, H, W)
+        batch, _, height, width = logits.shape
+        scores = logits.permute(0, 2, 3, 1).reshape(batch, -1)  # (B, H * W * A)
+        deltas = deltas.view(batch, -1, 4, height, width).permute(0, 3, 4, 1, 2).reshape(batch, -1, 4)
+        anchors = grid_anchors(self.cell_anchors, height, width, self.config.stride)
+        results = []
+        for index in range(batch):
+            results.append(
+                self._top_proposals(scores[index], deltas[index], anchors, image_sizes[index], scales[index])
+            )
+        return results
+
+    def _top_proposals(
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int], scale: float
+    ) -> Tensor:
+        config = self.config
+        boxes = apply_deltas(anchors, deltas, (1.0, 1.0, 1.0, 1.0), self.offset)[:, 0]
+        boxes = clip(boxes, *size, self.offset)
+        sides = boxes[:, 2:] - boxes[:, :2] + self.offset
+        if config.geometry == "inclusive":  # Caffe drops small boxes before the ranking, …
+            scores = torch.where((sides >= config.rpn_min_size * scale).all(1), scores, -torch.inf)
+        scores, order = scores.sort(descending=True, stable=True)
+        scores, order = scores[: config.rpn_pre_nms], order[: config.rpn_pre_nms]
+        boxes, sides = boxes[order], sides[order]
+        # … the others drop empty ones after it.
+        valid = torch.isfinite(scores) & (sides > 0).all(1)
+        boxes, scores = boxes[valid], scores[valid]
+        return boxes[nms_boxes(boxes, scores, config.rpn_nms_threshold, self.offset)[: config.rpn_post_nms]]
+
+    def predict(self, features: Tensor, proposals: list[Tensor]) -> list[Predictions]:
+        """RoI head over the proposals of many images at once, in chunks that bound the memory.
+
+        Args:
+            features: (B, channels, H, W) of res4.
+            proposals: B tensors (R, 4) in pixels of the resized images.
+        """
+        counts = [len(boxes) for boxes in proposals]
+        rois = torch.cat([F.pad(boxes, (1, 0), value=index) for index, boxes in enumerate(proposals)])
+        pooled = [self._region_features(features, chunk) for chunk in rois.split(ROI_CHUNK)]
+        everything = self._read_out(torch.cat(pooled))
+        return [Predictions(*parts) for parts in zip(*(part.split(counts) for part in everything), strict=True)]
+
+    def _region_features(self, features: Tensor, rois: Tensor) -> Tensor:
+        size = self.config.pooled_size
+        pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / self.config.stride)
+        pooled = pooled.contiguous(memory_format=torch.channels_last)
+        return self.roi_heads.res5(pooled).mean((2, 3)).float()
+
+    def _read_out(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        head = self.roi_heads.box_predictor
+        first = self.config.background == "first"
+        logits = head.cls_score(features).float()  # (R, C + 1)
+        deltas = head.bbox_pred(features).float()
+        objects = slice(1, None) if first else slice(0, -1)
+        attributes = features.new_zeros(len(features), 0)
+        if head.has_attributes:
+            attribute_logits = head.attribute_logits(features, logits.argmax(1)).float()
+            attributes = attribute_logits[:, objects].softmax(1)  # "no attribute" sits where background does
+        return features, logits.softmax(1)[:, objects], deltas[:, 4:] if first else deltas, attributes
+
+
+def _stage(config: DetectorConfig, index: int, blocks: int, channels: int, *, stride: int, dilation: int = 1) -> list:
+    """One ResNet stage (res2 is 0), its stride in the first block's 1x1 convolution as in Caffe."""
+    width = config.width * 2**index
+    shared = {"num_blocks": blocks, "in_channels": channels, "stride_per_block": [stride] + [1] * (blocks - 1)}
+    if not config.bottleneck:
+        return ResNet.make_stage(BasicBlock, out_channels=width, norm="FrozenBN", **shared)
+    return ResNet.make_stage(
+        BottleneckBlock,
+        out_channels=width * 4,
+        bottleneck_channels=width,
+        stride_in_1x1=True,
+        dilation=dilation,
+        norm="FrozenBN",
+        **shared,
+    )

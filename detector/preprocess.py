@@ -1,0 +1,53 @@
+"""Decoded photo -> network input, as in the published detector's training. Needs no network: runs in any process."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from detector.config import DetectorConfig
+from detector.errors import DetectorError
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What of a detector's configuration concerns its input."""
+
+    min_size: int
+    max_size: int
+    pixel_mean: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: DetectorConfig) -> "InputSettings":
+        return cls(config.min_size, config.max_size, tuple(config.pixel_mean))
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """A resized image, ready for the network."""
+
+    pixels: np.ndarray  # (h, w, 3) float32, BGR minus the mean
+    scale: float  # resized / original
+    image_size: tuple[int, int]  # (height, width) of the original
+
+
+def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
+    """Subtract the mean, then resize bilinearly: the short side to `min_size` unless the long side passes `max_size`.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+
+    Raises:
+        DetectorError: not such an array.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise DetectorError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8, BGR")
+    height, width = image.shape[:2]
+    scale = min(settings.min_size / min(height, width), settings.max_size / max(height, width))
+    centered = image.astype(np.float32) - np.asarray(settings.pixel_mean, dtype=np.float32)
+    if round(min(height, width) * scale) < 1:  # a side would vanish: keep one pixel of it
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = cv2.resize(centered, size, interpolation=cv2.INTER_LINEAR)
+    else:
+        pixels = cv2.resize(centered, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return PreparedImage(pixels, scale, (height, width))

@@ -1,0 +1,221 @@
+"""Weights files: reading every known layout without running anything in it, writing our own, finding them.
+
+Our own layout is a safetensors file; its metadata holds the configuration and the class names, so that nothing about
+a detector has to be guessed.
+"""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detector.config import DetectorConfig
+from detector.errors import DetectorError
+from detector.layouts import LAYOUTS, check_shapes, normalize
+
+FORMAT = "scan-pipeline/detector"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A detector, ready to be loaded."""
+
+    config: DetectorConfig
+    tensors: dict[str, Tensor]
+    object_names: list[str]
+    attribute_names: list[str]
+    layout: str
+    sha256: str  # of the normalised tensors: the same network has the same hash in every layout
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file of any known layout.
+
+    Raises:
+        DetectorError: missing, damaged, of no known layout, or a pickle that would run code.
+    """
+    if not path.is_file():
+        raise DetectorError(f"{path}: no such weights file")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[8:9] == b"{":
+        return _load_own(path)
+    state = _load_torch(path) if head[:2] == b"PK" else _load_pickle(path)
+    layout, config, tensors = normalize(state, str(path))
+    tensors.setdefault("cell_anchors", _anchors(config))
+    tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    check_shapes(config, tensors, str(path))
+    objects, attributes = default_names(config)
+    return Weights(config, tensors, objects, attributes, layout, _hash(tensors))
+
+
+def save_weights(
+    path: Path,
+    config: DetectorConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    object_names: Sequence[str] | None = None,
+    attribute_names: Sequence[str] | None = None,
+) -> None:
+    """Write a detector in our own layout.
+
+    Args:
+        path: file to write; written to a temporary name first.
+        config: of the network.
+        tensors: `FasterRCNN(config).state_dict()`.
+        object_names, attribute_names: None takes the Visual Genome vocabulary where its size fits.
+    """
+    objects, attributes = default_names(config)
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(config)),
+        "object_names": json.dumps(list(object_names or objects)),
+        "attribute_names": json.dumps(list(attribute_names or attributes)),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def convert(source: Path, target: Path) -> str:
+    """Rewrite a weights file of any known layout as our safetensors; one line that says what it was.
+
+    Raises:
+        DetectorError: as `load_weights`, or a target that does not end in .safetensors.
+    """
+    if target.suffix != ".safetensors":
+        raise DetectorError(f"{target}: expected a name that ends in .safetensors")
+    weights = load_weights(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(
+        target,
+        weights.config,
+        weights.tensors,
+        object_names=weights.object_names,
+        attribute_names=weights.attribute_names,
+    )
+    config = weights.config
+    return (
+        f"{target}: {weights.layout} layout, ResNet-{config.depth}, {config.num_objects} objects, "
+        f"{config.num_attributes} attributes, {config.geometry} boxes, background {config.background}"
+    )
+
+
+def default_names(config: DetectorConfig) -> tuple[list[str], list[str]]:
+    """Object and attribute names: Visual Genome's where the sizes fit, else numbers. The first synonym names a line."""
+    found = []
+    for kind, count in {"object": config.num_objects, "attribute": config.num_attributes}.items():
+        lines = (resources.files("detector") / "names" / f"{kind}s.txt").read_text().splitlines()
+        names = [line.split(",")[0].strip() for line in lines]
+        found.append(names if len(names) == count else [f"{kind} {index}" for index in range(count)])
+    return found[0], found[1]
+
+
+def _load_own(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise DetectorError(
+            f"{path}: damaged or truncated safetensors ({error}); download or convert it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise DetectorError(f"{path}: safetensors without this project's metadata; expected one of: {LAYOUTS}")
+    known = {field.name for field in fields(DetectorConfig)}
+    values: dict[str, Any] = json.loads(metadata["config"])
+    if unknown := sorted(values.keys() - known):
+        raise DetectorError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    config = replace(DetectorConfig(), **values)
+    check_shapes(config, tensors, str(path))
+    names = [json.loads(metadata[key]) for key in ("object_names", "attribute_names")]
+    return Weights(config, tensors, names[0], names[1], "scan-pipeline", _hash(tensors))
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise DetectorError(f"{path}: refused: it holds more than tensors, and could run code when loaded") from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise DetectorError(
+            f"{path}: damaged or truncated ({str(error).splitlines()[0]}); download it again"
+        ) from error
+    return _tensors(content, path)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of dictionaries, strings, numbers and NumPy arrays. Any other global is refused, never called."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.core.numeric", "_frombuffer"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+            ("collections", "OrderedDict"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise DetectorError(f"refused: it asks for {module}.{name}, and could run code when loaded")
+        return super().find_class(module, name)
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+    except DetectorError as error:
+        raise DetectorError(f"{path}: {error}; expected one of: {LAYOUTS}") from error
+    except Exception as error:  # a damaged pickle fails in any way it likes
+        raise DetectorError(
+            f"{path}: not a weights file, or damaged ({type(error).__name__}); expected {LAYOUTS}"
+        ) from error
+    return _tensors(content, path)
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping):
+        raise DetectorError(f"{path}: holds a {type(content).__name__}; expected named tensors: {LAYOUTS}")
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            tensors[str(name)] = torch.from_numpy(np.array(value))
+        elif isinstance(value, Tensor):
+            tensors[str(name)] = value
+    return tensors
+
+
+def _anchors(config: DetectorConfig) -> Tensor:
+    from detector.boxes import continuous_cell_anchors, inclusive_cell_anchors
+
+    cells = inclusive_cell_anchors if config.geometry == "inclusive" else continuous_cell_anchors
+    return cells(config.anchor_sizes, config.anchor_ratios)
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
