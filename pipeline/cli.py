@@ -1,0 +1,231 @@
+"""The `scan-pipeline` command: options in, one call, what it made and what to do next out.
+
+Nothing heavy is imported here: `scan-pipeline --help` answers at once.
+"""
+
+import errno
+import functools
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Commands(click.Group):
+    """The one place where a user's mistake becomes one line on stderr and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which they are used
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, RuntimeError) as error:
+            message = _users_error(error)
+            if message is None:
+                raise
+            click.echo(f"error: {' '.join(message.split())}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; run the same command again to continue", err=True)
+            ctx.exit(130)
+
+
+def _users_error(error: Exception) -> str | None:
+    """What to tell the user; None for a bug, which keeps its traceback.
+
+    Ours are the errors that our packages raise on purpose, and those that the file system or a full GPU answers with.
+    """
+    if type(error).__module__.split(".")[0] in {"pipeline", "detector", "matcher"}:
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.strerror}; free some space and run the same command again to continue"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of GPU memory ({str(error).splitlines()[0]}); use a smaller --batch-size"
+    return None
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+@click.version_option(metadata.version("scan-pipeline"), prog_name="scan-pipeline")
+def main() -> None:
+    """Photos in, ranked photos out: Visual Genome region features and Stacked Cross Attention (SCAN).
+
+    \b
+        scan-pipeline extract --images coco/train2014
+        scan-pipeline train
+        scan-pipeline retrieve --query "two dogs play by a tree"
+    """
+
+
+def configurable(group: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds --config and KEY=VALUE, which every command with a configuration takes."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
+        return click.option("--config", help=f"Preset of configs/{group} by name, or a YAML file.")(command)
+
+    return add
+
+
+def several(*names: str, **attributes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that may be repeated."""
+    return click.option(*names, multiple=True, **attributes)
+
+
+device_option = functools.partial(click.option, "--device", help="auto, cpu, cuda, cuda:1, …  [default: auto]")
+
+
+@main.command()
+@several("--images", metavar="DIR", help="Folder of photos, searched recursively. May be repeated.")
+@click.option("--output", metavar="DIR", help="Store to write.  [default: features/<name of the last folder>]")
+@click.option("--weights", metavar="FILE|NAME", help="Detector weights: a file of any known layout, or a hub name.")
+@click.option("--selection", type=click.Choice(["caffe", "maxclass"]), help="How regions are chosen.  [default: caffe]")
+@click.option("--num-regions", type=int, help="Regions per photo.  [default: 36]")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: float16]")
+@device_option()
+@click.option("--batch-size", type=int, help="Photos per forward pass.")
+@click.option("--workers", type=int, help="Decoding processes.")
+@click.option("--limit", type=int, help="Only the first N photos.")
+@click.option("--retry-failures", is_flag=True, default=None, help="Try again the photos that failed before.")
+@configurable("extract")
+def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> None:
+    """Write the region features of every photo in a folder into a store.
+
+    Killed at any moment, the same command continues. Photos that cannot be read become rows of failures.jsonl.
+    """
+    from pipeline import extract as stage
+    from pipeline.config import load_config
+
+    settings = load_config(stage.ExtractConfig, group="extract", config=config, overrides=overrides, options=options)
+    store = stage.run(settings)
+    click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+
+
+@main.command()
+@click.argument("store", type=click.Path())
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Read every byte and compare checksums.")
+def inspect(store: str, verify: bool) -> None:
+    """Print what a feature store holds and verify its checksums. Exit code 1 when something is damaged."""
+    from pipeline.inspect_store import inspect_store
+
+    report = inspect_store(store, verify=verify)
+    click.echo(str(report))
+    if not report.ok:
+        raise SystemExit(1)
+
+
+@main.command("convert-weights")
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+def convert_weights(source: str, target: str) -> None:
+    """Convert detector weights of any known layout to this project's safetensors."""
+    from pathlib import Path
+
+    from detector.weights import convert
+
+    click.echo(str(convert(Path(source), Path(target))))
+    _next(f"scan-pipeline extract --images DIR --weights {target}")
+
+
+@main.command("import-features")
+@click.argument("source", type=click.Path())
+@click.option("--split", help="Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
+@click.option(
+    "--output", metavar="DIR", help="Store to write.  [default: features/<folder>_<split>, or the file's name]"
+)
+@click.option("--images", metavar="DIR", help="Folder of the photos, to show and to measure them.")
+@click.option("--boxes", metavar="FILE", help="NumPy file of boxes: (K, 4) fractions of a photo, or (N, K, 4) pixels.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: as found]")
+def import_features(source: str, **options: Any) -> None:
+    """Turn features that others computed into a store.
+
+    SOURCE is a folder in the layout of the original SCAN code (with --split), or a bottom-up attention TSV file.
+    """
+    from pipeline.import_features import import_any
+
+    store = import_any(source, **options)
+    click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+
+
+@main.command()
+@several("--features", metavar="DIR", help="Store. May be repeated.  [default: every store under features/]")
+@several("--captions", metavar="FILE", help="Captions file. May be repeated.  [default: looked for beside the photos]")
+@click.option("--run", metavar="DIR", help="Run folder.  [default: runs/<preset>, or runs/<attention>_<pooling>]")
+@click.option("--epochs", type=int)
+@click.option("--batch-size", type=int)
+@device_option()
+@configurable("train")
+def train(
+    config: str | None, overrides: tuple[str, ...], epochs: int | None, batch_size: int | None, **options: Any
+) -> None:
+    """Train SCAN on stores of region features and their captions.
+
+    Killed at any moment, the same command continues from the last checkpoint.
+    """
+    from pipeline import train as stage
+    from pipeline.config import load_config
+
+    options |= {"training.epochs": epochs, "training.batch_size": batch_size}
+    settings = load_config(stage.TrainConfig, group="train", config=config, overrides=overrides, options=options)
+    trained = stage.run(stage.named(settings, config), say=click.echo)
+    click.echo(f"{trained.run}: {trained.result}")
+    _next(
+        f"scan-pipeline evaluate --run {trained.run}",
+        f'scan-pipeline retrieve --run {trained.run} --query "two dogs play by a tree"',
+    )
+
+
+@main.command()
+@several("--run", "runs", metavar="DIR", help="Run folder; several are averaged as an ensemble.  [default: newest]")
+@several("--features", metavar="DIR", help="Store.  [default: those of the run]")
+@several("--captions", metavar="FILE", help="Captions file.  [default: those of the run]")
+@click.option("--split", help="train, dev, test or all.  [default: test where there is one, else dev]")
+@click.option("--folds", type=int, help="Also average over N folds of images.  [default: 5 for 5,000 images]")
+@click.option("--verify", is_flag=True, help="Exit code 1 where rsum falls short of the preset's expected value.")
+@device_option()
+def evaluate(**options: Any) -> None:
+    """Recalls for both tasks, printed and written to the run folder."""
+    from pipeline import evaluate as stage
+
+    evaluation = stage.run(stage.EvaluateConfig(**_given(options)), say=click.echo)
+    click.echo(str(evaluation))
+    if not evaluation.verified:
+        raise SystemExit(1)
+
+
+@main.command()
+@several("--query", metavar="TEXT", help="Sentence to find photos for. May be repeated.")
+@several("--image", metavar="ID|PATH", help="Photo to find captions for. May be repeated.")
+@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
+@several("--features", metavar="DIR", help="Store to search.  [default: every store under features/ that fits]")
+@several("--captions", metavar="FILE", help="Captions to search.  [default: those of the run]")
+@click.option("--top", type=int, help="Results per query.  [default: 10]")
+@click.option("--weights", metavar="FILE|NAME", help="Detector for a photo that is in no store.")
+@click.option("--picture", metavar="FILE", help="Also draw the photos found, side by side with their best regions.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@device_option()
+def retrieve(as_json: bool, **options: Any) -> None:
+    """Photos for a sentence, or captions for a photo."""
+    from pipeline import retrieve as stage
+
+    answers = stage.run(stage.RetrieveConfig(**_given(options)), say=functools.partial(click.echo, err=True))
+    click.echo(stage.to_json(answers) if as_json else "\n\n".join(map(str, answers)))
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value not in (None, ())}
+
+
+def _next(*commands: str) -> None:
+    click.echo("next:" + "".join(f"\n  {command}" for command in commands))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""A run's recalls for both tasks: printed, and written with the dataset's ids beside the model.
+
+Letters: N images, M captions. Several runs are an ensemble: their similarity matrices are averaged, as published.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matcher.metrics import RetrievalMetrics, fold_average, ranks, recalls
+from matcher.model import evaluate as similarity_of
+
+from pipeline.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
+from pipeline.device import pick_device
+from pipeline.errors import PipelineError
+from pipeline.runs import Run, find_run, load_run
+
+RANKED = 10  # captions or images kept per query in the rankings file
+FOLD_SIZE = 1000  # images; COCO's 1K protocol
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What `scan-pipeline evaluate` does."""
+
+    runs: tuple[str, ...] = ()  # run folders; none: the newest; several: an ensemble
+    features: tuple[str, ...] = ()  # stores; none: those that the run was trained on
+    captions: tuple[str, ...] = ()  # captions files; none: those of the run
+    split: str = ""  # train, dev, test or all; "": test where there is one, else dev
+    folds: int = 0  # also average over this many folds of consecutive images; 0: five for COCO's 5,000
+    verify: bool = False  # compare with the `expected` recalls of the run's preset
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recalls under each protocol."""
+
+    split: Split
+    protocols: dict[str, RetrievalMetrics]  # by name: "1,000 images", "5 folds of 1,000 images"
+    path: Path  # the JSON file
+    verdict: str = ""  # what --verify found
+    verified: bool = True
+
+    def __str__(self) -> str:
+        lines = [describe([self.split]), table(self.protocols), f"written to {self.path}"]
+        return "\n".join([*lines, self.verdict] if self.verdict else lines)
+
+
+def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluation:
+    """Evaluate a run, or an ensemble of runs, on one split.
+
+    Raises:
+        PipelineError: no run, no such split, or features that the run cannot read.
+    """
+    device = pick_device(config.device)
+    runs = [load_run(folder, device) for folder in map(Path, config.runs or [find_run(None)])]
+    say(f"run: {', '.join(str(run.folder) for run in runs)}")
+    split = _choose_split(runs[0], config)
+    similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
+    for member in runs:
+        _refuse_misfits(member, split)
+        similarity += similarity_of(member.model, split.images, progress=True) / np.float32(len(runs))
+    protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
+    path = _write(runs, split, protocols, similarity)
+    verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
+    return Evaluation(split, protocols, path, verdict, verified)
+
+
+def table(protocols: dict[str, RetrievalMetrics]) -> str:
+    """Recalls in percent, median and mean rank, and rsum, one protocol a line."""
+    head = f"{'':26}{'caption retrieval':^33}  {'image retrieval':^33}\n"
+    head += f"{'':26}" + 2 * f"{'R@1':>6}{'R@5':>6}{'R@10':>6}{'median':>7}{'mean':>8}  " + f"{'rsum':>6}"
+    lines = [head]
+    for name, metrics in protocols.items():
+        cells = [
+            f"{task.r1:6.1f}{task.r5:6.1f}{task.r10:6.1f}{task.median:7.0f}{task.mean:8.1f}  "
+            for task in (metrics.caption_retrieval, metrics.image_retrieval)
+        ]
+        lines.append(f"{name:26}{''.join(cells)}{metrics.rsum:6.1f}")
+    return "\n".join(lines)
+
+
+def run_dataset(run: Run, features: Sequence[str] = (), captions: Sequence[str] = ()) -> Dataset:
+    """The splits a run was trained on, or those of other stores and captions."""
+    dataset = load_dataset(
+        [Path(path) for path in features] or run.stores(), captions or ([] if features else run.captions())
+    )
+    own = not features and not captions
+    return with_training_splits(dataset, run.config.dev_images) if own else dataset
+
+
+def _choose_split(run: Run, config: EvaluateConfig) -> Split:
+    dataset = run_dataset(run, config.features, config.captions)
+    wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
+    if wanted == "all":
+        return whole(dataset)
+    if wanted not in dataset.splits:
+        known = ", ".join(sorted(name for name in dataset.splits if name))
+        raise PipelineError(
+            f"--split {wanted}: the data has no such split; it has {known or 'no named split: use all'}"
+        )
+    return dataset.splits[wanted]
+
+
+def _refuse_misfits(run: Run, split: Split) -> None:
+    for store in split.images.source.stores:  # type: ignore[attr-defined]
+        if reason := run.misfit(store):
+            raise PipelineError(
+                f"{store.path}: {run.folder} cannot read these features ({reason}); name other --features"
+            )
+
+
+def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int) -> dict[str, RetrievalMetrics]:
+    count = len(similarity)
+    protocols = {f"{count:,} images": recalls(ranks(similarity, image_of_caption))}
+    folds = folds or (count // FOLD_SIZE if count == 5 * FOLD_SIZE else 1)
+    if folds > 1:
+        if count % folds:
+            raise PipelineError(f"--folds {folds}: {count:,} images do not divide into {folds} equal folds")
+        name = f"{folds} folds of {count // folds:,} images"
+        protocols[name] = fold_average(similarity, image_of_caption, folds=folds)
+    return protocols
+
+
+def _write(runs: Sequence[Run], split: Split, protocols: dict[str, RetrievalMetrics], similarity: np.ndarray) -> Path:
+    folder = runs[0].folder / "evaluation"
+    folder.mkdir(exist_ok=True)
+    name = (split.name or "all") + ("" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:]))
+    content = {
+        "runs": [str(run.folder) for run in runs],
+        "split": split.name,
+        "images": len(split.store_ids),
+        "captions": len(split.caption_ids),
+        "protocols": {name: metrics.to_dict() for name, metrics in protocols.items()},
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1))
+    (folder / f"{name}_rankings.json").write_text(json.dumps(_rankings(similarity, split), indent=0))
+    return path
+
+
+def _rankings(similarity: np.ndarray, split: Split) -> dict[str, list[dict[str, Any]]]:
+    """The best results of every query, in the dataset's own ids."""
+    captions = _top(similarity, RANKED)
+    images = _top(similarity.T, RANKED)
+    return {
+        "caption_retrieval": [
+            {"image_id": image_id, "caption_ids": [split.caption_ids[m] for m in row]}
+            for image_id, row in zip(split.image_ids, captions, strict=True)
+        ],
+        "image_retrieval": [
+            {"caption_id": caption_id, "image_ids": [split.image_ids[n] for n in row]}
+            for caption_id, row in zip(split.caption_ids, images, strict=True)
+        ],
+    }
+
+
+def _top(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the largest scores of each row, best first: (rows, count)."""
+    count = min(count, scores.shape[1])
+    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)
+
+
+def _verify(run: Run, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
+    expected = run.config.expected
+    if not expected:
+        raise PipelineError(f"{run.folder / 'config.yaml'}: has no expected recalls; --verify needs a run of a preset")
+    folds = int(expected.get("folds", 1))
+    found = next((m for name, m in protocols.items() if ("folds" in name) == (folds > 1)), None)
+    if found is None:
+        raise PipelineError(f"--verify: the preset expects the mean of {folds} folds; evaluate with --folds {folds}")
+    floor = float(expected["rsum"]) - float(expected.get("tolerance", 0.0))
+    passed = found.rsum >= floor
+    relation = "reaches" if passed else "falls short of"
+    return (
+        passed,
+        f"rsum {found.rsum:.1f} {relation} the expected {expected['rsum']} - {expected.get('tolerance', 0.0)}",
+    )

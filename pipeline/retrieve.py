@@ -1,0 +1,234 @@
+"""Search: photos for a sentence, captions for a photo, each with its score and the regions that made it.
+
+Letters: N images, M captions, K regions, L words, Q queries.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matcher.data import CaptionedImages
+from matcher.model import evaluate as similarity_of
+
+from detector.regions import Regions
+from pipeline.captions import ImageIndex, read_captions
+from pipeline.dataset import DEFAULT_FEATURES, find_stores
+from pipeline.device import pick_device
+from pipeline.errors import PipelineError
+from pipeline.runs import Run, find_run, load_run
+from pipeline.shards import StoreCollection, open_store, open_stores
+
+BEST_REGIONS = 3  # boxes shown per photo
+
+
+@dataclass(frozen=True)
+class RetrieveConfig:
+    """What `scan-pipeline retrieve` does."""
+
+    query: tuple[str, ...] = ()  # sentences
+    image: tuple[str, ...] = ()  # ids of photos in a store, or paths of photos
+    run: str = ""  # run folder; "": the newest
+    features: tuple[str, ...] = ()  # stores to search; none: every store under features/ that fits the run
+    captions: tuple[str, ...] = ()  # captions files to search; none: those of the run
+    top: int = 10
+    weights: str = ""  # detector for a photo that is in no store; "": the usual places
+    picture: str = ""  # PNG or JPEG file to draw the photos found into
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One region that speaks for a photo."""
+
+    xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
+    weight: float  # share of the words' attention, 0..1
+    name: str  # "brown dog", "" where the store carries no classes
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result: a photo with its best regions, or a caption with the image that it was written for."""
+
+    rank: int  # 1 is best
+    score: float
+    image: str  # id in the store
+    path: str = ""  # of the photo, where it still is
+    caption: str = ""
+    caption_id: int | str = ""
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of one query."""
+
+    query: str
+    searched: int
+    hits: tuple[Hit, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,})"]
+        for hit in self.hits:
+            what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
+            lines.append(f"{hit.rank:4}  {hit.score:7.4f}  {what}")
+            lines += [
+                f"{'':15}{box.weight:4.0%}  [{', '.join(f'{v:.0f}' if max(box.xyxy) > 1 else f'{v:.2f}' for v in box.xyxy)}]  {box.name}"
+                for box in hit.boxes
+            ]
+        return "\n".join(lines)
+
+
+def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[Answer]:
+    """Answer every query of the configuration, sentences first.
+
+    Raises:
+        PipelineError: nothing asked, no run, no store that fits it, or an image that is nowhere.
+    """
+    if not config.query and not config.image:
+        raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
+    if config.top < 1:
+        raise PipelineError(f"--top {config.top}: expected at least 1")
+    device = pick_device(config.device)
+    run = load_run(find_run(config.run or None), device)
+    collection = _fitting_stores(run, config.features, say)
+    say(
+        f"run: {run.folder}; searching {len(collection):,} photos in {', '.join(str(s.path) for s in collection.stores)}"
+    )
+    answers = photos_for(run, collection, config.query, config.top) if config.query else []
+    if config.image:
+        answers += captions_for(run, collection, config, say)
+    if config.picture:
+        from pipeline.draw import draw_answers
+
+        draw_answers(answers, Path(config.picture))
+        say(f"picture: {config.picture}")
+    return answers
+
+
+def to_json(answers: Sequence[Answer]) -> str:
+    """All answers as one JSON array."""
+    return json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False)
+
+
+def photos_for(run: Run, collection: StoreCollection, queries: Sequence[str], top: int) -> list[Answer]:
+    """The best photos of a collection for each sentence."""
+    pairs = CaptionedImages(
+        collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
+    )
+    similarity = similarity_of(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
+    answers = []
+    for column, query in enumerate(queries):
+        order = np.argsort(-similarity[:, column], kind="stable")[:top]
+        hits = []
+        for rank, row in enumerate(order, start=1):
+            image_id = collection.image_ids[row]
+            path = collection.image_path(int(row))
+            boxes = _best_boxes(run, collection.regions(int(row)), query, collection)
+            hits.append(Hit(rank, float(similarity[row, column]), image_id, str(path or ""), boxes=boxes))
+        answers.append(Answer(query, len(collection), tuple(hits)))
+    return answers
+
+
+def captions_for(
+    run: Run, collection: StoreCollection, config: RetrieveConfig, say: Callable[[str], Any]
+) -> list[Answer]:
+    """The best captions for each photo, found by its id in a store or, failing that, by its path."""
+    paths = [Path(path) for path in config.captions] or run.captions()
+    captions = [caption for path in paths for caption in read_captions(path)]
+    index = ImageIndex(collection.image_ids)
+    answers = []
+    for image in config.image:
+        row = index.find(image)
+        if row is not None:
+            source: Any = collection
+            rows = np.array([row])
+        else:
+            source, rows = OneImage(_extract(run, collection, image, config, say)), np.array([0])
+        texts = [caption.text for caption in captions]
+        pairs = CaptionedImages(source, texts, np.zeros(len(texts), dtype=np.int64), rows)
+        scores = similarity_of(run.model, pairs, progress=len(texts) > 50_000)[0]  # (M,)
+        order = np.argsort(-scores, kind="stable")[: config.top]
+        hits = tuple(
+            Hit(rank, float(scores[m]), captions[m].image, caption=captions[m].text, caption_id=captions[m].caption_id)
+            for rank, m in enumerate(order, start=1)
+        )
+        answers.append(Answer(image, len(captions), hits))
+    return answers
+
+
+class OneImage:
+    """The regions of a single photo as a source of features for the matcher."""
+
+    def __init__(self, regions: Regions):
+        self._features = regions.features[None]
+        _, self.num_regions, self.feature_dim = self._features.shape
+
+    def __len__(self) -> int:
+        return 1
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Features of the rows: (B, K, D)."""
+        return self._features[rows]
+
+
+def _fitting_stores(run: Run, features: Sequence[str], say: Callable[[str], Any]) -> StoreCollection:
+    """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
+    if not features and not any(DEFAULT_FEATURES.glob("*/manifest.json")):
+        return open_stores(run.stores())
+    fitting, reasons = [], []
+    for path in find_stores(features):
+        reason = run.misfit(open_store(path))
+        if not reason:
+            fitting.append(path)
+            continue
+        reasons.append(f"{path}: {reason}")
+        if features:
+            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason}); extract it with the run's detector")
+        say(f"note: skipping {path} ({reason})")
+    if not fitting:
+        raise PipelineError(
+            f"no store fits {run.folder}: {' | '.join(reasons)}; name stores with --features, or a --run"
+        )
+    return open_stores(fitting)
+
+
+def _extract(
+    run: Run, collection: StoreCollection, image: str, config: RetrieveConfig, say: Callable[[str], Any]
+) -> Regions:
+    """Regions of a photo that is in no store, from the detector that made the run's features."""
+    if not Path(image).is_file():
+        raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
+    extraction = run.data["extraction"]
+    if "weights_sha256" not in extraction:
+        raise PipelineError(
+            f"--image {image}: is in no store, and the features of {run.folder} were imported: no detector makes them"
+        )
+    from pipeline.extract import extract_like
+
+    say(f"{image} is in no store: extracting its regions")
+    return extract_like(extraction, Path(image), weights=config.weights or None, device=pick_device(config.device))
+
+
+def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
+    """The regions that the words of a sentence attend to most, their attention averaged over the words."""
+    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
+    with torch.inference_mode():
+        words, lengths = run.model.encode_captions([query])
+        weights = run.model.attention(run.model.encode_images(features), words, lengths)  # (1, 1, L, K)
+    shares = weights[0, 0].mean(0).cpu().numpy()  # (K,)
+    boxes = []
+    for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
+        xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])
+        boxes.append(Box(xyxy, float(shares[region]), _name(regions, int(region), collection)))  # type: ignore[arg-type]
+    return tuple(boxes)
+
+
+def _name(regions: Regions, region: int, collection: StoreCollection) -> str:
+    if not collection.object_names:
+        return ""
+    attribute = collection.attribute_names[regions.attribute_ids[region]] if collection.attribute_names else ""
+    return f"{attribute} {collection.object_names[regions.object_ids[region]]}".strip()

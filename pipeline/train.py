@@ -1,0 +1,124 @@
+"""Stage two: stores and captions -> a run folder with a trained SCAN.
+
+runs/t2i_mean/
+  config.yaml         the resolved configuration; `--config runs/t2i_mean/config.yaml` repeats the run
+  data.json           stores, captions files and what the features are, to find them again and to check others
+  best.safetensors    the model that did best on dev, with its configuration and vocabulary inside
+  last/               everything to resume from
+  metrics.jsonl, events.out.tfevents…
+"""
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from matcher.config import FitConfig, ModelConfig
+from matcher.fit import FitResult, fit
+
+from pipeline.config import differences, save_config, to_dict
+from pipeline.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
+from pipeline.device import pick_device
+from pipeline.errors import PipelineError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `scan-pipeline train` does. The matcher's own fields are documented in `matcher/config.py`."""
+
+    features: tuple[str, ...] = ()  # store folders; none: every store under features/
+    captions: tuple[str, ...] = ()  # captions files; none: looked for beside the photos of each store
+    run: str = ""  # run folder; "": runs/ and the preset's name, or the attention and pooling
+    device: str = "auto"  # "auto" takes a GPU where there is one
+    dev_images: int = 1000  # size of the split that selects the model, as published
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: FitConfig = field(default_factory=FitConfig)
+    expected: dict[str, Any] = field(default_factory=dict)  # published recalls, for `evaluate --verify`
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run made."""
+
+    run: Path
+    result: FitResult
+    dataset: Dataset
+
+
+def run(config: TrainConfig, *, say: Any = print) -> Trained:
+    """Train a matcher, or continue where an earlier call with the same configuration was stopped.
+
+    Raises:
+        PipelineError: no stores or captions, or a run folder that holds a run with another configuration.
+    """
+    stores = find_stores(config.features)
+    dataset = with_training_splits(load_dataset(stores, config.captions), config.dev_images)
+    train, dev = dataset.splits["train"], dataset.splits["dev"]
+    for note in dataset.notes:
+        say(f"note: {note}")
+    say(f"stores: {', '.join(map(str, stores))}; captions: {', '.join(map(str, dataset.caption_files))}")
+    say(describe([train, dev]))
+
+    config = replace(config, model=replace(config.model, feature_dim=train.images.source.feature_dim))
+    folder = Path(named(config, None).run)
+    _claim(folder, config, stores, dataset)
+    result = fit(
+        config.model,
+        config.training,
+        train.images,
+        dev.images,
+        folder,
+        device=pick_device(config.device),
+        progress=True,
+    )
+    return Trained(folder, result, dataset)
+
+
+def named(config: TrainConfig, preset: str | None) -> TrainConfig:
+    """The configuration with its run folder: as asked, else after the preset, else after the variant (t2i_mean)."""
+    name = Path(preset).stem if preset else ""
+    if name in {"", "config"}:  # config.yaml is what every run folder calls its own
+        name = f"{config.model.attention}_{config.model.pooling.lower()}"
+    return replace(config, run=config.run or str(RUNS / name))
+
+
+def _claim(folder: Path, config: TrainConfig, stores: list[Path], dataset: Dataset) -> None:
+    """Write what the run is, or refuse a folder that holds another run."""
+    wanted = {"config": _identity(config), "data": _data(stores, dataset)}
+    path = folder / "data.json"
+    if path.is_file():
+        found = json.loads(path.read_text())
+        changed = differences(found, wanted)
+        if changed:
+            raise PipelineError(
+                f"{folder}: holds a run with other settings ({'; '.join(changed[:4])}); "
+                "choose another folder with --run, or delete this one"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
+    os.replace(temporary, path)
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What must not change between a run and its continuation: not the device, nor how the data is fed."""
+    fields = to_dict(config)
+    for key in ("run", "device", "features", "captions", "expected"):
+        del fields[key]
+    return fields
+
+
+def _data(stores: list[Path], dataset: Dataset) -> dict[str, Any]:
+    first = next(iter(dataset.splits.values())).images.source
+    return {
+        "stores": [str(store.resolve()) for store in stores],
+        "captions": [str(path.resolve()) for path in dataset.caption_files],
+        "dev_images": len(dataset.splits["dev"].store_ids),
+        "train_images": len(dataset.splits["train"].store_ids),
+        "extraction": getattr(first, "extraction", {}),
+    }
