@@ -1,0 +1,66 @@
+"""Region features and captions -> embeddings in the joint space.
+
+Letters: B images or captions, K regions, L words, D feature dimensions, E joint space, W word embedding.
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from matcher.config import ModelConfig
+
+NORM_EPS = 1e-8  # added to the norm, as published
+
+
+def l2_normalize(vectors: Tensor) -> Tensor:
+    """Vectors (…, E) divided by their length; in float32 whatever comes in."""
+    vectors = vectors.float()
+    return vectors / (vectors.square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt() + NORM_EPS)
+
+
+class ImageEncoder(nn.Module):
+    """A linear layer on every region (Lee et al. 2018, eq. 1)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.normalize = config.image_norm
+        self.fc = nn.Linear(config.feature_dim, config.embed_dim)
+        bound = math.sqrt(6.0 / (config.feature_dim + config.embed_dim))  # Xavier
+        nn.init.uniform_(self.fc.weight, -bound, bound)
+        nn.init.zeros_(self.fc.bias)
+        if config.image_weight_norm:
+            weight_norm(self.fc, dim=None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, D) -> (B, K, E) float32."""
+        embeddings = self.fc(features)
+        return l2_normalize(embeddings) if self.normalize else embeddings.float()
+
+
+class TextEncoder(nn.Module):
+    """A GRU over word embeddings, both directions averaged (Lee et al. 2018, eq. 2 to 4)."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int):
+        super().__init__()
+        self.normalize = config.text_norm
+        self.bidirectional = config.bidirectional
+        self.embed = nn.Embedding(vocabulary_size, config.word_dim)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        self.rnn = nn.GRU(
+            config.word_dim,
+            config.embed_dim,
+            config.num_layers,
+            batch_first=True,
+            bidirectional=config.bidirectional,
+        )
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Token ids (B, L) padded with 0 and lengths (B,) on the CPU -> (B, L, E) float32, zero behind each length."""
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True, enforce_sorted=False)
+        outputs, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        if self.bidirectional:
+            forward, backward = outputs.chunk(2, dim=-1)
+            outputs = (forward + backward) / 2
+        return l2_normalize(outputs) if self.normalize else outputs.float()

@@ -1,0 +1,193 @@
+"""Training SCAN: Adam with step decay, hardest negatives, selection on dev rsum, exact resume.
+
+A run folder gets `best.safetensors`, `last/` (everything to resume), `metrics.jsonl` and TensorBoard events.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from matcher.checkpoint import save_model
+from matcher.collection import collection_similarity
+from matcher.config import FitConfig, ModelConfig
+from matcher.data import Batch, Batches, CaptionedImages
+from matcher.errors import MatcherError
+from matcher.loss import triplet_loss
+from matcher.metrics import RetrievalMetrics, ranks, recalls
+from matcher.model import SCAN
+from matcher.progress import MetricsLog
+from matcher.state import Progress, load_state, save_state
+from matcher.vocabulary import Vocabulary
+
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training run ended."""
+
+    best_rsum: float  # on dev
+    best_step: int
+    steps: int
+    seconds: float  # of this call
+
+    def __str__(self) -> str:
+        return f"best dev rsum {self.best_rsum:.1f} at step {self.best_step:,} of {self.steps:,} ({self.seconds / 60:.1f} min)"
+
+
+def fit(
+    model_config: ModelConfig,
+    config: FitConfig,
+    train: CaptionedImages,
+    dev: CaptionedImages,
+    run_dir: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> FitResult:
+    """Train a model, or continue the run that the folder holds.
+
+    Args:
+        model_config, config: the model and the recipe.
+        train, dev: splits; the vocabulary is built from both, as published.
+        run_dir: folder of the run; made where it does not exist.
+        device: to train on.
+        progress: show a bar.
+
+    Raises:
+        MatcherError: too few captions, or a loss that is not finite.
+    """
+    if len(train.captions) < 2:
+        raise MatcherError(f"found {len(train.captions)} training captions; expected at least 2")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    vocabulary = Vocabulary.build([*train.captions, *dev.captions], config.min_word_count)
+    trainer = Trainer(SCAN(model_config, vocabulary).to(device), config, train, dev, run_dir, progress)
+    return trainer.run()
+
+
+class Trainer:
+    """The training loop and what it carries along."""
+
+    def __init__(
+        self,
+        model: SCAN,
+        config: FitConfig,
+        train: CaptionedImages,
+        dev: CaptionedImages,
+        run_dir: Path,
+        progress: bool,
+    ):
+        self.model, self.config, self.dev, self.run_dir, self.show = model, config, dev, run_dir, progress
+        self.batches = Batches(train, model.vocabulary, config.batch_size, config.seed)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=config.precision == "fp16")
+        self.progress = load_state(run_dir, model, self.optimizer, self.scaler) or Progress()
+        self.log = MetricsLog(run_dir, self.progress.step)
+
+    def run(self) -> FitResult:
+        """Train to the end, from wherever the run is."""
+        started = time.perf_counter()
+        total = self.config.epochs * len(self.batches)
+        with self.log, tqdm(total=total, initial=self.progress.step, unit="step", disable=not self.show) as bar:
+            while self.progress.step < total and not self._is_stale():
+                self._epoch(self.progress.step // len(self.batches), bar)
+        seconds = time.perf_counter() - started
+        return FitResult(self.progress.best_rsum, self.progress.best_step, self.progress.step, seconds)
+
+    def _epoch(self, epoch: int, bar: "tqdm[None]") -> None:
+        """One epoch, or what is left of it."""
+        self._set_learning_rate(epoch)
+        hardest = self.config.hardest_negatives and epoch >= self.config.warmup_epochs
+        waited = time.perf_counter()
+        first = self.progress.step % len(self.batches)
+        for batch in self.batches.epoch(epoch, first):
+            got = time.perf_counter()
+            loss, norm = self._step(batch.to(self.model.device), hardest)
+            self.progress.step += 1
+            step = self.progress.step
+            bar.update()
+            last = step % len(self.batches) == 0
+            if step % self.config.log_every == 0 or last:
+                self._log_step(epoch, loss, norm, got - waited, time.perf_counter() - waited, bar)
+            if step % self.config.validate_every == 0 or last:
+                self._validate(epoch, bar)
+                if self._is_stale():
+                    return
+            waited = time.perf_counter()
+
+    def _step(self, batch: Batch, hardest: bool) -> tuple[Tensor, Tensor]:
+        """One update; returns loss and gradient norm without waiting for the device."""
+        self.model.train()
+        with self._autocast():
+            regions = self.model.encode_images(self._features(batch))
+            words = self.model.encode_tokens(batch.tokens, batch.lengths)
+            similarity = self.model.similarity(regions, words, batch.lengths)
+        loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        largest = self.config.grad_clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), norm
+
+    def _features(self, batch: Batch) -> Tensor:
+        """Stored float16 features become float32 on the device, not before: half the bytes to move."""
+        return batch.features.float()
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = types.get(self.config.precision)
+        with torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        decays = sum(epoch >= decay for decay in self.config.decay_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self.config.decay_factor**decays
+
+    def _log_step(self, epoch: int, loss: Tensor, norm: Tensor, waited: float, took: float, bar: "tqdm[None]") -> None:
+        value = float(loss)  # waits for the device: once in `log_every` steps
+        if not torch.isfinite(loss):
+            raise MatcherError(
+                f"{self.run_dir}: loss is {value} at step {self.progress.step}; lower training.learning_rate, or use "
+                "training.precision=fp32"
+            )
+        self.log.write(
+            self.progress.step,
+            "train",
+            loss=value,
+            grad_norm=float(norm),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            epoch=epoch,
+            data_wait=round(waited / max(took, 1e-9), 4),  # share of the step spent waiting for its batch
+        )
+        bar.set_postfix(epoch=epoch, loss=f"{value:.2f}", best=f"{self.progress.best_rsum:.1f}", refresh=False)
+
+    def _validate(self, epoch: int, bar: "tqdm[None]") -> None:
+        """Recalls on dev; keeps the model if it is the best so far, and everything to continue from here."""
+        bar.set_postfix(epoch=epoch, state="validating")
+        self.model.eval()
+        metrics: RetrievalMetrics = recalls(
+            ranks(collection_similarity(self.model, self.dev, progress=self.show), self.dev.image_of_caption)
+        )
+        if metrics.rsum > self.progress.best_rsum:
+            self.progress.best_rsum, self.progress.best_step = metrics.rsum, self.progress.step
+            self.progress.stale = 0
+            save_model(self.run_dir / BEST, self.model)
+        else:
+            self.progress.stale += 1
+        self.log.write(self.progress.step, "dev", epoch=epoch, **metrics.flat())
+        save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.progress)
+
+    def _is_stale(self) -> bool:
+        return 0 < self.config.early_stopping <= self.progress.stale

@@ -1,0 +1,62 @@
+"""SCAN: both encoders and the cross attention between them.
+
+Letters: B batch, N images, M captions, K regions, L words, D feature dimensions, E joint space.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matcher.config import ModelConfig
+from matcher.encoders import ImageEncoder, TextEncoder
+from matcher.similarity import cross_attention_similarity
+from matcher.vocabulary import Vocabulary
+
+
+class SCAN(nn.Module):
+    """Stacked Cross Attention Network (Lee et al., ECCV 2018)."""
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        self.image_encoder = ImageEncoder(config)
+        self.text_encoder = TextEncoder(config, len(vocabulary))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.image_encoder.fc.bias.device
+
+    def encode_images(self, features: Tensor) -> Tensor:
+        """Region features (B, K, D) -> embeddings (B, K, E)."""
+        return self.image_encoder(features)
+
+    def encode_captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions -> word embeddings (B, L, E) and lengths (B,) on the CPU, start and end included."""
+        tokens, lengths = pad([self.vocabulary.encode(caption) for caption in captions])
+        return self.encode_tokens(tokens, lengths), lengths
+
+    def encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Token ids (B, L) and lengths (B,) on the CPU -> word embeddings (B, L, E)."""
+        return self.text_encoder(tokens.to(self.device, non_blocking=True), lengths)
+
+    def similarity(self, regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings (N, K, E), (M, L, E) and lengths (M,) -> similarity (N, M)."""
+        return cross_attention_similarity(regions, words, lengths, **self.similarity_options())
+
+    def similarity_options(self) -> dict[str, Any]:
+        """The configuration's part of `matcher.similarity.cross_attention_similarity`."""
+        names = ("attention", "normalization", "pooling", "softmax_temperature", "lse_temperature")
+        return {name: getattr(self.config, name) for name in names}
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token id lists -> (B, L) padded with 0, and lengths (B,)."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    tokens = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = torch.tensor(sequence)
+    return tokens, lengths

@@ -1,0 +1,52 @@
+"""The numbers of a training run: `metrics.jsonl` for programs, TensorBoard events for eyes."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows; a resumed run drops the rows that its predecessor wrote after the last checkpoint."""
+
+    def __init__(self, run_dir: Path, step: int):
+        self.path = run_dir / METRICS
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        temporary = self.path.with_name(f".{METRICS}.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self.path)
+        self._run_dir, self._step = run_dir, step
+
+    def __enter__(self) -> "MetricsLog":
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(self._run_dir), purge_step=self._step + 1 if self._step else None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, split: str, **values: Any) -> None:
+        """One row: {"step": …, "split": "train" or "dev", …}."""
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,67 @@
+"""Penn Treebank tokens, as the original code's captions went through (it ran NLTK's word tokeniser).
+
+The conventions: punctuation stands apart, except inside words and numbers ("2,000", "t.v."); a period leaves its word
+only at the end of a sentence; clitics are split off ("dog's" -> "dog 's", "isn't" -> "is n't"); a double quote becomes
+`` where it opens and '' where it closes.
+"""
+
+import re
+
+_APART = r"\s\"`«»“”„‘’;@#$%&?!*\[\](){}<>"
+_TOKEN = re.compile(
+    rf"""
+    \.{{2,}}                                  # an ellipsis
+  | --+?                                      # a dash
+  | (?:(?!--|\.\.|'')[^{_APART}:,])+             # a run of ordinary characters, with a colon or comma …
+    (?:[:,](?=\d)(?:(?!--|\.\.|'')[^{_APART}:,])+)*  # … only where a digit follows
+  | ''
+  | ``?
+  | \S
+    """,
+    re.VERBOSE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+(?=\S)")
+_CLITIC = re.compile(r"(.*[^' ])('s|'m|'d|'ll|'re|'ve|n't|')")
+_TWO_WORDS = {
+    "cannot": ["can", "not"],
+    "d'ye": ["d", "'ye"],
+    "gimme": ["gim", "me"],
+    "lemme": ["lem", "me"],
+    "gonna": ["gon", "na"],
+    "wanna": ["wan", "na"],
+    "gotta": ["got", "ta"],
+    "'tis": ["'t", "is"],
+    "'twas": ["'t", "was"],
+}
+
+
+def tokenize(caption: str) -> list[str]:
+    """Lower-cased Treebank tokens of a caption: "A dog's ball." -> ["a", "dog", "'s", "ball", "."]."""
+    return [token for sentence in _SENTENCE_END.split(caption.lower().strip()) for token in _sentence(sentence)]
+
+
+def _sentence(text: str) -> list[str]:
+    tokens: list[str] = []
+    matches = list(_TOKEN.finditer(text))
+    for number, match in enumerate(matches):
+        word = match.group()
+        if word in ('"', "''"):
+            tokens.append("``" if _opens(text, match.start()) else "''")
+            continue
+        # The sentence's own period: nothing but closing marks may follow it.
+        last = all(later.group() in "'\")]}>”’»" for later in matches[number + 1 :])
+        period = last and len(word) > 1 and word.endswith(".") and not word.endswith("..")
+        tokens += _split_clitics(word[:-1]) + ["."] if period else _split_clitics(word)
+    return tokens
+
+
+def _opens(text: str, position: int) -> bool:
+    """Whether the double quote at a position opens a quotation."""
+    return position == 0 or text[position - 1] in " ([{<"
+
+
+def _split_clitics(word: str) -> list[str]:
+    if word in _TWO_WORDS:
+        return _TWO_WORDS[word]
+    match = _CLITIC.fullmatch(word)
+    return [*_split_clitics(match[1]), match[2]] if match else [word]

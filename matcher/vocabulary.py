@@ -1,0 +1,65 @@
+"""The words a model knows: ids pad 0, start 1, end 2, unknown 3, then the words."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matcher.errors import MatcherError
+from matcher.tokenizer import tokenize
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+MIN_COUNT = 4  # as published: rarer words are unknown
+
+
+class Vocabulary:
+    """Captions -> token ids. Immutable; travels inside every checkpoint."""
+
+    def __init__(self, words: Sequence[str]):
+        if tuple(words[:4]) != SPECIAL:
+            raise MatcherError(f"vocabulary starts with {list(words[:4])}; expected {list(SPECIAL)}")
+        self.words = list(words)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
+            raise MatcherError(f"vocabulary of {len(self.words)} words has only {len(self._ids)} different ones")
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = MIN_COUNT) -> "Vocabulary":
+        """The words that appear at least `min_count` times, most frequent first, then alphabetically."""
+        counts = Counter(token for caption in captions for token in tokenize(caption))
+        kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+        return cls([*SPECIAL, *(word for word in kept if word not in SPECIAL)])
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> "Vocabulary":
+        """Read a vocabulary file of the original code: keys `word2idx`, `idx2word`, `idx`.
+
+        Raises:
+            MatcherError: not readable, or not such a file.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            ids: dict[str, int] = content["word2idx"]
+            words = [""] * len(ids)
+            for word, index in ids.items():
+                words[index] = word
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise MatcherError(
+                f"{path}: not a vocabulary ({error}); expected JSON with word2idx, ids 0..n-1"
+            ) from error
+        return cls(words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def encode(self, caption: str) -> list[int]:
+        """Token ids of a caption, wrapped in start and end, which take part in the attention as published."""
+        return [START, *(self._ids.get(token, UNKNOWN) for token in tokenize(caption)), END]
+
+    def tokens(self, caption: str) -> list[str]:
+        """The words that `encode` has ids for, start and end included, for showing them."""
+        return [SPECIAL[START], *tokenize(caption), SPECIAL[END]]
