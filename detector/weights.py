@@ -9,7 +9,6 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
 from detector.layouts import LAYOUTS, check_shapes, normalize
+from detector.vocabulary import default_names
 
 FORMAT = "scan-pipeline/detector"
 
@@ -109,16 +109,6 @@ def convert(source: Path, target: Path) -> str:
         f"{target}: {weights.layout} layout, ResNet-{config.depth}, {config.num_objects} objects, "
         f"{config.num_attributes} attributes, {config.geometry} boxes, background {config.background}"
     )
-
-
-def default_names(config: DetectorConfig) -> tuple[list[str], list[str]]:
-    """Object and attribute names: Visual Genome's where the sizes fit, else numbers. The first synonym names a line."""
-    found = []
-    for kind, count in {"object": config.num_objects, "attribute": config.num_attributes}.items():
-        lines = (resources.files("detector") / "names" / f"{kind}s.txt").read_text().splitlines()
-        names = [line.split(",")[0].strip() for line in lines]
-        found.append(names if len(names) == count else [f"{kind} {index}" for index in range(count)])
-    return found[0], found[1]
 
 
 def _load_own(path: Path) -> Weights:

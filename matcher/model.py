@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matcher.attention import attend
 from matcher.config import ModelConfig
 from matcher.encoders import ImageEncoder, TextEncoder
 from matcher.similarity import cross_attention_similarity
@@ -46,6 +47,16 @@ class SCAN(nn.Module):
     def similarity(self, regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
         """Embeddings (N, K, E), (M, L, E) and lengths (M,) -> similarity (N, M)."""
         return cross_attention_similarity(regions, words, lengths, **self.similarity_options())
+
+    def attention(self, regions: Tensor, words: Tensor) -> Tensor:
+        """Attention between one image (K, E) and one caption (L, E), every word real: (L, K).
+
+        Rows sum to one for t2i, columns for i2t. The same weights that the similarity is made of.
+        """
+        scores = (words @ regions.T).float()[None, :, None]  # (1, L, 1, K)
+        options = self.similarity_options()
+        names = ("attention", "normalization", "softmax_temperature")
+        return attend(scores, **{name: options[name] for name in names})[0, :, 0]
 
     def similarity_options(self) -> dict[str, Any]:
         """The configuration's part of `matcher.similarity.cross_attention_similarity`."""

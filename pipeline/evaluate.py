@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matcher.metrics import RetrievalMetrics, fold_average, ranks, recalls
-from matcher.model import evaluate as similarity_of
 
+from matcher.collection import collection_similarity
+from matcher.metrics import RetrievalMetrics, fold_average, ranks, recalls
 from pipeline.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
@@ -63,7 +63,7 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
         _refuse_misfits(member, split)
-        similarity += similarity_of(member.model, split.images, progress=True) / np.float32(len(runs))
+        similarity += collection_similarity(member.model, split.images, progress=True) / np.float32(len(runs))
     protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
     path = _write(runs, split, protocols, similarity)
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")

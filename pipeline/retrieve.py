@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from matcher.data import CaptionedImages
-from matcher.model import evaluate as similarity_of
 
 from detector.regions import Regions
+from matcher.collection import collection_similarity
+from matcher.data import CaptionedImages
 from pipeline.captions import ImageIndex, read_captions
 from pipeline.dataset import DEFAULT_FEATURES, find_stores
 from pipeline.device import pick_device
@@ -119,7 +119,7 @@ def photos_for(run: Run, collection: StoreCollection, queries: Sequence[str], to
     pairs = CaptionedImages(
         collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
     )
-    similarity = similarity_of(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
+    similarity = collection_similarity(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
     answers = []
     for column, query in enumerate(queries):
         order = np.argsort(-similarity[:, column], kind="stable")[:top]
@@ -150,7 +150,7 @@ def captions_for(
             source, rows = OneImage(_extract(run, collection, image, config, say)), np.array([0])
         texts = [caption.text for caption in captions]
         pairs = CaptionedImages(source, texts, np.zeros(len(texts), dtype=np.int64), rows)
-        scores = similarity_of(run.model, pairs, progress=len(texts) > 50_000)[0]  # (M,)
+        scores = collection_similarity(run.model, pairs, progress=len(texts) > 50_000)[0]  # (M,)
         order = np.argsort(-scores, kind="stable")[: config.top]
         hits = tuple(
             Hit(rank, float(scores[m]), captions[m].image, caption=captions[m].text, caption_id=captions[m].caption_id)

@@ -16,7 +16,6 @@ from typing import Any
 
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import FitResult, fit
-
 from pipeline.config import differences, save_config, to_dict
 from pipeline.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.device import pick_device

@@ -1,0 +1,122 @@
+"""Ranks and recalls of both retrieval tasks from a similarity matrix. Pure functions on NumPy arrays.
+
+Letters: N images, M captions. `caption_retrieval` asks with an image for its captions, `image_retrieval` with a caption
+for its image. Ranks are 0-based. Ties count against us: a candidate as similar as the right one ranks before it, so that
+a model that gives every pair the same score retrieves nothing. Scores that are not finite raise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from matcher.errors import MatcherError
+
+BLOCK = 8_000_000  # scores compared at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For every query, how many candidates come before the first right one."""
+
+    caption_retrieval: np.ndarray  # (N,) of each image's best caption; images without captions are left out
+    image_retrieval: np.ndarray  # (M,) of each caption's image
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """How well one task went."""
+
+    r1: float  # percent of queries whose first right answer is the first, …
+    r5: float  # … among the first five, …
+    r10: float  # … among the first ten
+    median: float  # rank of the first right answer, 1 is best; floored, as published
+    mean: float  # rank, 1 is best
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """Both tasks."""
+
+    caption_retrieval: TaskMetrics
+    image_retrieval: TaskMetrics
+
+    @property
+    def rsum(self) -> float:
+        """Sum of the six recalls, what models are selected on."""
+        return sum(task.r1 + task.r5 + task.r10 for task in (self.caption_retrieval, self.image_retrieval))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested, for JSON."""
+        return {**asdict(self), "rsum": self.rsum}
+
+    def flat(self) -> dict[str, float]:
+        """One level, for logs: caption_retrieval_r1, …, rsum."""
+        tasks = asdict(self)
+        return {f"{task}_{name}": value for task, m in tasks.items() for name, value in m.items()} | {"rsum": self.rsum}
+
+
+def ranks(similarity: np.ndarray, image_of_caption: np.ndarray) -> Ranks:
+    """Ranks of both tasks.
+
+    Args:
+        similarity: (N, M), images as rows, larger is better.
+        image_of_caption: (M,) the image that each caption belongs to. Any number of captions an image.
+
+    Raises:
+        MatcherError: shapes that do not fit, or scores that are not finite.
+    """
+    similarity, owner = np.asarray(similarity), np.asarray(image_of_caption)
+    N, M = similarity.shape
+    if owner.shape != (M,) or not M or owner.min() < 0 or owner.max() >= N:
+        raise MatcherError(f"image_of_caption {owner.shape}: expected ({M},) indices into {N} images")
+    positives = similarity[owner, np.arange(M)]  # (M,)
+    best = np.full(N, -np.inf, dtype=positives.dtype)
+    np.maximum.at(best, owner, positives)  # (N,) of each image's most similar caption
+    image_ranks = np.full(M, -1)  # the right image counts itself once
+    caption_ranks = np.zeros(N, dtype=np.int64)
+    step = max(1, BLOCK // M)
+    for start in range(0, N, step):
+        rows = np.asarray(similarity[start : start + step])
+        if not np.isfinite(rows).all():
+            raise MatcherError(f"similarity of images {start} to {start + len(rows) - 1}: scores that are not finite")
+        image_ranks += (rows >= positives).sum(0)
+        # An image's own captions are right answers, never ahead of one another.
+        others = owner != np.arange(start, start + len(rows))[:, None]
+        caption_ranks[start : start + len(rows)] = ((rows >= best[start : start + step, None]) & others).sum(1)
+    return Ranks(caption_ranks[np.unique(owner)], image_ranks)
+
+
+def recalls(ranks: Ranks) -> RetrievalMetrics:
+    """Recall at 1, 5, 10 in percent, median and mean rank, of both tasks."""
+    return RetrievalMetrics(_task(ranks.caption_retrieval), _task(ranks.image_retrieval))
+
+
+def fold_average(similarity: np.ndarray, image_of_caption: np.ndarray, *, folds: int) -> RetrievalMetrics:
+    """Mean of the metrics over folds of consecutive images and their captions: COCO's 1K protocol with five.
+
+    Raises:
+        MatcherError: images that do not divide into equal folds.
+    """
+    owner = np.asarray(image_of_caption)
+    size, rest = divmod(len(similarity), folds)
+    if rest or not size:
+        raise MatcherError(f"{len(similarity)} images do not divide into {folds} equal folds")
+    results = []
+    for first in range(0, len(similarity), size):
+        captions = np.flatnonzero((owner >= first) & (owner < first + size))
+        block = similarity[first : first + size][:, captions]
+        results.append(recalls(ranks(block, owner[captions] - first)))
+    return RetrievalMetrics(
+        _mean([result.caption_retrieval for result in results]), _mean([result.image_retrieval for result in results])
+    )
+
+
+def _task(positions: np.ndarray) -> TaskMetrics:
+    r1, r5, r10 = (100.0 * float(np.mean(positions < k)) for k in (1, 5, 10))
+    return TaskMetrics(r1, r5, r10, float(np.floor(np.median(positions)) + 1), float(positions.mean() + 1))
+
+
+def _mean(tasks: Sequence[TaskMetrics]) -> TaskMetrics:
+    return TaskMetrics(*np.mean([list(asdict(task).values()) for task in tasks], axis=0).tolist())
