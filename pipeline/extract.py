@@ -2,30 +2,31 @@
 
     plan -> for every shard without a commit mark: decode (worker processes) -> detect (this process) -> commit
 
-Killed at any moment, the next run continues with the first shard that has no commit mark, and ends with the same bytes.
+Killed at any moment, the next run continues with the shards that have no commit mark, and ends with the same bytes: what
+is done to a shard depends on the plan and on its photos, never on what an earlier run or another shard did.
 """
 
-import signal
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from detector.preprocess import InputSettings, PreparedImage, prepare
+from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
+from pipeline.decode import decode_photos
 from pipeline.errors import PipelineError
-from pipeline.images import Photo, UnreadableImage, list_photos, read_image
-from pipeline.plan import PlannedShard, make_plan
-from pipeline.shard_writer import ShardRows, claim_store, commit_shard, shard_name, write_manifest
+from pipeline.images import UnreadableImage, list_photos, read_image
+from pipeline.plan import PlannedShard, make_plan, read_plan
+from pipeline.shard_writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 from pipeline.shards import Store, open_store, read_json
 
 MAX_FAILURES_IN_A_ROW = 8  # of the detector: then the fault is not the photos'
+WAITING_BATCHES = 4  # photos decoded and waiting for others of their shape, at most
 
 
 @dataclass(frozen=True)
@@ -85,26 +86,37 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     photos = list_photos(config.images)
     photos = photos[: config.limit] if config.limit else photos
     extractor = extractor or load_extractor(config)
-    folder = Path(config.output or Path("features") / Path(config.images[-1]).resolve().name)
+    folder = Path(config.output or Path("features") / os.path.basename(os.path.abspath(config.images[-1])))
     manifest = claim_store(folder, _manifest(config, extractor))
     plan = make_plan(folder, photos, config.shard_size)
     if config.retry_failures:
         _forget_failures(folder, plan)
 
-    open_shards = [shard for shard in plan if not (folder / f"{shard_name(shard.number)}.json").is_file()]
-    total = sum(len(shard.photos) for shard in plan)
-    waiting = sum(len(shard.photos) for shard in open_shards)
-    with tqdm(total=total, initial=total - waiting, unit="photo", desc=folder.name, disable=not progress) as bar:
-        for shard, rows in _extract(config, extractor, open_shards, bar):
-            commit_shard(
-                folder,
-                shard.number,
-                rows,
-                num_regions=extractor.num_regions,
-                feature_dim=extractor.feature_dim,
-                dtype=config.dtype,
-            )
-    write_manifest(folder, {**manifest, "complete": True})
+    open_shards = [shard for shard in plan if not commit_mark(folder, shard.number).is_file()]
+    if config.limit:  # of a store that was planned for more
+        wanted = {photo.image_id for photo in photos}
+        open_shards = [shard for shard in open_shards if any(photo.image_id in wanted for photo in shard.photos)]
+    done = sum(len(shard.photos) for shard in plan) - sum(len(shard.photos) for shard in open_shards)
+    write_summary(folder, manifest, len(plan))
+    try:
+        with tqdm(
+            total=done + sum(len(shard.photos) for shard in open_shards),
+            initial=done,
+            unit="photo",
+            desc=folder.name,
+            disable=not progress,
+        ) as bar:
+            for shard, rows in _extract(config, extractor, open_shards, bar):
+                commit_shard(
+                    folder,
+                    shard.number,
+                    rows,
+                    num_regions=extractor.num_regions,
+                    feature_dim=extractor.feature_dim,
+                    dtype=config.dtype,
+                )
+    finally:
+        write_summary(folder, manifest, len(read_plan(folder)))
     return open_store(folder)
 
 
@@ -154,10 +166,9 @@ def _manifest(config: ExtractConfig, extractor: Extractor) -> dict[str, Any]:
         "num_regions": extractor.num_regions,
         "feature_dim": extractor.feature_dim,
         "dtype": config.dtype,
-        "shard_size": config.shard_size,
         "has_boxes": True,
         "extraction": extractor.describe(),
-        "image_roots": [str(Path(root).resolve()) for root in config.images],
+        "image_roots": [os.path.abspath(root) for root in config.images],
         "object_names": extractor.object_names,
         "attribute_names": extractor.attribute_names,
     }
@@ -165,7 +176,7 @@ def _manifest(config: ExtractConfig, extractor: Extractor) -> dict[str, Any]:
 
 def _forget_failures(folder: Path, plan: Sequence[PlannedShard]) -> None:
     for shard in plan:
-        mark = folder / f"{shard_name(shard.number)}.json"
+        mark = commit_mark(folder, shard.number)
         if mark.is_file() and read_json(mark, "a shard's commit mark")["failures"]:
             mark.unlink()
 
@@ -174,121 +185,115 @@ def _extract(
     config: ExtractConfig, extractor: Extractor, shards: Sequence[PlannedShard], bar: "tqdm[Any]"
 ) -> Iterator[tuple[PlannedShard, ShardRows]]:
     """The shards in order, each with its rows; never more than one in memory."""
-    decoded = _decoded(config, extractor.input_settings, [photo for shard in shards for photo in shard.photos])
-    detect = _Detect(extractor)
+    roots = [Path(root) for root in config.images]
+    photos = [photo for shard in shards for photo in shard.photos]
+    decoded = decode_photos(
+        photos, roots, extractor.input_settings, workers=config.workers, ahead=2 * config.batch_size
+    )
+    detect = Detection(extractor, np.dtype(config.dtype))
     failed = 0
     for shard in shards:
         rows = ShardRows()
-        photos = iter(shard.photos)
-        # Batches are cut from the plan, not from what could be decoded: the same ones however often we start anew.
-        while batch := list(islice(photos, config.batch_size)):
-            items = list(islice(decoded, len(batch)))
-            for photo, outcome in zip(batch, detect(items), strict=True):
-                _add(rows, photo, outcome)
-                failed += isinstance(outcome, str)
-            bar.update(len(batch))
-            bar.set_postfix(failed=failed, refresh=False)
+        outcomes = _outcomes(detect, len(shard.photos), decoded, config.batch_size, bar)
+        for photo, outcome in zip(shard.photos, outcomes, strict=True):
+            if isinstance(outcome, str):
+                rows.failures.append({"image_id": photo.image_id, "path": photo.path, "reason": outcome})
+                continue
+            rows.image_ids.append(photo.image_id)
+            rows.paths.append(photo.path)
+            rows.roots.append(photo.root)
+            rows.regions.append(outcome)
+        failed += len(rows.failures)
+        bar.set_postfix(failed=failed, refresh=False)
+        detect.refuse_if_it_never_worked()
+        if rows.failures:
+            _refuse_lost_folders(roots)
         yield shard, rows
 
 
-def _add(rows: ShardRows, photo: Photo, outcome: Regions | str) -> None:
-    if isinstance(outcome, str):
-        rows.failures.append({"image_id": photo.image_id, "path": photo.path, "reason": outcome})
-        return
-    rows.image_ids.append(photo.image_id)
-    rows.paths.append(photo.path)
-    rows.roots.append(photo.root)
-    rows.regions.append(outcome)
+def _outcomes(
+    detect: "Detection",
+    count: int,
+    decoded: Iterator[PreparedImage | str],
+    batch_size: int,
+    bar: "tqdm[Any]",
+) -> list[Regions | str]:
+    """What became of the next `count` photos, in their order. Photos of one resized shape share a batch."""
+    outcomes: list[Regions | str] = [""] * count
+    waiting: dict[tuple[int, ...], list[tuple[int, PreparedImage]]] = {}
 
-
-class _Detect:
-    """The detector over a batch in which some photos could not be decoded; failures stay with their photo."""
-
-    def __init__(self, extractor: Extractor):
-        self.extractor = extractor
-        self.failures_in_a_row = 0
-
-    def __call__(self, items: Sequence[PreparedImage | str]) -> list[Regions | str]:
-        outcomes: list[Regions | str] = [item if isinstance(item, str) else "" for item in items]
-        good = [index for index, item in enumerate(items) if not isinstance(item, str)]
-        images = [item for item in items if not isinstance(item, str)]
-        if not images:
-            return outcomes
-        try:
-            found: Sequence[Regions | str] = self.extractor(images)
-            self.failures_in_a_row = 0
-        except Exception as error:  # one photo may be at fault: find it
-            found = [self._alone(image, error) for image in images] if len(images) > 1 else [self._failed(error)]
-        for index, outcome in zip(good, found, strict=True):
+    def flush(batch: Sequence[tuple[int, PreparedImage]]) -> None:
+        for (index, _), outcome in zip(batch, detect([image for _, image in batch]), strict=True):
             outcomes[index] = outcome
-        return outcomes
+        bar.update(len(batch))
 
-    def _alone(self, image: PreparedImage, cause: Exception) -> Regions | str:
-        try:
-            regions = self.extractor([image])[0]
-        except Exception as error:
-            return self._failed(error)
+    for index, item in zip(range(count), decoded, strict=False):
+        if isinstance(item, str):
+            outcomes[index] = item
+            bar.update()
+            continue
+        shape = item.pixels.shape
+        waiting.setdefault(shape, []).append((index, item))
+        if len(waiting[shape]) < batch_size:
+            if sum(map(len, waiting.values())) < WAITING_BATCHES * batch_size:
+                continue
+            shape = max(waiting, key=lambda shape: len(waiting[shape]))
+        flush(waiting.pop(shape))
+    rest = [item for batch in waiting.values() for item in batch]
+    for start in range(0, len(rest), batch_size):
+        flush(rest[start : start + batch_size])
+    return outcomes
+
+
+class Detection:
+    """A detector that charges a failure to the photo that causes it, unless the fault is not the photos'."""
+
+    def __init__(self, extractor: Extractor, dtype: np.dtype):
+        self.extractor = extractor
+        self.dtype = dtype
+        self.worked = False
         self.failures_in_a_row = 0
+        self.first_failure: Exception | None = None
+
+    def __call__(self, images: Sequence[PreparedImage]) -> list[Regions | str]:
+        """Regions of each image, or the reason why there are none."""
+        try:
+            found = self.extractor(images)
+        except Exception as error:
+            if len(images) == 1:
+                return [self._failed(error)]
+        else:
+            return [self._checked(regions) for regions in found]
+        # One of them may be at fault. Outside of `except`, so that what the failed call held on the device is free.
+        return [outcome for image in images for outcome in self([image])]
+
+    def refuse_if_it_never_worked(self) -> None:
+        """Raises what the detector said, if it has not worked for a single photo so far."""
+        if self.first_failure is not None and not self.worked:
+            raise self.first_failure
+
+    def _checked(self, regions: Regions) -> Regions | str:
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(regions.features.astype(self.dtype)).all() and np.isfinite(regions.boxes).all()
+        if not finite:
+            return self._failed(PipelineError(f"features or boxes that are not finite numbers as {self.dtype}"))
+        self.worked, self.failures_in_a_row = True, 0
         return regions
 
     def _failed(self, error: Exception) -> str:
+        self.first_failure = self.first_failure or error
         self.failures_in_a_row += 1
-        if self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise error  # not a photo's fault: nothing is written, and nothing wrong is kept
+        if self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW or isinstance(
+            error, (torch.cuda.OutOfMemoryError, MemoryError)
+        ):
+            raise error  # not the photo's fault: nothing is written, and nothing wrong is kept
         return f"detector: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
-class _Photos(Dataset[PreparedImage | str]):
-    """Decoded and resized photos, or the reasons why not. Knows nothing of the network: cheap to send to a worker."""
-
-    def __init__(self, photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings):
-        self.photos, self.roots, self.settings = photos, roots, settings
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> PreparedImage | str:
-        photo = self.photos[index]
-        try:
-            return prepare(read_image(self.roots[photo.root] / photo.path), self.settings)
-        except ValueError as error:
-            return str(error)
-        except MemoryError:
-            return "not enough memory to decode it"
-
-
-def _decoded(config: ExtractConfig, settings: InputSettings, photos: Sequence[Photo]) -> Iterator[PreparedImage | str]:
-    """Outcomes of all photos in order, decoded ahead in worker processes."""
-    dataset = _Photos(photos, [Path(root) for root in config.images], settings)
-    workers = min(config.workers, len(photos))
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2 * config.batch_size // workers + 1 if workers else None,
-        collate_fn=_as_is,
-        worker_init_fn=_quiet_worker,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        raise PipelineError(
-            f"a decoding process died ({str(error).splitlines()[0]}); this is mostly memory: use fewer --workers or a "
-            "smaller --batch-size, and run the same command again to continue"
-        ) from error
-
-
-def _as_is(item: PreparedImage | str) -> PreparedImage | str:
-    return item
-
-
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the main process's business; and one thread per worker, as the workers are the parallelism."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    np.seterr(all="ignore")
+def _refuse_lost_folders(roots: Sequence[Path]) -> None:
+    """An unmounted disk is not a folder of unreadable photos."""
+    for root in roots:
+        if not root.is_dir() or next(os.scandir(root), None) is None:
+            raise PipelineError(
+                f"--images {root}: its photos are gone; mount it again and run the same command to continue"
+            )

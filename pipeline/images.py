@@ -1,16 +1,19 @@
 """Photos on disk: finding them in folders, and decoding them in one well-defined way.
 
 Decoding: OpenCV, BGR uint8, upright by EXIF. Grayscale, palette, CMYK and 16-bit images become 8-bit BGR; transparency
-is dropped. A file that does not hold a whole image raises `UnreadableImage`, whose text is the reason that is kept.
+is dropped; of an animation the first picture counts. The content decides what a file is, not its suffix. A file that
+does not hold a whole image raises `UnreadableImage`, whose text is the reason that is kept.
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -19,7 +22,10 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.errors import PipelineError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-MAX_PIXELS = 120_000_000  # larger ones are refused unread: a few bytes can decode to gigabytes
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow knows many more, some of which start other programs
+MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can decode to gigabytes
+MAX_BYTES = 1 << 30  # no image of MAX_PIXELS needs more
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 
 
 class UnreadableImage(PipelineError):
@@ -36,7 +42,7 @@ class Photo:
 
 
 def list_photos(roots: Sequence[Path | str]) -> list[Photo]:
-    """Every image file below some folders, sorted by id.
+    """Every image file below some folders, sorted by id. Hidden files and folders are left alone, links are followed.
 
     Raises:
         PipelineError: a folder that is not there, no image at all, or two images with the same id.
@@ -48,7 +54,7 @@ def list_photos(roots: Sequence[Path | str]) -> list[Photo]:
             raise PipelineError(
                 f"--images {root}: {'a file' if root.exists() else 'not there'}; expected a folder of photos"
             )
-        prefix = f"{root.resolve().name}/" if several else ""
+        prefix = f"{os.path.basename(os.path.abspath(root))}/" if several else ""
         photos += [Photo(prefix + path, path, index) for path in _walk(root, "", set())]
     if not photos:
         folders = ", ".join(map(str, roots))
@@ -71,7 +77,13 @@ def read_image(path: Path | str) -> np.ndarray:
         UnreadableImage: missing, empty, no image, damaged, truncated, or too large.
     """
     try:
-        data = Path(path).read_bytes()
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting for ever
+            raise UnreadableImage("not a file")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
     return decode_image(data)
@@ -87,29 +99,56 @@ def decode_image(data: bytes) -> np.ndarray:
     except cv2.error as error:
         raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
     if image is None:
-        raise UnreadableImage("cannot be decoded: damaged, or a format that OpenCV does not read")
+        raise UnreadableImage("cannot be decoded: damaged, or a variant that OpenCV does not read")
     return image
+
+
+def read_image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of an image file, upright, from its header alone.
+
+    Raises:
+        UnreadableImage: no image.
+    """
+    try:
+        with open(path, "rb") as file, _opened(file) as image:
+            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+            return (image.width, image.height) if sideways else (image.height, image.width)
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from error
 
 
 def _check_whole(data: bytes) -> None:
     """OpenCV fills what is missing of a truncated file with grey and says nothing; Pillow's decoder speaks up."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UnreadableImage(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
-                image.draft("RGB", (width // 8, height // 8))  # JPEG: decode at 1/8, enough to see the last byte
-                image.load()
-    except UnreadableImage:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("not an image, or a format that is not supported") from error
-    except Exception as error:  # Pillow's decoders fail in many ways on damaged files
-        raise UnreadableImage(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+    with _opened(BytesIO(data)) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise UnreadableImage(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
+        try:
+            # JPEG: decode at an eighth, which is enough to see the last byte
+            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+            image.load()
+        except Exception as error:  # Pillow's decoders fail in many ways on damaged files
+            raise UnreadableImage(_damage(error)) from error
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """Read the header of an image file, by its content."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(f"not an image ({', '.join(FORMATS)})") from error
+        except Exception as error:  # its parsers fail in many ways on damaged headers
+            raise UnreadableImage(_damage(error)) from error
+
+
+def _damage(error: Exception) -> str:
+    """Alike for all files with the same fault, so that reasons can be counted."""
+    text = " ".join(str(error).split())
+    return "truncated" if "runcated" in text else f"damaged: {text or type(error).__name__}"
 
 
 def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[str]:
@@ -123,9 +162,11 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[st
     if here in above:
         return
     for entry in entries:
+        if entry.name.startswith("."):
+            continue
         if _is_folder(entry):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             yield prefix + entry.name  # broken links too: they become failure rows, not silent holes
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.images import SUFFIXES
-from pipeline.shard_writer import ShardRows, claim_store, commit_shard, replacing, shard_name, write_manifest
+from pipeline.shard_writer import ShardRows, claim_store, commit_shard, replacing, shard_name, write_summary
 from pipeline.shards import Store, open_store
 
 SHARD_SIZE = 512
@@ -175,7 +175,7 @@ def _write(
                 commit_shard(output, number, shard, **kinds)
             number += 1
             bar.update(len(batch))
-    write_manifest(output, {**manifest, "complete": True})
+    write_summary(output, manifest, number)
     return open_store(output)
 
 

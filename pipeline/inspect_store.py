@@ -84,7 +84,7 @@ def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = Tru
     marks = commit_marks(path)
     for mark in tqdm(marks, unit="shard", desc=path.name, disable=not progress, leave=False):
         try:
-            shard = Shard(mark, manifest["image_roots"])
+            shard = Shard(mark, manifest)
             seen.update(shard.image_ids)
             failures.update(failure["reason"] for failure in shard.failures)
             _check(shard, verify)

@@ -6,12 +6,12 @@ found later are planned into new shards. So a run that was killed, or shared amo
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.images import Photo
-from pipeline.shard_writer import replacing
+from pipeline.shard_writer import locked, replacing
 
 PLAN = "images.jsonl"
 
@@ -30,18 +30,21 @@ def make_plan(folder: Path, photos: Sequence[Photo], shard_size: int) -> list[Pl
     Raises:
         PipelineError: a plan file that is damaged.
     """
-    plan = read_plan(folder)
-    known = {photo.image_id for shard in plan for photo in shard.photos}
-    new = [photo for photo in photos if photo.image_id not in known]
-    first = plan[-1].number + 1 if plan else 0
-    for index in range(0, len(new), shard_size):
-        plan.append(PlannedShard(first + index // shard_size, tuple(new[index : index + shard_size])))
-    if new:
+    with locked(folder):
+        plan = read_plan(folder)
+        known = {photo.image_id for shard in plan for photo in shard.photos}
+        new = [photo for photo in photos if photo.image_id not in known]
+        if not new:
+            return plan
+        first = plan[-1].number + 1 if plan else 0
+        for index in range(0, len(new), shard_size):
+            plan.append(PlannedShard(first + index // shard_size, tuple(new[index : index + shard_size])))
         with replacing(folder / PLAN) as file:
             for shard in plan:
                 for photo in shard.photos:
-                    file.write(json.dumps({"shard": shard.number, **asdict(photo)}, sort_keys=True).encode() + b"\n")
-    return plan
+                    row = {"image_id": photo.image_id, "path": photo.path, "root": photo.root, "shard": shard.number}
+                    file.write(json.dumps(row).encode() + b"\n")
+        return plan
 
 
 def read_plan(folder: Path) -> list[PlannedShard]:

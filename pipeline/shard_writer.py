@@ -1,14 +1,17 @@
 """Writing a store: every file under a temporary name first, then on disk, then in place. The commit mark comes last.
 
-The same images give the same bytes: fixed order of tensors, sorted keys, no dates, no machine names.
+The same images give the same bytes: fixed order of tensors, sorted keys, no dates, no machine names. Any number of
+processes may write to one store: what they share is replaced under a lock, and a shard that is there already stands.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from pathlib import Path
@@ -19,8 +22,9 @@ import numpy as np
 from detector.regions import Regions
 from pipeline.config import differences
 from pipeline.errors import PipelineError
-from pipeline.shards import FORMAT, MANIFEST, TENSORS, VERSION, commit_marks, read_json, read_manifest
+from pipeline.shards import FORMAT, MANIFEST, VERSION, commit_marks, read_json, read_manifest, tensor_shapes
 
+FAILURES = "failures.jsonl"
 SAFETENSORS_NAMES = {"float16": "F16", "float32": "F32", "int32": "I32"}
 
 
@@ -40,6 +44,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
+def commit_mark(folder: Path, number: int) -> Path:
+    """The file whose presence says that a shard is whole."""
+    return folder / f"{shard_name(number)}.json"
+
+
 def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int, feature_dim: int, dtype: str) -> None:
     """Write a shard's tensors, then its commit mark. Until the mark is there the shard does not exist.
 
@@ -49,19 +58,27 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         rows: its images; each with exactly K regions of D features.
         num_regions, feature_dim: K, D.
         dtype: "float16" or "float32", of the features.
+
+    Raises:
+        PipelineError: regions of another shape, or features that are not finite in that type.
     """
-    arrays = _stack(rows.regions, num_regions, feature_dim, np.dtype(dtype))
-    name = shard_name(number)
-    with replacing(folder / f"{name}.safetensors") as file:
+    arrays = _stack(rows, num_regions, feature_dim, np.dtype(dtype))
+    tensors, mark = folder / f"{shard_name(number)}.safetensors", commit_mark(folder, number)
+    with _temporary(tensors) as file:
         sha256 = write_safetensors(file, arrays)
-    mark = {
+    content = {
         "image_ids": rows.image_ids,
         "paths": rows.paths,
         "roots": rows.roots,
         "failures": rows.failures,
         "sha256": sha256,
     }
-    write_json(folder / f"{name}.json", mark)
+    with locked(folder):
+        if mark.is_file():  # another process was faster: to replace its tensors would belie its checksum
+            os.unlink(file.name)
+            return
+        _put(file.name, tensors)
+        write_json(mark, content)
 
 
 def write_safetensors(file: BufferedWriter, arrays: Mapping[str, np.ndarray]) -> str:
@@ -75,25 +92,10 @@ def write_safetensors(file: BufferedWriter, arrays: Mapping[str, np.ndarray]) ->
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-(8 + len(encoded)) % 64)  # so that the tensors start aligned
     digest = hashlib.sha256()
-    for chunk in (struct.pack("<Q", len(encoded)), encoded, *(np.ascontiguousarray(a).data for a in arrays.values())):
+    for chunk in (struct.pack("<Q", len(encoded)), encoded, *(array.tobytes() for array in arrays.values())):
         file.write(chunk)
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest with counts taken from the commit marks, and `failures.jsonl` derived from them."""
-    images, failures = 0, []
-    marks = commit_marks(folder)
-    for mark in marks:
-        content = read_json(mark, "a shard's commit mark")
-        images += len(content["image_ids"])
-        failures += content["failures"]
-    with replacing(folder / "failures.jsonl") as file:
-        for failure in failures:
-            file.write(json.dumps(failure, sort_keys=True).encode() + b"\n")
-    counts = {"images": images, "failures": len(failures), "shards": len(marks)}
-    write_json(folder / MANIFEST, {**manifest, "counts": counts})
 
 
 def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,37 +103,57 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: of the store; made where it does not exist.
-        manifest: num_regions, feature_dim, dtype, extraction, image_roots, object_names, attribute_names, has_boxes.
+        manifest: num_regions, feature_dim, dtype, extraction, image_roots, object_names, attribute_names, has_boxes;
+            optionally source, the file that is being imported.
 
     Returns:
-        The manifest now in force, image roots of earlier runs included.
+        The manifest now in force.
 
     Raises:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
-    complete = {"format": FORMAT, "format_version": VERSION, **manifest, "complete": False}
-    if (folder / MANIFEST).is_file():
-        found = read_manifest(folder)
-        changed = differences(_identity(found), _identity(complete))
-        if changed:
+    complete = {"format": FORMAT, "format_version": VERSION, **manifest}
+    if not (folder / MANIFEST).is_file() and folder.is_dir():
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if strangers:
             raise PipelineError(
-                f"{folder}: holds features made with other settings ({'; '.join(changed[:4])}); "
-                "choose another folder with --output, or delete this one"
+                f"{folder}: not empty and not a store (found {strangers[0]}); choose another with --output"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        first = min(path.name for path in folder.iterdir())
-        if not first.startswith((MANIFEST, ".")):
-            raise PipelineError(f"{folder}: not empty and not a store (found {first}); choose another with --output")
     folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder, complete)
+    with locked(folder):
+        _sweep(folder)
+        if (folder / MANIFEST).is_file():
+            changed = differences(_identity(read_manifest(folder)), _identity(complete))
+            if changed:
+                raise PipelineError(
+                    f"{folder}: holds features made with other settings ({'; '.join(changed[:4])}); "
+                    "choose another folder with --output, or delete this one"
+                )
+        else:
+            write_json(folder / MANIFEST, {**complete, "complete": False, "counts": _counts(0, 0, 0)})
     return complete
 
 
-def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What must stay the same when a store grows. Photos may have moved, but not to a folder of another name."""
-    keys = ("num_regions", "feature_dim", "dtype", "shard_size", "has_boxes", "extraction")
-    roots = [Path(root).name for root in manifest["image_roots"]]
-    return {**{key: manifest.get(key) for key in keys}, "images": roots}
+def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int) -> None:
+    """Bring what is derived from the commit marks up to date: `failures.jsonl`, and counts and completeness in the manifest.
+
+    Args:
+        folder: of the store.
+        manifest: what `claim_store` returned.
+        planned_shards: number of shards the store has once it is complete.
+    """
+    with locked(folder):
+        images, failures = 0, []
+        marks = commit_marks(folder)
+        for mark in marks:
+            content = read_json(mark, "a shard's commit mark")
+            images += len(content["image_ids"])
+            failures += content["failures"]
+        with replacing(folder / FAILURES) as file:
+            for failure in failures:
+                file.write(json.dumps(failure, sort_keys=True).encode() + b"\n")
+        summary = {"complete": len(marks) >= planned_shards, "counts": _counts(images, len(failures), len(marks))}
+        write_json(folder / MANIFEST, {**manifest, **summary})
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -143,31 +165,82 @@ def write_json(path: Path, content: Any) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BufferedWriter]:
     """A file to write that takes its name only when it is whole and on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _temporary(path) as file:
+        yield file
+    _put(file.name, path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a store to ourselves, against other processes. A process that dies lets go of it."""
+    with open(folder / ".lock", "wb") as file:
+        with suppress(OSError):  # a file system without locks: then one process at a time is the user's business
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[BufferedWriter]:
+    """A hidden file beside `path`, on disk at the end, removed when something goes wrong."""
+    name = path.with_name(f".{path.name}{_owner()}{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with name.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _put(temporary: str | Path, path: Path) -> None:
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the name, too, has to reach the disk
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-def _stack(regions: Sequence[Regions], num_regions: int, feature_dim: int, dtype: np.dtype) -> dict[str, np.ndarray]:
-    shapes = {"features": (num_regions, feature_dim), "boxes": (num_regions, 4), "image_sizes": (2,)}
-    types = {"features": dtype, "object_ids": np.dtype(np.int32), "attribute_ids": np.dtype(np.int32)}
-    types["image_sizes"] = np.dtype(np.int32)
+def _owner() -> str:
+    """Marks temporary files of this machine; their process id follows."""
+    return f".{platform.node().replace('.', '-')}."
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed."""
+    for path in folder.glob(f".*{_owner()}*.tmp"):
+        try:
+            os.kill(int(path.name.split(".")[-2]), 0)
+        except (ProcessLookupError, ValueError):
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # somebody else's, and alive
+
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay the same when a store grows. Photos may have moved, but not to a folder of another name."""
+    keys = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")
+    roots = [os.path.basename(root) for root in manifest["image_roots"]]
+    return {**{key: manifest.get(key) for key in keys}, "images": roots}
+
+
+def _counts(images: int, failures: int, shards: int) -> dict[str, int]:
+    return {"images": images, "failures": failures, "shards": shards}
+
+
+def _stack(rows: ShardRows, num_regions: int, feature_dim: int, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """The arrays of a shard, each (n, …)."""
     arrays = {}
-    for name in TENSORS:
-        array = np.empty((len(regions), *shapes.get(name, (num_regions,))), types.get(name, np.dtype(np.float32)))
-        for row, one in enumerate(regions):
-            array[row] = one.image_size if name == "image_sizes" else getattr(one, name)
+    for name, (shape, fixed) in tensor_shapes(num_regions, feature_dim).items():
+        array = np.empty((len(rows.regions), *shape), fixed or dtype)
+        for row, one in enumerate(rows.regions):
+            value = one.image_size if name == "image_sizes" else getattr(one, name)
+            if np.shape(value) != shape:
+                raise PipelineError(f"{rows.image_ids[row]}: {name} of shape {np.shape(value)}, expected {shape}")
+            with np.errstate(over="ignore"):
+                array[row] = value
+            if not np.isfinite(array[row]).all():
+                raise PipelineError(f"{rows.image_ids[row]}: {name} that are not finite numbers as {array.dtype}")
         arrays[name] = array
     return arrays

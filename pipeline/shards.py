@@ -5,7 +5,7 @@ Opening a store reads no features; they are memory-mapped and paged in as they a
 """
 
 import json
-import struct
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,33 +21,27 @@ FORMAT = "scan-pipeline/shards"
 VERSION = 1
 MANIFEST = "manifest.json"
 DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
-TENSORS = (  # every shard holds these, in this order
-    "features",  # (n, K, D) float16 or float32
-    "boxes",  # (n, K, 4) float32
-    "object_ids",  # (n, K) int32
-    "object_scores",  # (n, K) float32
-    "attribute_ids",  # (n, K) int32
-    "attribute_scores",  # (n, K) float32
-    "image_sizes",  # (n, 2) int32: height, width
-)
 EXTRACT_AGAIN = "delete its .json and run the extraction again"
 
 
 class Shard:
     """One committed shard: its rows and its memory-mapped tensors."""
 
-    def __init__(self, mark: Path, roots: Sequence[str]):
+    def __init__(self, mark: Path, manifest: Mapping[str, Any]):
         self.mark = mark
         self.path = mark.with_suffix(".safetensors")
+        self._manifest = manifest
         content = read_json(mark, "a shard's commit mark")
         try:
             self.image_ids: list[str] = content["image_ids"]
             self.failures: list[dict[str, str]] = content["failures"]
             self.sha256: str = content["sha256"]
             self._paths: list[str | None] = content["paths"]
-            self._roots = [roots[index] if roots else "" for index in content["roots"]]
-        except (KeyError, TypeError, IndexError) as error:
-            raise PipelineError(f"{mark}: no {error} in it; expected a shard's commit mark; extract again") from error
+            self._roots: list[int] = content["roots"]
+            if not len(self.image_ids) == len(self._paths) == len(self._roots):
+                raise ValueError(f"{len(self.image_ids)} ids, {len(self._paths)} paths, {len(self._roots)} roots")
+        except (KeyError, TypeError, ValueError) as error:
+            raise PipelineError(f"{mark}: not a shard's commit mark ({error!r}); {EXTRACT_AGAIN}") from error
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -56,27 +50,45 @@ class Shard:
     def tensors(self) -> dict[str, np.ndarray]:
         """Memory maps by name, each (n, …)."""
         maps = map_safetensors(self.path)
-        for name in TENSORS:
-            if name not in maps or len(maps[name]) != len(self):
-                found = f"{len(maps[name])} rows of" if name in maps else "no"
-                raise PipelineError(f"{self.path}: {found} {name}, expected {len(self)} rows; {EXTRACT_AGAIN}")
+        shapes = tensor_shapes(self._manifest["num_regions"], self._manifest["feature_dim"])
+        for name, (shape, dtype) in shapes.items():
+            expected = (len(self), *shape), np.dtype(dtype or self._manifest["dtype"])
+            found = (maps[name].shape, maps[name].dtype) if name in maps else None
+            if found != expected:
+                what = f"{name} {found[0]} {found[1]}" if found else f"no {name}"
+                raise PipelineError(f"{self.path}: found {what}, expected {expected[0]} {expected[1]}; {EXTRACT_AGAIN}")
         return maps
 
     def regions(self, row: int) -> Regions:
         """Everything about the image in a row, read from disk."""
-        values = {name: np.array(self.tensors[name][row]) for name in TENSORS if name != "image_sizes"}
-        height, width = self.tensors["image_sizes"][row].tolist()
+        values = {name: np.array(array[row]) for name, array in self.tensors.items()}
+        height, width = values.pop("image_sizes").tolist()
         return Regions(**values, image_size=(height, width))
 
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Features of some rows: (B,) -> (B, K, D)."""
-        return self.tensors["features"][rows]
+    def boxes(self, row: int) -> np.ndarray:
+        """Boxes of the image in a row: (K, 4)."""
+        return np.array(self.tensors["boxes"][row])
+
+    def image_size(self, row: int) -> tuple[int, int]:
+        """(height, width) of the image in a row."""
+        height, width = self.tensors["image_sizes"][row].tolist()
+        return height, width
+
+    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """Copy the features of some rows to their places: (B,) -> out (…, K, D)."""
+        features = self.tensors["features"]
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            out[place] = features[row]
 
     def image_path(self, row: int) -> Path | None:
-        """The photo, if it is still where it was extracted from."""
-        name = self._paths[row]
-        path = None if name is None else Path(self._roots[row], name)
-        return path if path is not None and path.is_file() else None
+        """The photo, if it is still where it was extracted from. Never a path that leads out of the image folder."""
+        name, roots = self._paths[row], self._manifest["image_roots"]
+        if name is None or not 0 <= self._roots[row] < len(roots):
+            return None
+        if name.startswith("/") or ".." in name.split("/"):
+            return None
+        path = Path(roots[self._roots[row]], name)
+        return path if path.is_file() else None
 
 
 class _Images(Mapping[str, Regions]):
@@ -121,15 +133,35 @@ class _Images(Mapping[str, Regions]):
         part, local = self._locate(row)
         return part.image_path(local)
 
+    def image_size(self, row: int) -> tuple[int, int]:
+        """(height, width) in pixels of the photo in a row; (0, 0) where it is unknown."""
+        part, local = self._locate(row)
+        return part.image_size(local)
+
+    def boxes(self, row: int) -> np.ndarray:
+        """Boxes of the image in a row, without its features: (K, 4) float32 XYXY."""
+        part, local = self._locate(row)
+        return part.boxes(local)
+
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Features of some rows, in the stored type: (B,) -> (B, K, D). Reads nothing else."""
+        """Features of some rows, in the stored type: (B,) -> (B, K, D). Reads nothing else.
+
+        Raises:
+            IndexError: a row that is not there; negative ones are not.
+        """
         rows = np.asarray(rows)
         out = np.empty((len(rows), self.num_regions, self.feature_dim), self.dtype)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        self.take(rows, out, np.arange(len(rows)))
+        return out
+
+    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """As `gather`, into places of an array."""
         part_of = np.searchsorted(self._starts, rows, side="right") - 1
         for index in np.unique(part_of):
-            here = part_of == index
-            out[here] = self._parts[index].gather(rows[here] - self._starts[index])
-        return out
+            here = np.flatnonzero(part_of == index)
+            self._parts[index].take(rows[here] - self._starts[index], out, places[here])
 
     def _locate(self, row: int) -> tuple["Shard | Store", int]:
         if not 0 <= row < len(self):
@@ -151,7 +183,7 @@ class Store(_Images):
         self.object_names: list[str] = self.manifest["object_names"]
         self.attribute_names: list[str] = self.manifest["attribute_names"]
         self.has_boxes: bool = self.manifest["has_boxes"]
-        self.shards = [Shard(mark, self.manifest["image_roots"]) for mark in commit_marks(path)]
+        self.shards = [Shard(mark, self.manifest) for mark in commit_marks(path)]
         super().__init__(self.shards, f"in two shards of {path}; scan-pipeline inspect {path} says more")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -164,7 +196,9 @@ class StoreCollection(_Images):
     def __init__(self, stores: Sequence[Store]):
         self.stores = list(stores)
         first = self.stores[0]
-        self.num_regions, self.feature_dim, self.dtype = first.num_regions, first.feature_dim, first.dtype
+        self.num_regions, self.feature_dim = first.num_regions, first.feature_dim
+        self.dtype = np.result_type(*(store.dtype for store in self.stores))
+        self.has_boxes = all(store.has_boxes for store in self.stores)
         self.object_names, self.attribute_names = first.object_names, first.attribute_names
         self.extraction = first.extraction
         names = ", ".join(str(store.path) for store in self.stores)
@@ -236,12 +270,25 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         PipelineError: not there, or not JSON.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path}: not readable as {what} ({error}); run the extraction again") from error
-    if not isinstance(content, dict):
-        raise PipelineError(f"{path}: found a {type(content).__name__}, expected {what}")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"found a {type(content).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"{path}: not readable as {what} ({error}); delete it and make it again") from error
     return content
+
+
+def tensor_shapes(num_regions: int, feature_dim: int) -> dict[str, tuple[tuple[int, ...], type | None]]:
+    """What a shard holds, in this order: shape of a row and type; None is the type of the store's features."""
+    return {
+        "features": ((num_regions, feature_dim), None),
+        "boxes": ((num_regions, 4), np.float32),
+        "object_ids": ((num_regions,), np.int32),
+        "object_scores": ((num_regions,), np.float32),
+        "attribute_ids": ((num_regions,), np.int32),
+        "attribute_scores": ((num_regions,), np.float32),
+        "image_sizes": ((2,), np.int32),  # height, width
+    }
 
 
 def map_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -251,23 +298,22 @@ def map_safetensors(path: Path) -> dict[str, np.ndarray]:
         PipelineError: missing, truncated, or with a header that does not fit the file.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ValueError(f"header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        start = 8 + length
-        return {name: _map(path, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        if len(data) < 8:
+            raise ValueError(f"{len(data)} bytes")
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        if start > len(data):
+            raise ValueError(f"header to byte {start} in a file of {len(data)}")
+        header = json.loads(data[8:start].tobytes())
+        return {name: _view(data[start:], entry) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{path}: damaged or truncated ({error}); {EXTRACT_AGAIN}") from error
 
 
-def _map(path: Path, entry: Mapping[str, Any], start: int, size: int) -> np.ndarray:
+def _view(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """One tensor of the file, from the bytes after the header."""
     dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
     first, last = entry["data_offsets"]
-    if first < 0 or start + last > size or last - first != int(np.prod(shape)) * dtype.itemsize:
-        raise ValueError(f"bytes {first} to {last} do not hold {shape} of {dtype} in a file of {size} bytes")
-    if last == first:  # nothing to map
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=start + first, shape=shape)
+    if not 0 <= first <= last <= len(data) or last - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"bytes {first} to {last} of {len(data)} do not hold {shape} {dtype}")
+    return data[first:last].view(dtype).reshape(shape)
