@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from detector.errors import DetectorError
 
+STRIDE = 16  # pixels of the resized image per cell of the res4 feature map
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -49,11 +50,6 @@ class DetectorConfig:
         for field in ("rpn_pre_nms", "rpn_post_nms", "min_size", "max_size", "width", "num_objects"):
             if getattr(self, field) < 1:
                 raise DetectorError(f"{field} {getattr(self, field)}: expected at least 1")
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the resized image per cell of the res4 feature map."""
-        return 16
 
     @property
     def bottleneck(self) -> bool:

@@ -122,14 +122,16 @@ class RegionExtractor:
         batch = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         features = self.model.backbone(batch)["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
-        proposals = self.model.proposals(features, sizes, [image.scale for image in images])
+        proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
         predictions = self.model.predict(features, proposals)
         return [self._keep(*parts) for parts in zip(images, proposals, predictions, strict=True)]
 
     def _keep(self, image: PreparedImage, proposals: Tensor, predictions: Predictions) -> Regions:
         """Selection, and boxes in pixels of the original image."""
         if self.selection == "caffe":
-            selected = select_caffe(proposals / image.scale, predictions.class_probabilities, self.num_regions)
+            y, x = image.scale
+            original = proposals / proposals.new_tensor([x, y, x, y])
+            selected = select_caffe(original, predictions.class_probabilities, self.num_regions)
             boxes = selected.boxes
         else:
             selected = self._maxclass(image, proposals, predictions)

@@ -96,6 +96,7 @@ def _config(tensors: Mapping[str, Tensor], path: str, *, caffe: bool) -> Detecto
     known: dict[str, Any] = {
         "depth": _depth(tensors, path),
         "width": tensors["backbone.stem.conv1.weight"].shape[0] if "backbone.stem.conv1.weight" in tensors else 64,
+        "rpn_channels": tensors[f"{OBJECTNESS}.weight"].shape[1],
         "num_objects": objects,
         "num_attributes": 0 if attributes is None else attributes.shape[0] - 1,
     }

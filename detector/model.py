@@ -19,7 +19,7 @@ from detector.boxes import (
     inclusive_cell_anchors,
     nms_boxes,
 )
-from detector.config import BLOCKS, DetectorConfig
+from detector.config import BLOCKS, STRIDE, DetectorConfig
 from detector.detectron2_compat import prepare_detectron2
 
 prepare_detectron2()
@@ -125,7 +125,7 @@ class FasterRCNN(nn.Module):
         batch, _, height, width = logits.shape
         scores = logits.permute(0, 2, 3, 1).reshape(batch, -1)  # (B, H * W * A)
         deltas = deltas.view(batch, -1, 4, height, width).permute(0, 3, 4, 1, 2).reshape(batch, -1, 4)
-        anchors = grid_anchors(self.cell_anchors, height, width, self.config.stride)
+        anchors = grid_anchors(self.cell_anchors, height, width, STRIDE)
         results = []
         for index in range(batch):
             results.append(
@@ -165,7 +165,7 @@ class FasterRCNN(nn.Module):
 
     def _region_features(self, features: Tensor, rois: Tensor) -> Tensor:
         size = self.config.pooled_size
-        pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / self.config.stride)
+        pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / STRIDE)
         pooled = pooled.contiguous(memory_format=torch.channels_last)
         return self.roi_heads.res5(pooled).mean((2, 3)).float()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from detector.config import DetectorConfig
+from detector.config import STRIDE, DetectorConfig
 from detector.errors import DetectorError
 
 
@@ -27,12 +27,14 @@ class PreparedImage:
     """A resized image, ready for the network."""
 
     pixels: np.ndarray  # (h, w, 3) float32, BGR minus the mean
-    scale: float  # resized / original
+    scale: tuple[float, float]  # resized / original, of (y, x); they differ only where a side was stretched
     image_size: tuple[int, int]  # (height, width) of the original
 
 
 def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
     """Subtract the mean, then resize bilinearly: the short side to `min_size` unless the long side passes `max_size`.
+
+    Extreme aspect ratios would leave nothing of the short side: it is stretched to one cell of the feature map.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -45,9 +47,6 @@ def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
     height, width = image.shape[:2]
     scale = min(settings.min_size / min(height, width), settings.max_size / max(height, width))
     centered = image.astype(np.float32) - np.asarray(settings.pixel_mean, dtype=np.float32)
-    if round(min(height, width) * scale) < 1:  # a side would vanish: keep one pixel of it
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(centered, size, interpolation=cv2.INTER_LINEAR)
-    else:
-        pixels = cv2.resize(centered, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    return PreparedImage(pixels, scale, (height, width))
+    x, y = max(scale, STRIDE / width), max(scale, STRIDE / height)
+    pixels = cv2.resize(centered, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)
+    return PreparedImage(pixels, (y, x), (height, width))

@@ -68,4 +68,4 @@ def _config(values: dict[str, Any], path: Path) -> ModelConfig:
     known = {field.name for field in fields(ModelConfig)}
     if unknown := sorted(values.keys() - known):
         raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
-    return replace(ModelConfig(), **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return replace(ModelConfig(), **values)

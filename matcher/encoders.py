@@ -31,7 +31,7 @@ class ImageEncoder(nn.Module):
         nn.init.uniform_(self.fc.weight, -bound, bound)
         nn.init.zeros_(self.fc.bias)
         if config.image_weight_norm:
-            weight_norm(self.fc, dim=None)
+            weight_norm(self.fc, dim=None)  # type: ignore[arg-type]  # one length for the whole matrix, as published
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, D) -> (B, K, E) float32."""

@@ -51,7 +51,7 @@ def _sentence(text: str) -> list[str]:
         # The sentence's own period: nothing but closing marks may follow it.
         last = all(later.group() in "'\")]}>”’»" for later in matches[number + 1 :])
         period = last and len(word) > 1 and word.endswith(".") and not word.endswith("..")
-        tokens += _split_clitics(word[:-1]) + ["."] if period else _split_clitics(word)
+        tokens += [*_split_clitics(word[:-1]), "."] if period else _split_clitics(word)
     return tokens
 
 

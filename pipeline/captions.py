@@ -127,7 +127,7 @@ def _read_coco(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mappin
 
 
 def _read_karpathy(images: Sequence[Mapping[str, Any]]) -> list[Caption]:
-    captions = []
+    captions: list[Caption] = []
     for image in images:
         name = "/".join(part for part in (image.get("filepath", ""), image["filename"]) if part)
         image_id = image.get("cocoid", image.get("imgid", name))

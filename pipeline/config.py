@@ -151,7 +151,7 @@ def _known(config: DictConfig, dotted: str) -> bool:
             return False
         if not dataclasses.is_dataclass(OmegaConf.get_type(node)):
             return True
-        if part not in node._content:  # type: ignore[operator]
+        if part not in node._content:
             return False
         node = node._get_node(part)
     return True

@@ -217,9 +217,10 @@ def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollect
     """The regions that the words of a sentence attend to most, their attention averaged over the words."""
     features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
     with torch.inference_mode():
-        words, lengths = run.model.encode_captions([query])
-        weights = run.model.attention(run.model.encode_images(features), words, lengths)  # (1, 1, L, K)
-    shares = weights[0, 0].mean(0).cpu().numpy()  # (K,)
+        words, _ = run.model.encode_captions([query])
+        weights = run.model.attention(run.model.encode_images(features)[0], words[0])  # (L, K)
+    shares = weights.sum(0).cpu().numpy()  # (K,)
+    shares = shares / shares.sum()
     boxes = []
     for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
         xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])

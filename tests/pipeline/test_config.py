@@ -59,7 +59,8 @@ def test_mistakes_are_named_as_the_user_wrote_them(override: str, message: str) 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("a: [", "not readable as YAML"), ("- 1", "expected a mapping"), ("nope: 1", "unknown key nope")]
+    ("content", "message"),
+    [("a: [", "not readable as YAML"), ("- 1", "expected a mapping"), ("nope: 1", "unknown key nope")],
 )
 def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
@@ -72,7 +73,7 @@ def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None
 def test_presets_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_preset("coco_i2t_lse", "train").is_file()
-    with pytest.raises(PipelineError, match="neither a file nor a preset; presets are: .*f30k_t2i_avg"):
+    with pytest.raises(PipelineError, match=r"neither a file nor a preset; presets are: .*f30k_t2i_avg"):
         find_preset("coco_i2t", "train")
     with pytest.raises(PipelineError, match=r"mine\.yaml: no such configuration file"):
         find_preset("mine.yaml", "train")

@@ -1,0 +1,203 @@
+"""The full-size network against numbers of an independent implementation (LXMERT's pure-PyTorch model).
+
+Bounds: boxes 0.05 px, probabilities 1e-3, features 1e-2.
+"""
+
+import importlib.util
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detector.boxes import inclusive_cell_anchors
+from detector.extractor import RegionExtractor
+from detector.model import FasterRCNN, Predictions
+from detector.preprocess import PreparedImage
+from detector.weights import load_weights
+
+PHOTOS = [f"COCO_train2014_000000{number}.jpg" for number in (131486, 132417, 573195)]
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
+
+
+@dataclass
+class Forward:
+    """One pass of the network over one photo, kept so that every test can look at it."""
+
+    image: PreparedImage
+    features: Tensor
+    proposals: Tensor
+    predictions: Predictions
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def state(shared: Path) -> dict[str, Tensor]:
+    return load_module(shared / "reference" / "standin_checkpoint.py").state_dict()
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(shared / "reference" / "detector_golden.npz"))
+
+
+@pytest.fixture(scope="module")
+def extractors(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegionExtractor]:
+    """Both selection rules, the weights read from an LXMERT file."""
+    path = tmp_path_factory.mktemp("lxmert") / "pytorch_model.bin"
+    torch.save(state, path)
+    return {rule: RegionExtractor.from_weights(path, selection=rule, device="cpu") for rule in ("caffe", "maxclass")}
+
+
+@pytest.fixture(scope="module")
+def forwards(extractors: dict[str, RegionExtractor], shared: Path) -> dict[str, Forward]:
+    extractor = extractors["caffe"]
+    found = {}
+    with torch.inference_mode():
+        for name in PHOTOS:
+            image = extractor.prepare(cv2.imread(str(shared / "data/bottom_up/images" / name)))
+            features = backbone(extractor.model, image)
+            proposals = extractor.model.proposals(features, [image.pixels.shape[:2]], image.scale[:1])
+            found[name] = Forward(image, features, proposals[0], extractor.model.predict(features, proposals)[0])
+    return found
+
+
+def backbone(model: FasterRCNN, image: PreparedImage) -> Tensor:
+    return model.backbone(torch.from_numpy(image.pixels).permute(2, 0, 1)[None])["res4"]
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_proposals_and_head_agree(forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str) -> None:
+    found = forwards[name]
+    np.testing.assert_allclose(found.proposals, golden[f"{name}/proposals_resized"], atol=0.05)
+    wanted = golden[f"{name}/class_probs"][:, :-1]
+    np.testing.assert_allclose(found.predictions.class_probabilities, wanted, atol=1e-3)
+    np.testing.assert_allclose(found.predictions.features.mean(0), golden[f"{name}/pooled_mean"], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_caffe_selection_agrees(
+    extractors: dict[str, RegionExtractor], forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str
+) -> None:
+    found = forwards[name]
+    regions = extractors["caffe"]._keep(found.image, found.proposals, found.predictions)
+    # The same proposals, compared as a set: some tie exactly in confidence.
+    wanted = np.argsort(golden[f"{name}/caffe/region_index"])
+    order = np.lexsort(regions.boxes.T)
+    wanted = np.lexsort(golden[f"{name}/caffe/boxes"].T)
+    np.testing.assert_allclose(regions.boxes[order], golden[f"{name}/caffe/boxes"][wanted], atol=0.05)
+    np.testing.assert_allclose(regions.features[order], golden[f"{name}/caffe/features"][wanted], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_maxclass_selection_agrees(
+    extractors: dict[str, RegionExtractor], forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str
+) -> None:
+    found = forwards[name]
+    regions = extractors["maxclass"]._keep(found.image, found.proposals, found.predictions)
+    key = f"{name}/maxclass"
+    np.testing.assert_array_equal(regions.object_ids, golden[f"{key}/object_ids"])
+    np.testing.assert_array_equal(regions.attribute_ids, golden[f"{key}/attribute_ids"])
+    np.testing.assert_allclose(regions.boxes, golden[f"{key}/boxes"], atol=0.05)
+    np.testing.assert_allclose(regions.object_scores, golden[f"{key}/object_probs"], atol=1e-3)
+    np.testing.assert_allclose(regions.attribute_scores, golden[f"{key}/attribute_probs"], atol=1e-3)
+    np.testing.assert_allclose(regions.features, golden[f"{key}/features"], atol=1e-2)
+
+
+def test_the_airsplay_layout_gives_the_same_network(
+    state: dict[str, Tensor], extractors: dict[str, RegionExtractor], tmp_path: Path
+) -> None:
+    arrays = {
+        name: tensor.numpy()
+        for name, tensor in state.items()
+        if "num_batches_tracked" not in name and "cell_anchors" not in name
+    }
+    with (tmp_path / "faster_rcnn_from_caffe_attr.pkl").open("wb") as file:
+        pickle.dump({"model": arrays}, file)
+    weights = load_weights(tmp_path / "faster_rcnn_from_caffe_attr.pkl")
+    assert weights.layout == "airsplay"
+    for name, tensor in extractors["caffe"].model.state_dict().items():
+        torch.testing.assert_close(weights.tensors[name], tensor.contiguous(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def milvlg(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> FasterRCNN:
+    """The same numbers in the MILVLG layout."""
+    path = tmp_path_factory.mktemp("milvlg") / "bua-caffe-frcn-r101-k36.pth"
+    rewrite = load_module(Path(__file__).with_name("test_weights.py")).to_milvlg
+    torch.save({"model": rewrite(state)}, path)
+    weights = load_weights(path)
+    model = FasterRCNN(weights.config)
+    model.load_state_dict(weights.tensors)
+    return model.eval()
+
+
+def test_milvlg_head_agrees_on_the_golden_proposals(
+    milvlg: FasterRCNN, forwards: dict[str, Forward], golden: dict[str, np.ndarray]
+) -> None:
+    name = PHOTOS[0]
+    proposals = torch.from_numpy(golden[f"{name}/proposals_resized"])[:64]
+    with torch.inference_mode():
+        found = milvlg.predict(forwards[name].features, [proposals])[0]
+    np.testing.assert_allclose(found.class_probabilities, golden[f"{name}/class_probs"][:64, :-1], atol=1e-3)
+    np.testing.assert_allclose(found.features, forwards[name].predictions.features[:64], atol=1e-2)
+    np.testing.assert_array_equal(
+        found.attribute_probabilities.argmax(1), forwards[name].predictions.attribute_probabilities[:64].argmax(1)
+    )
+
+
+def test_milvlg_proposals_agree_with_a_plain_loop(milvlg: FasterRCNN, forwards: dict[str, Forward]) -> None:
+    found = forwards[PHOTOS[0]]
+    height, width = found.image.pixels.shape[:2]
+    with torch.inference_mode():
+        logits, deltas = milvlg.proposal_generator.rpn_head([found.features])
+        proposals = milvlg.proposals(found.features, [(height, width)], found.image.scale[:1])[0]
+    wanted = plain_caffe_proposals(logits[0][0].numpy(), deltas[0][0].numpy(), height, width, found.image.scale[0])
+    np.testing.assert_allclose(proposals[: len(wanted)].numpy(), wanted, atol=0.05)
+
+
+def plain_caffe_proposals(logits: np.ndarray, deltas: np.ndarray, height: int, width: int, scale: float) -> np.ndarray:
+    """The first proposals of Caffe's layer, one anchor after another. logits (A, H, W), deltas (4 A, H, W)."""
+    cells = inclusive_cell_anchors((64, 128, 256, 512), (0.5, 1.0, 2.0)).numpy()
+    rows = []
+    for y in range(logits.shape[1]):
+        for x in range(logits.shape[2]):
+            for index, cell in enumerate(cells):
+                x1, y1, x2, y2 = cell + 16 * np.array([x, y, x, y])
+                w, h = x2 - x1 + 1, y2 - y1 + 1
+                dx, dy, dw, dh = deltas[4 * index : 4 * index + 4, y, x]
+                cx, cy = dx * w + x1 + w / 2, dy * h + y1 + h / 2
+                limit = math.log(1000 / 16)
+                w, h = math.exp(min(dw, limit)) * w, math.exp(min(dh, limit)) * h
+                box = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+                box = np.clip(box, 0, [width - 1, height - 1, width - 1, height - 1])
+                if (box[2:] - box[:2] + 1 >= 16 * scale).all():
+                    rows.append((logits[index, y, x], box))
+    rows.sort(key=lambda row: -row[0])
+    kept: list[np.ndarray] = []
+    for _, box in rows[:6000]:
+        if all(inclusive_iou(box, other) <= 0.7 for other in kept):
+            kept.append(box)
+        if len(kept) == 100:
+            break
+    return np.array(kept)
+
+
+def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1
+    overlap = sides.clip(0).prod()
+    return overlap / ((a[2:] - a[:2] + 1).prod() + (b[2:] - b[:2] + 1).prod() - overlap)
