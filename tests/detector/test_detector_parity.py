@@ -80,12 +80,28 @@ def backbone(model: FasterRCNN, image: PreparedImage) -> Tensor:
     return model.backbone(torch.from_numpy(image.pixels).permute(2, 0, 1)[None])["res4"]
 
 
+def matched(found: np.ndarray, wanted: np.ndarray, *, further: int = 2) -> np.ndarray:
+    """For each wanted box the row found that has it, no row twice.
+
+    Scores that differ in the seventh digit (another BLAS, another instruction set) may swap neighbours in the
+    ranking, and exact ties stand in any order: rows may lie `further` places apart, not more.
+    """
+    assert found.shape == wanted.shape
+    distance = np.abs(found[None] - wanted[:, None]).max(-1)  # (wanted, found)
+    places = np.arange(len(wanted))
+    near = np.abs(places[None] - places[:, None]) <= further
+    rows = np.where(near, distance, np.inf).argmin(1)
+    assert len(set(rows.tolist())) == len(rows), "one box stands for two"
+    np.testing.assert_allclose(found[rows], wanted, atol=0.05)
+    return rows
+
+
 @pytest.mark.parametrize("name", PHOTOS)
 def test_proposals_and_head_agree(forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str) -> None:
     found = forwards[name]
-    np.testing.assert_allclose(found.proposals, golden[f"{name}/proposals_resized"], atol=0.05)
+    rows = matched(found.proposals.numpy(), golden[f"{name}/proposals_resized"])
     wanted = golden[f"{name}/class_probs"][:, :-1]
-    np.testing.assert_allclose(found.predictions.class_probabilities, wanted, atol=1e-3)
+    np.testing.assert_allclose(found.predictions.class_probabilities[rows], wanted, atol=1e-3)
     np.testing.assert_allclose(found.predictions.features.mean(0), golden[f"{name}/pooled_mean"], atol=1e-2)
 
 
@@ -95,12 +111,8 @@ def test_caffe_selection_agrees(
 ) -> None:
     found = forwards[name]
     regions = extractors["caffe"]._keep(found.image, found.proposals, found.predictions)
-    # The same proposals, compared as a set: some tie exactly in confidence.
-    wanted = np.argsort(golden[f"{name}/caffe/region_index"])
-    order = np.lexsort(regions.boxes.T)
-    wanted = np.lexsort(golden[f"{name}/caffe/boxes"].T)
-    np.testing.assert_allclose(regions.boxes[order], golden[f"{name}/caffe/boxes"][wanted], atol=0.05)
-    np.testing.assert_allclose(regions.features[order], golden[f"{name}/caffe/features"][wanted], atol=1e-2)
+    rows = matched(regions.boxes, golden[f"{name}/caffe/boxes"], further=36)
+    np.testing.assert_allclose(regions.features[rows], golden[f"{name}/caffe/features"], atol=1e-2)
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -110,12 +122,12 @@ def test_maxclass_selection_agrees(
     found = forwards[name]
     regions = extractors["maxclass"]._keep(found.image, found.proposals, found.predictions)
     key = f"{name}/maxclass"
-    np.testing.assert_array_equal(regions.object_ids, golden[f"{key}/object_ids"])
-    np.testing.assert_array_equal(regions.attribute_ids, golden[f"{key}/attribute_ids"])
-    np.testing.assert_allclose(regions.boxes, golden[f"{key}/boxes"], atol=0.05)
-    np.testing.assert_allclose(regions.object_scores, golden[f"{key}/object_probs"], atol=1e-3)
-    np.testing.assert_allclose(regions.attribute_scores, golden[f"{key}/attribute_probs"], atol=1e-3)
-    np.testing.assert_allclose(regions.features, golden[f"{key}/features"], atol=1e-2)
+    rows = matched(regions.boxes, golden[f"{key}/boxes"])
+    np.testing.assert_array_equal(regions.object_ids[rows], golden[f"{key}/object_ids"])
+    np.testing.assert_array_equal(regions.attribute_ids[rows], golden[f"{key}/attribute_ids"])
+    np.testing.assert_allclose(regions.object_scores[rows], golden[f"{key}/object_probs"], atol=1e-3)
+    np.testing.assert_allclose(regions.attribute_scores[rows], golden[f"{key}/attribute_probs"], atol=1e-3)
+    np.testing.assert_allclose(regions.features[rows], golden[f"{key}/features"], atol=1e-2)
 
 
 def test_the_airsplay_layout_gives_the_same_network(
@@ -154,9 +166,11 @@ def test_milvlg_head_agrees_on_the_golden_proposals(
     with torch.inference_mode():
         found = milvlg.predict(forwards[name].features, [proposals])[0]
     np.testing.assert_allclose(found.class_probabilities, golden[f"{name}/class_probs"][:64, :-1], atol=1e-3)
-    np.testing.assert_allclose(found.features, forwards[name].predictions.features[:64], atol=1e-2)
+    rows = matched(forwards[name].proposals.numpy(), golden[f"{name}/proposals_resized"])[:64]
+    same = forwards[name].predictions
+    np.testing.assert_allclose(found.features, same.features[rows], atol=1e-2)
     np.testing.assert_array_equal(
-        found.attribute_probabilities.argmax(1), forwards[name].predictions.attribute_probabilities[:64].argmax(1)
+        found.attribute_probabilities.argmax(1), same.attribute_probabilities[rows].argmax(1)
     )
 
 
@@ -167,7 +181,7 @@ def test_milvlg_proposals_agree_with_a_plain_loop(milvlg: FasterRCNN, forwards: 
         logits, deltas = milvlg.proposal_generator.rpn_head([found.features])
         proposals = milvlg.proposals(found.features, [(height, width)], found.image.scale[:1])[0]
     wanted = plain_caffe_proposals(logits[0][0].numpy(), deltas[0][0].numpy(), height, width, found.image.scale[0])
-    np.testing.assert_allclose(proposals[: len(wanted)].numpy(), wanted, atol=0.05)
+    matched(proposals[: len(wanted)].numpy(), wanted)
 
 
 def plain_caffe_proposals(logits: np.ndarray, deltas: np.ndarray, height: int, width: int, scale: float) -> np.ndarray:

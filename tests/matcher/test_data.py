@@ -1,0 +1,73 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from matcher.data import Batches, CaptionedImages
+from matcher.errors import MatcherError
+from matcher.vocabulary import Vocabulary
+from tests.toy import ArraySource, toy_world
+
+
+def batches(size: int = 7, images: int = 10) -> Batches:
+    world = toy_world(images)
+    return Batches(world, Vocabulary.build(world.captions, 1), size, seed=3)
+
+
+def test_an_epoch_shows_every_caption_once_with_its_own_image() -> None:
+    made = batches()
+    world, words = made.data, Vocabulary.build(made.data.captions, 1).words
+    seen = []
+    for batch in made.epoch(0):
+        assert batch.features.dtype == torch.float16
+        assert len(batch.features) == len(batch.image_of_caption.unique())
+        for row, (tokens, length) in enumerate(zip(batch.tokens, batch.lengths, strict=True)):
+            assert not tokens[length:].any()
+            text = " ".join(words[token] for token in tokens[1 : length - 1])
+            caption = world.captions.index(text)
+            image = world.image_of_caption[caption]
+            if world.captions.count(text) == 1:
+                np.testing.assert_array_equal(
+                    batch.features[batch.image_of_caption[row]], world.source.gather(np.array([image]))[0]
+                )
+            seen.append(text)
+    assert sorted(seen) == sorted(world.captions)
+
+
+def test_order_depends_on_seed_and_epoch_alone_and_can_be_entered_anywhere() -> None:
+    def tokens(epoch: int, start: int = 0) -> list[list[int]]:
+        return [batch.tokens.tolist() for batch in batches().epoch(epoch, start)]
+
+    assert tokens(1) == tokens(1)
+    assert tokens(0) != tokens(1)
+    assert tokens(1, start=2) == tokens(1)[2:]
+
+
+@pytest.mark.parametrize(("size", "steps"), [(20, 1), (19, 1), (18, 2), (7, 3), (64, 1)])
+def test_a_last_batch_of_one_caption_is_left_out(size: int, steps: int) -> None:
+    made = batches(size)
+    assert len(made) == steps == len(list(made.epoch(0)))
+
+
+def test_an_epoch_left_early_stops_its_thread() -> None:
+    for _ in batches().epoch(0):
+        break
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+def test_an_error_while_reading_reaches_the_caller() -> None:
+    class Broken(ArraySource):
+        def gather(self, rows: np.ndarray) -> np.ndarray:
+            raise OSError("disk gone")
+
+    world = toy_world(10)
+    broken = CaptionedImages(Broken(world.source.features), world.captions, world.image_of_caption, world.rows)  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="disk gone"):
+        list(Batches(broken, Vocabulary.build(world.captions, 1), 4, 0).epoch(0))
+
+
+@pytest.mark.parametrize(("owners", "message"), [([0, 0, 0], "4 captions"), ([0, 0, 1, 2], "beyond the 2"), ([0, 0, 0, -1], "beyond")])
+def test_owners_are_checked(owners: list[int], message: str) -> None:
+    with pytest.raises(MatcherError, match=message):
+        CaptionedImages(ArraySource(np.zeros((2, 1, 1))), list("abcd"), np.array(owners), np.arange(2))

@@ -1,0 +1,98 @@
+"""Tokens and vocabularies."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matcher.errors import MatcherError
+from matcher.tokenizer import tokenize
+from matcher.vocabulary import SPECIAL, Vocabulary
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("Two dogs play by a tree.", "two dogs play by a tree ."),
+        ("A man's dog isn't here", "a man 's dog is n't here"),
+        ("the dogs' bowl", "the dogs ' bowl"),
+        ("2,000 people at 5:30 p.m.", "2,000 people at 5:30 p.m ."),
+        ("A t.v. set", "a t.v. set"),
+        ("red, white and blue", "red , white and blue"),
+        ('a "stop" sign', "a `` stop '' sign"),
+        ("cannot wait... really?!", "can not wait ... really ? !"),
+        ("one. Two.", "one . two ."),
+        ("A black-and-white (spotted) cow", "a black-and-white ( spotted ) cow"),
+        ("rock & roll -- loud", "rock & roll -- loud"),
+        ("café crème 犬", "café crème 犬"),
+        ("", ""),
+        ("  \n ", ""),
+    ],
+)
+def test_treebank_conventions(caption: str, tokens: str) -> None:
+    assert tokenize(caption) == tokens.split()
+
+
+@given(st.text())
+def test_any_text_gives_tokens_without_spaces(text: str) -> None:
+    for token in tokenize(text):
+        assert token
+        assert token.split() == [token]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["coco_precomp", "f30k_precomp"])
+def test_agrees_with_nltk_on_published_captions(shared: Path, name: str) -> None:
+    """The original code tokenised with NLTK. Compared per sentence, as NLTK's sentence splitter needs a download."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    from matcher.tokenizer import _SENTENCE_END
+
+    captions = next((shared / "data/scan" / name).glob("*_caps.txt")).read_text().splitlines()
+    nltk = NLTKWordTokenizer()
+    differing = 0
+    for caption in captions:
+        sentences = _SENTENCE_END.split(caption.lower().strip())
+        differing += tokenize(caption) != [token for text in sentences for token in nltk.tokenize(text)]
+    assert differing <= 3e-4 * len(captions)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "size"), [("coco_precomp", 11_353), ("f30k_precomp", 8_481)])
+def test_published_vocabularies_load_and_know_their_captions(shared: Path, name: str, size: int) -> None:
+    vocabulary = Vocabulary.from_json(shared / "data/scan" / f"{name}_vocab.json")
+    assert len(vocabulary) == size
+    captions = next((shared / "data/scan" / name).glob("*_caps.txt")).read_text().splitlines()
+    ids = [token for caption in captions for token in vocabulary.encode(caption)]
+    assert ids.count(3) / len(ids) < 0.01  # unknown
+
+
+def test_vocabulary_orders_by_count_then_name() -> None:
+    vocabulary = Vocabulary.build(["b a", "b a c", "b d"], min_count=1)
+    assert vocabulary.words == [*SPECIAL, "b", "a", "c", "d"]
+    assert Vocabulary.build(["b a", "b a c", "b d"], min_count=2).words == [*SPECIAL, "b", "a"]
+    assert vocabulary.encode("A b zebra") == [1, 5, 4, 3, 2]
+    assert vocabulary.tokens("A b zebra") == ["<start>", "a", "b", "zebra", "<end>"]
+    assert "d" in vocabulary
+    assert "e" not in vocabulary
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["a", "b", "c", "d"], "starts with"), ([*SPECIAL, "a", "a"], "only 5 different")],
+)
+def test_broken_vocabularies_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(MatcherError, match=message):
+        Vocabulary(words)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", json.dumps({"word2idx": {"<pad>": 7}}), json.dumps({"word2idx": {"a": "x"}})]
+)
+def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "v.json"
+    path.write_text(content)
+    with pytest.raises(MatcherError, match=r"v\.json: not a vocabulary"):
+        Vocabulary.from_json(path)
