@@ -76,12 +76,12 @@ def save_weights(
         object_names, attribute_names: None takes the Visual Genome vocabulary where its size fits.
     """
     objects, attributes = default_names(config)
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(asdict(config)),
-        "object_names": json.dumps(list(object_names or objects)),
-        "attribute_names": json.dumps(list(attribute_names or attributes)),
+    content = {
+        "config": asdict(config),
+        "object_names": list(object_names or objects),
+        "attribute_names": list(attribute_names or attributes),
     }
+    metadata = {FORMAT: json.dumps(content)}  # one entry: safetensors writes several in no fixed order
     temporary = path.with_name(path.name + ".tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
     temporary.replace(path)
@@ -120,17 +120,19 @@ def _load_own(path: Path) -> Weights:
         raise DetectorError(
             f"{path}: damaged or truncated safetensors ({error}); download or convert it again"
         ) from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise DetectorError(f"{path}: safetensors without this project's metadata; expected one of: {LAYOUTS}")
+    content = json.loads(metadata[FORMAT])
     known = {field.name for field in fields(DetectorConfig)}
-    values: dict[str, Any] = json.loads(metadata["config"])
+    values: dict[str, Any] = content["config"]
     if unknown := sorted(values.keys() - known):
         raise DetectorError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     config = replace(DetectorConfig(), **values)
     check_shapes(config, tensors, str(path))
-    names = [json.loads(metadata[key]) for key in ("object_names", "attribute_names")]
-    return Weights(config, tensors, names[0], names[1], "scan-pipeline", _hash(tensors))
+    return Weights(
+        config, tensors, content["object_names"], content["attribute_names"], "scan-pipeline", _hash(tensors)
+    )
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:

@@ -20,11 +20,8 @@ FORMAT = "scan-pipeline/matcher"
 
 def save_model(path: Path, model: SCAN) -> None:
     """Write a model so that the file is either the old or the new one, whole."""
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(asdict(model.config)),
-        "vocabulary": json.dumps(model.vocabulary.words),
-    }
+    # One entry: safetensors writes several in no fixed order, and the same model should be the same bytes.
+    metadata = {FORMAT: json.dumps({"config": asdict(model.config), "vocabulary": model.vocabulary.words})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
 
@@ -42,9 +39,10 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise MatcherError(f"{path}: not readable as a model ({error}); expected one written by train") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise MatcherError(f"{path}: safetensors without this project's metadata; expected a model written by train")
-    model = SCAN(_config(json.loads(metadata["config"]), path), Vocabulary(json.loads(metadata["vocabulary"])))
+    content = json.loads(metadata[FORMAT])
+    model = SCAN(_config(content["config"], path), Vocabulary(content["vocabulary"]))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -105,8 +105,10 @@ class Trainer:
         """One epoch, or what is left of it."""
         self._set_learning_rate(epoch)
         hardest = self.config.hardest_negatives and epoch >= self.config.warmup_epochs
-        waited = time.perf_counter()
         first = self.progress.step % len(self.batches)
+        if hardest and epoch == self.config.warmup_epochs and not first:
+            self.optimizer.state.clear()  # moments of the other loss: they would hold the new one back
+        waited = time.perf_counter()
         for batch in self.batches.epoch(epoch, first):
             got = time.perf_counter()
             loss, norm = self._step(batch.to(self.model.device), hardest)

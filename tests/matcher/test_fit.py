@@ -1,0 +1,150 @@
+"""Training: it learns, it continues bit for bit, it keeps the best."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from matcher.checkpoint import load_model
+from matcher.collection import collection_similarity
+from matcher.config import FitConfig, ModelConfig
+from matcher.data import CaptionedImages
+from matcher.errors import MatcherError
+from matcher.fit import BEST, FitResult, Trainer, fit
+from matcher.metrics import ranks, recalls
+from matcher.progress import read_metrics
+from matcher.state import STATE
+from tests.toy import DIMENSIONS, toy_world
+
+MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)
+RECIPE = FitConfig(
+    epochs=3, batch_size=16, learning_rate=5e-3, decay_epochs=(2,), validate_every=4, min_word_count=1, log_every=2
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def train(run: Path, recipe: FitConfig = RECIPE, model: ModelConfig = MODEL) -> FitResult:
+    return fit(model, recipe, toy_world(40), toy_world(12, seed=5), run, progress=False)
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training dies in the update that would be number `step`."""
+    take = Trainer._step
+
+    def mortal(self: Trainer, *arguments: Any) -> Any:
+        if self.progress.step + 1 == step:
+            raise Killed
+        return take(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", mortal)
+
+
+def rows(run: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "data_wait"} for row in read_metrics(run / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("attention", ["t2i", "i2t"])
+def test_learns_a_small_world(tmp_path: Path, attention: str) -> None:
+    model = dataclasses.replace(MODEL, attention=attention)
+    result = train(tmp_path, dataclasses.replace(RECIPE, epochs=25, decay_epochs=()), model)
+    assert result.best_rsum > 450  # of 600, on unseen images; chance is about 200 with 12
+    best = load_model(tmp_path / BEST)
+    dev = toy_world(12, seed=5)
+    found = recalls(ranks(collection_similarity(best, dev), dev.image_of_caption))
+    assert found.rsum == pytest.approx(result.best_rsum)
+    validations = [row for row in rows(tmp_path) if row["split"] == "dev"]
+    assert max(row["rsum"] for row in validations) == pytest.approx(result.best_rsum)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6, 10, 11, 15])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(step, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed")
+    torch.manual_seed(99)  # another process has other random numbers
+    train(tmp_path / "killed")
+    assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+    states = [torch.load(tmp_path / name / STATE, weights_only=True) for name in ("killed", "whole")]
+    assert states[0].pop("vocabulary") == states[1].pop("vocabulary")
+    torch.testing.assert_close(*states, atol=0, rtol=0)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(tmp_path)
+    monkeypatch.setattr(Trainer, "_step", None)
+    again = train(tmp_path)
+    assert (again.best_rsum, again.steps) == (first.best_rsum, first.steps)
+
+
+def test_seeds_decide(tmp_path: Path) -> None:
+    states = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, dataclasses.replace(RECIPE, seed=seed, epochs=1))
+        states.append((tmp_path / name / BEST).read_bytes())
+    assert states[0] == states[1] != states[2]
+
+
+def test_schedule_and_warmup(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(RECIPE, decay_epochs=(1, 2), decay_factor=0.5, log_every=1))
+    logged = [row for row in rows(tmp_path) if row["split"] == "train"]
+    rate = {row["epoch"]: row["learning_rate"] for row in logged}
+    assert rate == {0: 5e-3, 1: 2.5e-3, 2: 1.25e-3}
+    assert logged[0]["loss"] > 2 * 16 * 0.2 * 3  # all negatives: many margins a caption
+    assert all(row["loss"] <= 2 * 16 * (0.2 + 2) for row in logged if row["epoch"])  # hardest: one each
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=50, learning_rate=1e-12, early_stopping=3)
+    result = train(tmp_path, recipe)
+    validations = [row["step"] for row in rows(tmp_path) if row["split"] == "dev"]
+    assert validations == [4, 5, 8, 10]  # every fourth step and each epoch's end: the first is the best, three more
+    assert (result.best_step, result.steps) == (4, 10)
+
+
+def test_low_precision_trains(tmp_path: Path) -> None:
+    result = train(tmp_path, dataclasses.replace(RECIPE, precision="bf16", epochs=10, decay_epochs=()))
+    assert result.best_rsum > 300
+
+
+def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path) -> None:
+    world = toy_world(20)
+    world.source.features[:] = float("inf")  # type: ignore[attr-defined]
+    with pytest.raises(MatcherError, match=r"loss is nan at step 1; lower training\.learning_rate"):
+        fit(MODEL, dataclasses.replace(RECIPE, log_every=1), world, world, tmp_path, progress=False)
+
+
+def test_a_state_of_other_captions_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(RECIPE, epochs=1))
+    world = toy_world(20)
+    other = CaptionedImages(world.source, [f"{text} zebra" for text in world.captions], world.image_of_caption, world.rows)
+    with pytest.raises(MatcherError, match="another vocabulary"):
+        fit(MODEL, RECIPE, other, other, tmp_path, progress=False)
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(RECIPE, epochs=1))
+    (tmp_path / STATE).write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(MatcherError, match="damaged"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 1}, "no negatives"),
+        ({"precision": "int8"}, "expected fp32, bf16 or fp16"),
+        ({"learning_rate": 0.0}, "expected a positive number"),
+        ({"epochs": 0}, "epochs 0: expected at least 1"),
+    ],
+)
+def test_recipes_are_checked(changes: dict, message: str) -> None:
+    with pytest.raises(MatcherError, match=message):
+        FitConfig(**changes)

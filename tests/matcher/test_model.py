@@ -1,0 +1,130 @@
+"""Encoders, the model as a whole, and its file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from matcher.checkpoint import load_model, save_model
+from matcher.collection import collection_similarity
+from matcher.config import ModelConfig
+from matcher.errors import MatcherError
+from matcher.model import SCAN, pad
+from matcher.vocabulary import Vocabulary
+from tests.toy import DIMENSIONS, toy_world
+
+SMALL = {"feature_dim": DIMENSIONS, "embed_dim": 8, "word_dim": 6}
+CAPTIONS = ["a dog and a cat", "boat", "the tree is near a ball"]
+
+
+def small_model(**changes: object) -> SCAN:
+    torch.manual_seed(0)
+    return SCAN(ModelConfig(**(SMALL | changes)), Vocabulary.build(toy_world().captions, 1)).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_embeddings_do_not_depend_on_their_neighbours(bidirectional: bool, norm: bool) -> None:
+    model = small_model(bidirectional=bidirectional, text_norm=norm, num_layers=2)
+    with torch.inference_mode():
+        words, lengths = model.encode_captions(CAPTIONS)
+        assert lengths.tolist() == [7, 3, 8]
+        assert words.shape == (3, 8, 8)
+        for row, caption in enumerate(CAPTIONS):
+            alone, _ = model.encode_captions([caption])
+            torch.testing.assert_close(words[row, : lengths[row]], alone[0], atol=1e-6, rtol=1e-5)
+            assert not words[row, lengths[row] :].any()
+    if norm:
+        torch.testing.assert_close(words[1, :3].norm(dim=-1), torch.ones(3))
+
+
+def test_word_embeddings_are_the_mean_of_both_directions() -> None:
+    model = small_model(text_norm=False)
+    tokens, lengths = pad([model.vocabulary.encode("a dog")])
+    encoder = model.text_encoder
+    outputs = encoder.rnn(encoder.embed(tokens))[0]
+    torch.testing.assert_close(encoder(tokens, lengths), (outputs[..., :8] + outputs[..., 8:]) / 2)
+
+
+def test_image_layer_norms_or_not() -> None:
+    features = torch.randn(2, 5, DIMENSIONS)
+    torch.testing.assert_close(small_model().encode_images(features).norm(dim=-1), torch.ones(2, 5))
+    raw = small_model(image_norm=False)
+    torch.testing.assert_close(raw.encode_images(features), features @ raw.image_encoder.fc.weight.T)
+    weighted = small_model(image_weight_norm=True)
+    magnitude = weighted.image_encoder.fc.parametrizations.weight.original0
+    assert magnitude.numel() == 1  # one length for the whole matrix
+
+
+@pytest.mark.parametrize("attention", ["t2i", "i2t"])
+def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
+    model = small_model(attention=attention)
+    world = toy_world(3)
+    with torch.inference_mode():
+        regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
+        words, lengths = model.encode_captions(CAPTIONS)
+        similarity = model.similarity(regions, words, lengths)
+        sentence = words[0, : lengths[0]]
+        weights = model.attention(regions[1], sentence)  # (L, K)
+        queries, attended = (
+            (sentence, weights @ regions[1]) if attention == "t2i" else (regions[1], weights.T @ sentence)
+        )
+        score = torch.cosine_similarity(queries, attended, dim=-1).mean()
+    torch.testing.assert_close(score, similarity[1, 0])
+    torch.testing.assert_close(weights.sum(1 if attention == "t2i" else 0).sum(), torch.tensor(float(len(queries) if attention == "t2i" else 5)))
+
+
+@pytest.mark.parametrize("attention", ["t2i", "i2t"])
+@pytest.mark.parametrize("budget", [1, 300, 10**9])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, attention: str, budget: int) -> None:
+    model, world = small_model(attention=attention), toy_world(9)
+    with torch.inference_mode():
+        regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
+        words, lengths = model.encode_captions(world.captions)
+        whole = model.similarity(regions, words, lengths)
+    monkeypatch.setattr("matcher.collection.SCORES_BUDGET", budget)
+    monkeypatch.setattr("matcher.collection.IMAGE_BLOCK", 4)
+    monkeypatch.setattr("matcher.collection.ENCODE_CAPTIONS", 5)
+    np.testing.assert_allclose(collection_similarity(model, world), whole, atol=1e-6)
+
+
+def test_a_model_file_carries_everything(tmp_path: Path) -> None:
+    model = small_model(attention="i2t", pooling="LogSumExp", image_weight_norm=True)
+    save_model(tmp_path / "m.safetensors", model)
+    found = load_model(tmp_path / "m.safetensors")
+    assert found.config == model.config
+    assert found.vocabulary.words == model.vocabulary.words
+    with torch.inference_mode():
+        torch.testing.assert_close(found.encode_captions(CAPTIONS)[0], model.encode_captions(CAPTIONS)[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_damaged_model_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(MatcherError, match="not readable as a model"):
+        load_model(path)
+    save_model(path, small_model())
+    whole = path.read_bytes()
+    for content in (b"", whole[:100], whole[:-7], b"no model at all, but long enough to look like one"):
+        path.write_bytes(content)
+        with pytest.raises(MatcherError, match="not readable as a model"):
+            load_model(path)
+    from safetensors.torch import save
+
+    path.write_bytes(save({"weight": torch.zeros(2)}))
+    with pytest.raises(MatcherError, match="without this project's metadata"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "both"}, "expected one of t2i, i2t"),
+        ({"embed_dim": 0}, "embed_dim 0: expected at least 1"),
+        ({"softmax_temperature": 0.0}, "must be positive"),
+    ],
+)
+def test_configurations_are_checked(changes: dict, message: str) -> None:
+    with pytest.raises(MatcherError, match=message):
+        ModelConfig(**changes)
