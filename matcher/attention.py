@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import leaky_relu
 
 from matcher.errors import MatcherError
 
@@ -43,9 +44,7 @@ def check_options(attention: str, normalization: str, pooling: str = "Mean") -> 
             raise MatcherError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
 
 
-def attend(
-    scores: Tensor, *, attention: Attention, normalization: Normalization, softmax_temperature: float
-) -> Tensor:
+def attend(scores: Tensor, *, attention: Attention, normalization: Normalization, softmax_temperature: float) -> Tensor:
     """Attention weights from dot products.
 
     scores: (M, L, N, K) dot products of words and regions, every word real.
@@ -54,10 +53,7 @@ def attend(
     Equations 2 and 9 of the paper: each context element's scores are clipped and normalised *over the queries*, then a
     softmax with inverse temperature λ goes over the context.
     """
-    if normalization.startswith("clipped"):
-        clipped = torch.nn.functional.leaky_relu(scores, NEGATIVE_SLOPE)
-    else:
-        clipped = scores
+    clipped = leaky_relu(scores, NEGATIVE_SLOPE) if normalization.startswith("clipped") else scores
     queries = QUERY_DIM[attention]
     if normalization.endswith("l2norm"):
         # not vector_norm: over a dimension that is not the last one it takes ten times as long on CPU

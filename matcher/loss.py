@@ -9,9 +9,7 @@ from torch import Tensor
 from matcher.errors import MatcherError
 
 
-def triplet_loss(
-    similarity: Tensor, image_of_caption: Tensor, *, margin: float = 0.2, hardest: bool = True
-) -> Tensor:
+def triplet_loss(similarity: Tensor, image_of_caption: Tensor, *, margin: float = 0.2, hardest: bool = True) -> Tensor:
     """Sum over the batch of both directions' hinges.
 
     similarity: (N, M), images as rows, larger is better.
@@ -23,7 +21,9 @@ def triplet_loss(
     """
     N, M = similarity.shape
     if image_of_caption.shape != (M,):
-        raise MatcherError(f"image_of_caption has shape {tuple(image_of_caption.shape)}; expected ({M},), one per caption")
+        raise MatcherError(
+            f"image_of_caption has shape {tuple(image_of_caption.shape)}; expected ({M},), one per caption"
+        )
     own = image_of_caption.to(similarity.device)
     captions = torch.arange(M, device=similarity.device)
     positives = similarity[own, captions]  # (M,)

@@ -74,7 +74,9 @@ def check_shapes(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int]
             "expected (N, K, D) and (M, L, D) with one D"
         )
     if regions.shape[0] == 0 or regions.shape[1] == 0 or words.shape[0] == 0:
-        raise MatcherError(f"regions {tuple(regions.shape)} or words {tuple(words.shape)} are empty; nothing to compare")
+        raise MatcherError(
+            f"regions {tuple(regions.shape)} or words {tuple(words.shape)} are empty; nothing to compare"
+        )
     if lengths.shape != words.shape[:1]:
         raise MatcherError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(words)},), one per caption")
     low, high = int(lengths.min()), int(lengths.max())

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matcher.data import CaptionedImages
 
+from matcher.data import CaptionedImages
 from pipeline.captions import Caption, ImageIndex, read_captions, split_of_name
 from pipeline.errors import PipelineError
 from pipeline.shards import Store, StoreCollection, open_stores

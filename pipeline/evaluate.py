@@ -57,7 +57,7 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
         PipelineError: no run, no such split, or features that the run cannot read.
     """
     device = pick_device(config.device)
-    runs = [load_run(folder, device) for folder in map(Path, config.runs or [find_run(None)])]
+    runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
     say(f"run: {', '.join(str(run.folder) for run in runs)}")
     split = _choose_split(runs[0], config)
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from matcher.checkpoint import load_model
 from matcher.model import SCAN
-
 from pipeline.config import differences, load_config
 from pipeline.errors import PipelineError
 from pipeline.shards import Store

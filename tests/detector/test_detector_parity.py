@@ -169,9 +169,7 @@ def test_milvlg_head_agrees_on_the_golden_proposals(
     rows = matched(forwards[name].proposals.numpy(), golden[f"{name}/proposals_resized"])[:64]
     same = forwards[name].predictions
     np.testing.assert_allclose(found.features, same.features[rows], atol=1e-2)
-    np.testing.assert_array_equal(
-        found.attribute_probabilities.argmax(1), same.attribute_probabilities[rows].argmax(1)
-    )
+    np.testing.assert_array_equal(found.attribute_probabilities.argmax(1), same.attribute_probabilities[rows].argmax(1))
 
 
 def test_milvlg_proposals_agree_with_a_plain_loop(milvlg: FasterRCNN, forwards: dict[str, Forward]) -> None:

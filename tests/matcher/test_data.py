@@ -67,7 +67,9 @@ def test_an_error_while_reading_reaches_the_caller() -> None:
         list(Batches(broken, Vocabulary.build(world.captions, 1), 4, 0).epoch(0))
 
 
-@pytest.mark.parametrize(("owners", "message"), [([0, 0, 0], "4 captions"), ([0, 0, 1, 2], "beyond the 2"), ([0, 0, 0, -1], "beyond")])
+@pytest.mark.parametrize(
+    ("owners", "message"), [([0, 0, 0], "4 captions"), ([0, 0, 1, 2], "beyond the 2"), ([0, 0, 0, -1], "beyond")]
+)
 def test_owners_are_checked(owners: list[int], message: str) -> None:
     with pytest.raises(MatcherError, match=message):
         CaptionedImages(ArraySource(np.zeros((2, 1, 1))), list("abcd"), np.array(owners), np.arange(2))

@@ -124,7 +124,9 @@ def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path) -> None:
 def test_a_state_of_other_captions_is_refused(tmp_path: Path) -> None:
     train(tmp_path, dataclasses.replace(RECIPE, epochs=1))
     world = toy_world(20)
-    other = CaptionedImages(world.source, [f"{text} zebra" for text in world.captions], world.image_of_caption, world.rows)
+    other = CaptionedImages(
+        world.source, [f"{text} zebra" for text in world.captions], world.image_of_caption, world.rows
+    )
     with pytest.raises(MatcherError, match="another vocabulary"):
         fit(MODEL, RECIPE, other, other, tmp_path, progress=False)
 

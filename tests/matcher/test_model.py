@@ -72,7 +72,10 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
         )
         score = torch.cosine_similarity(queries, attended, dim=-1).mean()
     torch.testing.assert_close(score, similarity[1, 0])
-    torch.testing.assert_close(weights.sum(1 if attention == "t2i" else 0).sum(), torch.tensor(float(len(queries) if attention == "t2i" else 5)))
+    torch.testing.assert_close(
+        weights.sum(1 if attention == "t2i" else 0).sum(),
+        torch.tensor(float(len(queries) if attention == "t2i" else 5)),
+    )
 
 
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])

@@ -150,7 +150,9 @@ def test_zero_vectors_give_finite_scores_and_gradients(variant: tuple[str, str, 
 def test_attention_sums_to_one_over_its_context(attention: Attention, normalization: Normalization) -> None:
     scores = torch.randn(2, 5, 3, 7, generator=torch.Generator().manual_seed(0))
     weights = attend(scores, attention=attention, normalization=normalization, softmax_temperature=9.0)
-    torch.testing.assert_close(weights.sum(3 if attention == "t2i" else 1).flatten(), torch.ones(30 if attention == "t2i" else 42))
+    torch.testing.assert_close(
+        weights.sum(3 if attention == "t2i" else 1).flatten(), torch.ones(30 if attention == "t2i" else 42)
+    )
 
 
 def test_autocast_keeps_everything_but_the_product_in_float32() -> None:

@@ -1,0 +1,258 @@
+"""The command line as a new user types it: the README's first screen, and what every mistake says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli import main
+from pipeline.shards import open_store
+from tests.photos import write_photos
+
+THINGS = ["dog", "tree", "ball", "boat", "house"]
+SMALL_TRAINING = [
+    "--epochs", "2", "--batch-size", "8", "model.embed_dim=16", "model.word_dim=8", "training.min_word_count=1",
+]  # fmt: skip
+
+
+def scan(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def lay_out_coco(folder: Path, count: int = 20) -> None:
+    """coco/train2014 and its captions as COCO lays them out."""
+    write_photos(folder / "coco/train2014", count, names="COCO_train2014_{:012}.jpg")
+    images = [{"id": index, "file_name": f"COCO_train2014_{index:012}.jpg"} for index in range(count)]
+    rows = [
+        {
+            "id": 700 + 2 * index + number,
+            "image_id": index,
+            "caption": f"A {THINGS[index % 5]} by a {THINGS[index % 3]}.",
+        }
+        for index in range(count)
+        for number in range(2)
+    ]
+    path = folder / "coco/annotations/captions_train2014.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"images": images, "annotations": rows}))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path:
+    """A folder in which the first two commands have been typed."""
+    folder = tmp_path_factory.mktemp("world")
+    lay_out_coco(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+        extracted = scan(
+            "extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu"
+        )
+        assert extracted.exit_code == 0, extracted.output
+        assert "features/train2014: 20 photos, 6 regions of 64 numbers each" in extracted.output
+        assert "next:\n  scan-pipeline train" in extracted.output
+        trained = scan("train", "--device", "cpu", *SMALL_TRAINING)
+        assert trained.exit_code == 0, trained.output
+        assert "captions: coco/annotations/captions_train2014.json" in trained.output.replace(
+            f"{folder.resolve()}/", ""
+        )
+        assert "holding out 2 of 20 train images" in trained.output
+        assert "runs/t2i_mean: best dev rsum" in trained.output
+    return folder
+
+
+@pytest.fixture
+def inside(world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    return world
+
+
+def test_a_run_folder_holds_what_it_promises(inside: Path) -> None:
+    run = inside / "runs/t2i_mean"
+    assert {"config.yaml", "data.json", "best.safetensors", "last", "metrics.jsonl"} <= {p.name for p in run.iterdir()}
+    assert list(run.glob("events.out.tfevents*"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "dev"}
+
+
+def test_retrieve_prints_photos_with_scores_and_boxes(inside: Path) -> None:
+    said = scan("retrieve", "--query", "two dogs play by a tree", "--device", "cpu")
+    assert said.exit_code == 0
+    lines = said.stdout.splitlines()
+    assert lines[0] == "'two dogs play by a tree'  (best 10 of 20)"
+    hits = [line for line in lines if re.match(r" +\d+ +-?0\.\d{4}  .*COCO_train2014_\d{12}\.jpg$", line)]
+    boxes = [line for line in lines if re.match(r" +\d+%  \[\d+, \d+, \d+, \d+\]  attribute \d object \d+$", line)]
+    assert (len(hits), len(boxes)) == (10, 30)
+    scores = [float(line.split()[1]) for line in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_retrieve_as_json_and_picture(inside: Path) -> None:
+    said = scan("retrieve", "--query", "a dog", "--query", "a tree", "--top", "3", "--json", "--picture", "hits.png")
+    answers = json.loads(said.stdout)
+    assert [answer["query"] for answer in answers] == ["a dog", "a tree"]
+    assert [hit["rank"] for hit in answers[0]["hits"]] == [1, 2, 3]
+    assert Path(answers[0]["hits"][0]["path"]).is_file()
+    picture = cv2.imread("hits.png")
+    assert picture.shape[1] == 3 * 240
+    assert len(np.unique(picture)) > 20
+
+
+def test_retrieve_captions_for_a_photo_by_id_path_and_stranger(inside: Path) -> None:
+    by_id = scan("retrieve", "--image", "COCO_train2014_000000000003.jpg", "--json")
+    by_path = scan("retrieve", "--image", "coco/train2014/COCO_train2014_000000000003.jpg", "--json")
+    answers = [json.loads(result.stdout)[0] for result in (by_id, by_path)]
+    assert answers[0]["hits"] == answers[1]["hits"]
+    assert answers[0]["searched"] == 40
+    assert answers[0]["hits"][0]["caption_id"] >= 700  # COCO's own
+    write_photos(inside / "elsewhere", 4, names="new{}.jpg")
+    said = scan("retrieve", "--image", "elsewhere/new3.jpg", "--json", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    assert "is in no store: extracting its regions" in said.stderr
+    found = {hit["caption"]: hit["score"] for hit in json.loads(said.stdout)[0]["hits"]}
+    wanted = {hit["caption"]: hit["score"] for hit in answers[0]["hits"]}  # the same picture
+    for caption in found.keys() & wanted.keys():
+        assert found[caption] == pytest.approx(wanted[caption], abs=2e-3)  # float16 in the store
+
+
+def test_evaluate_prints_and_writes_both_tasks_in_coco_ids(inside: Path) -> None:
+    said = scan("evaluate", "--split", "all", "--folds", "2")
+    assert said.exit_code == 0, said.output
+    assert "caption retrieval" in said.output
+    assert re.search(r"^2 folds of 10 images +\d", said.output, re.MULTILINE)
+    content = json.loads((inside / "runs/t2i_mean/evaluation/all.json").read_text())
+    assert content["protocols"]["20 images"]["rsum"] > 0
+    rankings = json.loads((inside / "runs/t2i_mean/evaluation/all_rankings.json").read_text())
+    assert {row["image_id"] for row in rankings["caption_retrieval"]} == set(range(20))
+    assert min(row["caption_id"] for row in rankings["image_retrieval"]) == 700
+
+
+def test_an_ensemble_averages_similarities(inside: Path) -> None:
+    trained = scan("train", "--run", "runs/other", *SMALL_TRAINING, "model.attention=i2t", "training.seed=1")
+    assert trained.exit_code == 0, trained.output
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--run", "runs/other")
+    assert said.exit_code == 0, said.output
+    assert "runs/t2i_mean/evaluation/dev_with_other.json" in said.output
+
+
+def test_the_same_command_continues_and_another_configuration_is_refused(inside: Path) -> None:
+    again = scan("train", "--run", "runs/t2i_mean", *SMALL_TRAINING)
+    assert again.exit_code == 0, again.output
+    other = scan("train", "--run", "runs/t2i_mean", *SMALL_TRAINING, "training.margin=0.3")
+    assert other.exit_code == 2
+    assert "config.training.margin: found 0.2, asked 0.3" in other.output
+    repeated = scan("train", "--config", "runs/t2i_mean/config.yaml")  # the resolved configuration repeats the run
+    assert repeated.exit_code == 0, repeated.output
+    assert "runs/t2i_mean: best dev rsum" in repeated.output
+
+
+def test_inspect_verifies_and_exits_with_one_on_damage(inside: Path, tmp_path: Path) -> None:
+    said = scan("inspect", "features/train2014")
+    assert said.exit_code == 0
+    assert "20 images in 1 shards" in said.output
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in (inside / "features/train2014").iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: -3 if path.suffix == ".safetensors" else None])
+    said = scan("inspect", str(broken))
+    assert said.exit_code == 1
+    assert "DAMAGED" in said.output
+
+
+def test_convert_weights(inside: Path, small_weights: Path) -> None:
+    said = scan("convert-weights", str(small_weights), "converted.safetensors")
+    assert said.exit_code == 0
+    assert "scan-pipeline layout, ResNet-18, 12 objects" in said.output
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("extract", "no photos given; name their folder with --images DIR"),
+        ("extract --images nowhere", "--images nowhere: not there; expected a folder of photos"),
+        ("extract --images coco/train2014 --weights none.pth", "--weights none.pth: no such file, nor a hub name"),
+        ("extract --images coco/train2014 detector.depth=50", "detector.depth: cannot be set here"),
+        ("extract --images coco/train2014 numregions=3", "unknown key numregions; did you mean num_regions?"),
+        ("extract --images coco/train2014 --num-regions 7", "num_regions: found 6, asked 7"),
+        ("extract --images coco/train2014 --device cuda:99", "--device cuda:99: not available here"),
+        ("inspect coco", "coco: not a feature store (no manifest.json)"),
+        ("train --config f30k_t2i", "presets are: coco_i2t_avg"),
+        ("train --features nowhere", "nowhere: not a feature store"),
+        ("train --captions nowhere.json", "nowhere.json: captions not readable"),
+        ("train --captions coco/train2014/COCO_train2014_000000000003.jpg", "captions not readable"),
+        ("train training.epochs=many", "training.epochs=many: "),
+        ("train model.attention=both", "attention is 'both'; expected one of t2i, i2t"),
+        ("evaluate --run nowhere", "nowhere: no best.safetensors in it; expected a run folder"),
+        ("evaluate --split test", "--split test: the data has no such split; it has dev, train"),
+        ("retrieve", 'nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH'),
+        ("retrieve --query dog --top 0", "--top 0: expected at least 1"),
+        ("retrieve --image unknown.jpg", "--image unknown.jpg: neither an image of the stores searched nor a file"),
+        ("retrieve --query dog --picture x.txt", "--picture x.txt: not a picture file"),
+        ("import-features nowhere", "nowhere: not there; expected a folder with SPLIT_ims.npy files"),
+        ("convert-weights nowhere.pth x.safetensors", "nowhere.pth: no such weights file"),
+        ("convert-weights coco/annotations/captions_train2014.json x.safetensors", "not a weights file, or damaged"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(inside: Path, command: str, message: str) -> None:
+    said = scan(*command.split())
+    assert said.exit_code == 2, said.output
+    errors = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in said.output
+
+
+def test_without_weights_the_error_names_every_way(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("detector.locate._hub_resolves", lambda: False)
+    monkeypatch.setattr("detector.locate.DEFAULT_HUB", "nobody/nothing")
+    said = scan("extract", "--images", "coco/train2014")
+    assert said.exit_code == 2
+    for way in ("--weights FILE", "OWNER/REPOSITORY", "SCAN_PIPELINE_WEIGHTS=FILE", "convert-weights"):
+        assert way in said.stderr
+
+
+def test_help_answers_at_once() -> None:
+    fastest = 9.0
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], check=True, capture_output=True)
+        fastest = min(fastest, time.perf_counter() - started)
+    assert fastest < 0.5
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_continues(tmp_path: Path, small_weights: Path) -> None:
+    """A real SIGKILL, a real second process."""
+    lay_out_coco(tmp_path, 60)
+    command = [
+        sys.executable, "-m", "pipeline.cli", "extract", "--images", "coco/train2014", "--weights", str(small_weights),
+        "--num-regions", "4", "--workers", "1", "--device", "cpu", "shard_size=5",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    for output in ("whole", "killed"):
+        process = subprocess.Popen([*command, "--output", output], cwd=tmp_path, env=environment)
+        if output == "whole":
+            assert process.wait(timeout=240) == 0
+            continue
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / output).glob("shard-*.json"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert 0 < len(open_store(tmp_path / output)) < 60
+        subprocess.run([*command, "--output", output], cwd=tmp_path, env=environment, check=True)
+    for path in (tmp_path / "whole").glob("[!.]*"):
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()

@@ -1,0 +1,222 @@
+"""Stage one, from files to store: complete, resumable, and never brought down by a photo."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from detector import RegionExtractor, Regions
+from detector.preprocess import PreparedImage
+from pipeline import extract
+from pipeline.errors import PipelineError
+from pipeline.extract import ExtractConfig, extract_like, run
+from pipeline.inspect_store import inspect_store
+from pipeline.shards import Store, open_store
+from tests.photos import write_photos
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing may catch it, as nothing catches a SIGKILL."""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_photos(tmp_path / "photos", 10)
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def extractor(small_weights: Path) -> RegionExtractor:
+    return RegionExtractor.from_weights(small_weights, num_regions=4, device="cpu")
+
+
+def config(photos: Path, **changes: Any) -> ExtractConfig:
+    settings = ExtractConfig(
+        images=(str(photos),), output=str(photos.parent / "store"), workers=0, batch_size=3, shard_size=4
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """Every visible file of a store."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("[!.]*"))}
+
+
+class Fragile:
+    """A detector that fails on chosen photos, told by their size, or dies on the n-th call."""
+
+    def __init__(self, extractor: RegionExtractor, *, fails: Sequence[tuple[int, int]] = (), dies_at: int = -1):
+        self.inner, self.fails, self.dies_at, self.calls = extractor, fails, dies_at, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise Killed
+        if any(image.image_size in self.fails for image in images):
+            raise RuntimeError("too hard")
+        return self.inner(images)
+
+
+def extract_all(settings: ExtractConfig, extractor: Any) -> Store:
+    return run(settings, extractor=extractor, progress=False)
+
+
+def test_every_photo_gets_the_regions_that_it_gets_alone(photos: Path, extractor: RegionExtractor) -> None:
+    store = extract_all(config(photos, dtype="float32"), extractor)
+    assert list(store) == [f"{index:03}.jpg" for index in range(10)]
+    for image_id, found in store.items():
+        alone = extractor([cv2.imread(str(photos / image_id))])[0]
+        np.testing.assert_allclose(found.features, alone.features, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        assert found.image_size == alone.image_size
+        assert store.image_path(store.row(image_id)) == photos / image_id
+    assert store.manifest["extraction"] == extractor.describe()
+    assert inspect_store(store.path, progress=False).ok
+
+
+@pytest.mark.parametrize("dies_at", [1, 2, 3, 5])
+def test_killed_and_continued_ends_with_the_same_bytes(photos: Path, extractor: RegionExtractor, dies_at: int) -> None:
+    whole = config(photos, output=str(photos.parent / "whole"))
+    extract_all(whole, extractor)
+    settings = config(photos)
+    with pytest.raises(Killed):
+        extract_all(settings, Fragile(extractor, dies_at=dies_at))
+    (photos.parent / "store/.shard-00001.safetensors.123.tmp").touch()  # what a killed writer leaves behind
+    open_store(settings.output)  # readable at any moment
+    extract_all(settings, extractor)
+    assert contents(settings.output) == contents(whole.output)
+
+
+def test_a_complete_store_asks_nothing_of_the_detector(photos: Path, extractor: RegionExtractor) -> None:
+    extract_all(config(photos), extractor)
+    before = contents(config(photos).output)
+    extract_all(config(photos), Fragile(extractor, dies_at=1))
+    assert contents(config(photos).output) == before
+
+
+def test_bad_photos_become_rows_and_the_rest_is_kept(photos: Path, extractor: RegionExtractor) -> None:
+    (photos / "001.jpg").write_bytes(b"")
+    (photos / "004.jpg").write_bytes((photos / "004.jpg").read_bytes()[:-300])
+    (photos / "notes.png").write_text("not a picture")
+    (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    store = extract_all(config(photos), Fragile(extractor, fails=[(40, 90)]))  # photos 3 and 7
+    assert list(store) == ["000.jpg", "002.jpg", "005.jpg", "006.jpg", "008.jpg", "009.jpg"]
+    rows = [json.loads(line) for line in (store.path / "failures.jsonl").read_text().splitlines()]
+    assert {row["image_id"]: row["reason"] for row in rows} == {
+        "001.jpg": "empty file",
+        "003.jpg": "detector: too hard",
+        "004.jpg": "truncated",
+        "007.jpg": "detector: too hard",
+        "gone.jpg": "cannot be read: No such file or directory",
+        "notes.png": "not an image (JPEG, PNG, BMP, WEBP)",
+    }
+    assert store.manifest["counts"] == {"images": 6, "failures": 6, "shards": 3}
+
+
+def test_failures_are_tried_again_on_request(photos: Path, extractor: RegionExtractor) -> None:
+    whole = photos.parent / "whole"
+    extract_all(config(photos, output=str(whole)), extractor)
+    content = (photos / "005.jpg").read_bytes()
+    (photos / "005.jpg").write_bytes(b"")
+    assert len(extract_all(config(photos), extractor)) == 9
+    (photos / "005.jpg").write_bytes(content)
+    assert len(extract_all(config(photos), extractor)) == 9
+    assert len(extract_all(config(photos, retry_failures=True), extractor)) == 10
+    assert contents(photos.parent / "store") == contents(whole)
+
+
+def test_photos_added_later_go_into_new_shards(photos: Path, extractor: RegionExtractor) -> None:
+    before = contents(extract_all(config(photos), extractor).path)
+    write_photos(photos, 3, names="more{}.jpg")
+    store = extract_all(config(photos), extractor)
+    assert len(store) == 13
+    after = contents(store.path)
+    assert all(after[name] == content for name, content in before.items() if name.startswith("shard"))
+
+
+@pytest.mark.parametrize("limit", [1, 4, 6])
+def test_limit_takes_the_first_and_can_be_lifted(photos: Path, extractor: RegionExtractor, limit: int) -> None:
+    assert len(extract_all(config(photos, limit=limit), extractor)) == limit
+    assert len(extract_all(config(photos), extractor)) == 10
+
+
+def test_other_settings_in_the_same_folder_are_refused(photos: Path, small_weights: Path) -> None:
+    settings = config(photos, weights=str(small_weights), num_regions=4, device="cpu")
+    run(settings, progress=False)
+    for change, message in (
+        ({"num_regions": 5}, "num_regions: found 4, asked 5"),
+        ({"selection": "maxclass"}, "extraction.selection: found caffe, asked maxclass"),
+        ({"dtype": "float32"}, "dtype: found float16, asked float32"),
+        ({"detector": {"min_size": 64}}, "extraction.detector.min_size: found 96, asked 64"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            run(dataclasses.replace(settings, **change), progress=False)
+
+
+def test_a_detector_that_never_works_is_not_the_photos_fault(photos: Path, extractor: RegionExtractor) -> None:
+    shapes = [(48, 64), (64, 48), (40, 90)]
+    with pytest.raises(RuntimeError, match="too hard"):
+        extract_all(config(photos), Fragile(extractor, fails=shapes))
+    assert len(open_store(config(photos).output)) == 0
+    assert len(extract_all(config(photos), extractor)) == 10
+
+
+def test_photos_that_vanish_with_their_disk_are_not_failures(photos: Path, extractor: RegionExtractor) -> None:
+    class Unmounting(Fragile):
+        def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
+            found = super().__call__(images)
+            for path in photos.glob("*.jpg"):
+                path.unlink()
+            return found
+
+    with pytest.raises(PipelineError, match="its photos are gone; mount it again"):
+        extract_all(config(photos), Unmounting(extractor))
+    write_photos(photos, 10)
+    assert len(extract_all(config(photos), extractor)) == 10
+
+
+def test_workers_change_nothing(photos: Path, extractor: RegionExtractor) -> None:
+    extract_all(config(photos, output=str(photos.parent / "alone")), extractor)
+    extract_all(config(photos, workers=2), extractor)
+    assert contents(photos.parent / "alone") == contents(photos.parent / "store")
+
+
+def test_the_default_output_is_named_after_the_last_folder(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    store = extract_all(ExtractConfig(images=("photos/",), workers=0), extractor)
+    assert store.path == Path("features/photos")
+
+
+def test_one_photo_later_gets_the_same_regions(photos: Path, small_weights: Path) -> None:
+    settings = config(photos, weights=str(small_weights), device="cpu", dtype="float32", detector={"min_size": 64})
+    store = run(settings, progress=False)
+    found = extract_like(store.extraction, photos / "006.jpg", weights=str(small_weights), device="cpu")  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.features, store["006.jpg"].features, atol=1e-4, rtol=1e-4)
+    other = store.extraction | {"weights_sha256": "0" * 64}
+    with pytest.raises(PipelineError, match=r"are not those that the run's features were made with \(000000000000…\)"):
+        extract_like(other, photos / "006.jpg", weights=str(small_weights), device="cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "int8"}, "expected float16 or float32"),
+        ({"batch_size": 0}, "batch_size 0: expected at least 1"),
+        ({"workers": -1}, "workers -1: expected at least 0"),
+    ],
+)
+def test_settings_are_checked(changes: dict, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        ExtractConfig(**changes)
+    with pytest.raises(PipelineError, match="no photos given"):
+        extract.run(ExtractConfig())
