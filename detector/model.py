@@ -4,6 +4,7 @@ Letters: B images of one resized shape, R proposals, A anchors per cell, C objec
 Parameters have the names of the published LXMERT-layout checkpoint, so that a file loads without renaming.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,10 @@ from detector.detectron2_compat import prepare_detectron2
 
 prepare_detectron2()
 
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet  # noqa: E402
-from detectron2.modeling.proposal_generator.rpn import StandardRPNHead  # noqa: E402
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it decorates with torch.jit.script; users can do nothing about it
+    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
+    from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 
 ROI_CHUNK = 256  # proposals per pass through res5: 200 MB of activations at full size
 

@@ -84,20 +84,17 @@ def attended_square(weights: Tensor, gram: Tensor, attention: Attention) -> Tens
     return (product * weights).sum(CONTEXT_DIM[attention])
 
 
-def query_cosines(
-    scores: Tensor, weights: Tensor, gram: Tensor, query_norms: Tensor, attention: Attention
-) -> tuple[Tensor, Tensor]:
+def query_cosines(scores: Tensor, weights: Tensor, gram: Tensor, query_norms: Tensor, attention: Attention) -> Tensor:
     """Cosine of each query with its attended vector.
 
     scores, weights: (M, L, N, K); gram: as in `attended_square`; query_norms: lengths of the queries, (M, L) of the words
     for t2i, (N, K) of the regions for i2t.
-    Returns the cosines and the products of lengths that they were divided by: (M, L, N) for t2i, (M, N, K) for i2t.
+    Returns (M, L, N) for t2i and (M, N, K) for i2t.
     """
     dot = (weights * scores).sum(CONTEXT_DIM[attention])
     attended_norms = attended_square(weights, gram, attention).clamp_min(SQUARE_FLOOR).sqrt()
     norms = query_norms[:, :, None] if attention == "t2i" else query_norms
-    lengths = (norms * attended_norms).clamp_min(COSINE_EPS)
-    return dot / lengths, lengths
+    return dot / (norms * attended_norms).clamp_min(COSINE_EPS)
 
 
 def pool(cosines: Tensor, dim: int, *, pooling: Pooling, lse_temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from safetensors.torch import save
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.model import SCAN
-from matcher.vocabulary import Vocabulary
+from matcher.transformer import WordPieces
+from matcher.vocabulary import Tokens, Vocabulary
 
 FORMAT = "scan-pipeline/matcher"
 
@@ -21,7 +23,7 @@ FORMAT = "scan-pipeline/matcher"
 def save_model(path: Path, model: SCAN) -> None:
     """Write a model so that the file is either the old or the new one, whole."""
     # One entry: safetensors writes several in no fixed order, and the same model should be the same bytes.
-    metadata = {FORMAT: json.dumps({"config": asdict(model.config), "vocabulary": model.vocabulary.words})}
+    metadata = {FORMAT: json.dumps({"config": asdict(model.config), "vocabulary": model.vocabulary.state()})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
 
@@ -42,7 +44,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
     if FORMAT not in metadata:
         raise MatcherError(f"{path}: safetensors without this project's metadata; expected a model written by train")
     content = json.loads(metadata[FORMAT])
-    model = SCAN(_config(content["config"], path), Vocabulary(content["vocabulary"]))
+    model = SCAN(_config(content["config"], path), read_tokens(content["vocabulary"]))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -50,6 +52,11 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
             f"{path}: its tensors do not fit its configuration ({str(error).splitlines()[-1]})"
         ) from error
     return model.to(device).eval()
+
+
+def read_tokens(state: Mapping[str, Any]) -> Tokens:
+    """The vocabulary or word pieces whose `state()` this is."""
+    return WordPieces(**state) if "tokenizer" in state else Vocabulary(**state)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -18,14 +18,16 @@ class ModelConfig:
     lse_temperature: float = 6.0  # λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO)
 
     # encoders
+    text_encoder: str = "gru"  # or a transformers encoder: its hub name, or a folder
     feature_dim: int = 2048  # D, of the region features; taken from the stores
     embed_dim: int = 1024  # E, of the joint space
-    word_dim: int = 300  # of the word embeddings
+    word_dim: int = 300  # of the GRU's word embeddings
     num_layers: int = 1  # of the GRU
     bidirectional: bool = True  # GRU in both directions, outputs averaged
     image_norm: bool = True  # L2-normalise region embeddings
     text_norm: bool = True  # L2-normalise word embeddings
     image_weight_norm: bool = False  # weight-normalised image layer
+    image_mlp: bool = False  # two layers beside the image layer, added to it (VSE∞, Chen et al. 2021)
 
     def __post_init__(self) -> None:
         check_options(self.attention, self.normalization, self.pooling)
@@ -40,7 +42,10 @@ class FitConfig:
 
     epochs: int = 30
     batch_size: int = 128  # captions per step
-    learning_rate: float = 2e-4  # of Adam
+    optimizer: str = "adam"  # "adam", as published, or "adamw"
+    weight_decay: float = 1e-4  # of adamw
+    learning_rate: float = 2e-4
+    text_encoder_factor: float = 0.1  # a pretrained text encoder learns at this share of the rate
     decay_epochs: tuple[int, ...] = (15,)  # the learning rate is multiplied by `decay_factor` after each of these
     decay_factor: float = 0.1
     grad_clip: float = 2.0  # largest gradient norm; 0: no clipping
@@ -49,6 +54,9 @@ class FitConfig:
     warmup_epochs: int = 1  # epochs on all negatives first: hardest negatives alone can sit on their plateau for long
     validate_every: int = 500  # steps; and always at an epoch's end
     early_stopping: int = 0  # stop after so many validations without improvement; 0: never
+    region_dropout: float = 0.0  # share of each image's regions left out of a step, at most; 0.2 in VSE∞
+    word_dropout: float = 0.0  # chance of each word (not start and end) to be left out of a step
+    word_vectors: str = ""  # text file of "word number number …" (GloVe) to start the word embeddings from
     precision: str = "fp32"  # "fp32", "bf16" or "fp16" (autocast)
     min_word_count: int = 4  # rarer words of train and dev are unknown
     seed: int = 0
@@ -58,6 +66,11 @@ class FitConfig:
         _at_least_one(self, "epochs", "batch_size", "validate_every", "log_every", "min_word_count")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise MatcherError(f"precision {self.precision!r}: expected fp32, bf16 or fp16")
+        if self.optimizer not in ("adam", "adamw"):
+            raise MatcherError(f"optimizer {self.optimizer!r}: expected adam or adamw")
+        for name in ("region_dropout", "word_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise MatcherError(f"{name} {getattr(self, name)}: expected 0 to less than 1")
         if self.batch_size < 2:
             raise MatcherError("batch_size 1: a lone caption has no negatives; expected at least 2")
         if self.learning_rate <= 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from matcher.errors import MatcherError
-from matcher.vocabulary import PAD, Vocabulary
+from matcher.vocabulary import PAD, Tokens
 
 PREFETCH = 3  # batches read ahead
 
@@ -78,7 +78,7 @@ class Batches:
     So a run that was killed continues in the middle of an epoch by asking for its batches from some step on.
     """
 
-    def __init__(self, data: CaptionedImages, vocabulary: Vocabulary, batch_size: int, seed: int):
+    def __init__(self, data: CaptionedImages, vocabulary: Tokens, batch_size: int, seed: int):
         self.data, self.batch_size, self.seed = data, batch_size, seed
         encoded = [np.asarray(vocabulary.encode(caption), dtype=np.int32) for caption in data.captions]
         self._lengths = np.array([len(ids) for ids in encoded])

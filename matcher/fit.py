@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from matcher.build import build_model
 from matcher.checkpoint import save_model
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
@@ -23,7 +24,6 @@ from matcher.metrics import RetrievalMetrics, ranks, recalls
 from matcher.model import SCAN
 from matcher.progress import MetricsLog
 from matcher.state import Progress, load_state, save_state
-from matcher.vocabulary import Vocabulary
 
 BEST = "best.safetensors"
 
@@ -67,8 +67,8 @@ def fit(
         raise MatcherError(f"found {len(train.captions)} training captions; expected at least 2")
     run_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    vocabulary = Vocabulary.build([*train.captions, *dev.captions], config.min_word_count)
-    trainer = Trainer(SCAN(model_config, vocabulary).to(device), config, train, dev, run_dir, progress)
+    model = build_model(model_config, config, [*train.captions, *dev.captions])
+    trainer = Trainer(model.to(device), config, train, dev, run_dir, progress)
     return trainer.run()
 
 

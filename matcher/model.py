@@ -11,20 +11,28 @@ from torch import Tensor, nn
 
 from matcher.attention import attend
 from matcher.config import ModelConfig
-from matcher.encoders import ImageEncoder, TextEncoder
+from matcher.encoders import GruEncoder, ImageEncoder
+from matcher.errors import MatcherError
 from matcher.similarity import cross_attention_similarity
-from matcher.vocabulary import Vocabulary
+from matcher.transformer import TransformerEncoder, WordPieces
+from matcher.vocabulary import Tokens, Vocabulary
 
 
 class SCAN(nn.Module):
     """Stacked Cross Attention Network (Lee et al., ECCV 2018)."""
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary):
+    def __init__(self, config: ModelConfig, vocabulary: Tokens):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
         self.image_encoder = ImageEncoder(config)
-        self.text_encoder = TextEncoder(config, len(vocabulary))
+        self.text_encoder: GruEncoder | TransformerEncoder
+        if isinstance(vocabulary, Vocabulary):
+            self.text_encoder = GruEncoder(config, len(vocabulary))
+        elif isinstance(vocabulary, WordPieces):
+            self.text_encoder = TransformerEncoder(config, vocabulary)
+        else:
+            raise MatcherError(f"vocabulary is a {type(vocabulary).__name__}; expected Vocabulary or WordPieces")
 
     @property
     def device(self) -> torch.device:

@@ -141,7 +141,7 @@ def grouped_similarity(
             else:
                 group_words = group_words.view(m, L, D)
                 gram = group_words @ group_words.mT  # (m, L, L)
-            cosines, _ = query_cosines(group_scores, weights, gram, norms, attention)  # (m, L, N) or (m, N, K)
+            cosines = query_cosines(group_scores, weights, gram, norms, attention)  # (m, L, N) or (m, N, K)
             queries = 1 if attention == "t2i" else 2
             similarities.append(pool(cosines, queries, pooling=pooling, lse_temperature=lse_temperature))
         return torch.cat(similarities)

@@ -35,7 +35,7 @@ def save_state(
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "progress": asdict(progress),
-        "vocabulary": model.vocabulary.words,
+        "vocabulary": model.vocabulary.state(),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -56,7 +56,7 @@ def load_state(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["vocabulary"] != model.vocabulary.words:
+        if content["vocabulary"] != model.vocabulary.state():
             raise MatcherError(f"{path}: its captions gave another vocabulary; choose another run folder")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])

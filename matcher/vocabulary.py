@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from matcher.errors import MatcherError
 from matcher.tokenizer import tokenize
@@ -11,6 +12,16 @@ from matcher.tokenizer import tokenize
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 MIN_COUNT = 4  # as published: rarer words are unknown
+
+
+class Tokens(Protocol):
+    """Captions -> token ids, the first and the last of which stand for start and end."""
+
+    def encode(self, caption: str) -> list[int]: ...
+
+    def tokens(self, caption: str) -> list[str]: ...
+
+    def state(self) -> dict[str, Any]: ...
 
 
 class Vocabulary:
@@ -49,6 +60,10 @@ class Vocabulary:
                 f"{path}: not a vocabulary ({error}); expected JSON with word2idx, ids 0..n-1"
             ) from error
         return cls(words)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON."""
+        return {"words": self.words}
 
     def __len__(self) -> int:
         return len(self.words)

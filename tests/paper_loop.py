@@ -23,17 +23,18 @@ def paper_similarity(
     """(N, K, D), (M, L, D), M lengths -> (N, M)."""
     columns = []
     for caption, length in zip(words, lengths, strict=True):
-        sentence = caption[:length].expand(len(regions), -1, -1)  # (N, L, D)
+        sentence = caption[:length].repeat(len(regions), 1, 1)  # (N, L, D)
         query, context = (sentence, regions) if attention == "t2i" else (regions, sentence)
         attended = attended_vectors(query, context, normalization, softmax_temperature)
-        cosines = F.cosine_similarity(query, attended, dim=-1, eps=1e-8)  # (N, Q)
+        lengths_of_both = query.norm(dim=-1) * attended.norm(dim=-1)  # (N, Q)
+        cosines = (query * attended).sum(-1) / lengths_of_both.clamp(min=1e-8)
         columns.append(pooled(cosines, pooling, lse_temperature))
     return torch.stack(columns, dim=1)
 
 
 def attended_vectors(query: Tensor, context: Tensor, normalization: str, temperature: float) -> Tensor:
     """(N, Q, D), (N, C, D) -> (N, Q, D): what each query sees of its context."""
-    scores = context @ query.mT  # (N, C, Q)
+    scores = torch.bmm(context, query.mT)  # (N, C, Q)
     if normalization.startswith("clipped"):
         scores = F.leaky_relu(scores, 0.1)
     if normalization == "softmax":
@@ -43,7 +44,7 @@ def attended_vectors(query: Tensor, context: Tensor, normalization: str, tempera
     elif normalization.endswith("l1norm"):
         scores = scores / (scores.abs().sum(-1, keepdim=True) + 1e-8)
     weights = (scores * temperature).softmax(1)  # over the context
-    return weights.mT @ context
+    return torch.bmm(weights.mT, context)
 
 
 def pooled(cosines: Tensor, pooling: str, temperature: float) -> Tensor:

@@ -1,0 +1,75 @@
+"""A model ready to train: its vocabulary from the captions, its starting point from files where it has one."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from matcher.config import FitConfig, ModelConfig
+from matcher.encoders import GruEncoder
+from matcher.errors import MatcherError
+from matcher.model import SCAN
+from matcher.transformer import TransformerEncoder, WordPieces
+from matcher.vocabulary import Vocabulary
+
+
+def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str]) -> SCAN:
+    """A model with fresh parameters, drawn from torch's generator.
+
+    Args:
+        config: of the model.
+        recipe: `min_word_count` and `word_vectors` are read.
+        captions: of train and dev; the GRU's vocabulary is built from them.
+
+    Raises:
+        MatcherError: a text encoder or word vectors that cannot be read.
+    """
+    if config.text_encoder != "gru":
+        if recipe.word_vectors:
+            raise MatcherError(f"word_vectors: {config.text_encoder} brings its own; they are for text_encoder=gru")
+        model = SCAN(config, WordPieces.from_pretrained(config.text_encoder))
+        assert isinstance(model.text_encoder, TransformerEncoder)
+        model.text_encoder.load_pretrained(config.text_encoder)
+        return model
+    vocabulary = Vocabulary.build(captions, recipe.min_word_count)
+    model = SCAN(config, vocabulary)
+    if recipe.word_vectors:
+        assert isinstance(model.text_encoder, GruEncoder)
+        read_word_vectors(Path(recipe.word_vectors), vocabulary, model.text_encoder.embed.weight)
+    return model
+
+
+@torch.no_grad()
+def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) -> int:
+    """Start word embeddings (V, W) from a file of "word number … number" lines; returns how many words it had.
+
+    Words that the file lacks keep what they have.
+
+    Raises:
+        MatcherError: not readable, vectors of another length, or no word of the vocabulary.
+    """
+    ids = {word: index for index, word in enumerate(vocabulary.words)}
+    found = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                word, *values = line.rstrip().split(" ")
+                if number == 1 and len(values) == 1:
+                    continue  # word2vec's text format opens with counts
+                if len(values) != weight.shape[1]:
+                    raise MatcherError(
+                        f"{path}: line {number} has {len(values)} numbers, the embeddings {weight.shape[1]}; "
+                        f"set model.word_dim={len(values)}, or choose another file"
+                    )
+                if word in ids:
+                    weight[ids[word]] = torch.tensor([float(value) for value in values])
+                    found += 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise MatcherError(f"{path}: word vectors not readable ({error})") from error
+    except ValueError as error:
+        if isinstance(error, MatcherError):
+            raise
+        raise MatcherError(f"{path}: line {number} is damaged ({error}); expected a word and its numbers") from error
+    if not found:
+        raise MatcherError(f"{path}: no word of the vocabulary in it; expected lines of a word and its numbers")
+    return found

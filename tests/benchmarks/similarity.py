@@ -1,0 +1,107 @@
+"""Similarity and training step against the paper's per-caption loop, and against the bare matrix product.
+
+    python -m tests.benchmarks.similarity
+
+D = 1024, 36 regions, 128 images x 128 captions of COCO-like lengths, float32, all cores. Every line compares times of
+one run: the best of several repetitions each, the alternatives taking turns.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from matcher.config import ModelConfig
+from matcher.loss import triplet_loss
+from matcher.model import SCAN
+from matcher.similarity import cross_attention_similarity
+from matcher.vocabulary import SPECIAL, Vocabulary
+from tests.paper_loop import paper_similarity
+
+B, K, D, FEATURES = 128, 36, 1024, 2048
+OPTIONS = {
+    "t2i": {"normalization": "clipped_l2norm", "pooling": "LogSumExp", "softmax_temperature": 9.0, "lse_temperature": 6.0},
+    "i2t": {"normalization": "clipped_l2norm", "pooling": "LogSumExp", "softmax_temperature": 4.0, "lse_temperature": 20.0},
+}  # fmt: skip
+
+
+def coco_lengths(count: int, seed: int = 0) -> torch.Tensor:
+    """Words per caption as in COCO, start and end included: 12 or 13 mostly, now and then twice that."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy((9 + rng.gamma(2.2, 1.6, count)).astype(np.int64).clip(8, 30))
+
+
+def fastest(functions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Best time of each in seconds, taking turns so that a slow moment of the machine hits all."""
+    times = {name: float("inf") for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            times[name] = min(times[name], time.perf_counter() - started)
+    return times
+
+
+def report(what: str, times: dict[str, float], against: str, goal: float) -> None:
+    rest = ", ".join(f"{name} {seconds * 1e3:,.0f} ms" for name, seconds in times.items())
+    print(f"{what:24} {times[against] / times['ours']:5.1f} x the {against} (goal {goal:g})   {rest}", flush=True)
+
+
+def bench_scoring(attention: str, goal: float) -> None:
+    regions = torch.nn.functional.normalize(torch.randn(B, K, D), dim=-1)
+    lengths = coco_lengths(B)
+    words = torch.nn.functional.normalize(torch.randn(B, int(lengths.max()), D), dim=-1)
+    options = {"attention": attention, **OPTIONS[attention]}
+    flat_words, flat_regions = words.flatten(0, 1)[: int(lengths.sum())], regions.flatten(0, 1)
+    with torch.inference_mode():
+        times = fastest(
+            {
+                "ours": lambda: cross_attention_similarity(regions, words, lengths, **options),
+                "loop": lambda: paper_similarity(regions, words, lengths.tolist(), **options),
+                "bare GEMM": lambda: flat_words @ flat_regions.T,
+            },
+            repetitions=5,
+        )
+    report(f"scoring {attention}", times, "loop", goal)
+    print(f"{'':24} {times['ours'] / times['bare GEMM']:5.1f} x the time of the bare GEMM")
+
+
+def bench_step(attention: str, goal: float) -> None:
+    vocabulary = Vocabulary([*SPECIAL, *(f"word{index}" for index in range(10_000))])
+    lengths = coco_lengths(B)
+    tokens = torch.randint(4, len(vocabulary), (B, int(lengths.max())))
+    features = torch.randn(B, K, FEATURES).clamp_min(0)
+    steps = {}
+    for name in ("ours", "loop"):
+        torch.manual_seed(0)
+        model = SCAN(ModelConfig(attention=attention, **OPTIONS[attention]), vocabulary)
+        optimizer = torch.optim.Adam(model.parameters())
+
+        def step(name: str = name, model: SCAN = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            regions = model.encode_images(features)
+            words = model.encode_tokens(tokens, lengths)
+            if name == "ours":
+                similarity = model.similarity(regions, words, lengths)
+            else:
+                similarity = paper_similarity(regions, words, lengths.tolist(), **model.similarity_options())
+            optimizer.zero_grad(set_to_none=True)
+            triplet_loss(similarity, torch.arange(B)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            optimizer.step()
+
+        steps[name] = step
+    report(f"training step {attention}", fastest(steps, repetitions=3), "loop", goal)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {B} x {B}, {K} regions, D {D}, float32")
+    bench_scoring("t2i", 10)
+    bench_scoring("i2t", 8)
+    bench_step("t2i", 5)
+    bench_step("i2t", 5)
+
+
+if __name__ == "__main__":
+    main()
