@@ -1,9 +1,9 @@
-"""Similarity of whole collections: every image encoded once, every caption encoded once, blocks that bound the memory.
+"""Similarity of a split: images read and encoded block by block, captions encoded once, memory bounded by a budget.
 
 Letters: N images, M captions, K regions, L words, E joint space.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,52 +12,78 @@ from tqdm import tqdm
 
 from matcher.data import CaptionedImages
 from matcher.model import SCAN
+from matcher.similarity import (
+    MEMORY_BUDGET,
+    CaptionBlock,
+    Options,
+    block_size,
+    fill_similarity,
+    result_array,
+    split_by_words,
+)
 
-SCORES_BUDGET = 8_000_000  # word x region products of a block: 32 MB, and a few times that in temporaries
-IMAGE_BLOCK = 64  # images encoded and compared at once
-ENCODE_CAPTIONS = 1024  # captions per pass of the text encoder
+ENCODE_CAPTIONS = 256  # captions per pass of the text encoder
 
 
 @torch.inference_mode()
-def collection_similarity(model: SCAN, data: CaptionedImages, *, progress: bool = False) -> np.ndarray:
+def collection_similarity(
+    model: SCAN,
+    data: CaptionedImages,
+    *,
+    images: slice = slice(None),
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = False,
+) -> np.ndarray:
     """Similarity of every image to every caption of a split: (N, M) float32.
 
     Args:
         model: in evaluation mode.
         data: its images are read from their source block by block; `image_of_caption` is not used.
+        images: only these.
+        memory_budget: bytes for word embeddings and blocks. Where the word embeddings alone would take more than half of
+            it, the images are gone through several times.
         progress: show a bar.
     """
-    blocks = list(_encode_captions(model, data.captions, data.source.num_regions))
-    similarity = np.empty((len(data.rows), len(data.captions)), dtype=np.float32)
-    with tqdm(total=len(data.rows), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
-        for start in range(0, len(data.rows), IMAGE_BLOCK):
-            rows = data.rows[start : start + IMAGE_BLOCK]
-            features = torch.from_numpy(data.source.gather(rows)).to(model.device).float()
-            regions = model.encode_images(features)  # (n, K, E)
-            for captions, words, lengths in blocks:
-                similarity[start : start + len(rows), captions] = (
-                    model.similarity(regions, words, lengths).cpu().numpy()
-                )
-            bar.update(len(rows))
-    return similarity
+    rows = data.rows[images]
+    N, M = len(rows), len(data.captions)
+    out = result_array(N, M, memory_budget)
+    if not N or not M:
+        return out
+    regions = _EncodedImages(model, data, rows)
+    image_block, words_of_block = block_size(N, data.source.num_regions, memory_budget // 2)
+    lengths = torch.tensor([len(model.vocabulary.encode(caption)) for caption in data.captions])
+    order = torch.argsort(lengths, stable=True)
+    words_of_pass = max(1, memory_budget // 2 // (4 * model.config.embed_dim))
+    passes = split_by_words(order, lengths[order], words_of_pass)
+    with tqdm(total=N * len(passes), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
+        for captions in passes:
+            blocks = [
+                block
+                for run in split_by_words(captions, lengths[captions], words_of_block)
+                for block in _encode(model, data.captions, run)
+            ]
+            fill_similarity(out, regions, blocks, Options(**model.similarity_options()), image_block, bar)
+    return out
 
 
-def _encode_captions(
-    model: SCAN, captions: Sequence[str], num_regions: int
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Captions of like length together: their indices, word embeddings (m, L, E) and lengths (m,).
+class _EncodedImages:
+    """Region embeddings of a split's images, read and encoded when they are asked for."""
 
-    Blocks are cut so that a block of images against one of them stays within the budget.
-    """
-    if not captions:
-        return
-    budget = SCORES_BUDGET // (IMAGE_BLOCK * num_regions)  # words
-    sizes = np.array([len(model.vocabulary.encode(caption)) for caption in captions])
-    order = np.argsort(sizes, kind="stable")
-    for start in range(0, len(order), ENCODE_CAPTIONS):
-        chunk = order[start : start + ENCODE_CAPTIONS]
-        words, lengths = model.encode_captions([captions[index] for index in chunk])
-        step = max(1, budget // int(lengths.max()))
-        for first in range(0, len(chunk), step):
-            some = slice(first, first + step)
-            yield chunk[some], words[some, : int(lengths[some].max())], lengths[some]
+    def __init__(self, model: SCAN, data: CaptionedImages, rows: np.ndarray):
+        self.model, self.data, self.rows = model, data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, images: slice) -> Tensor:
+        features = torch.from_numpy(self.data.source.gather(self.rows[images]))
+        return self.model.encode_images(features.to(self.model.device).float())
+
+
+def _encode(model: SCAN, captions: Sequence[str], columns: Tensor) -> list[CaptionBlock]:
+    """Word embeddings of some captions, packed, a few hundred captions at a time."""
+    blocks = []
+    for some in columns.split(ENCODE_CAPTIONS):
+        words, lengths = model.encode_captions([captions[index] for index in some.tolist()])
+        blocks.append(CaptionBlock.of(words, lengths, torch.arange(len(some)), some))
+    return blocks

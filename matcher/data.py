@@ -6,13 +6,14 @@ Letters: N images, M captions, B captions of a batch, K regions, L words, D feat
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from matcher.distributed import World
 from matcher.errors import MatcherError
 from matcher.vocabulary import PAD, Tokens
 
@@ -54,32 +55,47 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """B captions and the distinct images that they are of."""
+    """B captions and the distinct images that they are of, or one process's share of both."""
 
-    features: Tensor  # (N, K, D), in the stored type
-    tokens: Tensor  # (B, L) int64, padded with 0
-    lengths: Tensor  # (B,) int64; stays on the CPU
-    image_of_caption: Tensor  # (B,) int64, index into features
+    features: Tensor  # (n, K, D) of the own images, in the stored type
+    tokens: Tensor  # (b, L) int64 of the own captions, padded with 0
+    own_lengths: Tensor  # (b,) int64 of the own captions; stays on the CPU
+    lengths: Tensor  # (B,) int64 of all captions; stays on the CPU
+    image_of_caption: Tensor  # (B,) int64, index into all images
+    image_counts: list[int]  # images of each process; a batch too small to share is one whole for each of them
+    caption_counts: list[int]  # captions of each process
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, without waiting for the copy; lengths stay where they are read."""
         if device.type == "cpu":
             return self
-        moved = [
-            tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-            for tensor in (self.features, self.tokens, self.image_of_caption)
-        ]
-        return Batch(moved[0], moved[1], self.lengths, moved[2])
+        names = ("features", "tokens", "image_of_caption")
+        tensors = {name: getattr(self, name) for name in names}
+        if device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 class Batches:
-    """The training batches of every epoch, in an order that the seed and the epoch alone decide.
+    """The training batches of every epoch; all that is random about them is decided by the seed, epoch and step.
 
     So a run that was killed continues in the middle of an epoch by asking for its batches from some step on.
     """
 
-    def __init__(self, data: CaptionedImages, vocabulary: Tokens, batch_size: int, seed: int):
+    def __init__(
+        self,
+        data: CaptionedImages,
+        vocabulary: Tokens,
+        batch_size: int,
+        seed: int,
+        *,
+        region_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        world: World | None = None,
+    ):
         self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.region_dropout, self.word_dropout = region_dropout, word_dropout
+        self.world = world or World()
         encoded = [np.asarray(vocabulary.encode(caption), dtype=np.int32) for caption in data.captions]
         self._lengths = np.array([len(ids) for ids in encoded])
         self._starts = np.cumsum([0, *self._lengths[:-1]])
@@ -93,23 +109,55 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `start` on, read ahead by a thread."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.data.captions))
-        steps = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in range(start, len(self))]
-        return _ahead(self.assemble(captions) for captions in steps)
+        return _ahead(
+            self.assemble(
+                order[step * self.batch_size : (step + 1) * self.batch_size],
+                np.random.default_rng([self.seed, epoch, step]),
+            )
+            for step in range(start, len(self))
+        )
 
-    def assemble(self, captions: np.ndarray) -> Batch:
+    def assemble(self, captions: np.ndarray, random: np.random.Generator) -> Batch:
         """The batch of some captions (B,); each distinct image is there once."""
         images, image_of_caption = np.unique(self.data.image_of_caption[captions], return_inverse=True)
-        lengths = self._lengths[captions]
+        words = [self._words(caption, random) for caption in captions]
+        lengths = np.array([len(ids) for ids in words])
         tokens = np.full((len(captions), lengths.max()), PAD, dtype=np.int64)
-        for row, caption in enumerate(captions):
-            start = self._starts[caption]
-            tokens[row, : lengths[row]] = self._ids[start : start + lengths[row]]
+        for row, ids in enumerate(words):
+            tokens[row, : len(ids)] = ids
+        world = self.world if min(len(images), len(captions)) >= self.world.size else World()
+        regions = self._regions(len(images), random)
+        own_images, own_captions = world.share(len(images)), world.share(len(captions))
+        features = torch.from_numpy(self.data.source.gather(self.data.rows[images[own_images]]))
+        if regions is not None:
+            features = features.take_along_dim(torch.from_numpy(regions[own_images, :, None]), dim=1)
         return Batch(
-            torch.from_numpy(self.data.source.gather(self.data.rows[images])),
-            torch.from_numpy(tokens),
+            features,
+            torch.from_numpy(tokens[own_captions]),
+            torch.from_numpy(lengths[own_captions]),
             torch.from_numpy(lengths),
             torch.from_numpy(image_of_caption.astype(np.int64)),
+            world.counts(len(images)),
+            world.counts(len(captions)),
         )
+
+    def _words(self, caption: int, random: np.random.Generator) -> np.ndarray:
+        """Ids of a caption; under dropout some words are left out, start and end never."""
+        start = self._starts[caption]
+        ids = self._ids[start : start + self._lengths[caption]]
+        if not self.word_dropout:
+            return ids
+        keep = random.random(len(ids)) >= self.word_dropout
+        keep[[0, -1]] = True
+        return ids[keep]
+
+    def _regions(self, images: int, random: np.random.Generator) -> np.ndarray | None:
+        """(N, k) regions that each image keeps under dropout; all images keep equally many. None keeps all."""
+        count = self.data.source.num_regions
+        kept = count - int(random.random() * (int(self.region_dropout * count) + 1)) if self.region_dropout else count
+        if kept == count:
+            return None
+        return np.sort(random.random((images, count)).argsort(axis=1)[:, :kept], axis=1)
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

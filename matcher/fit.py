@@ -18,12 +18,14 @@ from matcher.checkpoint import save_model
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages
+from matcher.distributed import World
 from matcher.errors import MatcherError
 from matcher.loss import triplet_loss
-from matcher.metrics import RetrievalMetrics, ranks, recalls
+from matcher.metrics import ranks, recalls
 from matcher.model import SCAN
 from matcher.progress import MetricsLog
 from matcher.state import Progress, load_state, save_state
+from matcher.transformer import TransformerEncoder
 
 BEST = "best.safetensors"
 
@@ -72,6 +74,21 @@ def fit(
     return trainer.run()
 
 
+def make_optimizer(model: SCAN, config: FitConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW; the parameters of a pretrained text encoder in a group of their own, with its share of the rate."""
+    text = model.text_encoder
+    pretrained = set(text.encoder.parameters()) if isinstance(text, TransformerEncoder) else set()
+    groups = [
+        {"params": [p for p in model.parameters() if p not in pretrained], "factor": 1.0},
+        {"params": [p for p in model.parameters() if p in pretrained], "factor": config.text_encoder_factor},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = model.device.type in ("cpu", "cuda")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
+
+
 class Trainer:
     """The training loop and what it carries along."""
 
@@ -84,12 +101,25 @@ class Trainer:
         run_dir: Path,
         progress: bool,
     ):
-        self.model, self.config, self.dev, self.run_dir, self.show = model, config, dev, run_dir, progress
-        self.batches = Batches(train, model.vocabulary, config.batch_size, config.seed)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.world = World.current()
+        self.model, self.config, self.dev, self.run_dir = model, config, dev, run_dir
+        self.show = progress and self.world.leads
+        self.batches = Batches(
+            train,
+            model.vocabulary,
+            config.batch_size,
+            config.seed,
+            region_dropout=config.region_dropout,
+            word_dropout=config.word_dropout,
+            world=self.world,
+        )
+        self.optimizer = make_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=config.precision == "fp16")
         self.progress = load_state(run_dir, model, self.optimizer, self.scaler) or Progress()
-        self.log = MetricsLog(run_dir, self.progress.step)
+        self.world.same_start(model)
+        if not self.world.leads:
+            torch.manual_seed(config.seed + self.world.rank)  # an encoder's dropout, different in every process
+        self.log = MetricsLog(run_dir, self.progress.step, write=self.world.leads)
 
     def run(self) -> FitResult:
         """Train to the end, from wherever the run is."""
@@ -127,23 +157,26 @@ class Trainer:
     def _step(self, batch: Batch, hardest: bool) -> tuple[Tensor, Tensor]:
         """One update; returns loss and gradient norm without waiting for the device."""
         self.model.train()
+        shared = len(batch.caption_counts) == self.world.size
+        world = self.world if shared else World()
         with self._autocast():
-            regions = self.model.encode_images(self._features(batch))
-            words = self.model.encode_tokens(batch.tokens, batch.lengths)
-            similarity = self.model.similarity(regions, words, batch.lengths)
+            # Stored float16 becomes float32 on the device, not before: half the bytes to move.
+            regions = self.model.encode_images(batch.features.float())
+            words = self.model.encode_tokens(batch.tokens, batch.own_lengths)
+            words = world.gather(words, batch.caption_counts)
+            own_rows = self.model.similarity(regions, words, batch.lengths)
+            similarity = world.complete(own_rows, batch.image_counts)
         loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        # A batch that every process did as a whole counts once, not once per process.
+        self.scaler.scale(loss if shared else loss / self.world.size).backward()
+        self.world.sum_gradients(self.model)
         self.scaler.unscale_(self.optimizer)
         largest = self.config.grad_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach(), norm
-
-    def _features(self, batch: Batch) -> Tensor:
-        """Stored float16 features become float32 on the device, not before: half the bytes to move."""
-        return batch.features.float()
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -155,7 +188,7 @@ class Trainer:
     def _set_learning_rate(self, epoch: int) -> None:
         decays = sum(epoch >= decay for decay in self.config.decay_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.config.decay_factor**decays
+            group["lr"] = self.config.learning_rate * group["factor"] * self.config.decay_factor**decays
 
     def _log_step(self, epoch: int, loss: Tensor, norm: Tensor, waited: float, took: float, bar: "tqdm[None]") -> None:
         value = float(loss)  # waits for the device: once in `log_every` steps
@@ -179,17 +212,20 @@ class Trainer:
         """Recalls on dev; keeps the model if it is the best so far, and everything to continue from here."""
         bar.set_postfix(epoch=epoch, state="validating")
         self.model.eval()
-        metrics: RetrievalMetrics = recalls(
-            ranks(collection_similarity(self.model, self.dev, progress=self.show), self.dev.image_of_caption)
-        )
+        share = self.world.share(self.dev.num_images)
+        rows = collection_similarity(self.model, self.dev, images=share, progress=self.show)
+        metrics = recalls(ranks(self.world.gather_arrays(rows), self.dev.image_of_caption))
         if metrics.rsum > self.progress.best_rsum:
             self.progress.best_rsum, self.progress.best_step = metrics.rsum, self.progress.step
             self.progress.stale = 0
-            save_model(self.run_dir / BEST, self.model)
+            if self.world.leads:
+                save_model(self.run_dir / BEST, self.model)
         else:
             self.progress.stale += 1
         self.log.write(self.progress.step, "dev", epoch=epoch, **metrics.flat())
-        save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.progress)
+        if self.world.leads:
+            save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.progress)
+        self.world.wait()
 
     def _is_stale(self) -> bool:
         return 0 < self.config.early_stopping <= self.progress.stale

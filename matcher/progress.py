@@ -10,17 +10,24 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends rows; a resumed run drops the rows that its predecessor wrote after the last checkpoint."""
+    """Appends rows; a resumed run drops the rows that its predecessor wrote after the last checkpoint.
 
-    def __init__(self, run_dir: Path, step: int):
+    With `write` off it does nothing: of several processes, one keeps the log.
+    """
+
+    def __init__(self, run_dir: Path, step: int, *, write: bool = True):
         self.path = run_dir / METRICS
+        self._run_dir, self._step, self._writes = run_dir, step, write
+        if not write:
+            return
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         temporary = self.path.with_name(f".{METRICS}.tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, self.path)
-        self._run_dir, self._step = run_dir, step
 
     def __enter__(self) -> "MetricsLog":
+        if not self._writes:
+            return self
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = self.path.open("a")
@@ -30,11 +37,14 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
     def write(self, step: int, split: str, **values: Any) -> None:
         """One row: {"step": …, "split": "train" or "dev", …}."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():

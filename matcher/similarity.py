@@ -6,10 +6,15 @@ Captions are grouped by length, so that there is no padding anywhere: a padded w
 a pooling, because it is dropped before the first product.
 """
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from matcher.attention import (
     Attention,
@@ -21,6 +26,12 @@ from matcher.attention import (
     query_cosines,
 )
 from matcher.errors import MatcherError
+
+MEMORY_BUDGET = 1 << 30  # bytes; for blocks and what they leave behind, the result apart
+BYTES_PER_SCORE = 40  # of a block: the product itself, attention, and their temporaries, measured
+IMAGE_BLOCK = 128
+MIN_WORDS = 64  # of a block, before it takes fewer images
+MAX_SCORES = 1 << 24  # of a block: beyond this nothing gets faster
 
 
 def cross_attention_similarity(
@@ -48,21 +59,132 @@ def cross_attention_similarity(
 
     Raises MatcherError on shapes that do not fit, lengths outside 1..L and unknown variants.
     """
-    check_options(attention, normalization, pooling)
+    options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
     lengths = check_shapes(regions, words, lengths)
-    order, groups = group_by_length(lengths)
-    packed = pack(words, lengths, order)  # (T, D)
-    columns = grouped_similarity(
-        regions,
-        packed,
-        groups,
-        attention=attention,
-        normalization=normalization,
-        pooling=pooling,
-        softmax_temperature=softmax_temperature,
-        lse_temperature=lse_temperature,
-    )
+    order = torch.argsort(lengths, stable=True)
+    block = CaptionBlock.of(words, lengths, order)
+    columns = grouped_similarity(regions, block.packed, block.groups, options)
     return columns.index_select(0, torch.argsort(order).to(columns.device)).T
+
+
+class RegionEmbeddings(Protocol):
+    """Region embeddings of N images, made when they are asked for. A tensor (N, K, D) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, images: slice, /) -> Tensor:
+        """(n, K, D) of a run of images."""
+        ...
+
+
+def similarity_matrix(
+    regions: RegionEmbeddings,
+    words: Tensor,
+    lengths: Tensor | Sequence[int],
+    *,
+    attention: Attention,
+    normalization: Normalization = "clipped_l2norm",
+    pooling: Pooling = "LogSumExp",
+    softmax_temperature: float = 9.0,
+    lse_temperature: float = 6.0,
+    memory_budget: int = MEMORY_BUDGET,
+    out: np.ndarray | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """`cross_attention_similarity` of whole collections, block by block: the same numbers, whatever the blocks.
+
+    regions: (N, K, D) region embeddings, a tensor or anything that can be sliced like one; each image is asked for once.
+    words: (M, L, D) word embeddings, padded, on the device that shall do the work.
+    lengths: (M,) words per caption, 1..L.
+    memory_budget: bytes for blocks and their temporaries.
+    out: (N, M) float32 to fill, such as a memory map; None makes one, on disk where it would exceed the budget.
+    progress: show a bar.
+
+    Returns (N, M) float32. No gradients. Raises MatcherError as `cross_attention_similarity`.
+    """
+    lengths = check_shapes(regions[0:1], words, lengths)
+    options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
+    order = torch.argsort(lengths, stable=True)
+    images, limit = block_size(len(regions), regions[0:1].shape[1], memory_budget)
+    out = result_array(len(regions), len(words), memory_budget) if out is None else out
+    blocks = [CaptionBlock.of(words, lengths, captions) for captions in split_by_words(order, lengths[order], limit)]
+    with tqdm(total=len(regions), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
+        fill_similarity(out, regions, blocks, options, images, bar)
+    return out
+
+
+@dataclass(frozen=True)
+class Options:
+    """A variant of the similarity; see `cross_attention_similarity`."""
+
+    attention: Attention
+    normalization: Normalization
+    pooling: Pooling
+    softmax_temperature: float
+    lse_temperature: float
+
+    def __post_init__(self) -> None:
+        check_options(self.attention, self.normalization, self.pooling)
+
+
+@dataclass(frozen=True)
+class CaptionBlock:
+    """Captions that are compared together, shortest first, packed."""
+
+    captions: Tensor  # (m,) their columns in the result
+    packed: Tensor  # (T, D) their words
+    groups: list[tuple[int, int]]  # (captions, words in each)
+
+    @classmethod
+    def of(cls, words: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor | None = None) -> "CaptionBlock":
+        """The captions in some rows of (M, L, D), in ascending order of length; `columns` where they differ from rows."""
+        sizes, counts = torch.unique_consecutive(lengths[rows], return_counts=True)
+        groups = list(zip(counts.tolist(), sizes.tolist(), strict=True))
+        return cls(rows if columns is None else columns, pack(words, lengths, rows), groups)
+
+
+def block_size(images: int, num_regions: int, memory_budget: int) -> tuple[int, int]:
+    """Images, and words of all captions, of the blocks that keep to a budget."""
+    elements = max(1, memory_budget // BYTES_PER_SCORE)
+    block = max(1, min(images, IMAGE_BLOCK, elements // (num_regions * MIN_WORDS)))
+    return block, max(1, min(elements, MAX_SCORES) // (block * num_regions))
+
+
+def split_by_words(order: Tensor, lengths: Tensor, limit: int) -> list[Tensor]:
+    """Cuts captions, in order, into runs of at most `limit` words; a caption that is longer stands alone."""
+    runs, start, words = [], 0, 0
+    for index, length in enumerate(lengths.tolist()):
+        if words + length > limit and index > start:
+            runs.append(order[start:index])
+            start, words = index, 0
+        words += length
+    return [*runs, order[start:]]
+
+
+def result_array(images: int, captions: int, memory_budget: int) -> np.ndarray:
+    """(N, M) float32 to write to, in a temporary file where it would exceed the budget."""
+    if images * captions * 4 <= memory_budget:
+        return np.empty((images, captions), dtype=np.float32)
+    with tempfile.TemporaryFile() as file:  # the map keeps it alive; it is gone with the last reference
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(images, captions))
+
+
+@torch.inference_mode()
+def fill_similarity(
+    out: np.ndarray,
+    regions: RegionEmbeddings,
+    blocks: Sequence[CaptionBlock],
+    options: Options,
+    image_block: int,
+    bar: "tqdm[None]",
+) -> None:
+    """Write the columns of some caption blocks, for every image, into the result (N, M)."""
+    for start in range(0, len(regions), image_block):
+        some = regions[start : start + image_block]
+        for block in blocks:
+            columns = grouped_similarity(some.to(block.packed.device), block.packed, block.groups, options)
+            out[start : start + len(some), block.captions.numpy()] = columns.T.cpu().numpy()
+        bar.update(len(some))
 
 
 def check_shapes(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
@@ -85,13 +207,6 @@ def check_shapes(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int]
     return lengths
 
 
-def group_by_length(lengths: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Caption indices in ascending order of length, (M,), and the groups as (captions, words in each)."""
-    order = torch.argsort(lengths, stable=True)
-    sizes, counts = torch.unique_consecutive(lengths[order], return_counts=True)
-    return order, list(zip(counts.tolist(), sizes.tolist(), strict=True))
-
-
 def pack(words: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
     """The real words of the captions in `order`, one after another: (T, D)."""
     L = words.shape[1]
@@ -101,19 +216,10 @@ def pack(words: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
     return words.flatten(0, 1).index_select(0, rows.to(words.device))
 
 
-def grouped_similarity(
-    regions: Tensor,
-    packed: Tensor,
-    groups: list[tuple[int, int]],
-    *,
-    attention: Attention,
-    normalization: Normalization,
-    pooling: Pooling,
-    softmax_temperature: float,
-    lse_temperature: float,
-) -> Tensor:
+def grouped_similarity(regions: Tensor, packed: Tensor, groups: list[tuple[int, int]], options: Options) -> Tensor:
     """(M, N) similarities of regions (N, K, D) and the packed words (T, D) of caption groups (captions, words in each)."""
     N, K, D = regions.shape
+    attention = options.attention
     scores = packed @ regions.flatten(0, 1).T  # (T, NK), the one product that touches D
     with torch.autocast(scores.device.type, enabled=False):
         scores, regions, packed = scores.float(), regions.float(), packed.float()
@@ -133,8 +239,8 @@ def grouped_similarity(
             weights = attend(
                 group_scores,
                 attention=attention,
-                normalization=normalization,
-                softmax_temperature=softmax_temperature,
+                normalization=options.normalization,
+                softmax_temperature=options.softmax_temperature,
             )
             if region_gram is not None:
                 gram, norms = region_gram, norms.view(m, L)
@@ -143,5 +249,6 @@ def grouped_similarity(
                 gram = group_words @ group_words.mT  # (m, L, L)
             cosines = query_cosines(group_scores, weights, gram, norms, attention)  # (m, L, N) or (m, N, K)
             queries = 1 if attention == "t2i" else 2
-            similarities.append(pool(cosines, queries, pooling=pooling, lse_temperature=lse_temperature))
+            pooled = pool(cosines, queries, pooling=options.pooling, lse_temperature=options.lse_temperature)
+            similarities.append(pooled)
         return torch.cat(similarities)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from matcher.data import Batches, CaptionedImages
+from matcher.distributed import World
 from matcher.errors import MatcherError
 from matcher.vocabulary import Vocabulary
 from tests.toy import ArraySource, toy_world
@@ -48,6 +49,43 @@ def test_order_depends_on_seed_and_epoch_alone_and_can_be_entered_anywhere() -> 
 def test_a_last_batch_of_one_caption_is_left_out(size: int, steps: int) -> None:
     made = batches(size)
     assert len(made) == steps == len(list(made.epoch(0)))
+
+
+def test_dropout_leaves_out_some_words_and_regions_but_never_start_and_end() -> None:
+    world = toy_world(10)
+    plain = Batches(world, Vocabulary.build(world.captions, 1), 20, seed=3)
+    dropped = Batches(world, Vocabulary.build(world.captions, 1), 20, seed=3, region_dropout=0.5, word_dropout=0.5)
+    counts = set()
+    for epoch in range(20):
+        whole, part = next(plain.epoch(epoch)), next(dropped.epoch(epoch))
+        assert (part.lengths <= whole.lengths).all()
+        assert part.lengths.sum() < whole.lengths.sum()
+        for row, (tokens, length) in enumerate(zip(part.tokens, part.own_lengths, strict=True)):
+            kept, everything = tokens[:length].tolist(), iter(whole.tokens[row].tolist())
+            assert (kept[0], kept[-1]) == (1, 2)
+            assert all(token in everything for token in kept)  # in order
+        counts.add(part.features.shape[1])
+        for image, regions in enumerate(part.features):  # each a region of the same image, none twice
+            same = (regions[:, None] == whole.features[image][None]).all(-1)
+            assert (same.sum(1) == 1).all()
+            assert (same.sum(0) <= 1).all()
+    assert counts == {3, 4, 5}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_a_batch(size: int) -> None:
+    world = toy_world(10)
+    vocabulary = Vocabulary.build(world.captions, 1)
+    whole = next(Batches(world, vocabulary, 7, seed=3).epoch(0))
+    parts = [next(Batches(world, vocabulary, 7, seed=3, world=World(rank, size)).epoch(0)) for rank in range(size)]
+    torch.testing.assert_close(torch.cat([part.features for part in parts]), whole.features)
+    torch.testing.assert_close(torch.cat([part.tokens for part in parts]), whole.tokens)
+    for part in parts:
+        torch.testing.assert_close(part.lengths, whole.lengths)
+        torch.testing.assert_close(part.image_of_caption, whole.image_of_caption)
+        assert sum(part.caption_counts) == 7
+    lonely = next(Batches(world, vocabulary, 2, seed=3, world=World(4, 8)).epoch(0))
+    assert lonely.caption_counts == [2]  # too few to share: everybody does all
 
 
 def test_an_epoch_left_early_stops_its_thread() -> None:

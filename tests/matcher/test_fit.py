@@ -51,7 +51,7 @@ def rows(run: Path) -> list[dict]:
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])
 def test_learns_a_small_world(tmp_path: Path, attention: str) -> None:
     model = dataclasses.replace(MODEL, attention=attention)
-    result = train(tmp_path, dataclasses.replace(RECIPE, epochs=25, decay_epochs=()), model)
+    result = train(tmp_path, dataclasses.replace(RECIPE, epochs=40, decay_epochs=()), model)
     assert result.best_rsum > 450  # of 600, on unseen images; chance is about 200 with 12
     best = load_model(tmp_path / BEST)
     dev = toy_world(12, seed=5)
@@ -109,6 +109,31 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert (result.best_step, result.steps) == (4, 10)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "adamw"}, {"region_dropout": 0.2, "word_dropout": 0.2}, {"warmup_epochs": 0}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_options_change_training_and_still_learn(tmp_path: Path, changes: dict) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=12, decay_epochs=())
+    plain = train(tmp_path / "plain", recipe)
+    changed = train(tmp_path / "changed", dataclasses.replace(recipe, **changes))
+    assert changed.best_rsum > 300
+    assert rows(tmp_path / "plain") != rows(tmp_path / "changed")
+    assert plain.steps == changed.steps
+
+
+def test_dropout_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = dataclasses.replace(RECIPE, region_dropout=0.4, word_dropout=0.3)
+    train(tmp_path / "whole", recipe)
+    with monkeypatch.context() as patch:
+        kill_at(9, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", recipe)
+    train(tmp_path / "killed", recipe)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
 def test_low_precision_trains(tmp_path: Path) -> None:
     result = train(tmp_path, dataclasses.replace(RECIPE, precision="bf16", epochs=10, decay_epochs=()))
     assert result.best_rsum > 300
@@ -145,6 +170,8 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         ({"precision": "int8"}, "expected fp32, bf16 or fp16"),
         ({"learning_rate": 0.0}, "expected a positive number"),
         ({"epochs": 0}, "epochs 0: expected at least 1"),
+        ({"optimizer": "sgd"}, "expected adam or adamw"),
+        ({"word_dropout": 1.0}, "expected 0 to less than 1"),
     ],
 )
 def test_recipes_are_checked(changes: dict, message: str) -> None:

@@ -11,6 +11,7 @@ from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.model import SCAN, pad
+from matcher.similarity import cross_attention_similarity, similarity_matrix
 from matcher.vocabulary import Vocabulary
 from tests.toy import DIMENSIONS, toy_world
 
@@ -79,17 +80,29 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])
-@pytest.mark.parametrize("budget", [1, 300, 10**9])
+@pytest.mark.parametrize("budget", [1, 3_000, 10**9])
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, attention: str, budget: int) -> None:
     model, world = small_model(attention=attention), toy_world(9)
     with torch.inference_mode():
         regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
         words, lengths = model.encode_captions(world.captions)
         whole = model.similarity(regions, words, lengths)
-    monkeypatch.setattr("matcher.collection.SCORES_BUDGET", budget)
-    monkeypatch.setattr("matcher.collection.IMAGE_BLOCK", 4)
+    found = similarity_matrix(regions, words, lengths, memory_budget=budget, **model.similarity_options())
+    np.testing.assert_allclose(found, whole, atol=1e-6)
+    assert isinstance(found, np.memmap) == (budget < 9 * 18 * 4)
+    monkeypatch.setattr("matcher.similarity.IMAGE_BLOCK", 4)
     monkeypatch.setattr("matcher.collection.ENCODE_CAPTIONS", 5)
-    np.testing.assert_allclose(collection_similarity(model, world), whole, atol=1e-6)
+    np.testing.assert_allclose(collection_similarity(model, world, memory_budget=budget), whole, atol=1e-6)
+
+
+def test_a_result_can_be_given(tmp_path: Path) -> None:
+    regions, words = torch.randn(5, 3, 4), torch.randn(6, 7, 4)
+    out = np.lib.format.open_memmap(tmp_path / "s.npy", "w+", np.float32, (5, 6))
+    found = similarity_matrix(regions, words, [7, 1, 2, 2, 5, 6], attention="t2i", out=out)
+    assert found is out
+    out.flush()
+    wanted = cross_attention_similarity(regions, words, [7, 1, 2, 2, 5, 6], attention="t2i")
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), wanted, atol=1e-6)
 
 
 def test_a_model_file_carries_everything(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Several processes, one batch: each encodes its share, and the loss is that of the whole.
+
+Images and captions of a batch are dealt out. Word embeddings are gathered, every process scores its images against all
+captions, and the rows of the similarity are gathered: so negatives come from everywhere, the hardest included, and one
+process alone would compute the same loss and the same update.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> "World":
+        """As torch.distributed was initialised; one process where it was not."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def counts(self, items: int) -> list[int]:
+        """How many of some items each process takes, in order of rank."""
+        whole, rest = divmod(items, self.size)
+        return [whole + (rank < rest) for rank in range(self.size)]
+
+    def share(self, items: int) -> slice:
+        """Which of some items this process takes."""
+        counts = self.counts(items)
+        start = sum(counts[: self.rank])
+        return slice(start, start + counts[self.rank])
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def gather(self, own: Tensor, counts: list[int]) -> Tensor:
+        """Everybody's rows, in order of rank, with gradients to their owners: (counts[rank], …) -> (sum, …)."""
+        return own if self.size == 1 else _Gather.apply(own, counts, self.rank)
+
+    def complete(self, own: Tensor, counts: list[int]) -> Tensor:
+        """As `gather`, but only the own rows carry gradients: for a loss that every process computes alike."""
+        if self.size == 1:
+            return own
+        parts = _all_gather(own.detach(), counts)
+        parts[self.rank] = own
+        return torch.cat(parts)
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Adds up every parameter's gradient over the processes, in one message."""
+        if self.size == 1:
+            return
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def same_start(self, model: nn.Module) -> None:
+        """Everybody begins with the first process's parameters."""
+        if self.size > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def gather_arrays(self, own: np.ndarray) -> np.ndarray:
+        """Everybody's rows of an array, in order of rank."""
+        if self.size == 1:
+            return own
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, own)
+        return np.concatenate(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows from everybody; backward, each owner gets what all processes say of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, counts: list[int], rank: int) -> Tensor:
+        ctx.counts, ctx.rank = counts, rank
+        return torch.cat(_all_gather(own, counts))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.split(ctx.counts)[ctx.rank], None, None
+
+
+def _all_gather(own: Tensor, counts: list[int]) -> list[Tensor]:
+    """Everybody's rows; padded on the way, as messages must be of one size."""
+    padded = own.new_zeros(max(counts), *own.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return [part[:count] for part, count in zip(parts, counts, strict=True)]

