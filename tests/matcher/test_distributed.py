@@ -17,7 +17,7 @@ from tests.toy import DIMENSIONS, toy_world
 
 MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)
 RECIPE = FitConfig(
-    epochs=2, batch_size=13, learning_rate=5e-3, decay_epochs=(), min_word_count=1, log_every=1, region_dropout=0.3
+    epochs=2, batch_size=13, learning_rate=5e-4, decay_epochs=(), min_word_count=1, log_every=1, region_dropout=0.3
 )
 
 
@@ -44,9 +44,9 @@ def test_same_losses_same_model(tmp_path: Path, attention: str, size: int) -> No
     mp.start_processes(train, (size, port, tmp_path / "several", attention), nprocs=size, start_method="spawn")
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "several")]
     assert len(logs[0]) == len(logs[1]) == 2 * (7 + 1)
-    for left, right in zip(*logs, strict=True):
+    for row, (left, right) in enumerate(zip(*logs, strict=True)):
         numbers = [{k: v for k, v in row.items() if k not in ("split", "data_wait")} for row in (left, right)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3 if row else 1e-5)  # sums in another order
     models = [load_model(tmp_path / name / BEST) for name in ("one", "several")]
     for left, right in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
