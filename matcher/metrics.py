@@ -113,6 +113,34 @@ def fold_average(similarity: np.ndarray, image_of_caption: np.ndarray, *, folds:
     )
 
 
+def confidence_intervals(
+    ranks: Ranks, image_of_caption: np.ndarray, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of every recall and of rsum: "caption_retrieval_r1" -> (low, high), in percent.
+
+    Images are drawn with replacement, each with all its captions, as those are not independent of one another
+    (percentile method; Efron and Tibshirani 1993).
+
+    Args:
+        ranks: of a similarity matrix.
+        image_of_caption: (M,) as `ranks` had it.
+        samples: bootstrap samples.
+        level: of confidence.
+        seed: the same intervals for the same seed.
+    """
+    images, owner = np.unique(np.asarray(image_of_caption), return_inverse=True)
+    captions = np.bincount(owner)  # (N,)
+    draws = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), samples)
+    found: dict[str, np.ndarray] = {}
+    for k in (1, 5, 10):
+        found[f"caption_retrieval_r{k}"] = 100 * (draws @ (ranks.caption_retrieval < k)) / len(images)
+        hits = np.bincount(owner, weights=ranks.image_retrieval < k)  # (N,) captions that found their image
+        found[f"image_retrieval_r{k}"] = 100 * (draws @ hits) / (draws @ captions)
+    found["rsum"] = np.sum(list(found.values()), axis=0)
+    tails = [50 * (1 - level), 50 * (1 + level)]
+    return {name: tuple(np.percentile(values, tails).tolist()) for name, values in found.items()}
+
+
 def _task(positions: np.ndarray) -> TaskMetrics:
     r1, r5, r10 = (100.0 * float(np.mean(positions < k)) for k in (1, 5, 10))
     return TaskMetrics(r1, r5, r10, float(np.floor(np.median(positions)) + 1), float(positions.mean() + 1))

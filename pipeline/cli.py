@@ -154,16 +154,37 @@ def import_features(source: str, **options: Any) -> None:
     _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
 
 
+@main.command("import-checkpoint")
+@click.argument("source", type=click.Path())
+@click.option(
+    "--vocabulary", required=True, metavar="FILE", help="Its vocabulary file, such as f30k_precomp_vocab.json."
+)
+@click.option("--output", metavar="DIR", help="Run folder to write.  [default: runs/<name of the checkpoint>]")
+def import_checkpoint(source: str, vocabulary: str, output: str | None) -> None:
+    """Turn a checkpoint of the original SCAN code into a run. Nothing in it is executed."""
+    from pipeline.import_checkpoint import import_original
+
+    imported = import_original(source, vocabulary, output)
+    click.echo(str(imported))
+    _next(f"scan-pipeline evaluate --run {imported.run} --features DIR --captions FILE")
+
+
 @main.command()
 @several("--features", metavar="DIR", help="Store. May be repeated.  [default: every store under features/]")
 @several("--captions", metavar="FILE", help="Captions file. May be repeated.  [default: looked for beside the photos]")
 @click.option("--run", metavar="DIR", help="Run folder.  [default: runs/<preset>, or runs/<attention>_<pooling>]")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
+@click.option("--text-encoder", metavar="NAME|DIR", help="A transformers encoder in the GRU's place.  [default: gru]")
 @device_option()
 @configurable("train")
 def train(
-    config: str | None, overrides: tuple[str, ...], epochs: int | None, batch_size: int | None, **options: Any
+    config: str | None,
+    overrides: tuple[str, ...],
+    epochs: int | None,
+    batch_size: int | None,
+    text_encoder: str | None,
+    **options: Any,
 ) -> None:
     """Train SCAN on stores of region features and their captions.
 
@@ -172,9 +193,15 @@ def train(
     from pipeline import train as stage
     from pipeline.config import load_config
 
-    options |= {"training.epochs": epochs, "training.batch_size": batch_size}
+    options |= {
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "model.text_encoder": text_encoder,
+    }
     settings = load_config(stage.TrainConfig, group="train", config=config, overrides=overrides, options=options)
     trained = stage.run(stage.named(settings, config), say=click.echo)
+    if not trained.leads:
+        return
     click.echo(f"{trained.run}: {trained.result}")
     _next(
         f"scan-pipeline evaluate --run {trained.run}",
@@ -188,6 +215,11 @@ def train(
 @several("--captions", metavar="FILE", help="Captions file.  [default: those of the run]")
 @click.option("--split", help="train, dev, test or all.  [default: test where there is one, else dev]")
 @click.option("--folds", type=int, help="Also average over N folds of images.  [default: 5 for 5,000 images]")
+@click.option(
+    "--bootstrap", type=int, help="Also 95 % intervals of the recalls from N bootstrap samples of the images."
+)
+@click.option("--eccv", is_flag=True, default=None, help="Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
+@click.option("--latex", is_flag=True, default=None, help="Also a LaTeX row.")
 @click.option("--verify", is_flag=True, help="Exit code 1 where rsum falls short of the preset's expected value.")
 @device_option()
 def evaluate(**options: Any) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from matcher.collection import collection_similarity
-from matcher.metrics import RetrievalMetrics, fold_average, ranks, recalls
+from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
 from pipeline.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.runs import Run, find_run, load_run
 
+RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
 
@@ -31,6 +32,9 @@ class EvaluateConfig:
     captions: tuple[str, ...] = ()  # captions files; none: those of the run
     split: str = ""  # train, dev, test or all; "": test where there is one, else dev
     folds: int = 0  # also average over this many folds of consecutive images; 0: five for COCO's 5,000
+    bootstrap: int = 0  # samples for 95 % confidence intervals of the recalls; 0: none
+    eccv: bool = False  # also ECCV Caption and CxC, on COCO's 5K test images (extra: pip install 'scan-pipeline[eccv]')
+    latex: bool = False  # also a row for a paper's table
     verify: bool = False  # compare with the `expected` recalls of the run's preset
     device: str = "auto"
 
@@ -42,11 +46,12 @@ class Evaluation:
     split: Split
     protocols: dict[str, RetrievalMetrics]  # by name: "1,000 images", "5 folds of 1,000 images"
     path: Path  # the JSON file
+    extras: tuple[str, ...] = ()  # intervals, ECCV Caption, LaTeX: what was asked for
     verdict: str = ""  # what --verify found
     verified: bool = True
 
     def __str__(self) -> str:
-        lines = [describe([self.split]), table(self.protocols), f"written to {self.path}"]
+        lines = [describe([self.split]), table(self.protocols), *self.extras, f"written to {self.path}"]
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
@@ -65,9 +70,17 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
         _refuse_misfits(member, split)
         similarity += collection_similarity(member.model, split.images, progress=True) / np.float32(len(runs))
     protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
-    path = _write(runs, split, protocols, similarity)
+    more: dict[str, Any] = {}
+    if config.bootstrap:
+        owner = split.images.image_of_caption
+        more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
+    if config.eccv:
+        more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
+    path = _write(runs, split, protocols, similarity, more)
+    extras = [text(more[name]) for name, text in _EXTRAS.items() if name in more]
+    extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
-    return Evaluation(split, protocols, path, verdict, verified)
+    return Evaluation(split, protocols, path, tuple(extras), verdict, verified)
 
 
 def table(protocols: dict[str, RetrievalMetrics]) -> str:
@@ -82,6 +95,60 @@ def table(protocols: dict[str, RetrievalMetrics]) -> str:
         ]
         lines.append(f"{name:26}{''.join(cells)}{metrics.rsum:6.1f}")
     return "\n".join(lines)
+
+
+def latex_row(name: str, metrics: RetrievalMetrics) -> str:
+    """Name & R@1 & R@5 & R@10 of both tasks & rsum, as tables of the field have them."""
+    tasks = (metrics.caption_retrieval, metrics.image_retrieval)
+    cells = [f"{value:.1f}" for task in tasks for value in (task.r1, task.r5, task.r10)]
+    return " & ".join([name.replace("_", r"\_"), *cells, f"{metrics.rsum:.1f}"]) + r" \\"
+
+
+def eccv_caption(
+    similarity: np.ndarray, image_ids: Sequence[int | str], caption_ids: Sequence[int | str]
+) -> dict[str, dict[str, float]]:
+    """ECCV Caption (Chun et al., ECCV 2022), CxC and COCO 5K of COCO's test images: {metric: {"i2t": …, "t2i": …}}.
+
+    Args:
+        similarity: (N, M).
+        image_ids, caption_ids: COCO's own integers, in the order of rows and columns.
+
+    Raises:
+        PipelineError: the package is not installed, or these are not COCO's 5,000 test images.
+    """
+    try:
+        from eccv_caption import Metrics
+    except ImportError as error:
+        raise PipelineError("--eccv: needs the package eccv_caption; pip install 'scan-pipeline[eccv]'") from error
+    captions, images = _top(similarity, RANKED_ECCV), _top(similarity.T, RANKED_ECCV)
+    try:
+        found = Metrics().compute_all_metrics(
+            {image: [caption_ids[m] for m in row] for image, row in zip(image_ids, captions, strict=True)},
+            {caption: [image_ids[n] for n in row] for caption, row in zip(caption_ids, images, strict=True)},
+            target_metrics=("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "coco_5k_recalls", "cxc_recalls"),
+            Ks=(1, 5, 10),
+        )
+    except KeyError as error:
+        raise PipelineError(
+            f"--eccv: COCO id {error} is missing among {len(image_ids):,} images and {len(caption_ids):,} captions; "
+            "expected COCO's 5,000 test images of the Karpathy split, with their ids"
+        ) from error
+    return {metric: {task: float(value) for task, value in values.items()} for metric, values in found.items()}
+
+
+def _intervals_text(intervals: dict[str, tuple[float, float]]) -> str:
+    return "95 % intervals: " + ", ".join(f"{name} {low:.1f}–{high:.1f}" for name, (low, high) in intervals.items())
+
+
+def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
+    lines = [
+        f"  {metric:18} caption retrieval {values['i2t']:6.2%}   image retrieval {values['t2i']:6.2%}"
+        for metric, values in metrics.items()
+    ]
+    return "\n".join(["ECCV Caption, CxC and COCO 5K (package eccv_caption):", *lines])
+
+
+_EXTRAS: dict[str, Callable[[Any], str]] = {"confidence_95": _intervals_text, "eccv_caption": _eccv_text}
 
 
 def run_dataset(run: Run, features: Sequence[str] = (), captions: Sequence[str] = ()) -> Dataset:
@@ -126,7 +193,13 @@ def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int)
     return protocols
 
 
-def _write(runs: Sequence[Run], split: Split, protocols: dict[str, RetrievalMetrics], similarity: np.ndarray) -> Path:
+def _write(
+    runs: Sequence[Run],
+    split: Split,
+    protocols: dict[str, RetrievalMetrics],
+    similarity: np.ndarray,
+    more: dict[str, Any],
+) -> Path:
     folder = runs[0].folder / "evaluation"
     folder.mkdir(exist_ok=True)
     name = (split.name or "all") + ("" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:]))
@@ -136,6 +209,7 @@ def _write(runs: Sequence[Run], split: Split, protocols: dict[str, RetrievalMetr
         "images": len(split.store_ids),
         "captions": len(split.caption_ids),
         "protocols": {name: metrics.to_dict() for name, metrics in protocols.items()},
+        **more,
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1))

@@ -30,6 +30,8 @@ class Run:
         """Why this model cannot read the features of a store, or ""."""
         if store.feature_dim != self.model.config.feature_dim:
             return f"features of {store.feature_dim} numbers, the run was trained on {self.model.config.feature_dim}"
+        if not self.data["extraction"]:  # an imported checkpoint does not say what its features were
+            return ""
         changed = differences(self.data["extraction"], store.manifest.get("extraction", {}))
         return "; ".join(changed[:3])
 
@@ -43,6 +45,8 @@ class Run:
 
     def _recorded(self, key: str, option: str) -> list[Path]:
         paths = [Path(path) for path in self.data[key]]
+        if not paths:
+            raise PipelineError(f"{self.folder}: was imported, and knows of no {key}; name them with {option}")
         for path in paths:
             if not path.exists():
                 raise PipelineError(

@@ -18,7 +18,7 @@ from matcher.config import FitConfig, ModelConfig
 from matcher.fit import FitResult, fit
 from pipeline.config import differences, save_config, to_dict
 from pipeline.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
-from pipeline.device import pick_device
+from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 
 RUNS = Path("runs")
@@ -45,6 +45,7 @@ class Trained:
     run: Path
     result: FitResult
     dataset: Dataset
+    leads: bool = True  # whether this is the process that speaks, of several
 
 
 def run(config: TrainConfig, *, say: Any = print) -> Trained:
@@ -53,6 +54,8 @@ def run(config: TrainConfig, *, say: Any = print) -> Trained:
     Raises:
         PipelineError: no stores or captions, or a run folder that holds a run with another configuration.
     """
+    world = join_processes(config.device)
+    say = say if world.leads else lambda _: None
     stores = find_stores(config.features)
     dataset = with_training_splits(load_dataset(stores, config.captions), config.dev_images)
     train, dev = dataset.splits["train"], dataset.splits["dev"]
@@ -63,17 +66,11 @@ def run(config: TrainConfig, *, say: Any = print) -> Trained:
 
     config = replace(config, model=replace(config.model, feature_dim=train.images.source.feature_dim))
     folder = Path(named(config, None).run)
-    _claim(folder, config, stores, dataset)
-    result = fit(
-        config.model,
-        config.training,
-        train.images,
-        dev.images,
-        folder,
-        device=pick_device(config.device),
-        progress=True,
-    )
-    return Trained(folder, result, dataset)
+    if world.leads:
+        _claim(folder, config, stores, dataset)
+    world.wait()
+    result = fit(config.model, config.training, train.images, dev.images, folder, device=pick_device(config.device))
+    return Trained(folder, result, dataset, world.leads)
 
 
 def named(config: TrainConfig, preset: str | None) -> TrainConfig:
@@ -96,7 +93,6 @@ def _claim(folder: Path, config: TrainConfig, stores: list[Path], dataset: Datas
                 f"{folder}: holds a run with other settings ({'; '.join(changed[:4])}); "
                 "choose another folder with --run, or delete this one"
             )
-        return
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     temporary = path.with_suffix(".tmp")
@@ -105,10 +101,12 @@ def _claim(folder: Path, config: TrainConfig, stores: list[Path], dataset: Datas
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
-    """What must not change between a run and its continuation: not the device, nor how the data is fed."""
+    """What must not change between a run and its continuation: not the device, nor how long it goes on."""
     fields = to_dict(config)
     for key in ("run", "device", "features", "captions", "expected"):
         del fields[key]
+    for key in ("epochs", "early_stopping", "log_every"):
+        del fields["training"][key]
     return fields
 
 

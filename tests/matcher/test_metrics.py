@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matcher.errors import MatcherError
-from matcher.metrics import fold_average, ranks, recalls
+from matcher.metrics import confidence_intervals, fold_average, ranks, recalls
 
 OWNER = np.array([0, 0, 1, 1, 1, 2, 3, 3])  # two, three, one and two captions
 SIMILARITY = np.array(
@@ -87,3 +87,23 @@ def test_ranks_agree_with_sorting(images: int, captions: int, seed: int, data: s
         assert row == np.flatnonzero(owner[np.argsort(-similarity[image])] == image)[0]
     for caption, row in enumerate(found.image_retrieval):
         assert np.argsort(-similarity[:, caption])[row] == owner[caption]
+
+
+def test_intervals_hold_their_estimates_and_shrink_with_more_images() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (50, 800):
+        owner = np.repeat(np.arange(images), 5)
+        similarity = rng.normal(size=(images, 5 * images)) + 2.5 * (owner == np.arange(images)[:, None])
+        found = ranks(similarity, owner)
+        intervals = confidence_intervals(found, owner, samples=400)
+        for name, value in recalls(found).flat().items():
+            if name in intervals:
+                low, high = intervals[name]
+                assert low <= value <= high
+        assert intervals == confidence_intervals(found, owner, samples=400)
+        low, high = intervals["caption_retrieval_r1"]
+        p = np.mean(found.caption_retrieval < 1)
+        assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(p * (1 - p) / images), rel=0.25)
+        widths.append(intervals["rsum"][1] - intervals["rsum"][0])
+    assert widths[0] > widths[1]

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from matcher.vocabulary import SPECIAL
 from pipeline.cli import main
 from pipeline.shards import open_store
+from tests.matcher.test_original import write as write_original
 from tests.photos import write_photos
 
 THINGS = ["dog", "tree", "ball", "boat", "house"]
@@ -134,6 +136,62 @@ def test_evaluate_prints_and_writes_both_tasks_in_coco_ids(inside: Path) -> None
     rankings = json.loads((inside / "runs/t2i_mean/evaluation/all_rankings.json").read_text())
     assert {row["image_id"] for row in rankings["caption_retrieval"]} == set(range(20))
     assert min(row["caption_id"] for row in rankings["image_retrieval"]) == 700
+
+
+def test_evaluate_adds_what_is_asked_for(inside: Path) -> None:
+    said = scan("evaluate", "--split", "all", "--bootstrap", "50", "--latex")
+    assert said.exit_code == 0, said.output
+    assert re.search(r"95 % intervals: caption_retrieval_r1 \d+\.\d–\d+\.\d", said.output)
+    assert re.search(r"^t2i\\_mean( & \d+\.\d){7} \\\\$", said.output, re.MULTILINE)
+    content = json.loads((inside / "runs/t2i_mean/evaluation/all.json").read_text())
+    low, high = content["confidence_95"]["rsum"]
+    assert low <= content["protocols"]["20 images"]["rsum"] <= high
+    assert scan("evaluate", "--split", "all", "--eccv").exit_code == 2  # not COCO's test images
+
+
+def test_verify_holds_a_run_to_its_preset(inside: Path) -> None:
+    for rsum, code in ((0, 0), (600, 1)):
+        preset = inside / f"promise{rsum}.yaml"
+        preset.write_text(
+            "model: {embed_dim: 16, word_dim: 8}\ntraining: {epochs: 1, batch_size: 8, min_word_count: 1}\n"
+            f"expected: {{rsum: {rsum}, tolerance: 1.0, folds: 1}}\n"
+        )
+        assert scan("train", "--config", str(preset)).exit_code == 0
+        said = scan("evaluate", "--run", f"runs/promise{rsum}", "--verify", "--split", "all")
+        assert said.exit_code == code, said.output
+        assert f"the expected {rsum} - 1.0" in said.output
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--verify")
+    assert said.exit_code == 2
+    assert "has no expected recalls" in said.output
+
+
+def test_an_original_checkpoint_becomes_a_run(inside: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, "a", "dog", "cat", "tree"])}
+    Path("vocab.json").write_text(json.dumps({"word2idx": vocabulary, "idx2word": {}, "idx": 8}))
+    write_original(Path("model_best.pth.tar"))
+    said = scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json")
+    assert said.exit_code == 0, said.output
+    assert "runs/model_best: i2t LogSumExp, epoch 12, rsum 437.5" in said.output
+    assert scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json").exit_code == 2
+    asked = scan("evaluate", "--run", "runs/model_best")
+    assert asked.exit_code == 2
+    assert "was imported, and knows of no stores; name them with --features" in asked.output
+    asked = scan("evaluate", "--run", "runs/model_best", "--features", "features/train2014")
+    assert asked.exit_code == 2  # made for features of 12 numbers
+    assert "features of 64 numbers, the run was trained on 12" in asked.output
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(inside: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "pipeline.cli", "train", "run=runs/two", "--device", "cpu", *SMALL_TRAINING]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("runs/two: best dev rsum") == 1
+    logs = [Path(f"runs/{name}/metrics.jsonl").read_text().splitlines() for name in ("two", "t2i_mean")]
+    losses = [[row["loss"] for row in map(json.loads, log) if row["split"] == "train"] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_an_ensemble_averages_similarities(inside: Path) -> None:

@@ -1,0 +1,47 @@
+"""A checkpoint of the original SCAN code -> a run folder that evaluate and retrieve take."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matcher.checkpoint import save_model
+from matcher.original import load_original
+from matcher.vocabulary import Vocabulary
+from pipeline.config import save_config
+from pipeline.errors import PipelineError
+from pipeline.runs import MODEL
+from pipeline.train import RUNS, TrainConfig
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """What became of a checkpoint."""
+
+    run: Path
+    variant: str
+    epoch: int
+    best_rsum: float
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.variant}, epoch {self.epoch}, rsum {self.best_rsum:.1f} on its own dev split"
+
+
+def import_original(source: Path | str, vocabulary: Path | str, output: Path | str | None = None) -> ImportedRun:
+    """Write a run folder from `model_best.pth.tar` and the vocabulary file it was trained with.
+
+    Raises:
+        PipelineError: the run folder exists already.
+        MatcherError: files that cannot be read, or that do not belong together.
+    """
+    checkpoint = load_original(Path(source), Vocabulary.from_json(vocabulary))
+    folder = Path(output or RUNS / Path(source).name.split(".")[0])
+    if folder.exists():
+        raise PipelineError(f"{folder}: is there already; choose another with --output")
+    folder.mkdir(parents=True)
+    config = checkpoint.model.config
+    save_config(TrainConfig(model=config, run=str(folder)), folder / "config.yaml")
+    data: dict[str, Any] = {"stores": [], "captions": [], "extraction": {}}  # its training data was elsewhere
+    (folder / "data.json").write_text(json.dumps({"data": data, "imported": str(source)}, indent=1))
+    save_model(folder / MODEL, checkpoint.model)
+    return ImportedRun(folder, f"{config.attention} {config.pooling}", checkpoint.epoch, checkpoint.best_rsum)
