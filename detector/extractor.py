@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detector.boxes import apply_deltas
+from detector.boxes import apply_deltas, clip
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
 from detector.locate import find_weights
@@ -138,6 +138,7 @@ class RegionExtractor:
             height, width = image.pixels.shape[:2]
             x, y = image.image_size[1] / width, image.image_size[0] / height
             boxes = selected.boxes * selected.boxes.new_tensor([x, y, x, y])
+        boxes = clip(boxes, *image.image_size, 0.0)  # a resized side is rounded: half a pixel may stand out
         rows = selected.proposals
         attributes = predictions.attribute_probabilities[rows]
         if attributes.shape[1]:

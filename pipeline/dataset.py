@@ -90,7 +90,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         PipelineError: no captions, or none of them for an image of the stores.
     """
     collection = open_stores(stores)
-    paths = [Path(path) for path in caption_files] or list(dict.fromkeys(find_captions(s) for s in collection.stores))
+    notes: list[str] = []
+    paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     index = ImageIndex(collection.image_ids)
 
@@ -112,7 +113,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             "expected image names such as " + ", ".join(collection.image_ids[:2])
         )
     splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
-    notes = [f"{count:,} captions in {path} are of images in none of the stores" for path, count in unmatched.items()]
+    notes += [f"{count:,} captions in {path} are of images in none of the stores" for path, count in unmatched.items()]
     if bare := len(collection) - len(split_of_row):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
     return Dataset(splits, paths, notes)
@@ -178,6 +179,21 @@ def describe(splits: Iterable[Split]) -> str:
         f"{split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
         for split in splits
     )
+
+
+def _captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
+    """The captions files of some stores. One without is noted, as photos to search need no captions; all without raise."""
+    found: dict[Path, None] = {}
+    errors = []
+    for store in stores:
+        try:
+            found[find_captions(store)] = None
+        except PipelineError as error:
+            errors.append(error)
+            notes.append(f"{store.path}: no captions found for its {len(store):,} images")
+    if not found:
+        raise errors[0]
+    return list(found)
 
 
 def _split(name: str, collection: StoreCollection, captions: dict[int, list[Caption]]) -> Split:

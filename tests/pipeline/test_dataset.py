@@ -98,6 +98,15 @@ def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_dataset([Path("features/x")], [other])
 
 
+def test_a_store_without_captions_is_noted_where_another_has_some(tmp_path: Path) -> None:
+    write_store(tmp_path / "a/train2014", [2], image_roots=[str(tmp_path / "coco/train2014")])
+    write_store(tmp_path / "b/mine", [3], prefix="m", image_roots=[str(tmp_path / "elsewhere/mine")])
+    write_coco(tmp_path / "coco/annotations/captions_train2014.json", names(2))
+    dataset = load_dataset([tmp_path / "a/train2014", tmp_path / "b/mine"])
+    assert dataset.notes[0] == f"{tmp_path}/b/mine: no captions found for its 3 images"
+    assert dataset.splits["train"].store_ids == ["1.jpg", "0.jpg"]
+
+
 def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
     write_store(tmp_path / "mine", [30])
     captions = write_coco(tmp_path / "captions.json", names(30))
