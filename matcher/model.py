@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matcher.attention import attend
+from matcher.attention import COSINE_EPS, attend
 from matcher.config import ModelConfig
 from matcher.encoders import GruEncoder, ImageEncoder
 from matcher.errors import MatcherError
@@ -65,6 +65,20 @@ class SCAN(nn.Module):
         options = self.similarity_options()
         names = ("attention", "normalization", "softmax_temperature")
         return attend(scores, **{name: options[name] for name in names})[0, :, 0]
+
+    def contributions(self, regions: Tensor, words: Tensor) -> Tensor:
+        """How each word and region made the score of one image (K, E) and one caption (L, E): (L, K).
+
+        The cosine of a query with its attended vector is a sum over the context; these are its terms. So for t2i rows
+        sum to the words' cosines, for i2t columns to the regions'.
+        """
+        weights = self.attention(regions, words)  # (L, K)
+        products = weights * (words @ regions.T).float()
+        if self.config.attention == "t2i":
+            lengths = words.norm(dim=-1) * (weights @ regions).norm(dim=-1)  # (L,)
+            return products / lengths.clamp_min(COSINE_EPS)[:, None]
+        lengths = regions.norm(dim=-1) * (weights.T @ words).norm(dim=-1)  # (K,)
+        return products / lengths.clamp_min(COSINE_EPS)
 
     def similarity_options(self) -> dict[str, Any]:
         """The configuration's part of `matcher.similarity.cross_attention_similarity`."""

@@ -45,8 +45,12 @@ class Box:
     """One region that speaks for a photo."""
 
     xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
-    weight: float  # share of the words' attention, 0..1
+    weight: float  # share of the score, 0..1
     name: str  # "brown dog", "" where the store carries no classes
+
+    def __str__(self) -> str:
+        corners = ", ".join(f"{value:.0f}" if max(self.xyxy) > 1 else f"{value:.2f}" for value in self.xyxy)
+        return f"{'':15}{self.weight:4.0%}  [{corners}]  {self.name}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,7 @@ class Answer:
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
             lines.append(f"{hit.rank:4}  {hit.score:7.4f}  {what}")
-            lines += [
-                f"{'':15}{box.weight:4.0%}  [{', '.join(f'{v:.0f}' if max(box.xyxy) > 1 else f'{v:.2f}' for v in box.xyxy)}]  {box.name}"
-                for box in hit.boxes
-            ]
+            lines += [str(box) for box in hit.boxes]
         return "\n".join(lines)
 
 
@@ -214,13 +215,13 @@ def _extract(
 
 
 def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
-    """The regions that the words of a sentence attend to most, their attention averaged over the words."""
+    """The regions that did most for a sentence's score, start and end marks aside."""
     features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
     with torch.inference_mode():
         words, _ = run.model.encode_captions([query])
-        weights = run.model.attention(run.model.encode_images(features)[0], words[0])  # (L, K)
-    shares = weights.sum(0).cpu().numpy()  # (K,)
-    shares = shares / shares.sum()
+        parts = run.model.contributions(run.model.encode_images(features)[0], words[0])  # (L, K)
+    shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
+    shares = shares / max(float(shares.sum()), 1e-12)
     boxes = []
     for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
         xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])

@@ -72,7 +72,10 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
             (sentence, weights @ regions[1]) if attention == "t2i" else (regions[1], weights.T @ sentence)
         )
         score = torch.cosine_similarity(queries, attended, dim=-1).mean()
+        parts = model.contributions(regions[1], sentence)  # (L, K)
+        per_query = parts.sum(1 if attention == "t2i" else 0)
     torch.testing.assert_close(score, similarity[1, 0])
+    torch.testing.assert_close(per_query, torch.cosine_similarity(queries, attended, dim=-1))
     torch.testing.assert_close(
         weights.sum(1 if attention == "t2i" else 0).sum(),
         torch.tensor(float(len(queries) if attention == "t2i" else 5)),
