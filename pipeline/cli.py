@@ -234,6 +234,7 @@ def evaluate(**options: Any) -> None:
 
 @main.command()
 @several("--query", metavar="TEXT", help="Sentence to find photos for. May be repeated.")
+@click.option("--queries", metavar="FILE", help="Text file of more sentences, one a line.")
 @several("--image", metavar="ID|PATH", help="Photo to find captions for. May be repeated.")
 @click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
 @several("--features", metavar="DIR", help="Store to search.  [default: every store under features/ that fits]")
@@ -241,6 +242,7 @@ def evaluate(**options: Any) -> None:
 @click.option("--top", type=int, help="Results per query.  [default: 10]")
 @click.option("--weights", metavar="FILE|NAME", help="Detector for a photo that is in no store.")
 @click.option("--picture", metavar="FILE", help="Also draw the photos found, side by side with their best regions.")
+@click.option("--html", metavar="FILE", help="Also write a self-contained page of the answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @device_option()
 def retrieve(as_json: bool, **options: Any) -> None:
@@ -249,6 +251,28 @@ def retrieve(as_json: bool, **options: Any) -> None:
 
     answers = stage.run(stage.RetrieveConfig(**_given(options)), say=functools.partial(click.echo, err=True))
     click.echo(stage.to_json(answers) if as_json else "\n\n".join(map(str, answers)))
+
+
+@main.command()
+@click.option("--image", required=True, metavar="ID|PATH", help="A photo of a store, or any photo.")
+@click.option("--caption", required=True, metavar="TEXT", help="The sentence to explain the match with.")
+@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
+@click.option(
+    "--output", metavar="FILE", help="A .png, .jpg or .pdf, or .html to hover over.  [default: explanation.png]"
+)
+@click.option("--attention", type=click.Choice(["t2i", "i2t"]), help="Direction to show.  [default: the run's]")
+@several("--features", metavar="DIR", help="Store.  [default: every store under features/ that fits]")
+@click.option("--weights", metavar="FILE|NAME", help="Detector for a photo that is in no store.")
+@device_option()
+def explain(**options: Any) -> None:
+    """Why a photo matched: for each word, where it looks and what it did for the score."""
+    from pipeline import explain as stage
+
+    config = stage.ExplainConfig(**_given(options))
+    explanation = stage.run(config, say=functools.partial(click.echo, err=True))
+    for word, score, region in explanation.table():
+        click.echo(f"{score:+8.3f}  {word:16} {region}".rstrip())
+    click.echo(f"{config.output}: {explanation.image}, score {explanation.score:.4f}")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.images import UnreadableImage, read_image
 from pipeline.retrieve import Answer, Box, Hit
 
 CELL = 240  # pixels, width and height of a photo's cell
@@ -54,10 +55,9 @@ def _strip(answer: Answer) -> np.ndarray:
 
 def _cell(hit: Hit) -> np.ndarray:
     cell = np.full((CELL + FOOTER, CELL, 3), 255, np.uint8)
-    photo = cv2.imread(hit.path, cv2.IMREAD_COLOR) if hit.path else None
+    photo = photo_of(hit.path)
     if photo is not None:
-        for box, color in zip(reversed(hit.boxes), reversed(BOX_COLORS[: len(hit.boxes)]), strict=True):
-            _outline(photo, box, color)
+        draw_boxes(photo, hit.boxes)
         scale = (CELL - 8) / max(photo.shape[:2])
         photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         top, left = (CELL - photo.shape[0]) // 2, (CELL - photo.shape[1]) // 2
@@ -67,6 +67,20 @@ def _cell(hit: Hit) -> np.ndarray:
     name = hit.boxes[0].name if hit.boxes else ""
     _write(cell, f"{hit.rank}  {hit.score:.3f}  {name}", (8, CELL + 16), 0.45)
     return cell
+
+
+def photo_of(path: str) -> np.ndarray | None:
+    """The photo at a path, (H, W, 3) BGR; None where there is none any more."""
+    try:
+        return read_image(path) if path else None
+    except UnreadableImage:  # gone, or damaged since
+        return None
+
+
+def draw_boxes(photo: np.ndarray, boxes: Sequence[Box]) -> None:
+    """Outline boxes on a photo (H, W, 3) BGR, the best one last so that it lies on top."""
+    for box, color in reversed(list(zip(boxes, BOX_COLORS, strict=False))):
+        _outline(photo, box, color)
 
 
 def _outline(photo: np.ndarray, box: Box, color: tuple[int, int, int]) -> None:

@@ -5,7 +5,7 @@ Letters: N images, M captions, K regions, L words, Q queries.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class RetrieveConfig:
     """What `scan-pipeline retrieve` does."""
 
     query: tuple[str, ...] = ()  # sentences
+    queries: str = ""  # text file of more sentences, one a line
     image: tuple[str, ...] = ()  # ids of photos in a store, or paths of photos
     run: str = ""  # run folder; "": the newest
     features: tuple[str, ...] = ()  # stores to search; none: every store under features/ that fits the run
@@ -37,6 +38,7 @@ class RetrieveConfig:
     top: int = 10
     weights: str = ""  # detector for a photo that is in no store; "": the usual places
     picture: str = ""  # PNG or JPEG file to draw the photos found into
+    html: str = ""  # page to write the answers into
     device: str = "auto"
 
 
@@ -63,6 +65,7 @@ class Hit:
     path: str = ""  # of the photo, where it still is
     caption: str = ""
     caption_id: int | str = ""
+    right: bool = False  # of a caption: it was written for the photo asked with
     boxes: tuple[Box, ...] = ()
 
 
@@ -73,12 +76,13 @@ class Answer:
     query: str
     searched: int
     hits: tuple[Hit, ...]
+    path: str = ""  # of the photo asked with
 
     def __str__(self) -> str:
         lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,})"]
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
-            lines.append(f"{hit.rank:4}  {hit.score:7.4f}  {what}")
+            lines.append(f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}")
             lines += [str(box) for box in hit.boxes]
         return "\n".join(lines)
 
@@ -89,13 +93,14 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     Raises:
         PipelineError: nothing asked, no run, no store that fits it, or an image that is nowhere.
     """
+    config = replace(config, query=(*config.query, *_read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
     if config.top < 1:
         raise PipelineError(f"--top {config.top}: expected at least 1")
     device = pick_device(config.device)
     run = load_run(find_run(config.run or None), device)
-    collection = _fitting_stores(run, config.features, say)
+    collection = fitting_stores(run, config.features, say)
     say(
         f"run: {run.folder}; searching {len(collection):,} photos in {', '.join(str(s.path) for s in collection.stores)}"
     )
@@ -107,7 +112,23 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
 
         draw_answers(answers, Path(config.picture))
         say(f"picture: {config.picture}")
+    if config.html:
+        from pipeline.answers_page import write_page
+
+        write_page(answers, Path(config.html))
+        say(f"page: {config.html}")
     return answers
+
+
+def _read_queries(path: str) -> list[str]:
+    if not path:
+        return []
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(
+            f"--queries {path}: not readable ({error}); expected a text file, one sentence a line"
+        ) from error
 
 
 def to_json(answers: Sequence[Answer]) -> str:
@@ -140,24 +161,26 @@ def captions_for(
     """The best captions for each photo, found by its id in a store or, failing that, by its path."""
     paths = [Path(path) for path in config.captions] or run.captions()
     captions = [caption for path in paths for caption in read_captions(path)]
-    index = ImageIndex(collection.image_ids)
+    texts = [caption.text for caption in captions]
     answers = []
     for image in config.image:
-        row = index.find(image)
-        if row is not None:
-            source: Any = collection
-            rows = np.array([row])
-        else:
-            source, rows = OneImage(_extract(run, collection, image, config, say)), np.array([0])
-        texts = [caption.text for caption in captions]
-        pairs = CaptionedImages(source, texts, np.zeros(len(texts), dtype=np.int64), rows)
+        regions, path = find_or_extract(run, collection, image, config.weights, config.device, say)
+        pairs = CaptionedImages(OneImage(regions), texts, np.zeros(len(texts), dtype=np.int64), np.array([0]))
         scores = collection_similarity(run.model, pairs, progress=len(texts) > 50_000)[0]  # (M,)
         order = np.argsort(-scores, kind="stable")[: config.top]
+        own = ImageIndex([image])
         hits = tuple(
-            Hit(rank, float(scores[m]), captions[m].image, caption=captions[m].text, caption_id=captions[m].caption_id)
+            Hit(
+                rank,
+                float(scores[m]),
+                captions[m].image,
+                caption=captions[m].text,
+                caption_id=captions[m].caption_id,
+                right=own.find(captions[m].image) is not None,
+            )
             for rank, m in enumerate(order, start=1)
         )
-        answers.append(Answer(image, len(captions), hits))
+        answers.append(Answer(image, len(captions), hits, str(path or "")))
     return answers
 
 
@@ -176,7 +199,7 @@ class OneImage:
         return self._features[rows]
 
 
-def _fitting_stores(run: Run, features: Sequence[str], say: Callable[[str], Any]) -> StoreCollection:
+def fitting_stores(run: Run, features: Sequence[str], say: Callable[[str], Any]) -> StoreCollection:
     """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
     if not features and not any(DEFAULT_FEATURES.glob("*/manifest.json")):
         return open_stores(run.stores())
@@ -197,10 +220,17 @@ def _fitting_stores(run: Run, features: Sequence[str], say: Callable[[str], Any]
     return open_stores(fitting)
 
 
-def _extract(
-    run: Run, collection: StoreCollection, image: str, config: RetrieveConfig, say: Callable[[str], Any]
-) -> Regions:
-    """Regions of a photo that is in no store, from the detector that made the run's features."""
+def find_or_extract(
+    run: Run, collection: StoreCollection, image: str, weights: str, device: str, say: Callable[[str], Any]
+) -> tuple[Regions, Path | None]:
+    """Regions of a photo, and where it is: from the stores by its id or name, else from the run's detector.
+
+    Raises:
+        PipelineError: an image that is nowhere, or features that no detector makes.
+    """
+    row = ImageIndex(collection.image_ids).find(image)
+    if row is not None:
+        return collection.regions(row), collection.image_path(row)
     if not Path(image).is_file():
         raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
     extraction = run.data["extraction"]
@@ -211,7 +241,7 @@ def _extract(
     from pipeline.extract import extract_like
 
     say(f"{image} is in no store: extracting its regions")
-    return extract_like(extraction, Path(image), weights=config.weights or None, device=pick_device(config.device))
+    return extract_like(extraction, Path(image), weights=weights or None, device=pick_device(device)), Path(image)
 
 
 def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
@@ -225,11 +255,12 @@ def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollect
     boxes = []
     for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
         xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])
-        boxes.append(Box(xyxy, float(shares[region]), _name(regions, int(region), collection)))  # type: ignore[arg-type]
+        boxes.append(Box(xyxy, float(shares[region]), region_name(regions, int(region), collection)))  # type: ignore[arg-type]
     return tuple(boxes)
 
 
-def _name(regions: Regions, region: int, collection: StoreCollection) -> str:
+def region_name(regions: Regions, region: int, collection: StoreCollection) -> str:
+    """What a region shows, such as "brown dog"; "" where its store carries no classes."""
     if not collection.object_names:
         return ""
     attribute = collection.attribute_names[regions.attribute_ids[region]] if collection.attribute_names else ""

@@ -6,13 +6,18 @@ D = 1024, 36 regions, 128 images x 128 captions of COCO-like lengths, float32, a
 one run: the best of several repetitions each, the alternatives taking turns.
 """
 
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
+from matcher.data import CaptionedImages
 from matcher.loss import triplet_loss
 from matcher.model import SCAN
 from matcher.similarity import cross_attention_similarity
@@ -94,6 +99,37 @@ def bench_step(attention: str, goal: float) -> None:
     report(f"training step {attention}", fastest(steps, repetitions=3), "loop", goal)
 
 
+def bench_memory(budget: int) -> None:
+    """Peak memory of a whole evaluation, in a process of its own as peaks never come down."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        peak, seconds = pool.apply(evaluate_1000_by_5000, (budget,))
+    result = 1000 * 5000 * 4
+    allowed = budget + result
+    print(
+        f"{'1,000 x 5,000 evaluation':24} {peak / 1e6:,.0f} MB at the peak above model and features, budget plus result "
+        f"{allowed / 1e6:,.0f} MB, {seconds:.0f} s"
+    )
+
+
+def evaluate_1000_by_5000(budget: int) -> tuple[int, float]:
+    """Bytes above the start at the peak, and seconds."""
+    from tests.toy import ArraySource
+
+    torch.manual_seed(0)
+    vocabulary = Vocabulary([*SPECIAL, *(f"word{index}" for index in range(1000))])
+    model = SCAN(ModelConfig(**OPTIONS["t2i"]), vocabulary).eval()
+    features = np.random.default_rng(0).random((1000, K, FEATURES), dtype=np.float32).astype(np.float16)
+    captions = [" ".join(["word7"] * (length - 2)) for length in coco_lengths(5000).tolist()]
+    data = CaptionedImages(ArraySource(features), captions, np.repeat(np.arange(1000), 5), np.arange(1000))
+    collection_similarity(model, replace(data, captions=captions[:10], image_of_caption=np.zeros(10, int)))  # warm up
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    collection_similarity(model, data, memory_budget=budget)
+    seconds = time.perf_counter() - started
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, seconds
+
+
 def main() -> None:
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {B} x {B}, {K} regions, D {D}, float32")
@@ -101,6 +137,7 @@ def main() -> None:
     bench_scoring("i2t", 8)
     bench_step("t2i", 5)
     bench_step("i2t", 5)
+    bench_memory(512 << 20)
 
 
 if __name__ == "__main__":

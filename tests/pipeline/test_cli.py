@@ -11,71 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from matcher.vocabulary import SPECIAL
-from pipeline.cli import main
 from pipeline.shards import open_store
 from tests.matcher.test_original import write as write_original
 from tests.photos import write_photos
-
-THINGS = ["dog", "tree", "ball", "boat", "house"]
-SMALL_TRAINING = [
-    "--epochs", "2", "--batch-size", "8", "model.embed_dim=16", "model.word_dim=8", "training.min_word_count=1",
-]  # fmt: skip
-
-
-def scan(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
-
-
-def lay_out_coco(folder: Path, count: int = 20) -> None:
-    """coco/train2014 and its captions as COCO lays them out."""
-    write_photos(folder / "coco/train2014", count, names="COCO_train2014_{:012}.jpg")
-    images = [{"id": index, "file_name": f"COCO_train2014_{index:012}.jpg"} for index in range(count)]
-    rows = [
-        {
-            "id": 700 + 2 * index + number,
-            "image_id": index,
-            "caption": f"A {THINGS[index % 5]} by a {THINGS[index % 3]}.",
-        }
-        for index in range(count)
-        for number in range(2)
-    ]
-    path = folder / "coco/annotations/captions_train2014.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"images": images, "annotations": rows}))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path:
-    """A folder in which the first two commands have been typed."""
-    folder = tmp_path_factory.mktemp("world")
-    lay_out_coco(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
-        extracted = scan(
-            "extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu"
-        )
-        assert extracted.exit_code == 0, extracted.output
-        assert "features/train2014: 20 photos, 6 regions of 64 numbers each" in extracted.output
-        assert "next:\n  scan-pipeline train" in extracted.output
-        trained = scan("train", "--device", "cpu", *SMALL_TRAINING)
-        assert trained.exit_code == 0, trained.output
-        assert "captions: coco/annotations/captions_train2014.json" in trained.output.replace(
-            f"{folder.resolve()}/", ""
-        )
-        assert "holding out 2 of 20 train images" in trained.output
-        assert "runs/t2i_mean: best dev rsum" in trained.output
-    return folder
-
-
-@pytest.fixture
-def inside(world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(world)
-    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
-    return world
+from tests.world import SMALL_TRAINING, lay_out_coco, scan
 
 
 def test_a_run_folder_holds_what_it_promises(inside: Path) -> None:

@@ -1,0 +1,17 @@
+"""Self-contained HTML pages from the templates in `pipeline/templates/`: no network access, light and dark."""
+
+from typing import Any
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template; every value is escaped unless the template says otherwise."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)

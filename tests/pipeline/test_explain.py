@@ -1,0 +1,129 @@
+"""Pictures and pages show what the similarity is made of, and hold all that they need."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from matcher.attention import attend
+from matcher.checkpoint import load_model
+from pipeline.explain import ExplainConfig, Explanation, attention_map, run
+from pipeline.shards import open_store
+from tests.photos import write_photos
+from tests.world import scan
+
+IMAGE = "COCO_train2014_000000000003.jpg"
+CAPTION = 'a dog by a </script> "tree"'
+
+
+class Links(HTMLParser):
+    """Everything in a page that could ask for something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.without_alt = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.sources += [value for name, value in attributes if name in ("src", "href") and value]
+        self.without_alt += tag == "img" and not values.get("alt")
+
+
+def assert_self_contained(page: str) -> None:
+    links = Links(page)
+    assert all(source.startswith("data:") for source in links.sources)
+    assert links.without_alt == 0
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_attention_is_the_matchers(inside: Path, direction: str) -> None:
+    found = run(ExplainConfig(image=IMAGE, caption=CAPTION, run="runs/t2i_mean", output="e.png", attention=direction))
+    model = load_model("runs/t2i_mean/best.safetensors")
+    regions = open_store("features/train2014")[IMAGE]
+    with torch.inference_mode():
+        embeddings = model.encode_images(torch.from_numpy(regions.features).float()[None])[0]
+        words = model.encode_captions([CAPTION])[0][0]
+        wanted = attend(
+            (words @ embeddings.T)[None, :, None],
+            attention=direction,  # type: ignore[arg-type]
+            normalization="clipped_l2norm",
+            softmax_temperature=9.0,
+        )[0, :, 0]
+    np.testing.assert_allclose(found.attention, wanted, atol=1e-5)
+    np.testing.assert_array_equal(found.boxes, regions.boxes)
+    if direction == "t2i":
+        assert found.score == pytest.approx(float(found.word_scores.mean()), abs=1e-5)  # Mean pooling
+    assert cv2.imread("e.png").shape[1] > 600
+
+
+def test_a_map_is_bright_where_the_attention_is() -> None:
+    boxes = np.array([[0, 0, 4, 4], [2, 2, 6, 6]], dtype=np.float32)
+    attention = np.array([[0.9, 0.1]])
+    found = attention_map(
+        Explanation(np.zeros((8, 8, 3), np.uint8), "", "", "t2i", 0.0, ["dog"], attention, attention, boxes, ["", ""]),
+        0,
+    )
+    assert found[0, 0] == 1  # the first alone
+    assert found[5, 5] == 0  # the second alone
+    assert found[3, 3] == pytest.approx(0.5)  # both
+    assert found[7, 7] == 0  # none
+
+
+def test_the_page_holds_what_it_shows(inside: Path) -> None:
+    said = scan("explain", "--image", IMAGE, "--caption", CAPTION, "--run", "runs/t2i_mean", "--output", "e.html")
+    assert said.exit_code == 0, said.output
+    page = Path("e.html").read_text()
+    assert_self_contained(page)
+    assert "a dog by a &lt;/script&gt;" in page
+    content = json.loads(re.search(r"const data = (.*);", page)[1])  # type: ignore[index]
+    assert content["words"][:3] == ["<start>", "a", "dog"]
+    assert np.array(content["attention"]).shape == (len(content["words"]), 6)
+    np.testing.assert_allclose(np.sum(content["attention"], axis=1), 1, atol=1e-3)
+    assert page.count("</script>") == 1
+    assert re.search(r"^ +[+-]\d\.\d{3}  dog +attribute \d object \d+$", said.stdout, re.MULTILINE)
+
+
+def test_a_photo_of_no_store_is_extracted(inside: Path) -> None:
+    write_photos(inside / "stranger", 4, names="new{}.jpg")
+    said = scan(
+        "explain", "--image", "stranger/new3.jpg", "--caption", "a dog", "--run", "runs/t2i_mean", "--device", "cpu"
+    )
+    assert said.exit_code == 0, said.output
+    assert "is in no store: extracting its regions" in said.stderr
+    assert Path("explanation.png").is_file()
+
+
+def test_answers_as_a_page(inside: Path) -> None:
+    Path("queries.txt").write_text("a <b>tree</b>\n\n a boat \n")
+    asked = ["--run", "runs/t2i_mean", "--query", "a dog", "--queries", "queries.txt", "--image", IMAGE, "--top", "40"]
+    said = scan("retrieve", *asked, "--html", "page/answers.html")
+    assert said.exit_code == 0, said.output
+    page = Path("page/answers.html").read_text()
+    assert_self_contained(page)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["a dog", "a &lt;b&gt;tree&lt;/b&gt;", "a boat", IMAGE]
+    assert page.count("data:image/jpeg") == 3 * 20 + 1
+    assert page.count('<li class="right">✓') == 2  # its own two captions
+    assert page.count("✗") == 38
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["explain", "--image", IMAGE, "--caption", "a", "--output", "x.txt"], "expected a name that ends in .png"),
+        (["explain", "--image", "nowhere.jpg", "--caption", "a"], "neither an image of the stores searched nor a file"),
+        (["explain", "--image", IMAGE, "--caption", ""], "nothing to explain"),
+        (["retrieve", "--queries", "nowhere.txt"], "--queries nowhere.txt: not readable"),
+    ],
+)
+def test_mistakes_are_one_line(inside: Path, command: list[str], message: str) -> None:
+    said = scan(*command, "--run", "runs/t2i_mean")
+    assert said.exit_code == 2
+    assert message in said.stderr
