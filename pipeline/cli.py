@@ -219,6 +219,7 @@ def train(
     "--bootstrap", type=int, help="Also 95 % intervals of the recalls from N bootstrap samples of the images."
 )
 @click.option("--eccv", is_flag=True, default=None, help="Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
+@click.option("--html", metavar="FILE", help="Also a page: recalls, ranks, training curves, the worst mistakes.")
 @click.option("--latex", is_flag=True, default=None, help="Also a LaTeX row.")
 @click.option("--verify", is_flag=True, help="Exit code 1 where rsum falls short of the preset's expected value.")
 @device_option()
@@ -251,6 +252,20 @@ def retrieve(as_json: bool, **options: Any) -> None:
 
     answers = stage.run(stage.RetrieveConfig(**_given(options)), say=functools.partial(click.echo, err=True))
     click.echo(stage.to_json(answers) if as_json else "\n\n".join(map(str, answers)))
+
+
+@main.command()
+@several("--run", "runs", metavar="DIR", help="Run folder; several share the picture.  [default: newest]")
+@click.option("--output", metavar="FILE", default="curves.png", show_default=True, help="A .png, .pdf or .svg.")
+def plot(runs: tuple[str, ...], output: str) -> None:
+    """Training curves of one or several runs as a picture."""
+    from pathlib import Path
+
+    from pipeline.plots import save, training_curves
+    from pipeline.runs import find_run
+
+    save(training_curves([find_run(run) for run in runs or (None,)]), Path(output))
+    click.echo(output)
 
 
 @main.command()

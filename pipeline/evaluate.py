@@ -34,6 +34,7 @@ class EvaluateConfig:
     folds: int = 0  # also average over this many folds of consecutive images; 0: five for COCO's 5,000
     bootstrap: int = 0  # samples for 95 % confidence intervals of the recalls; 0: none
     eccv: bool = False  # also ECCV Caption and CxC, on COCO's 5K test images (extra: pip install 'scan-pipeline[eccv]')
+    html: str = ""  # page to write: recalls, rank histograms, training curves, the worst mistakes
     latex: bool = False  # also a row for a paper's table
     verify: bool = False  # compare with the `expected` recalls of the run's preset
     device: str = "auto"
@@ -77,6 +78,11 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
     if config.eccv:
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
     path = _write(runs, split, protocols, similarity, more)
+    if config.html:
+        from pipeline.evaluation_page import write_evaluation
+
+        write_evaluation(Path(config.html), [member.folder for member in runs], split, protocols, similarity)
+        say(f"page: {config.html}")
     extras = [text(more[name]) for name, text in _EXTRAS.items() if name in more]
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")

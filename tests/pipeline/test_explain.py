@@ -114,6 +114,27 @@ def test_answers_as_a_page(inside: Path) -> None:
     assert page.count("✗") == 38
 
 
+def test_an_evaluation_as_a_page(inside: Path) -> None:
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--html", "evaluation.html")
+    assert said.exit_code == 0, said.output
+    page = Path("evaluation.html").read_text()
+    assert_self_contained(page)
+    rsum = json.loads(Path("runs/t2i_mean/evaluation/all.json").read_text())["protocols"]["20 images"]["rsum"]
+    assert f"<td>{rsum:.1f}</td>" in page
+    assert page.count("data:image/png") == 2  # ranks and curves
+    ranks = [int(rank) for rank in re.findall(r"its photo came at rank (\d+)", page)]
+    assert ranks == sorted(ranks, reverse=True)
+    assert page.count('class="own"') == len(ranks) == 6
+
+
+def test_training_curves(inside: Path) -> None:
+    assert scan("plot", "--run", "runs/t2i_mean", "--run", "runs/t2i_mean").exit_code == 0
+    assert cv2.imread("curves.png").shape[:2] == (540, 1500)
+    said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")
+    assert said.exit_code == 2
+    assert "expected .png, .pdf or .svg" in said.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
