@@ -147,7 +147,8 @@ class Trainer:
             bar.update()
             last = step % len(self.batches) == 0
             if step % self.config.log_every == 0 or last:
-                self._log_step(epoch, loss, norm, got - waited, time.perf_counter() - waited, bar)
+                took = time.perf_counter() - waited
+                self._log_step(epoch, batch, loss, norm, (got - waited) / max(took, 1e-9), bar)
             if step % self.config.validate_every == 0 or last:
                 self._validate(epoch, bar)
                 if self._is_stale():
@@ -190,7 +191,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * group["factor"] * self.config.decay_factor**decays
 
-    def _log_step(self, epoch: int, loss: Tensor, norm: Tensor, waited: float, took: float, bar: "tqdm[None]") -> None:
+    def _log_step(self, epoch: int, batch: Batch, loss: Tensor, norm: Tensor, waited: float, bar: "tqdm[None]") -> None:
         value = float(loss)  # waits for the device: once in `log_every` steps
         if not torch.isfinite(loss):
             raise MatcherError(
@@ -204,7 +205,8 @@ class Trainer:
             grad_norm=float(norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             epoch=epoch,
-            data_wait=round(waited / max(took, 1e-9), 4),  # share of the step spent waiting for its batch
+            captions=len(batch.lengths),
+            data_wait=round(waited, 4),  # share of the step spent waiting for its batch
         )
         bar.set_postfix(epoch=epoch, loss=f"{value:.2f}", best=f"{self.progress.best_rsum:.1f}", refresh=False)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
 from pipeline.decode import decode_photos
 from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, list_photos, read_image
+from pipeline.images import list_photos
 from pipeline.plan import PlannedShard, make_plan, read_plan
 from pipeline.shard_writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 from pipeline.shards import Store, open_store, read_json
+
+if TYPE_CHECKING:
+    from detector import RegionExtractor
 
 MAX_FAILURES_IN_A_ROW = 8  # of the detector: then the fault is not the photos'
 WAITING_BATCHES = 4  # photos decoded and waiting for others of their shape, at most
@@ -134,12 +137,14 @@ def load_extractor(config: ExtractConfig) -> Extractor:
     )
 
 
-def extract_like(extraction: Mapping[str, Any], path: Path, *, weights: str | None, device: torch.device) -> Regions:
-    """Regions of one photo, made in the way that a store's features were.
+def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> "RegionExtractor":
+    """The detector that made a store's features.
 
     Raises:
-        PipelineError: weights other than the store's, or a photo that cannot be read.
+        PipelineError: features that no detector made, or weights other than the store's.
     """
+    if "weights_sha256" not in extraction:
+        raise PipelineError("the run's features were imported: no detector makes such regions of a new photo")
     from detector import RegionExtractor
     from detector.extractor import INPUT_FIELDS
 
@@ -152,13 +157,10 @@ def extract_like(extraction: Mapping[str, Any], path: Path, *, weights: str | No
     )
     if extractor.weights_sha256 != extraction["weights_sha256"]:
         raise PipelineError(
-            f"{path}: the weights found (sha256 {extractor.weights_sha256[:12]}…) are not those that the run's features "
+            f"the weights found (sha256 {extractor.weights_sha256[:12]}…) are not those that the run's features "
             f"were made with ({extraction['weights_sha256'][:12]}…); name those with --weights"
         )
-    try:
-        return extractor([read_image(path)])[0]
-    except UnreadableImage as error:
-        raise PipelineError(f"{path}: {error}; expected a photo") from error
+    return extractor
 
 
 def _manifest(config: ExtractConfig, extractor: Extractor) -> dict[str, Any]:

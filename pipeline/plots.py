@@ -22,7 +22,7 @@ RANK_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def training_curves(runs: Sequence[Path]) -> "Figure":
-    """Loss of each training step that was logged, and rsum on dev, of one or several runs.
+    """Loss of each training step that was logged, per caption, and rsum on dev, of one or several runs.
 
     Raises:
         PipelineError: a run without metrics.
@@ -35,12 +35,14 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
                 f"{folder / METRICS}: no metrics in it; expected a run folder made by scan-pipeline train"
             )
         color = COLORS[index % len(COLORS)]
-        train = [(row["step"], row["loss"]) for row in rows if row["split"] == "train"]
+        train = [(row["step"], row["loss"] / row["captions"]) for row in rows if row["split"] == "train"]
         dev = [(row["step"], row["rsum"]) for row in rows if row["split"] == "dev"]
         losses.plot(*zip(*train, strict=True), color=color, linewidth=1, label=folder.name)
         if dev:
             recalls.plot(*zip(*dev, strict=True), color=color, marker="o", markersize=3, label=folder.name)
-    losses.set(title="training loss", xlabel="step", yscale="log")  # a warm-up's sum is a hundred times larger
+    losses.set(
+        title="training loss per caption", xlabel="step", yscale="log"
+    )  # a warm-up's sum is a hundred times larger
     recalls.set(title="rsum on dev", xlabel="step")
     recalls.legend(frameon=False)
     return figure

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detector.regions import Regions
 from matcher.collection import collection_similarity
 from matcher.data import CaptionedImages
+from matcher.similarity import similarity_matrix
 from pipeline.captions import ImageIndex, read_captions
 from pipeline.dataset import DEFAULT_FEATURES, find_stores
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.images import read_image
 from pipeline.runs import Run, find_run, load_run
 from pipeline.shards import StoreCollection, open_store, open_stores
 
@@ -136,12 +139,26 @@ def to_json(answers: Sequence[Answer]) -> str:
     return json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False)
 
 
-def photos_for(run: Run, collection: StoreCollection, queries: Sequence[str], top: int) -> list[Answer]:
-    """The best photos of a collection for each sentence."""
-    pairs = CaptionedImages(
-        collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
-    )
-    similarity = collection_similarity(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
+def photos_for(
+    run: Run, collection: StoreCollection, queries: Sequence[str], top: int, *, embeddings: Tensor | None = None
+) -> list[Answer]:
+    """The best photos of a collection for each sentence.
+
+    Args:
+        run, collection: the model, and the photos to search.
+        queries: sentences.
+        top: photos for each.
+        embeddings: (N, K, E) of the collection's regions, where they are at hand; None reads and encodes them.
+    """
+    if embeddings is None:
+        pairs = CaptionedImages(
+            collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
+        )
+        similarity = collection_similarity(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
+    else:
+        with torch.inference_mode():
+            words, lengths = run.model.encode_captions(queries)
+        similarity = similarity_matrix(embeddings, words, lengths, **run.model.similarity_options())
     answers = []
     for column, query in enumerate(queries):
         order = np.argsort(-similarity[:, column], kind="stable")[:top]
@@ -165,8 +182,7 @@ def captions_for(
     answers = []
     for image in config.image:
         regions, path = find_or_extract(run, collection, image, config.weights, config.device, say)
-        pairs = CaptionedImages(OneImage(regions), texts, np.zeros(len(texts), dtype=np.int64), np.array([0]))
-        scores = collection_similarity(run.model, pairs, progress=len(texts) > 50_000)[0]  # (M,)
+        scores = caption_scores(run, regions, texts)
         order = np.argsort(-scores, kind="stable")[: config.top]
         own = ImageIndex([image])
         hits = tuple(
@@ -182,6 +198,12 @@ def captions_for(
         )
         answers.append(Answer(image, len(captions), hits, str(path or "")))
     return answers
+
+
+def caption_scores(run: Run, regions: Regions, captions: Sequence[str]) -> np.ndarray:
+    """Similarity of one photo to every caption: (M,)."""
+    pairs = CaptionedImages(OneImage(regions), list(captions), np.zeros(len(captions), dtype=np.int64), np.array([0]))
+    return collection_similarity(run.model, pairs, progress=len(captions) > 50_000)[0]
 
 
 class OneImage:
@@ -233,15 +255,15 @@ def find_or_extract(
         return collection.regions(row), collection.image_path(row)
     if not Path(image).is_file():
         raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
-    extraction = run.data["extraction"]
-    if "weights_sha256" not in extraction:
-        raise PipelineError(
-            f"--image {image}: is in no store, and the features of {run.folder} were imported: no detector makes them"
-        )
-    from pipeline.extract import extract_like
+    from pipeline.extract import extractor_like
 
     say(f"{image} is in no store: extracting its regions")
-    return extract_like(extraction, Path(image), weights=weights or None, device=pick_device(device)), Path(image)
+    try:
+        photo = read_image(image)
+        extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
+    except PipelineError as error:
+        raise PipelineError(f"--image {image}: {error}") from error
+    return extractor([photo])[0], Path(image)
 
 
 def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:

@@ -9,12 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from detector import RegionExtractor, Regions
 from detector.preprocess import PreparedImage
 from pipeline import extract
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractConfig, extract_like, run
+from pipeline.extract import ExtractConfig, extractor_like, run
+from pipeline.images import read_image
 from pipeline.inspect_store import inspect_store
 from pipeline.shards import Store, open_store
 from tests.photos import write_photos
@@ -200,11 +202,14 @@ def test_the_default_output_is_named_after_the_last_folder(
 def test_one_photo_later_gets_the_same_regions(photos: Path, small_weights: Path) -> None:
     settings = config(photos, weights=str(small_weights), device="cpu", dtype="float32", detector={"min_size": 64})
     store = run(settings, progress=False)
-    found = extract_like(store.extraction, photos / "006.jpg", weights=str(small_weights), device="cpu")  # type: ignore[arg-type]
+    again = extractor_like(store.extraction, weights=str(small_weights), device=torch.device("cpu"))
+    (found,) = again([read_image(photos / "006.jpg")])
     np.testing.assert_allclose(found.features, store["006.jpg"].features, atol=1e-4, rtol=1e-4)
     other = store.extraction | {"weights_sha256": "0" * 64}
     with pytest.raises(PipelineError, match=r"are not those that the run's features were made with \(000000000000…\)"):
-        extract_like(other, photos / "006.jpg", weights=str(small_weights), device="cpu")  # type: ignore[arg-type]
+        extractor_like(other, weights=str(small_weights), device=torch.device("cpu"))
+    with pytest.raises(PipelineError, match="were imported"):
+        extractor_like({"imported": "by hand"}, weights=None, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
