@@ -290,6 +290,20 @@ def explain(**options: Any) -> None:
     click.echo(f"{config.output}: {explanation.image}, score {explanation.score:.4f}")
 
 
+@main.command()
+@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
+@several("--features", metavar="DIR", help="Store to search.  [default: every store under features/ that fits]")
+@click.option("--weights", metavar="FILE|NAME", help="Detector for uploaded photos.")
+@click.option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="[default: 7860]")
+@device_option()
+def app(**options: Any) -> None:
+    """Search as you type, in a browser. Needs the extra: pip install 'scan-pipeline[app]'."""
+    from pipeline import app as stage
+
+    stage.serve(stage.AppConfig(**_given(options)), say=click.echo)
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value not in (None, ())}
 

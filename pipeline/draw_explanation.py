@@ -4,6 +4,7 @@ import base64
 import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,8 +40,22 @@ def draw(explanation: Explanation, path: Path) -> None:
 
 def page(explanation: Explanation) -> str:
     """A self-contained page: hover a word and the photo changes; hover a region and the words' weights show."""
+    return render(
+        "explain.html",
+        title=explanation.caption,
+        image=explanation.image,
+        score=explanation.score,
+        direction=explanation.direction,
+        photo=data_uri(explanation.photo),
+        content=script_json(attention_data(explanation)),
+        alt=script_json(f"The photo {explanation.image}, described as: {explanation.caption}"),
+    )
+
+
+def attention_data(explanation: Explanation) -> dict[str, Any]:
+    """What `templates/attention.js` shows."""
     height, width = explanation.photo.shape[:2]
-    content = {
+    return {
         "width": width,
         "height": height,
         "words": explanation.words,
@@ -50,17 +65,11 @@ def page(explanation: Explanation) -> str:
         "names": explanation.names,
         "strongest": [explanation.strongest(word) for word in range(len(explanation.words))],
     }
-    return render(
-        "explain.html",
-        title=explanation.caption,
-        image=explanation.image,
-        score=explanation.score,
-        direction=explanation.direction,
-        width=width,
-        height=height,
-        photo=data_uri(explanation.photo),
-        content=json.dumps(content).replace("</", "<\\/"),
-    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def data_uri(photo: np.ndarray, longest_side: int = LONGEST_SIDE) -> str:
