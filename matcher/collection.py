@@ -50,7 +50,7 @@ def collection_similarity(
     if not N or not M:
         return out
     regions = _EncodedImages(model, data, rows)
-    image_block, words_of_block = block_size(N, data.source.num_regions, memory_budget // 2)
+    image_block, words_of_block = block_size(N, data.source.num_regions, memory_budget // 2, model.device)
     lengths = torch.tensor([len(model.vocabulary.encode(caption)) for caption in data.captions])
     order = torch.argsort(lengths, stable=True)
     words_of_pass = max(1, memory_budget // 2 // (4 * model.config.embed_dim))

@@ -31,7 +31,9 @@ MEMORY_BUDGET = 1 << 30  # bytes; for blocks and what they leave behind, the res
 BYTES_PER_SCORE = 40  # of a block: the product itself, attention, and their temporaries, measured
 IMAGE_BLOCK = 128
 MIN_WORDS = 64  # of a block, before it takes fewer images
-MAX_SCORES = 1 << 24  # of a block: beyond this nothing gets faster
+# Scores of a block: beyond this nothing gets faster. On a CPU, larger temporaries go back to the system at every step,
+# and a third of an evaluation goes by with clearing pages.
+MAX_SCORES = {"cpu": 1 << 20, "other": 1 << 24}
 
 
 def cross_attention_similarity(
@@ -105,7 +107,7 @@ def similarity_matrix(
     lengths = check_shapes(regions[0:1], words, lengths)
     options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
     order = torch.argsort(lengths, stable=True)
-    images, limit = block_size(len(regions), regions[0:1].shape[1], memory_budget)
+    images, limit = block_size(len(regions), regions[0:1].shape[1], memory_budget, words.device)
     out = result_array(len(regions), len(words), memory_budget) if out is None else out
     blocks = [CaptionBlock.of(words, lengths, captions) for captions in split_by_words(order, lengths[order], limit)]
     with tqdm(total=len(regions), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
@@ -143,11 +145,12 @@ class CaptionBlock:
         return cls(rows if columns is None else columns, pack(words, lengths, rows), groups)
 
 
-def block_size(images: int, num_regions: int, memory_budget: int) -> tuple[int, int]:
+def block_size(images: int, num_regions: int, memory_budget: int, device: torch.device) -> tuple[int, int]:
     """Images, and words of all captions, of the blocks that keep to a budget."""
-    elements = max(1, memory_budget // BYTES_PER_SCORE)
+    most = MAX_SCORES["cpu" if device.type == "cpu" else "other"]
+    elements = max(1, min(memory_budget // BYTES_PER_SCORE, most))
     block = max(1, min(images, IMAGE_BLOCK, elements // (num_regions * MIN_WORDS)))
-    return block, max(1, min(elements, MAX_SCORES) // (block * num_regions))
+    return block, max(1, elements // (block * num_regions))
 
 
 def split_by_words(order: Tensor, lengths: Tensor, limit: int) -> list[Tensor]:
