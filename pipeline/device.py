@@ -17,7 +17,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+            return torch.device("cuda", int(local) % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -27,6 +28,21 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+def process_share() -> tuple[int, int]:
+    """Which process this is, of how many that torchrun or Slurm started: (0, 1) where neither did.
+
+    Raises:
+        PipelineError: numbers that do not fit each other.
+    """
+    names = ("RANK", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("SLURM_PROCID", "SLURM_NTASKS")
+    values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
+    if not all(value.isdigit() for value in values) or int(values[0]) >= int(values[1]):
+        raise PipelineError(
+            f"{names[0]}={values[0]}, {names[1]}={values[1]}: expected a rank below the number of processes"
+        )
+    return int(values[0]), int(values[1])
 
 
 def join_processes(device: str) -> World:

@@ -3,7 +3,8 @@
     plan -> for every shard without a commit mark: decode (worker processes) -> detect (this process) -> commit
 
 Killed at any moment, the next run continues with the shards that have no commit mark, and ends with the same bytes: what
-is done to a shard depends on the plan and on its photos, never on what an earlier run or another shard did.
+is done to a shard depends on the plan and on its photos, never on what an earlier run or another shard did. For the same
+reason several processes need not talk: under torchrun or Slurm each takes every so-many-th shard.
 """
 
 import os
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
 from pipeline.decode import decode_photos
+from pipeline.device import pick_device, process_share
 from pipeline.errors import PipelineError
 from pipeline.images import list_photos
 from pipeline.plan import PlannedShard, make_plan, read_plan
@@ -95,12 +97,14 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     if config.retry_failures:
         _forget_failures(folder, plan)
 
+    rank, processes = process_share()
+    plan = [shard for shard in plan if shard.number % processes == rank]
     open_shards = [shard for shard in plan if not commit_mark(folder, shard.number).is_file()]
     if config.limit:  # of a store that was planned for more
         wanted = {photo.image_id for photo in photos}
         open_shards = [shard for shard in open_shards if any(photo.image_id in wanted for photo in shard.photos)]
     done = sum(len(shard.photos) for shard in plan) - sum(len(shard.photos) for shard in open_shards)
-    write_summary(folder, manifest, len(plan))
+    write_summary(folder, manifest, len(read_plan(folder)))
     try:
         with tqdm(
             total=done + sum(len(shard.photos) for shard in open_shards),
@@ -126,7 +130,6 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
 def load_extractor(config: ExtractConfig) -> Extractor:
     """The detector that a configuration asks for."""
     from detector import RegionExtractor
-    from pipeline.device import pick_device
 
     return RegionExtractor.from_weights(
         config.weights or None,

@@ -115,7 +115,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     complete = {"format": FORMAT, "format_version": VERSION, **manifest}
     if not (folder / MANIFEST).is_file() and folder.is_dir():
         strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        if strangers:
+        if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
             raise PipelineError(
                 f"{folder}: not empty and not a store (found {strangers[0]}); choose another with --output"
             )

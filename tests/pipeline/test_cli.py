@@ -233,6 +233,19 @@ def test_help_answers_at_once() -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_extract_one_store(tmp_path: Path, small_weights: Path) -> None:
+    lay_out_coco(tmp_path, 30)
+    command = ["-m", "pipeline.cli", "extract", "--images", "coco/train2014", "--weights", str(small_weights)]
+    command += ["--num-regions", "4", "--workers", "0", "--device", "cpu", "shard_size=5", "--output"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, "alone"], cwd=tmp_path, env=environment, check=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, *command, "shared"], cwd=tmp_path, env=environment, check=True)
+    for path in (tmp_path / "alone").glob("[!.]*"):
+        assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_killed_extraction_continues(tmp_path: Path, small_weights: Path) -> None:
     """A real SIGKILL, a real second process."""
     lay_out_coco(tmp_path, 60)

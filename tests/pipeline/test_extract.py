@@ -191,6 +191,23 @@ def test_workers_change_nothing(photos: Path, extractor: RegionExtractor) -> Non
     assert contents(photos.parent / "alone") == contents(photos.parent / "store")
 
 
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_processes_share_the_shards(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    extract_all(config(photos, output=str(photos.parent / "alone")), extractor)
+    counts = []
+    for rank in (1, 0):
+        monkeypatch.setenv(names[0], str(rank))
+        monkeypatch.setenv(names[1], "2")
+        counts.append(len(extract_all(config(photos), extractor)))
+    assert counts == [4, 10]  # the second of three shards, then the first and the third
+    assert contents(photos.parent / "alone") == contents(photos.parent / "store")
+    monkeypatch.setenv(names[0], "2")
+    with pytest.raises(PipelineError, match="expected a rank below the number of processes"):
+        extract_all(config(photos), extractor)
+
+
 def test_the_default_output_is_named_after_the_last_folder(
     photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
