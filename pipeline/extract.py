@@ -93,12 +93,10 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     extractor = extractor or load_extractor(config)
     folder = Path(config.output or Path("features") / os.path.basename(os.path.abspath(config.images[-1])))
     manifest = claim_store(folder, _manifest(config, extractor))
-    plan = make_plan(folder, photos, config.shard_size)
+    rank, processes = process_share()
+    plan = [shard for shard in make_plan(folder, photos, config.shard_size) if shard.number % processes == rank]
     if config.retry_failures:
         _forget_failures(folder, plan)
-
-    rank, processes = process_share()
-    plan = [shard for shard in plan if shard.number % processes == rank]
     open_shards = [shard for shard in plan if not commit_mark(folder, shard.number).is_file()]
     if config.limit:  # of a store that was planned for more
         wanted = {photo.image_id for photo in photos}
