@@ -50,7 +50,11 @@ def collection_similarity(
     if not N or not M:
         return out
     regions = _EncodedImages(model, data, rows)
-    image_block, words_of_block = block_size(N, data.source.num_regions, memory_budget // 2, model.device)
+    # Encoding holds the features and a few copies of the embeddings at once.
+    bytes_per_region = 4 * (data.source.feature_dim + 4 * model.config.embed_dim)
+    image_block, words_of_block = block_size(
+        N, data.source.num_regions, bytes_per_region, memory_budget // 2, model.device
+    )
     lengths = torch.tensor([len(model.vocabulary.encode(caption)) for caption in data.captions])
     order = torch.argsort(lengths, stable=True)
     words_of_pass = max(1, memory_budget // 2 // (4 * model.config.embed_dim))

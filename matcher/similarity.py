@@ -107,7 +107,8 @@ def similarity_matrix(
     lengths = check_shapes(regions[0:1], words, lengths)
     options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
     order = torch.argsort(lengths, stable=True)
-    images, limit = block_size(len(regions), regions[0:1].shape[1], memory_budget, words.device)
+    _, K, D = regions[0:1].shape
+    images, limit = block_size(len(regions), K, 4 * D, memory_budget, words.device)
     out = result_array(len(regions), len(words), memory_budget) if out is None else out
     blocks = [CaptionBlock.of(words, lengths, captions) for captions in split_by_words(order, lengths[order], limit)]
     with tqdm(total=len(regions), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
@@ -145,11 +146,14 @@ class CaptionBlock:
         return cls(rows if columns is None else columns, pack(words, lengths, rows), groups)
 
 
-def block_size(images: int, num_regions: int, memory_budget: int, device: torch.device) -> tuple[int, int]:
-    """Images, and words of all captions, of the blocks that keep to a budget."""
+def block_size(
+    images: int, num_regions: int, bytes_per_region: int, memory_budget: int, device: torch.device
+) -> tuple[int, int]:
+    """Images, and words of all captions, of the blocks that keep to a budget: a third for the images, the rest for scores."""
     most = MAX_SCORES["cpu" if device.type == "cpu" else "other"]
-    elements = max(1, min(memory_budget // BYTES_PER_SCORE, most))
-    block = max(1, min(images, IMAGE_BLOCK, elements // (num_regions * MIN_WORDS)))
+    elements = max(1, min(memory_budget * 2 // 3 // BYTES_PER_SCORE, most))
+    affordable = memory_budget // 3 // (num_regions * bytes_per_region)
+    block = max(1, min(images, IMAGE_BLOCK, affordable, elements // (num_regions * MIN_WORDS)))
     return block, max(1, elements // (block * num_regions))
 
 
