@@ -20,7 +20,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"(?<=[.?!])(?<!\b\w\.)\s+(?=\S)")  # not after "t.v."
+_SENTENCE_END = re.compile(r"(?<=[.?!])(?<!\b\w\.)\s+(?=[^\s'\")\]}”’])")  # not after "t.v.", nor before what closes
 _CLITIC = re.compile(r"(.*[^' ])('s|'m|'d|'ll|'re|'ve|n't|')")
 _TWO_WORDS = {
     "cannot": ["can", "not"],

@@ -104,6 +104,8 @@ def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> N
     settings = load_config(stage.ExtractConfig, group="extract", config=config, overrides=overrides, options=options)
     store = stage.run(settings)
     click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    if not store.manifest["complete"]:
+        click.echo("not complete: other processes are at work on it, or a --limit was set; the same command continues")
     _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
 
 

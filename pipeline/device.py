@@ -36,7 +36,8 @@ def process_share() -> tuple[int, int]:
     Raises:
         PipelineError: numbers that do not fit each other.
     """
-    names = ("RANK", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("SLURM_PROCID", "SLURM_NTASKS")
+    # Not SLURM_NTASKS: a batch script has it as well, outside of srun, where there is only one process.
+    names = ("RANK", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
     if not all(value.isdigit() for value in values) or int(values[0]) >= int(values[1]):
         raise PipelineError(

@@ -191,7 +191,7 @@ def test_workers_change_nothing(photos: Path, extractor: RegionExtractor) -> Non
     assert contents(photos.parent / "alone") == contents(photos.parent / "store")
 
 
-@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
 def test_processes_share_the_shards(
     photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
 ) -> None:
