@@ -23,7 +23,7 @@ run() {
 }
 run scan-pipeline extract --config quick_cpu --images "$photos" --limit "${LIMIT:-100}"
 run scan-pipeline train --epochs 5 model.embed_dim=256
-run scan-pipeline evaluate
+run scan-pipeline evaluate --split all
 run scan-pipeline retrieve --query "two dogs play by a tree" --top 5 --picture dogs.png
 echo "
 everything is in $PWD: features/, runs/, dogs.png"

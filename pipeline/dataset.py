@@ -122,8 +122,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
 def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
     """The same dataset with a "train" and a "dev" split, images held out where no file names any.
 
-    Held-out images are those with the smallest hash of their id, `dev_images` of them or a tenth, whichever is less:
-    the same ones in every run, and for the most part the same when images are added.
+    Held-out images are those with the smallest hash of their id: a tenth, at least five where that leaves two thirds, at
+    most `dev_images`. So they are the same in every run, and for the most part the same when images are added.
     """
     splits, notes = dict(dataset.splits), list(dataset.notes)
     if "train" not in splits:
@@ -138,7 +138,8 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
         everything = splits["train"]
         if len(everything.store_ids) < 2:
             raise PipelineError(f"found {len(everything.store_ids)} image with captions; training needs at least 2")
-        count = min(dev_images, max(1, len(everything.store_ids) // 10))
+        total = len(everything.store_ids)
+        count = min(dev_images, max(total // 10, min(5, total // 3), 1))
         order = np.argsort(
             [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in everything.store_ids]
         )

@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path
         assert "captions: coco/annotations/captions_train2014.json" in trained.output.replace(
             f"{folder.resolve()}/", ""
         )
-        assert "holding out 2 of 20 train images" in trained.output
+        assert "holding out 5 of 20 train images" in trained.output
         assert "runs/t2i_mean: best dev rsum" in trained.output
     return folder
 

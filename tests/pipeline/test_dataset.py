@@ -111,7 +111,7 @@ def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
     write_store(tmp_path / "mine", [30])
     captions = write_coco(tmp_path / "captions.json", names(30))
     made = [with_training_splits(load_dataset([tmp_path / "mine"], [captions]), dev_images) for dev_images in (1000, 2)]
-    assert [len(dataset.splits["dev"].store_ids) for dataset in made] == [3, 2]
+    assert [len(dataset.splits["dev"].store_ids) for dataset in made] == [5, 2]
     dataset = made[0]
     train, dev = dataset.splits["train"], dataset.splits["dev"]
     assert set(train.store_ids) | set(dev.store_ids) == set(names(30))
@@ -120,7 +120,7 @@ def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
         for text, image in zip(split.images.captions, split.images.image_of_caption, strict=True):
             assert text.endswith(split.store_ids[image])
     assert set(made[1].splits["dev"].store_ids) < set(dev.store_ids)
-    assert any("holding out 3 of 30" in note for note in dataset.notes)
+    assert any("holding out 5 of 30" in note for note in dataset.notes)
 
 
 def test_a_large_dev_split_is_cut_to_size(tmp_path: Path) -> None:
