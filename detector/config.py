@@ -15,6 +15,7 @@ class DetectorConfig:
     # network
     depth: int = 101  # of the ResNet: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks)
     width: int = 64  # channels of the stem; every stage scales with it
+    stride_in_1x1: bool = True  # of bottlenecks: in their first 1x1 convolution (Caffe), else in the 3x3 (torchvision)
     res5_dilation: int = 2  # res5 keeps its stride at 1 and dilates instead
     rpn_channels: int = 512
     anchor_sizes: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)  # pixels of the resized image
@@ -63,3 +64,54 @@ class DetectorConfig:
     @property
     def num_anchors(self) -> int:
         return len(self.anchor_sizes) * len(self.anchor_ratios)
+
+
+OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("step", "cosine")
+NORMS, PRECISIONS = ("FrozenBN", "BN", "SyncBN"), ("float32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class DetectorFitConfig:
+    """How a detector is trained. The defaults are those of eight GPUs, after what is known of the published training."""
+
+    # optimisation
+    steps: int = 190_000
+    batch_size: int = 16  # images a step, over all processes
+    optimizer: str = "sgd"  # or adamw
+    learning_rate: float = 8e-3  # 5e-4 an image
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 5e-4
+    schedule: str = "step"  # "step": times decay_factor at decay_at; "cosine": down to zero
+    decay_at: tuple[float, ...] = (0.667, 0.889)  # as fractions of all steps
+    decay_factor: float = 0.1
+    warmup_steps: int = 1000
+    grad_clip: float = 35.0  # norm of all gradients; 0: not clipped
+    precision: str = "float32"  # of backbone and region head: float32, bf16, fp16 (CUDA)
+    seed: int = 0
+
+    # network
+    norm: str = "FrozenBN"  # "BN" or "SyncBN" (over processes) to train from scratch
+    frozen_stages: int = 2  # parts of the backbone that do not learn: 1 the stem, 2 also res2, …
+
+    # proposals and their samples
+    rpn_batch_size: int = 256  # anchors an image
+    rpn_positive_fraction: float = 0.5
+    rpn_pre_nms: int = 12_000
+    rpn_post_nms: int = 2000
+    roi_batch_size: int = 128  # proposals an image
+    roi_positive_fraction: float = 0.25
+    attribute_weight: float = 0.5  # of the attribute loss beside the others
+    flip: bool = True  # half of the images are mirrored
+
+    # housekeeping
+    checkpoint_every: int = 2500  # steps
+    evaluate_every: int = 20_000  # steps; 0: at the end only
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "norm": NORMS, "precision": PRECISIONS}
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise DetectorError(f"training.{field} {getattr(self, field)!r}: expected one of {', '.join(known)}")
+        for field in ("steps", "batch_size", "rpn_batch_size", "roi_batch_size", "checkpoint_every"):
+            if getattr(self, field) < 1:
+                raise DetectorError(f"training.{field} {getattr(self, field)}: expected at least 1")

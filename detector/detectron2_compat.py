@@ -1,4 +1,4 @@
-"""Bridges two gaps between detectron2 0.6 as Python sources and today's packages. Call before importing detectron2.
+"""Bridges two gaps between detectron2 0.6 as Python sources and today's packages.
 
 A detectron2 that was built with its compiled half is left alone.
 """
@@ -6,6 +6,9 @@ A detectron2 that was built with its compiled half is left alone.
 import importlib.util
 import sys
 import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from detector.errors import DetectorError
@@ -37,9 +40,19 @@ def prepare_detectron2() -> None:
 
     if not hasattr(Image, "LINEAR"):  # gone since Pillow 10; detectron2 0.6 names it in a default argument
         Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
-    if importlib.util.find_spec("detectron2._C") is None and "detectron2._C" not in sys.modules:
+    if "detectron2._C" not in sys.modules and importlib.util.find_spec("detectron2._C") is None:
         import detectron2
 
         extension = _MissingExtension("detectron2._C")
         sys.modules["detectron2._C"] = extension
         detectron2._C = extension
+
+
+@contextmanager
+def detectron2_ready() -> Iterator[None]:
+    """Import detectron2's modules in here: the gaps are bridged, and warnings that users can do nothing about are not shown."""
+    prepare_detectron2()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it decorates with torch.jit.script
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

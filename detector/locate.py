@@ -31,20 +31,30 @@ def find_weights(path_or_name: str | None = None) -> Path:
     """
     for name, origin in ((path_or_name, "--weights"), (os.environ.get(ENVIRONMENT), ENVIRONMENT)):
         if name:
-            return _resolve(name, origin)
+            return resolve(name, origin, ways())
     cached = sorted(cache_folder().glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    return cached[-1] if cached else _download(DEFAULT_HUB, "the default")
+    return cached[-1] if cached else _download(DEFAULT_HUB, "the default", ways())
 
 
-def _resolve(name: str, origin: str) -> Path:
+def resolve(name: str, origin: str, remedy: str) -> Path:
+    """The file of that name, or that of a hub repository.
+
+    Args:
+        name: a file, "owner/repository" or "owner/repository/file".
+        origin: the option that named it, for errors.
+        remedy: what to do when there is none, for errors.
+
+    Raises:
+        DetectorError: neither.
+    """
     if Path(name).is_file():
         return Path(name)
     if _HUB_NAME.fullmatch(name) and not Path(name).parent.is_dir():
-        return _download(name, origin)
-    raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository); {ways()}")
+        return _download(name, origin, remedy)
+    raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository); {remedy}")
 
 
-def _download(name: str, origin: str) -> Path:
+def _download(name: str, origin: str, remedy: str) -> Path:
     """Fetch from the hub into its own cache, where a file is stored under the hash of its content."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
@@ -61,7 +71,7 @@ def _download(name: str, origin: str) -> Path:
         except Exception as error:  # gone, private, refused: the library has many errors for "not to be had"
             reason = _first_line(error)
             break
-    raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason}); {ways()}")
+    raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason}); {remedy}")
 
 
 def _hub_resolves() -> bool:

@@ -4,7 +4,6 @@ Letters: B images of one resized shape, R proposals, A anchors per cell, C objec
 Parameters have the names of the published LXMERT-layout checkpoint, so that a file loads without renaming.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +20,9 @@ from detector.boxes import (
     nms_boxes,
 )
 from detector.config import BLOCKS, STRIDE, DetectorConfig
-from detector.detectron2_compat import prepare_detectron2
+from detector.detectron2_compat import detectron2_ready
 
-prepare_detectron2()
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # it decorates with torch.jit.script; users can do nothing about it
+with detectron2_ready():
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 
@@ -84,28 +80,33 @@ class ProposalGenerator(nn.Module):
 class RoiHeads(nn.Module):
     """res5 and what reads it, under the names that checkpoints have for them."""
 
-    def __init__(self, config: DetectorConfig, channels: int):
+    def __init__(self, config: DetectorConfig, channels: int, norm: str):
         super().__init__()
-        blocks = BLOCKS[config.depth][3]
-        self.res5 = nn.Sequential(*_stage(config, 3, blocks, channels, stride=1, dilation=config.res5_dilation))
+        blocks, dilation = BLOCKS[config.depth][3], config.res5_dilation
+        self.res5 = nn.Sequential(*_stage(config, 3, blocks, channels, norm, stride=1, dilation=dilation))
         self.box_predictor = BoxPredictor(config)
 
 
 class FasterRCNN(nn.Module):
-    """Resized images -> proposals -> predictions. Says nothing of selection or of the original image's size."""
+    """Resized images -> proposals -> predictions. Says nothing of selection or of the original image's size.
 
-    def __init__(self, config: DetectorConfig):
+    Args:
+        config: the network.
+        norm: detectron2's name of the normalisation: "FrozenBN", as published, or "BN" and "SyncBN" to train from scratch.
+    """
+
+    def __init__(self, config: DetectorConfig, norm: str = "FrozenBN"):
         super().__init__()
         self.config = config
         blocks, width = BLOCKS[config.depth], config.width
-        stem = CaffeStem(3, width, norm="FrozenBN")
+        stem = CaffeStem(3, width, norm=norm)
         stages, channels = [], width
         for index in range(3):
-            stages.append(_stage(config, index, blocks[index], channels, stride=1 if index == 0 else 2))
+            stages.append(_stage(config, index, blocks[index], channels, norm, stride=1 if index == 0 else 2))
             channels = stages[-1][-1].out_channels
         self.backbone = ResNet(stem, stages, out_features=["res4"])
         self.proposal_generator = ProposalGenerator(config, channels)
-        self.roi_heads = RoiHeads(config, channels)
+        self.roi_heads = RoiHeads(config, channels, norm)
         inclusive = config.geometry == "inclusive"
         anchors = inclusive_cell_anchors if inclusive else continuous_cell_anchors
         self.cell_anchors: Tensor
@@ -162,11 +163,12 @@ class FasterRCNN(nn.Module):
         """
         counts = [len(boxes) for boxes in proposals]
         rois = torch.cat([F.pad(boxes, (1, 0), value=index) for index, boxes in enumerate(proposals)])
-        pooled = [self._region_features(features, chunk) for chunk in rois.split(ROI_CHUNK)]
+        pooled = [self.region_features(features, chunk) for chunk in rois.split(ROI_CHUNK)]
         everything = self._read_out(torch.cat(pooled))
         return [Predictions(*parts) for parts in zip(*(part.split(counts) for part in everything), strict=True)]
 
-    def _region_features(self, features: Tensor, rois: Tensor) -> Tensor:
+    def region_features(self, features: Tensor, rois: Tensor) -> Tensor:
+        """RoIPool, res5 and mean: (B, channels, H, W), (R, 5) of (image, XYXY) -> (R, D)."""
         size = self.config.pooled_size
         pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / STRIDE)
         pooled = pooled.contiguous(memory_format=torch.channels_last)
@@ -185,18 +187,20 @@ class FasterRCNN(nn.Module):
         return features, logits.softmax(1)[:, objects], deltas[:, 4:] if first else deltas, attributes
 
 
-def _stage(config: DetectorConfig, index: int, blocks: int, channels: int, *, stride: int, dilation: int = 1) -> list:
-    """One ResNet stage (res2 is 0), its stride in the first block's 1x1 convolution as in Caffe."""
+def _stage(
+    config: DetectorConfig, index: int, blocks: int, channels: int, norm: str, *, stride: int, dilation: int = 1
+) -> list:
+    """One ResNet stage (res2 is 0)."""
     width = config.width * 2**index
     shared = {"num_blocks": blocks, "in_channels": channels, "stride_per_block": [stride] + [1] * (blocks - 1)}
     if not config.bottleneck:
-        return ResNet.make_stage(BasicBlock, out_channels=width, norm="FrozenBN", **shared)
+        return ResNet.make_stage(BasicBlock, out_channels=width, norm=norm, **shared)
     return ResNet.make_stage(
         BottleneckBlock,
         out_channels=width * 4,
         bottleneck_channels=width,
-        stride_in_1x1=True,
+        stride_in_1x1=config.stride_in_1x1,
         dilation=dilation,
-        norm="FrozenBN",
+        norm=norm,
         **shared,
     )

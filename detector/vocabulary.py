@@ -2,6 +2,8 @@
 
 from importlib import resources
 
+import numpy as np
+
 from detector.config import DetectorConfig
 
 
@@ -13,3 +15,11 @@ def default_names(config: DetectorConfig) -> tuple[list[str], list[str]]:
         names = [line.split(",")[0].strip() for line in lines]
         found.append(names if len(names) == count else [f"{kind} {index}" for index in range(count)])
     return found[0], found[1]
+
+
+def multi_hot(ids: np.ndarray, count: int) -> np.ndarray:
+    """Lists of ids as rows of a table: (G, A) padded with -1 -> (G, count) bool."""
+    table = np.zeros((len(ids), count), dtype=bool)
+    rows, columns = np.nonzero(ids >= 0)
+    table[rows, ids[rows, columns]] = True
+    return table

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from detector.config import DetectorConfig
@@ -46,17 +46,30 @@ def load_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise DetectorError(f"{path}: no such weights file")
-    with path.open("rb") as file:
-        head = file.read(16)
-    if head[8:9] == b"{":
+    if _is_safetensors(path):
         return _load_own(path)
-    state = _load_torch(path) if head[:2] == b"PK" else _load_pickle(path)
+    state = read_tensors(path)
     layout, config, tensors = normalize(state, str(path))
     tensors.setdefault("cell_anchors", _anchors(config))
     tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
     check_shapes(config, tensors, str(path))
     objects, attributes = default_names(config)
     return Weights(config, tensors, objects, attributes, layout, _hash(tensors))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file: safetensors, torch's own, or a pickle of arrays. Nothing in it is run.
+
+    Raises:
+        DetectorError: missing, damaged, or a file that would run code.
+    """
+    if not path.is_file():
+        raise DetectorError(f"{path}: no such weights file")
+    if _is_safetensors(path):
+        return _read_safetensors(path)[1]
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    return _load_torch(path) if zipped else _load_pickle(path)
 
 
 def save_weights(
@@ -83,7 +96,10 @@ def save_weights(
     }
     metadata = {FORMAT: json.dumps(content)}  # one entry: safetensors writes several in no fixed order
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    # save_file would make it readable for its owner alone.
+    temporary.write_bytes(
+        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    )
     temporary.replace(path)
 
 
@@ -111,15 +127,24 @@ def convert(source: Path, target: Path) -> str:
     )
 
 
-def _load_own(path: Path) -> Weights:
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16)[8:9] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DetectorError(
             f"{path}: damaged or truncated safetensors ({error}); download or convert it again"
         ) from error
+
+
+def _load_own(path: Path) -> Weights:
+    metadata, tensors = _read_safetensors(path)
     if FORMAT not in metadata:
         raise DetectorError(f"{path}: safetensors without this project's metadata; expected one of: {LAYOUTS}")
     content = json.loads(metadata[FORMAT])

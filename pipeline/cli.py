@@ -122,6 +122,46 @@ def inspect(store: str, verify: bool) -> None:
         raise SystemExit(1)
 
 
+@main.command("train-detector")
+@click.option("--visual-genome", metavar="DIR", help="Visual Genome's JSON files, and its photos in VG_100K*.")
+@click.option("--coco", metavar="DIR", help="Instead: COCO, with annotations/instances_train*.json and its photos.")
+@several("--images", metavar="DIR", help="Folder of Visual Genome's photos, if they are elsewhere. May be repeated.")
+@several(
+    "--held-out",
+    metavar="FILE",
+    help="COCO images not to train on: dataset_coco.json, captions, or ids. May be repeated.",
+)
+@click.option("--objects", metavar="FILE", help="Classes, one a line, synonyms after commas.  [default: VG's 1600]")
+@click.option("--attributes", metavar="FILE|none", help="As --objects.  [default: Visual Genome's 400]")
+@click.option("--init", metavar="FILE|NAME|none", help="Network to start from.  [default: ImageNet's, from the hub]")
+@click.option("--run", metavar="DIR", help="Run folder.  [default: detectors/<preset>]")
+@click.option("--steps", type=int, help="Updates.")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.")
+@click.option("--workers", type=int, help="Processes that read images.")
+@click.option("--evaluate-only", is_flag=True, default=None, help="Judge the run, or --init, on the held-out images.")
+@device_option()
+@configurable("train-detector")
+def train_detector(
+    config: str | None, overrides: tuple[str, ...], steps: int | None, batch_size: int | None, **options: Any
+) -> None:
+    """Train the region detector on Visual Genome's annotations, or on COCO's.
+
+    Killed at any moment, the same command continues from the last checkpoint. Under torchrun every process trains.
+    """
+    from pipeline import train_detector as stage
+    from pipeline.config import load_config
+
+    options |= {"training.steps": steps, "training.batch_size": batch_size}
+    settings = load_config(
+        stage.TrainDetectorConfig, group="train-detector", config=config, overrides=overrides, options=options
+    )
+    trained = stage.run(stage.named(settings, config), say=click.echo)
+    if not trained.leads:
+        return
+    click.echo(f"{trained.weights}: {trained.result}")
+    _next(f"scan-pipeline extract --images DIR --weights {trained.weights}")
+
+
 @main.command("convert-weights")
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())

@@ -8,18 +8,16 @@ runs/t2i_mean/
   metrics.jsonl, events.out.tfevents…
 """
 
-import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import FitResult, fit
-from pipeline.config import differences, save_config, to_dict
+from pipeline.config import to_dict
 from pipeline.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.device import join_processes, pick_device
-from pipeline.errors import PipelineError
+from pipeline.run_folder import claim_run
 
 RUNS = Path("runs")
 
@@ -67,7 +65,7 @@ def run(config: TrainConfig, *, say: Any = print) -> Trained:
     config = replace(config, model=replace(config.model, feature_dim=train.images.source.feature_dim))
     folder = Path(named(config, None).run)
     if world.leads:
-        _claim(folder, config, stores, dataset)
+        claim_run(folder, config, {"config": _identity(config), "data": _data(stores, dataset)})
     world.wait()
     result = fit(config.model, config.training, train.images, dev.images, folder, device=pick_device(config.device))
     return Trained(folder, result, dataset, world.leads)
@@ -79,25 +77,6 @@ def named(config: TrainConfig, preset: str | None) -> TrainConfig:
     if name in {"", "config"}:  # config.yaml is what every run folder calls its own
         name = f"{config.model.attention}_{config.model.pooling.lower()}"
     return replace(config, run=config.run or str(RUNS / name))
-
-
-def _claim(folder: Path, config: TrainConfig, stores: list[Path], dataset: Dataset) -> None:
-    """Write what the run is, or refuse a folder that holds another run."""
-    wanted = {"config": _identity(config), "data": _data(stores, dataset)}
-    path = folder / "data.json"
-    if path.is_file():
-        found = json.loads(path.read_text())
-        changed = differences(found, wanted)
-        if changed:
-            raise PipelineError(
-                f"{folder}: holds a run with other settings ({'; '.join(changed[:4])}); "
-                "choose another folder with --run, or delete this one"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
-    os.replace(temporary, path)
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""ImageNet classifiers -> the start of a detector: ResNet files of torchvision and timm.
+
+They expect RGB in [0, 1], minus a mean, divided by a deviation; ours is BGR in [0, 255] minus a mean. Channel order and
+deviation go into the first convolution, the mean into the configuration: the same numbers come out. Their bottlenecks
+stride in the 3x3 convolution, so the detector's do too.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from detector.config import DetectorConfig
+from detector.errors import DetectorError
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of torchvision and timm
+PARTS = {f"layer{index}": f"backbone.res{index + 1}" for index in (1, 2, 3)} | {"layer4": "roi_heads.res5"}
+_BLOCK = re.compile(r"(layer[1-4])\.(\d+)\.(conv\d|bn\d|downsample\.[01])\.(\w+)")
+
+
+def is_imagenet(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of a torchvision or timm ResNet."""
+    return "layer1.0.conv1.weight" in state and "conv1.weight" in state
+
+
+def convert_imagenet(
+    state: Mapping[str, Tensor], config: DetectorConfig, path: str
+) -> tuple[DetectorConfig, dict[str, Tensor]]:
+    """Rename and rescale.
+
+    Args:
+        state: of a torchvision or timm ResNet: 18, 34, 50, 101, 152, or wider.
+        config: the network that starts from it.
+        path: of the file, for errors.
+
+    Returns:
+        The configuration with this network's input and stride, and the tensors of backbone and res5 under our names.
+
+    Raises:
+        DetectorError: parameters that no such network has, as those of a ResNet with another stem.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked") or name.startswith("fc."):
+            continue
+        tensors[_renamed(name, path)] = tensor.float()
+    stem = tensors["backbone.stem.conv1.weight"]
+    if stem.shape[1:] != (3, 7, 7):
+        raise DetectorError(f"{path}: conv1 is {tuple(stem.shape)}; expected a ResNet with a plain 7 x 7 stem")
+    deviation = torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255
+    tensors["backbone.stem.conv1.weight"] = (stem / deviation).flip(1).contiguous()  # RGB -> BGR
+    mean = tuple(round(255 * value, 4) for value in reversed(MEAN))
+    return replace(config, pixel_mean=mean, stride_in_1x1=False), tensors
+
+
+def _renamed(name: str, path: str) -> str:
+    """ "layer1.0.downsample.1.bias" -> "backbone.res2.0.shortcut.norm.bias"."""
+    if name.startswith(("conv1.", "bn1.")):
+        part, value = name.split(".")
+        return f"backbone.stem.conv1.{'' if part == 'conv1' else 'norm.'}{value}"
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        raise DetectorError(
+            f"{path}: {name} is of no plain ResNet; expected one of torchvision's or timm's resnet files"
+        )
+    stage, block, layer, value = match.groups()
+    if layer.startswith("downsample"):
+        layer = "shortcut" if layer.endswith("0") else "shortcut.norm"
+    elif layer.startswith("bn"):
+        layer = f"conv{layer[2:]}.norm"
+    return f"{PARTS[stage]}.{block}.{layer}.{value}"

@@ -1,0 +1,216 @@
+"""What a detector is trained on: records of images with boxes, cleaned and counted, and how their images are read.
+
+A record: file_name, image_id, height, width; boxes (G, 4) float32 XYXY pixels, classes (G,) int64 and attributes (G, A)
+int64 padded with -1. Letters: G boxes of an image, A attributes of a box at most, T attributes of the vocabulary.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector.detectron2_compat import detectron2_ready
+from detector.preprocess import InputSettings, prepare
+from detector.vocabulary import multi_hot
+from pipeline.errors import PipelineError
+from pipeline.images import UnreadableImage, read_image
+
+with detectron2_ready():
+    from detectron2.structures import Boxes, Instances
+
+Record = dict[str, Any]
+SHOWN = 5  # names that a report lists
+
+
+class ClassVocabulary:
+    """The classes of a detector, and every name that means one of them.
+
+    A file has one class a line, synonyms after commas: `bus,buses`. The first name is the class's.
+    """
+
+    def __init__(self, lines: Iterable[str]):
+        self.names: list[str] = []
+        self._ids: dict[str, int] = {}
+        for line in lines:
+            synonyms = [normalized(name) for name in line.split(",") if normalized(name)]
+            if synonyms:
+                for name in synonyms:
+                    self._ids.setdefault(name, len(self.names))
+                self.names.append(synonyms[0])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: str) -> int | None:
+        """The class that a name means, whatever its case and spacing."""
+        return self._ids.get(normalized(name))
+
+
+def normalized(name: str) -> str:
+    """Lower case, single spaces, no full stop."""
+    return " ".join(name.lower().split()).strip(" .")
+
+
+def read_class_vocabulary(path: str, kind: str) -> ClassVocabulary:
+    """The classes in a file; "" stands for Visual Genome's, "none" for no class at all.
+
+    Args:
+        path: of the file.
+        kind: "objects" or "attributes".
+
+    Raises:
+        PipelineError: not readable, or empty.
+    """
+    if path == "none":
+        return ClassVocabulary([])
+    try:
+        source = Path(path) if path else resources.files("detector") / "names" / f"{kind}.txt"
+        vocabulary = ClassVocabulary(source.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not readable ({error}); expected a text file, one class a line") from error
+    if not len(vocabulary):
+        raise PipelineError(f"{path}: no class in it; expected one a line, synonyms after commas")
+    return vocabulary
+
+
+@dataclass
+class Report:
+    """What became of the annotations; its string is for people."""
+
+    images: Counter[str] = field(default_factory=Counter)  # used, and why the others were not
+    boxes: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)  # kind -> names that the vocabulary does not have
+    attributes: int = 0  # labels used
+
+    def __str__(self) -> str:
+        lines = [f"images: {_counts(self.images)}", f"boxes: {_counts(self.boxes)}"]
+        if self.attributes:
+            lines.append(f"attributes: {self.attributes:,} used")
+        for kind, names in self.unknown.items():
+            if names:
+                most = ", ".join(f"{name!r} {count:,}" for name, count in names.most_common(SHOWN))
+                lines.append(
+                    f"{kind} not in the vocabulary: {sum(names.values()):,} of {len(names):,} names, most often {most}"
+                )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class DetectionRecords:
+    """Records to train and to judge a detector on."""
+
+    train: list[Record]
+    evaluation: list[Record]
+    object_names: list[str]
+    attribute_names: list[str]
+    report: Report
+
+
+def clean_box(annotated: Any, image_size: tuple[int, int]) -> tuple[list[float] | None, str]:
+    """A box of an annotation as XYXY inside its image, or None; and what was done: "used", "clipped", or why not.
+
+    Args:
+        annotated: x, y, width and height in pixels.
+        image_size: (height, width).
+    """
+    try:
+        x, y, width, height = (float(value) for value in annotated)
+    except (TypeError, ValueError):
+        return None, "not four numbers"
+    if not all(map(math.isfinite, (x, y, width, height))):
+        return None, "not finite"
+    if width < 0 or height < 0:
+        return None, "negative size"
+    if width == 0 or height == 0:
+        return None, "zero area"
+    limit = (image_size[1], image_size[0])
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2, y2 = min(float(limit[0]), x + width), min(float(limit[1]), y + height)
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        return None, "outside" if x2 <= x1 or y2 <= y1 else "under a pixel"
+    clipped = (x1, y1, x2, y2) != (x, y, x + width, y + height)
+    return [x1, y1, x2, y2], "clipped" if clipped else "used"
+
+
+def make_record(
+    path: Path,
+    image_id: int,
+    image_size: tuple[int, int],
+    boxes: Sequence[Sequence[float]],
+    classes: Sequence[int],
+    attributes: Sequence[Sequence[int]],
+) -> Record:
+    """A record from lists; attributes hold the ids of every box."""
+    longest = max((len(ids) for ids in attributes), default=0)
+    table = np.full((len(boxes), longest), -1, dtype=np.int64)
+    for row, ids in enumerate(attributes):
+        table[row, : len(ids)] = ids
+    return {
+        "file_name": str(path),
+        "image_id": image_id,
+        "height": image_size[0],
+        "width": image_size[1],
+        "boxes": np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        "classes": np.asarray(classes, dtype=np.int64),
+        "attributes": table,
+    }
+
+
+class RecordReader:
+    """A record -> what the network is trained and judged with. Runs in worker processes.
+
+    Args:
+        settings: of the network's input.
+        num_attributes: T.
+        training: mirror half of the images, and pass over those that cannot be read; else they raise.
+        flip: whether to mirror at all.
+    """
+
+    def __init__(self, settings: InputSettings, num_attributes: int, *, training: bool, flip: bool = True):
+        self.settings, self.num_attributes = settings, num_attributes
+        self.training, self.flip = training, flip and training
+
+    def __call__(self, record: Mapping[str, Any]) -> Record | None:
+        try:
+            image = read_image(record["file_name"])
+            if image.shape[:2] != (record["height"], record["width"]):
+                found = f"{image.shape[0]} x {image.shape[1]}"
+                raise UnreadableImage(f"{found} pixels, annotated as {record['height']} x {record['width']}")
+        except UnreadableImage as error:
+            message = f"{record['file_name']}: {error}"
+            if not self.training:
+                raise PipelineError(f"{message}; remove it from the annotations, or mend it") from error
+            warnings.warn(f"passed over in training: {message}", stacklevel=2)
+            return None
+        prepared = prepare(image, self.settings)
+        pixels, (y, x) = prepared.pixels, prepared.scale
+        boxes = record["boxes"] * np.array([x, y, x, y], dtype=np.float32)
+        if self.flip and torch.rand(()) < 0.5:
+            pixels = pixels[:, ::-1]
+            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
+        height, width = pixels.shape[:2]
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+        instances.gt_boxes.clip((height, width))
+        instances.gt_classes = torch.from_numpy(record["classes"])
+        if self.num_attributes:
+            instances.gt_attributes = torch.from_numpy(multi_hot(record["attributes"], self.num_attributes))
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "instances": instances,
+            "image_id": record["image_id"],
+            "height": record["height"],
+            "width": record["width"],
+            "scale": min(y, x),
+        }
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counter.items()) or "none"

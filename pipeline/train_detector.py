@@ -1,0 +1,191 @@
+"""Stage zero: Visual Genome, or COCO's instances -> a detector that stage one extracts with.
+
+detectors/vg_r101_8gpu/
+  detector.safetensors   the weights, with network, object and attribute names inside
+  evaluation.json        AP on the images held out
+  config.yaml, data.json what it is and what it was trained on
+  checkpoints/, metrics.json, events.out.tfevents…
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detector.config import DetectorConfig, DetectorFitConfig
+from detector.fit import DetectionData, DetectorFitResult, fit_detector
+from detector.imagenet import convert_imagenet, is_imagenet
+from detector.locate import resolve
+from detector.preprocess import InputSettings
+from detector.weights import load_weights, read_tensors
+from pipeline.coco_instances import read_coco
+from pipeline.config import to_dict
+from pipeline.detection_data import DetectionRecords, RecordReader, read_class_vocabulary
+from pipeline.device import join_processes, pick_device
+from pipeline.errors import PipelineError
+from pipeline.run_folder import claim_run
+from pipeline.visual_genome import read_held_out, read_visual_genome
+
+DETECTORS = Path("detectors")
+WAYS = (
+    "to start from a trained network: --init FILE, a ResNet of torchvision or timm, or any detector weights; "
+    "--init OWNER/REPOSITORY on the Hugging Face hub; from scratch: --init none training.norm=BN training.frozen_stages=0"
+)
+
+
+@dataclass(frozen=True)
+class TrainDetectorConfig:
+    """What `scan-pipeline train-detector` does. Network and recipe are documented in `detector/config.py`."""
+
+    visual_genome: str = ""  # folder of Visual Genome's JSON files and photos
+    coco: str = ""  # or: COCO's folder, with annotations/instances_*.json
+    images: tuple[str, ...] = ()  # folders of Visual Genome's photos; none: VG_100K and VG_100K_2 in its folder
+    held_out: tuple[str, ...] = ()  # files of the COCO images that must not be trained on, such as dataset_coco.json
+    objects: str = ""  # vocabulary file; "": the 1600 of Visual Genome
+    attributes: str = ""  # vocabulary file; "": the 400 of Visual Genome; "none": no attributes
+    evaluation_images: int = 5000  # at most so many of those held out
+    init: str = "imagenet"  # ImageNet's from the hub, a file, a hub name, or "none"
+    run: str = ""  # run folder; "": detectors/ and the preset's name
+    device: str = "auto"  # "auto" takes a GPU where there is one
+    workers: int = 2  # processes that read images, for every process that trains
+    evaluate_only: bool = False  # judge the run's weights, or those of --init, and stop
+    network: DetectorConfig = field(default_factory=DetectorConfig)  # num_objects and num_attributes: the vocabularies'
+    training: DetectorFitConfig = field(default_factory=DetectorFitConfig)
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """What a training made."""
+
+    run: Path
+    result: DetectorFitResult
+    leads: bool  # whether this is the process that speaks, of several
+
+    @property
+    def weights(self) -> Path:
+        """What `extract --weights` takes."""
+        return self.result.weights
+
+
+def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, progress: bool = True) -> TrainedDetector:
+    """Train a detector, or continue where an earlier call with the same configuration was stopped.
+
+    Raises:
+        PipelineError: no annotations, or a run folder that holds another run.
+        DetectorError: no network to start from, or a recipe that this machine does not allow.
+    """
+    world = join_processes(config.device)
+    say = say if world.leads else lambda _: None
+    records = read_records(config, say)
+    network, start = starting_point(config, len(records.object_names), len(records.attribute_names))
+    recipe = config.training
+    folder = Path(config.run or DETECTORS / "detector")
+    if world.leads:
+        claim_run(folder, config, {"config": _identity(config), "data": _data(records)})
+    world.wait()
+    epochs = recipe.steps * recipe.batch_size / len(records.train)
+    say(
+        f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
+        f"{network.num_attributes:,} attributes, features of {network.feature_dim:,} numbers; {recipe.steps:,} steps of "
+        f"{recipe.batch_size} images ({epochs:.1f} epochs)"
+    )
+    settings, attributes = InputSettings.of(network), network.num_attributes
+    data = DetectionData(
+        records.train,
+        records.evaluation,
+        RecordReader(settings, attributes, training=True, flip=recipe.flip),
+        RecordReader(settings, attributes, training=False),
+        records.object_names,
+        records.attribute_names,
+    )
+    result = fit_detector(
+        network,
+        recipe,
+        data,
+        folder,
+        start=start,
+        device=pick_device(config.device),
+        workers=config.workers,
+        progress=progress,
+        train=not config.evaluate_only,
+    )
+    return TrainedDetector(folder, result, world.leads)
+
+
+def named(config: TrainDetectorConfig, preset: str | None) -> TrainDetectorConfig:
+    """The configuration with its run folder: as asked, else after the preset, else after the annotations."""
+    name = Path(preset).stem if preset else ""
+    if name in {"", "config"}:
+        name = f"{'coco' if config.coco else 'vg'}_r{config.network.depth}"
+    return replace(config, run=config.run or str(DETECTORS / name))
+
+
+def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> DetectionRecords:
+    """The annotations that a configuration asks for, with a report of what was left out."""
+    if bool(config.visual_genome) == bool(config.coco):
+        raise PipelineError("name the annotations with --visual-genome DIR or, instead, --coco DIR")
+    if config.coco:
+        records = read_coco(Path(config.coco), evaluation_images=config.evaluation_images)
+    else:
+        held_out = read_held_out(map(Path, config.held_out))
+        records = read_visual_genome(
+            Path(config.visual_genome),
+            read_class_vocabulary(config.objects, "objects"),
+            read_class_vocabulary(config.attributes, "attributes"),
+            images=[Path(folder) for folder in config.images],
+            held_out=held_out,
+            evaluation_images=config.evaluation_images,
+        )
+        if not held_out:
+            say(
+                "note: no COCO image is kept from training, and Visual Genome shares 51,000 with COCO: a matcher judged on "
+                "COCO's val or test would be judged on photos that its detector has seen; name Karpathy's file with "
+                "--held-out dataset_coco.json"
+            )
+    say(str(records.report))
+    return records
+
+
+def starting_point(
+    config: TrainDetectorConfig, num_objects: int, num_attributes: int
+) -> tuple[DetectorConfig, dict[str, Tensor]]:
+    """The network and the tensors that it starts from: a detector's file brings its own network, ImageNet's its input.
+
+    Raises:
+        DetectorError: no such file, or one that does not fit.
+    """
+    network = replace(config.network, num_objects=num_objects, num_attributes=num_attributes)
+    if config.init == "none":
+        return network, {}
+    name = f"timm/resnet{network.depth}.tv_in1k" if config.init == "imagenet" else config.init
+    path = resolve(name, "--init", WAYS)
+    tensors = read_tensors(path)
+    if not is_imagenet(tensors):
+        weights = load_weights(path)
+        own = replace(weights.config, num_objects=num_objects, num_attributes=num_attributes)
+        return own, weights.tensors
+    network, tensors = convert_imagenet(tensors, network, str(path))
+    return network, tensors
+
+
+def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
+    """What must not change between a run and its continuation: not the device, nor how long it goes on."""
+    fields = to_dict(config)
+    for key in ("run", "device", "workers", "images", "evaluate_only", "visual_genome", "coco", "init"):
+        del fields[key]
+    for key in ("checkpoint_every", "evaluate_every"):
+        del fields["training"][key]
+    return fields
+
+
+def _data(records: DetectionRecords) -> dict[str, Any]:
+    return {
+        "train_images": len(records.train),
+        "evaluation_images": len(records.evaluation),
+        "images": dict(records.report.images),
+        "boxes": dict(records.report.boxes),
+        "attributes": records.report.attributes,
+        "objects": records.object_names,
+    }
