@@ -104,6 +104,8 @@ def fit_detector(
         DetectorError: a recipe that this machine or these weights do not allow, or a loss that is not finite.
     """
     started = time.perf_counter()
+    if train and (finished := _finished(folder, recipe.steps)):
+        return DetectorFitResult(folder / WEIGHTS, recipe.steps, 0.0, finished)
     device = torch.device(device)
     _check(recipe, device, bool(start))
     seed_all_rng(recipe.seed + comm.get_rank())
@@ -301,6 +303,15 @@ def _hooks(
         writers = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
         found.append(hooks.PeriodicWriter(writers, period=LOG_EVERY))
     return found
+
+
+def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]]:
+    """How a run that came to its end was judged; empty where it did not."""
+    path = folder / EVALUATION
+    content = json.loads(path.read_text()) if path.is_file() and (folder / WEIGHTS).is_file() else {}
+    return (
+        {kind: values for kind, values in content.items() if kind != "step"} if content.get("step", 0) >= steps else {}
+    )
 
 
 def steps_done(folder: Path) -> int:

@@ -1,0 +1,169 @@
+"""The whole pipeline on a world that it draws itself: no download, no GPU, nothing left out.
+
+Every command is printed before it runs, as a user would type it in the demo's folder. Each of them continues where it
+was stopped, and so does the demo.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pipeline.demo.picture import draw_demo
+from pipeline.demo.world import World, write_world
+from pipeline.errors import PipelineError
+
+QUERIES = (
+    "a red car in front of a yellow house",
+    "two ducks on the beach",
+    "a blue mushroom in the snow at night",
+)
+DETECTOR, RUN, PICTURE = "detectors/{preset}", "runs/{preset}", "demo.png"
+TIMES_CHANCE, OBJECT_AP = 10, 50.0  # what held-out scenes have to reach
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What `scan-pipeline demo` does."""
+
+    output: str = "demo"  # folder of everything
+    quick: bool = False  # fewer scenes and steps
+    seed: int = 0  # of the world
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    preset: str  # of train-detector, extract and train
+    train: int
+    val: int
+    test: int
+
+
+FULL = Size("demo", train=1200, val=100, test=300)
+QUICK = Size("demo_quick", train=240, val=40, test=100)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out on the held-out scenes, and whether it is what was promised."""
+
+    folder: Path
+    scenes: int
+    object_ap: float  # AP@.5 in percent
+    recalls: dict[str, dict[str, float]]  # task -> r1, r5, r10 in percent
+    quick: bool
+
+    def chance(self, rank: int) -> float:
+        """Recall of a random ranking, in percent; a little less in truth where an image has several captions."""
+        return 100 * rank / self.scenes
+
+    @property
+    def reached(self) -> bool:
+        """Ten times chance at every rank of both tasks, and the detector's AP; the quick demo promises nothing."""
+        recalled = all(
+            values[f"r{rank}"] >= TIMES_CHANCE * self.chance(rank)
+            for values in self.recalls.values()
+            for rank in (1, 5, 10)
+            if TIMES_CHANCE * self.chance(rank) <= 100
+        )
+        return self.quick or (recalled and self.object_ap >= OBJECT_AP)
+
+    def __str__(self) -> str:
+        lines = [f"held-out scenes: {self.scenes}; the detector never saw them, nor did the matcher"]
+        lines.append(
+            f"  objects            AP@.5 {self.object_ap:.1f}" + ("" if self.quick else f" (promised {OBJECT_AP:.0f})")
+        )
+        for task, values in self.recalls.items():
+            found = "/".join(f"{values[f'r{rank}']:.1f}" for rank in (1, 5, 10))
+            chance = "/".join(f"{self.chance(rank):.1f}" for rank in (1, 5, 10))
+            lines.append(f"  {task.replace('_', ' '):18} R@1/5/10 {found}   by chance {chance}")
+        if not self.reached:
+            lines.append(
+                f"  this falls short of what the demo promises: {TIMES_CHANCE} times chance, AP@.5 {OBJECT_AP:.0f}"
+            )
+        lines.append(
+            f"{self.folder / PICTURE}: what was found for {len(QUERIES)} sentences, and where each word looked"
+        )
+        return "\n".join(lines)
+
+
+def run(config: DemoConfig, *, say: Callable[[str], None] = print) -> Outcome:
+    """Draw a world, train a detector on it, extract, train, evaluate, search and explain.
+
+    Raises:
+        PipelineError: a folder that holds something else, or a command that failed.
+    """
+    size = QUICK if config.quick else FULL
+    folder = Path(config.output)
+    say(
+        f"A small world, drawn here: {size.train} scenes to learn from, {size.val} to select on, {size.test} held out. "
+        "It stands for Visual Genome and COCO, in their formats;\nwhat is learnt from it says nothing about real photos. "
+        f"Everything goes to {folder}/. Stop it whenever you like: the same command goes on from there."
+    )
+    world = write_world(folder, train=size.train, val=size.val, test=size.test, seed=config.seed)
+    with _inside(folder):
+        for command in commands(world, size, config.device):
+            say(f"\n$ scan-pipeline {shlex.join(command)}")
+            _run(command)
+        draw_demo(Path(RUN.format(preset=size.preset)), Path("features/test2014"), QUERIES, Path(PICTURE))
+    outcome = _outcome(folder, size, config.quick)
+    say(f"\n{outcome}")
+    return outcome
+
+
+def commands(world: World, size: Size, device: str) -> Iterator[list[str]]:
+    """What a user would type in the demo's folder, in this order."""
+    held_out = [f"coco/annotations/{world.captions(split).name}" for split in ("val", "test")]
+    detector, run = DETECTOR.format(preset=size.preset), RUN.format(preset=size.preset)
+    on = [] if device == "auto" else ["--device", device]
+    yield [
+        *("train-detector", "--config", size.preset, "--visual-genome", "visual_genome"),
+        *("--objects", "visual_genome/objects_vocab.txt", "--attributes", "visual_genome/attributes_vocab.txt"),
+        *(word for path in held_out for word in ("--held-out", path)),
+        *("--run", detector, *on),
+    ]
+    for split in ("train", "val", "test"):
+        images = f"coco/{world.photos(split).name}"
+        yield ["extract", "--config", "demo", "--images", images, "--weights", f"{detector}/detector.safetensors", *on]
+    yield ["train", "--config", size.preset, "--run", run, *on]
+    yield ["evaluate", "--run", run, "--html", "evaluation.html", *on]
+    asked = [word for query in QUERIES for word in ("--query", query)]
+    yield ["retrieve", *asked, "--features", "features/test2014", "--top", "5", "--picture", "answers.png", *on]
+
+
+def _run(command: Sequence[str]) -> None:
+    """One command of ours, in this process: importing torch once is enough."""
+    from pipeline.cli import main
+
+    try:
+        main.main(list(command), prog_name="scan-pipeline", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        if error.exit_code == 0:
+            return
+        raise PipelineError(f"demo: scan-pipeline {command[0]} failed; what it said stands above") from error
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _outcome(folder: Path, size: Size, quick: bool) -> Outcome:
+    detector = json.loads((folder / DETECTOR.format(preset=size.preset) / "evaluation.json").read_text())
+    evaluation = json.loads((folder / RUN.format(preset=size.preset) / "evaluation" / "test.json").read_text())
+    (metrics,) = evaluation["protocols"].values()
+    recalls = {task: metrics[task] for task in ("caption_retrieval", "image_retrieval")}
+    return Outcome(folder, evaluation["images"], detector["bbox"]["AP50"], recalls, quick)
