@@ -6,52 +6,55 @@ from functools import cache, lru_cache
 import cv2
 import numpy as np
 
-from pipeline.demo.color import bgr
+from pipeline.demo.color import bgr, spread, tinted
 from pipeline.demo.lighting import Illumination
 from pipeline.demo.scenes import SIZES, Camera, Scene
 from pipeline.demo.sprites import sprite
-from pipeline.demo.textures import SIDE, VARIANTS, Texture, texture
+from pipeline.demo.textures import SIDE, STEEPNESS, VARIANTS, Texture, texture
 
 GRASS_HEIGHT = 0.17  # units
 STRIP = (48, 1024)  # pixels, height and width of a row of grass
 
 
-def draw_ground(image: np.ndarray, scene: Scene, rng: np.random.Generator, light: Illumination) -> float:
+def draw_ground(
+    image: np.ndarray, scene: Scene, rng: np.random.Generator, light: Illumination, falling: np.ndarray
+) -> float:
     """Cover the rows of `image` ((H, W, 3) linear BGR) below the scene's edge with its ground; returns its gloss."""
-    top = max(0, round(scene.edge))
-    camera = scene.camera
+    top, camera = round(scene.edge), scene.camera
     surface = texture(scene.place.ground, int(rng.integers(VARIANTS)))
-    angle = rng.choice([0, 90]) if scene.place.ground in ("wood", "tiles") else rng.uniform(0, 360)
     if scene.place.ground == "grass":
         plate = _lawn(camera, top, int(rng.integers(VARIANTS)))
         start = int(rng.integers(plate.shape[1] - camera.width + 1))
         rows = plate[:, start : start + camera.width]
-        image[top:] = rows[:, ::-1] if rng.random() < 0.5 else rows
+        rows = rows[:, ::-1] if rng.random() < 0.5 else rows
     else:
-        to_ground = _ground_plane(camera) @ _shift(top)
-        image[top:] = _cover(surface, to_ground, (camera.width, camera.height - top), angle, rng, light)
-        _soften_far(image, surface, scene, top)
-    image[top:] *= light.key * (light.direction[2] + 0.1) + light.sky
+        angle = rng.choice([0.0, 90.0]) if scene.place.ground in ("wood", "tiles") else rng.uniform(0, 360)
+        plane = _ground_plane(camera) @ _shift(top)
+        rows = _cover(surface, plane, (camera.width, camera.height - top), angle, rng, light)
+        if scene.outdoors:
+            _haze(rows, surface.mean * 1.1, 0.5)
+    np.multiply(rows, falling[top:], out=image[top:])
     return surface.gloss
 
 
 def mean_color(name: str) -> np.ndarray:
     """(3,) of a ground, for the light that it sends back."""
-    return texture(name, 0).color.mean((0, 1))
+    return texture(name, 0).mean
 
 
-def draw_wall(image: np.ndarray, scene: Scene, rng: np.random.Generator, light: Illumination) -> None:
+def draw_wall(
+    image: np.ndarray, scene: Scene, rng: np.random.Generator, light: Illumination, falling: np.ndarray
+) -> None:
     """Cover the rows above the scene's edge with its wall."""
     camera, bottom = scene.camera, round(scene.edge)
     surface = texture(scene.place.backdrop, int(rng.integers(VARIANTS)))
     wall = _cover(surface, _wall_plane(camera, wall_distance(scene)), (camera.width, bottom), 0, rng, light)
-    facing = max(0.0, -light.direction[1])
-    image[:bottom] = wall * (light.key * (0.75 * facing + 0.1) + light.sky * 0.8)
     if scene.place.backdrop == "plaster":
-        skirting = max(4, round(0.06 * camera.scale_at(scene.edge)))
-        image[bottom - skirting : bottom] = bgr("#ece7de") * (light.key * 0.6 * facing + light.sky)
-        image[bottom - skirting] *= 0.8
-    image[bottom - 1 : bottom + 1] *= 0.45
+        skirting = max(4, round(0.09 * camera.scale_at(scene.edge)))
+        wall[bottom - skirting :] = bgr("#ece7de")
+        wall[bottom - skirting] *= 0.6
+    np.multiply(wall, falling[:bottom], out=image[:bottom])
+    image[bottom - 1] *= 0.5
 
 
 def wall_distance(scene: Scene) -> float:
@@ -59,7 +62,17 @@ def wall_distance(scene: Scene) -> float:
     return scene.camera.ground_at(scene.width / 2, scene.edge)[1]
 
 
-def shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]:
+def falling_light(scene: Scene, light: Illumination) -> np.ndarray:
+    """(H, W, 3) light that falls on ground and wall, shadows taken off."""
+    cast, closed = _shadows(scene, light)
+    cast *= 0.5 + 0.45 * light.hardness
+    key = light.key * (light.direction[2] + 0.1)
+    falling = tinted(cast, -key, key + light.sky)
+    falling *= spread(1 - 0.6 * closed)
+    return falling
+
+
+def _shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]:
     """How much of the key light, and of the sky, things keep from ground and wall: two (H, W) float32, 0 none to 1 all."""
     height, width = scene.height, scene.width
     half = (-(-height // 2), -(-width // 2))
@@ -67,17 +80,16 @@ def shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]:
     lx, ly, lz = light.direction
     for thing in scene.things:
         size = SIZES[thing.size]
-        points = sprite(thing.kind, thing.turn, scene.camera.pitch).solid * np.float32(size)
-        points = points + np.array([thing.x, thing.y, 0], np.float32)
-        reach = points[:, 2] / lz
+        x, y, z = (axis * np.float32(size) for axis in sprite(thing.kind, thing.turn, scene.camera.pitch).solid)
+        x, y = x + np.float32(thing.x), y + np.float32(thing.y)
+        reach = z / lz
         if not scene.outdoors:
-            reach = np.minimum(reach, np.maximum(wall_distance(scene) - points[:, 1], 0) / max(-ly, 0.05))
-        fallen = points - reach[:, None] * np.array([lx, ly, lz], np.float32)
-        high = points[:, 2] > 0.4 * size
-        _splat(near, scene.camera, fallen[~high], size)
-        _splat(far, scene.camera, fallen[high], size)
-        low = points[points[:, 2] < 0.16 * size]
-        _splat(contact, scene.camera, low * np.array([1, 1, 0], np.float32), size)
+            reach = np.minimum(reach, np.maximum(wall_distance(scene) - y, 0) / max(-ly, 0.05))
+        high, low = z > 0.4 * size, z < 0.16 * size
+        fallen = np.stack([x - reach * lx, y - reach * ly, z - reach * lz])
+        _splat(near, scene.camera, fallen[:, ~high], size)
+        _splat(far, scene.camera, fallen[:, high], size)
+        _splat(contact, scene.camera, np.stack([x[low], y[low], np.zeros_like(x[low])]), size)
     soft = 1.3 + 2.5 * (1 - light.hardness)
     near, far = cv2.GaussianBlur(near, (0, 0), 1.2), cv2.GaussianBlur(far, (0, 0), soft)
     cast = np.maximum(np.clip(near * 2.2, 0, 1), np.clip(far * 2.0, 0, 1))
@@ -107,22 +119,19 @@ def grow_grass(
     part = np.roll(strip, -(start % strip.shape[1]), axis=1)[: y1 - y0, : x1 - x0]
     ends = np.minimum(np.arange(x1 - x0), np.arange(x1 - x0)[::-1])
     part = part * np.clip(ends / (0.12 * (x1 - x0)), 0, 1).astype(np.float32)[None, :, None]
-    lit = part[..., :3] * shade[y1 - 1, x0:x1][None]
-    image[y0:y1, x0:x1] = image[y0:y1, x0:x1] * (1 - part[..., 3:]) + lit
+    image[y0:y1, x0:x1] *= spread(1 - part[..., 3])
+    image[y0:y1, x0:x1] += part[..., :3] * shade[y1 - 1, x0:x1][None]
 
 
 def _splat(target: np.ndarray, camera: Camera, points: np.ndarray, size: float) -> None:
     """Add points to a map of half the frame's size, each by the share of a pixel's solid that it stands for."""
-    if not len(points):
+    if not points.size:
         return
-    seen = camera.project(points)
-    columns, rows = (seen[:, 0] / 2).astype(int), (seen[:, 1] / 2).astype(int)
-    inside = (columns >= 0) & (columns < target.shape[1]) & (rows >= 0) & (rows < target.shape[0]) & (seen[:, 0] >= 0)
-    place = rows[inside] * target.shape[1] + columns[inside]
-    counts = np.bincount(place, minlength=target.size).reshape(target.shape)
-    target += np.minimum(counts, 2).astype(np.float32) * np.float32(
-        max(0.25, (0.03 * size * seen[:, 2].mean()) ** 2 / 2)
-    )
+    x, y, scale = camera.project(points)
+    columns, rows = (x * 0.5).astype(np.int32), (y * 0.5).astype(np.int32)
+    inside = (columns >= 0) & (columns < target.shape[1]) & (rows >= 0) & (rows < target.shape[0]) & (x >= 0)
+    counts = np.bincount((rows * target.shape[1] + columns)[inside], minlength=target.size).reshape(target.shape)
+    target += np.minimum(counts, 2).astype(np.float32) * np.float32(max(0.25, (0.03 * size * scale.mean()) ** 2 / 2))
 
 
 def _ground_plane(camera: Camera) -> np.ndarray:
@@ -166,16 +175,38 @@ def _cover(
     texels = SIDE / surface.units
     dx, dy = rng.uniform(0, SIDE, 2)
     placed = np.array([[cos * texels, sin * texels, dx], [-sin * texels, cos * texels, dy], [0, 0, 1]]) @ plane
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    color = cv2.warpPerspective(surface.color, placed, size, flags=flags, borderMode=cv2.BORDER_WRAP)
-    coarse = cv2.warpPerspective(surface.coarse, placed, size, flags=flags, borderMode=cv2.BORDER_WRAP)
-    slope = cv2.warpPerspective(surface.slope, placed, size, flags=flags, borderMode=cv2.BORDER_WRAP)
-    share = _blur_share(placed, size)[:, None, None]
-    color += (coarse - color) * share
-    lx, ly = light.direction[0], light.direction[1]
-    toward = (cos * lx + sin * ly, cos * ly - sin * lx)  # the light as the texture's axes see it
-    relief = (slope[..., 0] * toward[0] + slope[..., 1] * toward[1])[..., None] * (1 - share)
-    return color * np.clip(1 - light.hardness * relief, 0.35, 1.7)
+    u, v = _texels(placed, size)
+    color = _light_of(cv2.remap(surface.color, u, v, cv2.INTER_LINEAR))
+    share = _blur_share(placed, size)
+    far = int(np.count_nonzero(share))  # such rows come first
+    if far:
+        coarse = _light_of(cv2.remap(surface.coarse, u[:far], v[:far], cv2.INTER_LINEAR))
+        color[:far] += (coarse - color[:far]) * share[:far, None, None]
+    lx, ly = light.direction[:2] * light.hardness / STEEPNESS
+    toward = np.array([cos * lx + sin * ly, cos * ly - sin * lx])  # the light as the texture's axes see it
+    slope = cv2.remap(surface.slope, u, v, cv2.INTER_LINEAR).astype(np.float32)
+    relief = cv2.transform(slope, np.array([[*toward, -128 * toward.sum()]], np.float32)) * (1 - share[:, None])
+    color *= spread(np.clip(1 - relief, 0.35, 1.7))
+    return color
+
+
+def _light_of(coded: np.ndarray) -> np.ndarray:
+    """Display values 0..255 -> linear."""
+    shown = coded.astype(np.float32)
+    shown *= shown
+    shown *= np.float32(1 / 255**2)
+    return shown
+
+
+def _texels(placed: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of a texture, each (h, w) float32, that the pixels of an area show. Rows of a plane are level: one division each."""
+    x, y = np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64)[:, None]
+    depth = placed[2, 1] * y + placed[2, 2]
+    maps = []
+    for axis in placed[:2]:
+        value = ((axis[1] * y + axis[2]) / depth + axis[0] / depth * x).astype(np.float32)
+        maps.append(value - np.floor(value / SIDE) * SIDE + 1)
+    return maps[0], maps[1]
 
 
 def _blur_share(placed: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -188,11 +219,12 @@ def _blur_share(placed: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip((step - 2) / 6, 0, 1).astype(np.float32)
 
 
-def _soften_far(image: np.ndarray, surface: Texture, scene: Scene, top: int) -> None:
-    """Blend the ground into the haze of the horizon."""
-    if scene.outdoors:
-        depth = np.linspace(1, 0, scene.height - top, dtype=np.float32)[:, None, None] ** 4 * 0.5
-        image[top:] += (surface.color.mean((0, 1)) * 1.1 - image[top:]) * depth
+def _haze(rows: np.ndarray, color: np.ndarray, most: float) -> None:
+    """Blend the farther half of some rows, farthest first, into a colour."""
+    far = rows.shape[0] // 2
+    share = (np.linspace(1, 0, far, dtype=np.float32)[:, None] ** 2 * most).repeat(rows.shape[1], 1)
+    rows[:far] *= spread(1 - share)
+    rows[:far] += tinted(share, color)
 
 
 @cache
@@ -255,7 +287,7 @@ def _lawn(camera: Camera, top: int, variant: int) -> np.ndarray:
         rows *= 1 - part[..., 3:]
         rows += part[..., :3] * tone
         row += max(1.0, 0.32 * tall)
-    patches = cv2.resize(surface.coarse, (width, camera.height - top)).mean(2, keepdims=True)
-    haze = np.linspace(1, 0, camera.height - top, dtype=np.float32)[:, None, None] ** 3 * 0.45
+    patches = cv2.resize(_light_of(surface.coarse), (width, camera.height - top)).mean(2, keepdims=True)
     lawn *= patches / patches.mean()
-    return lawn + (bgr("#8aa653") - lawn) * haze
+    _haze(lawn, bgr("#8aa653"), 0.45)
+    return lawn

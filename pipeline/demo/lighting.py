@@ -1,5 +1,6 @@
 """Light on things: diffuse, sky, highlights and reflections, and the shadow of one thing on another."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,74 +60,69 @@ def lit(scene: Scene, thing: Thing, light: Illumination) -> tuple[np.ndarray, np
     """A thing under the scene's light.
 
     Returns:
-        (h, w, 3) float32 linear BGR, premultiplied; (h, w, 1) coverage; and the corner's column and row.
+        (h, w, 3) float32 linear BGR, premultiplied; (h, w) coverage; and the corner's column and row.
     """
     shown, left, top = thing_sprite(thing, scene.camera)
-    coverage = shown.normal[..., 3:]
-    seen = np.flatnonzero(coverage.ravel() > 0.004)
-    share = 1 / coverage.ravel()[seen, None]
-    normal = shown.normal.reshape(-1, 4)[seen, :3] * share
-    normal /= np.maximum(np.sqrt((normal * normal).sum(1, keepdims=True)), 1e-4)
-    paint, place = shown.paint.reshape(-1, 4)[seen] * share, shown.place.reshape(-1, 4)[seen] * share
-    albedo = paint[:, :1] * bgr(PAINTS[thing.color]) + paint[:, 1:]
-    color = _shade(scene, thing, light, normal, albedo, place)
-    image = np.zeros((coverage.size, 3), np.float32)
-    image[seen] = color * coverage.ravel()[seen, None]
-    return image.reshape(*coverage.shape[:2], 3), coverage, left, top
+    height, width = shown.normal.shape[:2]
+    seen = np.flatnonzero(shown.normal[..., 3].ravel() > 0.004)
+    normal, paint, place = (layer.reshape(-1, 4)[seen].T.copy() for layer in (shown.normal, shown.paint, shown.place))
+    coverage = normal[3]
+    paint, place = paint / coverage, place / coverage
+    normal = normal[:3] / np.maximum(np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2), 1e-4)
+    albedo = bgr(PAINTS[thing.color])[:, None] * paint[0] + paint[1:]
+    image = np.zeros((height * width, 3), np.float32)
+    image[seen] = (_shade(scene, thing, light, normal, albedo, place) * coverage).T
+    return image.reshape(height, width, 3), np.ascontiguousarray(shown.normal[..., 3]), left, top
 
 
 def _shade(
     scene: Scene, thing: Thing, light: Illumination, normal: np.ndarray, albedo: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
-    """(n, 3) colours of n points of a thing, from their (n, 3) normals and albedo and (n, 4) places and openness."""
-    size = SIZES[thing.size]
-    points = place[:, :3] * np.float32(size) + np.array([thing.x, thing.y, 0], np.float32)
-    facing = normal @ light.direction
+    """(3, n) colours of n points of a thing, from their (3, n) normals and albedo and (4, n) places and openness."""
+    height, openness = place[2], place[3]
+    key, sky, ground = (color[:, None] for color in (light.key, light.sky, light.ground))
+    points = place[:3] * np.float32(SIZES[thing.size]) + np.array([[thing.x], [thing.y], [0]], np.float32)
     reached = 1 - (0.35 + 0.6 * light.hardness) * _shadow_of_others(scene, thing, light, points)
-    diffuse = np.clip(facing * 0.93 + 0.07, 0, 1) * reached * (0.55 + 0.45 * place[:, 3])
-    upward = normal[:, 2:] * 0.5 + 0.5
-    grounded = 0.4 + 0.6 * soft_step(place[:, 2:3] + 0.35 * np.maximum(normal[:, 2:], 0), 0.0, 0.3)
-    ambient = (light.sky * upward + light.ground * (1 - upward)) * (place[:, 3:] * grounded)
-    color = albedo * (light.key * diffuse[:, None] + ambient)
-    view = np.array([0, -np.cos(np.radians(scene.camera.pitch)), np.sin(np.radians(scene.camera.pitch))], np.float32)
-    toward = np.clip(normal @ view, 0, 1)
-    mirrored = 2 * toward[:, None] * normal - view
-    gleam = mirrored @ light.direction
-    if thing.shiny:
-        fresnel = 0.05 + 0.6 * (1 - toward) ** 4
-        above = soft_step(mirrored[:, 2:], -0.12, 0.25)
-        around = light.ground * (1 - above) + light.sky * 1.5 * above
-        color += (fresnel * place[:, 3])[:, None] * around
-        color += (_highlight(mirrored, gleam, light) * reached)[:, None] * light.key
-    else:
-        color += (0.10 * np.clip(gleam, 0, 1) ** 6 * reached)[:, None] * light.key
-    return color
+    diffuse = np.clip((light.direction @ normal) * 0.93 + 0.07, 0, 1) * reached * (0.55 + 0.45 * openness)
+    upward = normal[2] * 0.5 + 0.5
+    grounded = 0.4 + 0.6 * soft_step(height + 0.35 * np.maximum(normal[2], 0), 0.0, 0.3)
+    ambient = (ground + (sky - ground) * upward) * (openness * grounded)
+    color = albedo * (key * diffuse + ambient)
+    pitch = math.radians(scene.camera.pitch)
+    view = np.array([0, -math.cos(pitch), math.sin(pitch)], np.float32)
+    toward = np.clip(view @ normal, 0, 1)
+    mirrored = 2 * toward * normal - view[:, None]
+    gleam = np.clip(light.direction @ mirrored, 0, 1)
+    if not thing.shiny:
+        return color + key * (0.10 * gleam**6 * reached)
+    fresnel = (0.05 + 0.6 * (1 - toward) ** 4) * openness
+    around = ground + (1.5 * sky - ground) * soft_step(mirrored[2], -0.12, 0.25)
+    return color + around * fresnel + key * (_highlight(mirrored, gleam, light) * reached)
 
 
 def _highlight(mirrored: np.ndarray, gleam: np.ndarray, light: Illumination) -> np.ndarray:
     """(n,) the mirrored lamp: a window with a crossbar indoors, else the sun."""
     if not light.window:
-        return 1.2 * soft_step(gleam, 0.93, 0.975) + 0.25 * np.clip(gleam, 0, 1) ** 14
+        return 1.2 * soft_step(gleam, 0.93, 0.975) + 0.25 * gleam**14
     side = np.array([light.direction[1], -light.direction[0], 0], np.float32)
     side /= np.linalg.norm(side)
     upright = np.cross(side, light.direction)
-    a, b = mirrored @ side, mirrored @ upright
+    a, b = side @ mirrored, upright @ mirrored
     pane = soft_step(0.24 - np.abs(a), 0, 0.04) * soft_step(0.3 - np.abs(b), 0, 0.04)
     bars = soft_step(np.minimum(np.abs(a), np.abs(b)), 0.012, 0.035)
-    return np.where(gleam > 0, 0.85 * pane * bars, 0) + 0.15 * np.clip(gleam, 0, 1) ** 10
+    return np.where(gleam > 0, 0.85 * pane * bars, 0) + 0.15 * gleam**10
 
 
 def _shadow_of_others(scene: Scene, thing: Thing, light: Illumination, points: np.ndarray) -> np.ndarray:
     """(n,) share of the key light that other things, taken for balls, keep from points."""
-    shadow = np.zeros(len(points), np.float32)
+    shadow = np.zeros(points.shape[1], np.float32)
     for other in scene.things:
         size = SIZES[other.size]
-        centre = np.array([other.x, other.y, 0.45 * size], np.float32)
-        across = np.array([other.x - thing.x, other.y - thing.y])
+        across = np.array([other.x - thing.x, other.y - thing.y], np.float32)
         if other is thing or across @ light.direction[:2] < 0:
             continue
-        away = centre - points
-        along = away @ light.direction
-        miss = np.sqrt(np.maximum((away * away).sum(1) - along * along, 0))
+        away = np.array([[other.x], [other.y], [0.45 * size]], np.float32) - points
+        along = light.direction @ away
+        miss = np.sqrt(np.maximum(away[0] ** 2 + away[1] ** 2 + away[2] ** 2 - along**2, 0))
         shadow = np.maximum(shadow, np.where(along > 0, 1 - soft_step(miss, 0.25 * size, 0.52 * size), 0))
     return shadow

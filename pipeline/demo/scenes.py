@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.demo.shapes import SHAPES
-from pipeline.demo.sprites import Sprite, sprite
+from pipeline.demo.sprites import Sprite, halved, sprite
 
 KINDS = tuple(SHAPES)
 COLORS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
@@ -61,11 +61,16 @@ class Camera:
     above: float  # units over the ground
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(n, 3) points in units -> (n, 3): x, y in pixels, and pixels per unit there."""
+        """(3, n) points in units -> (3, n): x, y in pixels, and pixels per unit there."""
         cos, sin = math.cos(math.radians(self.pitch)), math.sin(math.radians(self.pitch))
-        x, y, z = points[:, 0], points[:, 1], points[:, 2] - self.above
+        x, y, z = points[0], points[1], points[2] - self.above
         scale = self.focal / np.maximum(y * cos - z * sin, 1e-3)
-        return np.stack([self.width / 2 + scale * x, self.height / 2 - scale * (y * sin + z * cos), scale], 1)
+        return np.stack([self.width / 2 + scale * x, self.height / 2 - scale * (y * sin + z * cos), scale])
+
+    def at(self, x: float, y: float) -> tuple[float, float, float]:
+        """`project` for one point of the ground."""
+        column, row, scale = self.project(np.array([[x], [y], [0.0]]))[:, 0].tolist()
+        return column, row, scale
 
     def ground_at(self, x: float, y: float) -> tuple[float, float]:
         """The point (x, y) of the ground, in units, that a pixel below the horizon shows."""
@@ -82,7 +87,7 @@ class Camera:
     def scale_at(self, row: float) -> float:
         """Pixels per unit where the ground is seen at a row."""
         x, y = self.ground_at(self.width / 2, row)
-        return float(self.project(np.array([[x, y, 0.0]]))[0, 2])
+        return self.at(x, y)[2]
 
     def row_of_scale(self, scale: float) -> float:
         """The row at which the ground has so many pixels per unit: they grow evenly from 0 at the horizon."""
@@ -185,13 +190,15 @@ def silhouette(thing: Thing, camera: Camera) -> tuple[np.ndarray, int]:
 
 def _fitted(thing: Thing, camera: Camera) -> tuple[Sprite, tuple[int, int], int, int]:
     """A thing's sprite, the (width, height) it has in the frame, and its corner's column and row there."""
-    x, y, scale = camera.project(np.array([[thing.x, thing.y, 0.0]]))[0]
+    x, y, scale = camera.at(thing.x, thing.y)
     whole = sprite(thing.kind, thing.turn, camera.pitch)
+    if scale * SIZES[thing.size] < whole.scale / 2:
+        whole = halved(thing.kind, thing.turn, camera.pitch)
     height, width = whole.normal.shape[:2]
-    shrink = float(scale) * SIZES[thing.size] / whole.scale
+    shrink = scale * SIZES[thing.size] / whole.scale
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     left, top = x - whole.foot[0] * size[0] / width, y - whole.foot[1] * size[1] / height
-    return whole, size, round(float(left)), round(float(top))
+    return whole, size, round(left), round(top)
 
 
 def overlap(

@@ -25,7 +25,7 @@ class Sprite:
     normal: np.ndarray  # (h, w, 4) float32: x, y, z of the world, and coverage 0..1
     paint: np.ndarray  # (h, w, 4) float32: share of the thing's own colour, BGR besides
     place: np.ndarray  # (h, w, 4) float32: x, y, z in units; openness to the sky 0..1
-    solid: np.ndarray  # (n, 3) float32 points inside the shape, in units: what throws the shadow
+    solid: np.ndarray  # (3, n) float32 points inside the shape, in units: what throws the shadow
     foot: tuple[float, float]  # (x, y) in pixels of the point where it stands
     scale: float  # pixels per unit
 
@@ -43,6 +43,14 @@ class Sprite:
 def sprite(kind: str, turn: float, pitch: float) -> Sprite:
     """A kind of thing, turned by `turn` degrees, seen from `pitch` degrees above."""
     return _render(SHAPES[kind], turn, pitch)
+
+
+@cache
+def halved(kind: str, turn: float, pitch: float) -> Sprite:
+    """The same at half the resolution: small things are scaled from it, which is faster."""
+    whole = sprite(kind, turn, pitch)
+    height, width = whole.normal.shape[:2]
+    return whole.resized((-(-width // 2), -(-height // 2)))
 
 
 def _render(shape: Shape, turn: float, pitch: float) -> Sprite:
@@ -125,4 +133,4 @@ def _grid() -> np.ndarray:
 
 def _solid(shape: Shape, turn: float) -> np.ndarray:
     grid = _grid()
-    return grid[shape.distance(*_turn(grid, turn)) < 0.01]
+    return np.ascontiguousarray(grid[shape.distance(*_turn(grid, turn)) < 0.01].T)

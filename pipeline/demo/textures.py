@@ -10,17 +10,19 @@ import numpy as np
 from pipeline.demo.color import bgr
 
 SIDE = 512  # texels, of a tile
+STEEPNESS = 80
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A tile that repeats without a seam."""
+    """A tile that repeats without a seam, in bytes, with a margin of one texel so that it can be interpolated at its border."""
 
-    color: np.ndarray  # (SIDE, SIDE, 3) float32 linear BGR
-    slope: np.ndarray  # (SIDE, SIDE, 2) float32: how the surface rises along x and y
+    color: np.ndarray  # (SIDE + 2, SIDE + 2, 3) uint8 BGR, display values
     coarse: np.ndarray  # `color` for where texels are smaller than pixels
+    slope: np.ndarray  # (SIDE + 2, SIDE + 2, 2) uint8: 128 + STEEPNESS times how the surface rises along x and y
     units: float  # side of the tile, in units
     gloss: float  # 0 dull to 1 mirror
+    mean: np.ndarray  # (3,) float32 linear BGR
 
 
 @cache
@@ -29,10 +31,16 @@ def texture(name: str, variant: int) -> Texture:
     rng = np.random.Generator(np.random.PCG64([SURFACES[name][0], variant]))
     color, height, depth, units, gloss = SURFACES[name][1](rng)
     slope = np.stack([np.roll(height, 1, axis) - np.roll(height, -1, axis) for axis in (1, 0)], 2) * depth
-    color = np.clip(color, 0.003, 1).astype(np.float32)
-    coarse = cv2.blur(np.tile(color, (2, 2, 1)), (9, 9))[SIDE // 2 : -SIDE // 2, SIDE // 2 : -SIDE // 2]
-    coarse = np.roll(coarse, (SIDE // 2, SIDE // 2), (0, 1))
-    return Texture(color, slope.astype(np.float32), np.ascontiguousarray(coarse), units, gloss)
+    color = np.clip(color, 0, 1).astype(np.float32)
+    coarse = cv2.blur(_wrapped(color, 8), (9, 9))[8:-8, 8:-8]
+    coded = [np.sqrt(color) * 255, np.sqrt(coarse) * 255, slope * STEEPNESS + 128]
+    layers = (_wrapped(np.clip(layer + 0.5, 0, 255).astype(np.uint8), 1) for layer in coded)
+    return Texture(*layers, units, gloss, color.mean((0, 1)))
+
+
+def _wrapped(tile: np.ndarray, margin: int) -> np.ndarray:
+    """The tile with a margin of what follows when it repeats."""
+    return cv2.copyMakeBorder(tile, margin, margin, margin, margin, cv2.BORDER_WRAP)
 
 
 def noise(rng: np.random.Generator, roughness: float, stretch: tuple[float, float] = (1, 1)) -> np.ndarray:
