@@ -30,7 +30,7 @@ def visual_genome_image(scene: Scene) -> dict[str, Any]:
         "flickr_id": None,
         "width": scene.width,
         "height": scene.height,
-        "url": _url(scene),
+        "url": visual_genome_file_name(scene.number),
     }
 
 
@@ -56,7 +56,7 @@ def visual_genome_objects(scene: Scene) -> tuple[dict[str, Any], dict[str, Any]]
         objects.append({**row, "merged_object_ids": []})
         attributes.append({**row, "attributes": said} if said else row)
     return (
-        {"image_id": image_id, "image_url": _url(scene), "objects": objects},
+        {"image_id": image_id, "image_url": visual_genome_file_name(scene.number), "objects": objects},
         {"image_id": image_id, "attributes": attributes},
     )
 
@@ -86,6 +86,11 @@ def coco_captions(scenes: Sequence[Scene], split: str) -> dict[str, Any]:
 def coco_file_name(split: str, number: int) -> str:
     """ "COCO_train2014_000000000042.jpg"."""
     return f"COCO_{split}2014_{number:012}.jpg"
+
+
+def visual_genome_file_name(number: int) -> str:
+    """ "VG_100K/1000042.jpg", below the folder of the annotations."""
+    return f"VG_100K/{VISUAL_GENOME_IDS + number}.jpg"
 
 
 def object_vocabulary() -> list[str]:
@@ -141,12 +146,8 @@ def _stuff(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
 
 def _one_of(rng: np.random.Generator, names: Sequence[str], first: float) -> str:
     """The first name that often, else any."""
-    return names[0] if rng.random() < first else names[rng.integers(len(names))]
+    return names[0] if rng.random() < first else names[int(rng.integers(len(names)))]
 
 
 def _line(names: Iterable[str]) -> str:
     return ",".join(dict.fromkeys(names))
-
-
-def _url(scene: Scene) -> str:
-    return f"VG_100K/{VISUAL_GENOME_IDS + scene.number}.jpg"

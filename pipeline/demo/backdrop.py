@@ -18,12 +18,12 @@ HILLS = {
     ("grass", "day"): ("#8fb0a8", "#5e8a4e"),
     ("grass", "sunset"): ("#a58a86", "#6c6a42"),
     ("snow", "day"): ("#b9cbdc", "#e3ecf4"),
-    ("snow", "night"): ("#2c3b60", "#42557f"),
+    ("snow", "night"): ("#47588a", "#9aa8cc"),
 }
 
 
 def _cloud_tiles() -> list[np.ndarray]:
-    return [noise(np.random.Generator(np.random.PCG64([41, variant])), 1.55, (1.0, 2.4)) for variant in range(VARIANTS)]
+    return [noise(np.random.Generator(np.random.PCG64([41, variant])), 1.7, (2.6, 1.0)) for variant in range(VARIANTS)]
 
 
 _CLOUDS: list[np.ndarray] = []
@@ -53,9 +53,9 @@ def draw_hills(image: np.ndarray, scene: Scene, rng: np.random.Generator, light:
     foot, width = round(scene.edge), scene.width
     far, near = (bgr(code) for code in HILLS[scene.place.ground, scene.place.time])
     glow = light.key * 0.6 + light.sky if scene.place.time == "night" else light.key * 0.5 + light.sky
-    tall = min(34, foot - 6)
-    _silhouette(image, foot, _ridge(rng, width, rng.uniform(0.4, 0.95) * tall, 1.9), far * (0.6 * glow + 0.4), 0.85)
-    _silhouette(image, foot, _ridge(rng, width, rng.uniform(0.15, 0.45) * tall, 1.6), near * glow, 1.0)
+    tall = 0.8 * foot
+    _silhouette(image, foot, _ridge(rng, width, rng.uniform(0.4, 0.9) * tall, 1.5), far * (0.6 * glow + 0.4), 0.85)
+    _silhouette(image, foot, _ridge(rng, width, rng.uniform(0.12, 0.4) * tall, 1.8), near * glow, 1.0)
     dark = bgr("#2f4a34") if scene.place.ground == "grass" else bgr("#39505a")
     _trees(image, foot, rng, dark * glow * 0.9, pointed=scene.place.ground == "snow")
 

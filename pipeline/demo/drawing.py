@@ -60,12 +60,11 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Lens and sensor: blur, vignette, exposure, a soft shoulder, noise, eight bits."""
     height, width = image.shape[:2]
     image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.45, 0.75)))
-    image *= _vignette(height, width)
-    image *= np.float32(rng.uniform(0.95, 1.1))
-    image = cv2.sqrt(np.maximum(image, 0, out=image))  # to display values
+    image = cv2.multiply(image, _vignette(height, width), scale=float(rng.uniform(0.95, 1.1)))
+    image = np.sqrt(np.maximum(image, 0))  # to display values
     bright = np.maximum(image - 0.75, 0)
     image = np.minimum(image, 0.75, out=image) + bright / (1 + 2.2 * bright)
-    image += spread(rng.standard_normal((height, width), dtype=np.float32) * np.float32(rng.uniform(0.006, 0.02)))
+    image += spread(rng.standard_normal((height, width), dtype=np.float32) * float(rng.uniform(0.004, 0.013)))
     return cv2.convertScaleAbs(image, alpha=255)
 
 

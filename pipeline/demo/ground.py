@@ -68,7 +68,7 @@ def falling_light(scene: Scene, light: Illumination) -> np.ndarray:
     cast *= 0.5 + 0.45 * light.hardness
     key = light.key * (light.direction[2] + 0.1)
     falling = tinted(cast, -key, key + light.sky)
-    falling *= spread(1 - 0.6 * closed)
+    falling *= spread(1 - 0.75 * closed)
     return falling
 
 
@@ -91,9 +91,8 @@ def _shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]
         _splat(far, scene.camera, fallen[:, high], size)
         _splat(contact, scene.camera, np.stack([x[low], y[low], np.zeros_like(x[low])]), size)
     soft = 1.3 + 2.5 * (1 - light.hardness)
-    near, far = cv2.GaussianBlur(near, (0, 0), 1.2), cv2.GaussianBlur(far, (0, 0), soft)
-    cast = np.maximum(np.clip(near * 2.2, 0, 1), np.clip(far * 2.0, 0, 1))
-    closed = cv2.GaussianBlur(np.clip(cv2.GaussianBlur(contact, (0, 0), 1.2) * 2, 0, 1), (0, 0), 3.5)
+    cast = np.maximum(_filled(near, 1.2), _filled(far, soft))
+    closed = cv2.GaussianBlur(_filled(contact, 1.2), (0, 0), 3.5)
     enlarged = [cv2.resize(each, (2 * half[1], 2 * half[0]), interpolation=cv2.INTER_LINEAR) for each in (cast, closed)]
     return enlarged[0][:height, :width], enlarged[1][:height, :width]
 
@@ -132,6 +131,11 @@ def _splat(target: np.ndarray, camera: Camera, points: np.ndarray, size: float) 
     inside = (columns >= 0) & (columns < target.shape[1]) & (rows >= 0) & (rows < target.shape[0]) & (x >= 0)
     counts = np.bincount((rows * target.shape[1] + columns)[inside], minlength=target.size).reshape(target.shape)
     target += np.minimum(counts, 2).astype(np.float32) * np.float32(max(0.25, (0.03 * size * scale.mean()) ** 2 / 2))
+
+
+def _filled(points: np.ndarray, blur: float) -> np.ndarray:
+    """A map of points as a closed surface, 0..1."""
+    return np.clip(cv2.GaussianBlur(points, (0, 0), blur) * 2.1, 0, 1)
 
 
 def _ground_plane(camera: Camera) -> np.ndarray:

@@ -43,7 +43,7 @@ def illumination(scene: Scene, ground: np.ndarray) -> Illumination:
     """The scene's light; `ground` is the mean colour of the ground, which shines back."""
     light = scene.light
     if scene.place.time == "night":
-        key, sky = bgr("#b9cdfb") * 0.62, bgr("#7288c8") * 0.5
+        key, sky = bgr("#dfe6fa") * 0.5, bgr("#8697c4") * 0.42
     elif scene.place.time == "sunset":
         key, sky = bgr("#ffc58a") * 1.15, bgr("#c0aebf") * 0.62
     else:

@@ -238,10 +238,10 @@ class _Placed:
 def _propose(rng: np.random.Generator, scene: Scene, others: Sequence[Thing]) -> Thing | None:
     """One more thing somewhere on the ground, or None where another stands."""
     again = bool(others) and rng.random() < 0.15  # two of a kind are worth counting
-    kind = others[rng.integers(len(others))].kind if again else KINDS[rng.integers(len(KINDS))]
+    kind = others[int(rng.integers(len(others)))].kind if again else KINDS[rng.integers(len(KINDS))]
     color, size = COLORS[rng.integers(len(COLORS))], tuple(SIZES)[rng.integers(len(SIZES))]
     shiny, turns = bool(rng.random() < 0.4), SHAPES[kind].turns
-    turn = float(turns[rng.integers(len(turns))])
+    turn = float(turns[int(rng.integers(len(turns)))])
     camera = scene.camera
     farthest = max(camera.row_of_scale(SMALLEST * SHORT), scene.edge + 0.06 * camera.height)
     row = rng.uniform(farthest, NEAREST * camera.height)

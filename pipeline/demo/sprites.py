@@ -4,6 +4,7 @@ Rays are marched through a shape's distance function once per view, in parallel 
 which takes a millisecond and looks the same as tracing every scene anew.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,8 +13,11 @@ import numpy as np
 
 from pipeline.demo.shapes import SHAPES, Shape
 
-RESOLUTION = 150  # pixels per unit: the largest things are drawn at about this size
+RESOLUTION = 130  # pixels per unit: the largest things are drawn at this size
 LEFT, RIGHT, BELOW, ABOVE = -0.8, 0.8, -0.35, 1.3  # of the view, in units about the point where the thing stands
+COARSE = 4  # pixels between the rays of the first pass
+BACK = 2.0  # units between the camera's plane and the thing
+NEVER = 2 * BACK  # units: rays that have gone so far have missed
 STEPS = 48
 HIT = 0.002
 
@@ -54,30 +58,47 @@ def halved(kind: str, turn: float, pitch: float) -> Sprite:
 
 
 def _render(shape: Shape, turn: float, pitch: float) -> Sprite:
-    cos, sin = np.cos(np.radians(pitch)), np.sin(np.radians(pitch))
-    right = np.arange(LEFT, RIGHT, 1 / RESOLUTION, dtype=np.float32) + 0.5 / RESOLUTION
-    up = np.arange(ABOVE, BELOW, -1 / RESOLUTION, dtype=np.float32) - 0.5 / RESOLUTION
-    height, width = len(up), len(right)
-    a, b = (axis.ravel() for axis in np.meshgrid(right, up))
-    forward = np.array([0, cos, -sin], np.float32)
-    origin = np.stack([a, b * sin, b * cos], 1) - 2 * forward
-    travelled, nearest = _march(shape, turn, origin, forward)
+    height, width = round((ABOVE - BELOW) * RESOLUTION), round((RIGHT - LEFT) * RESOLUTION)
+    # 1. where rays come near the shape at all: one ray in COARSE x COARSE finds out for its neighbours
+    origin, forward = _rays(pitch, COARSE / RESOLUTION)
+    travelled, nearest = _march(shape, turn, origin, forward, np.zeros(len(origin), np.float32))
+    margin = COARSE / RESOLUTION  # more than half the diagonal between rays
+    soonest = np.where(nearest < margin, travelled, NEVER).astype(np.float32)
+    soonest = soonest.reshape(-(-height // COARSE), -(-width // COARSE))
+    soonest_near = cv2.erode(soonest, np.ones((3, 3), np.uint8))  # of the neighbours
+    start = np.repeat(np.repeat(soonest_near, COARSE, 0), COARSE, 1)[:height, :width].ravel()
+    # 2. the other rays, from just before the shape on
+    origin, forward = _rays(pitch, 1 / RESOLUTION)
+    near = np.flatnonzero(start < NEVER)
+    origin = origin[near]
+    travelled, nearest = _march(shape, turn, origin, forward, np.maximum(start[near] - 0.25, 0))
     coverage = np.clip(1 - nearest * RESOLUTION, 0, 1)
-    seen = np.flatnonzero(coverage > 0)
-    points = origin[seen] + travelled[seen, None] * forward
+    hit = coverage > 0
+    points, seen, coverage = origin[hit] + travelled[hit, None] * forward, near[hit], coverage[hit, None]
+    # 3. what the surface is there
     normal = _normals(shape, turn, points)
-    layers = [np.zeros((height * width, 4), np.float32) for _ in range(3)]
-    layers[0][seen, :3], layers[0][seen, 3] = normal, 1
-    layers[1][seen] = shape.paint(*_turn(points, turn))
-    layers[2][seen, :3], layers[2][seen, 3] = points, _openness(shape, turn, points, normal)
-    for layer in layers:
-        layer *= coverage[:, None]
-    rows = np.flatnonzero(coverage.reshape(height, width).any(1))
-    columns = np.flatnonzero(coverage.reshape(height, width).any(0))
-    crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    layers = [np.ascontiguousarray(layer.reshape(height, width, 4)[crop]) for layer in layers]
-    foot = (-LEFT * RESOLUTION - columns[0], ABOVE * RESOLUTION - rows[0])
+    surfaces = (
+        np.concatenate([normal, np.ones_like(coverage)], 1),
+        shape.paint(*_turn(points, turn)),
+        np.concatenate([points, _openness(shape, turn, points, normal)[:, None]], 1),
+    )
+    rows, columns = np.unravel_index(seen, (height, width))
+    top, left = int(rows.min()), int(columns.min())
+    layers = [np.zeros((int(rows.max()) + 1 - top, int(columns.max()) + 1 - left, 4), np.float32) for _ in surfaces]
+    for layer, surface in zip(layers, surfaces, strict=True):
+        layer[rows - top, columns - left] = surface * coverage
+    foot = (-LEFT * RESOLUTION - left, ABOVE * RESOLUTION - top)
     return Sprite(layers[0], layers[1], layers[2], _solid(shape, turn), foot, RESOLUTION)
+
+
+def _rays(pitch: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Origins (n, 3) of parallel rays, row by row from the upper left, `step` apart, and their direction (3,)."""
+    cos, sin = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
+    forward = np.array([0, cos, -sin], np.float32)
+    right = np.arange(LEFT, RIGHT - 1e-6, step, dtype=np.float32) + step / 2
+    up = ABOVE - np.arange(0, ABOVE - BELOW - 1e-6, step, dtype=np.float32) - step / 2
+    a, b = (axis.ravel() for axis in np.meshgrid(right, up))
+    return np.stack([a, b * sin, b * cos], 1).astype(np.float32) - BACK * forward, forward
 
 
 def _turn(points: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,9 +108,10 @@ def _turn(points: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray, np.n
     return cos * x + sin * y, cos * y - sin * x, z
 
 
-def _march(shape: Shape, turn: float, origin: np.ndarray, forward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _march(
+    shape: Shape, turn: float, origin: np.ndarray, forward: np.ndarray, travelled: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For each ray, how far it goes until it meets the shape, or passes it closest; and how close it passes (0: it meets)."""
-    travelled = np.zeros(len(origin), np.float32)
     nearest = np.full(len(origin), np.inf, np.float32)
     at_nearest = np.zeros(len(origin), np.float32)
     active = np.arange(len(origin))
@@ -98,7 +120,7 @@ def _march(shape: Shape, turn: float, origin: np.ndarray, forward: np.ndarray) -
         closer = distance < nearest[active]
         nearest[active[closer]], at_nearest[active[closer]] = distance[closer], travelled[active[closer]]
         travelled[active] += 0.9 * distance
-        active = active[(distance > HIT) & (travelled[active] < 3.5)]
+        active = active[(distance > HIT) & (travelled[active] < NEVER)]
         if not len(active):
             break
     nearest[nearest <= 2 * HIT] = 0

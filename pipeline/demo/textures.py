@@ -34,8 +34,8 @@ def texture(name: str, variant: int) -> Texture:
     color = np.clip(color, 0, 1).astype(np.float32)
     coarse = cv2.blur(_wrapped(color, 8), (9, 9))[8:-8, 8:-8]
     coded = [np.sqrt(color) * 255, np.sqrt(coarse) * 255, slope * STEEPNESS + 128]
-    layers = (_wrapped(np.clip(layer + 0.5, 0, 255).astype(np.uint8), 1) for layer in coded)
-    return Texture(*layers, units, gloss, color.mean((0, 1)))
+    layers = [_wrapped(np.clip(layer + 0.5, 0, 255).astype(np.uint8), 1) for layer in coded]
+    return Texture(layers[0], layers[1], layers[2], units, gloss, color.mean((0, 1)))
 
 
 def _wrapped(tile: np.ndarray, margin: int) -> np.ndarray:
@@ -83,8 +83,8 @@ def _sand(rng: np.random.Generator) -> Made:
 
 def _snow(rng: np.random.Generator) -> Made:
     drifts, smooth, grain = noise(rng, 2.0), noise(rng, 2.6), noise(rng, 0.5)
-    color = _mix(bgr("#d5dee9"), bgr("#fbfcff"), 0.65 + 0.2 * drifts + 0.1 * grain)
-    return color, 14 * smooth + 0.25 * grain, 0.5, 4.5, 0.1
+    color = _mix(bgr("#c9d4e2"), bgr("#eef2f8"), 0.6 + 0.2 * drifts + 0.12 * grain)
+    return color, 26 * smooth + 0.3 * grain, 0.6, 4.5, 0.1
 
 
 def _grass(rng: np.random.Generator) -> Made:

@@ -26,6 +26,13 @@ FIRST_ID = {
     "test": 400_001,
 }  # COCO ids: a scene's number does not depend on the size of its split
 MAX_SCENES = 200_000
+VISUAL_GENOME_FILES = (
+    "image_data.json",
+    "objects.json",
+    "attributes.json",
+    "objects_vocab.txt",
+    "attributes_vocab.txt",
+)
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -57,6 +64,11 @@ class World:
         """Captions file of a split."""
         return self.coco / "annotations" / f"captions_{split}2014.json"
 
+    @property
+    def visual_genome_files(self) -> tuple[Path, ...]:
+        """image_data.json, objects.json, attributes.json, and the vocabularies of objects and attributes."""
+        return tuple(self.visual_genome / name for name in VISUAL_GENOME_FILES)
+
     def numbers(self, split: str) -> range:
         """The scenes of a split, which are its COCO ids."""
         return range(FIRST_ID[split], FIRST_ID[split] + getattr(self, split))
@@ -76,6 +88,8 @@ def write_world(folder: Path, *, train: int, val: int, test: int, seed: int, pro
     """
     world = World(Path(folder), train, val, test, seed)
     _claim(world)
+    if _is_complete(world):
+        return world
     for subfolder in (*map(world.photos, FIRST_ID), world.coco / "annotations", world.visual_genome / "VG_100K"):
         subfolder.mkdir(parents=True, exist_ok=True)
     scenes: dict[str, list[Scene]] = {split: [] for split in FIRST_ID}
@@ -117,14 +131,32 @@ def _claim(world: World) -> None:
         )
 
 
+def _is_complete(world: World) -> bool:
+    """Whether nothing is left to do, without laying out a single scene."""
+    listed = all(path.is_file() for path in (*map(world.captions, FIRST_ID), *world.visual_genome_files))
+    return listed and all(
+        _is_whole(photo)
+        for split in FIRST_ID
+        for number in world.numbers(split)
+        for photo in _names(world, split, number)
+    )
+
+
+def _names(world: World, split: str, number: int) -> tuple[Path, Path]:
+    """Where a scene's photo is, under COCO and under Visual Genome."""
+    return (
+        world.photos(split) / annotations.coco_file_name(split, number),
+        world.visual_genome / annotations.visual_genome_file_name(number),
+    )
+
+
 def _write_photo(world: World, split: str, scene: Scene) -> None:
     """A scene's photo under its two names."""
-    photo = world.photos(split) / annotations.coco_file_name(split, scene.number)
+    photo, twin = _names(world, split, scene.number)
     if not _is_whole(photo):
         quality = int(stream(scene.seed, scene.number, 4).integers(82, 96))
         _, data = cv2.imencode(".jpg", draw_scene(scene), [cv2.IMWRITE_JPEG_QUALITY, quality])
         _put(photo, data.tobytes())
-    twin = world.visual_genome / annotations.visual_genome_image(scene)["url"]
     if not _is_whole(twin):
         twin.unlink(missing_ok=True)
         try:
@@ -153,14 +185,13 @@ def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:
     for split, made in scenes.items():
         _write_once(world.captions(split), annotations.coco_captions(made, split))
     everything = [scene for made in scenes.values() for scene in made]
-    objects, attributes = (
-        zip(*map(annotations.visual_genome_objects, everything), strict=True) if everything else ((), ())
-    )
-    _write_once(world.visual_genome / "image_data.json", [annotations.visual_genome_image(one) for one in everything])
-    _write_once(world.visual_genome / "objects.json", objects)
-    _write_once(world.visual_genome / "attributes.json", attributes)
-    _write_lines(world.visual_genome / "objects_vocab.txt", annotations.object_vocabulary())
-    _write_lines(world.visual_genome / "attributes_vocab.txt", annotations.attribute_vocabulary())
+    rows = [annotations.visual_genome_objects(scene) for scene in everything]
+    images, objects, attributes, object_names, attribute_names = world.visual_genome_files
+    _write_once(images, [annotations.visual_genome_image(scene) for scene in everything])
+    _write_once(objects, [row[0] for row in rows])
+    _write_once(attributes, [row[1] for row in rows])
+    _write_lines(object_names, annotations.object_vocabulary())
+    _write_lines(attribute_names, annotations.attribute_vocabulary())
 
 
 def _write_once(path: Path, content: Any) -> None:
