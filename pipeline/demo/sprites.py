@@ -18,8 +18,8 @@ LEFT, RIGHT, BELOW, ABOVE = -0.8, 0.8, -0.35, 1.3  # of the view, in units about
 COARSE = 4  # pixels between the rays of the first pass
 BACK = 2.0  # units between the camera's plane and the thing
 NEVER = 2 * BACK  # units: rays that have gone so far have missed
-STEPS = 48
-HIT = 0.002
+STEPS = 36
+HIT = 0.004
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _march(
         active = active[(distance > HIT) & (travelled[active] < NEVER)]
         if not len(active):
             break
-    nearest[nearest <= 2 * HIT] = 0
+    nearest[nearest <= HIT] = 0
     return at_nearest, nearest
 
 
