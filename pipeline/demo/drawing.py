@@ -7,8 +7,10 @@ import numpy as np
 
 from pipeline.demo import backdrop, ground
 from pipeline.demo.color import spread
+from pipeline.demo.grass import grow_grass
 from pipeline.demo.lighting import Illumination, illumination, lit
 from pipeline.demo.scenes import SIZES, Scene, Thing, overlap, stream
+from pipeline.demo.shadows import falling_light
 
 
 def draw_scene(scene: Scene) -> np.ndarray:
@@ -16,7 +18,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
     rng = stream(scene.seed, scene.number, 1)
     image = np.zeros((scene.height, scene.width, 3), np.float32)
     light = illumination(scene, ground.mean_color(scene.place.ground))
-    falling = ground.falling_light(scene, light)
+    falling = falling_light(scene, light)
     if scene.outdoors:
         backdrop.draw_sky(image, scene, rng)
     else:
@@ -31,7 +33,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
         if scene.place.ground == "grass":
             x, y, scale = scene.camera.at(thing.x, thing.y)
             reach, dip = 0.62 * SIZES[thing.size] * scale, 0.10 * SIZES[thing.size] * scale
-            ground.grow_grass(image, y + dip, x - reach, x + reach, scale, falling, int(rng.integers(10000)))
+            grow_grass(image, y + dip, x - reach, x + reach, scale, falling, int(rng.integers(10000)))
     return _photograph(image, rng)
 
 

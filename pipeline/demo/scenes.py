@@ -1,7 +1,6 @@
 """What is where: a scene's place, light and things, from a seed and the scene's number alone.
 
-Lengths are in units; a big thing is one unit tall. The ground is z = 0, x goes to the right, y away from the camera, which looks
-along y and down. Pixels are (x, y) from the top left corner.
+Lengths are in units; a big thing is one unit tall. `camera` says which way the axes go.
 """
 
 import math
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from pipeline.demo.camera import Camera
 from pipeline.demo.shapes import SHAPES
 from pipeline.demo.sprites import Sprite, halved, sprite
 
@@ -48,51 +48,6 @@ PLACES = (
     Place("cobbles", "brick", "day"),
 )
 OUTDOORS = ("hills", "sea")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole above the origin."""
-
-    width: int  # pixels
-    height: int
-    focal: float  # pixels
-    pitch: float  # degrees below the horizontal
-    above: float  # units over the ground
-
-    def project(self, points: np.ndarray) -> np.ndarray:
-        """(3, n) points in units -> (3, n): x, y in pixels, and pixels per unit there."""
-        cos, sin = math.cos(math.radians(self.pitch)), math.sin(math.radians(self.pitch))
-        x, y, z = points[0], points[1], points[2] - self.above
-        scale = self.focal / np.maximum(y * cos - z * sin, 1e-3)
-        return np.stack([self.width / 2 + scale * x, self.height / 2 - scale * (y * sin + z * cos), scale])
-
-    def at(self, x: float, y: float) -> tuple[float, float, float]:
-        """`project` for one point of the ground."""
-        column, row, scale = self.project(np.array([[x], [y], [0.0]]))[:, 0].tolist()
-        return column, row, scale
-
-    def ground_at(self, x: float, y: float) -> tuple[float, float]:
-        """The point (x, y) of the ground, in units, that a pixel below the horizon shows."""
-        cos, sin = math.cos(math.radians(self.pitch)), math.sin(math.radians(self.pitch))
-        right, up = (x - self.width / 2) / self.focal, (self.height / 2 - y) / self.focal
-        reach = self.above / (sin - up * cos)
-        return right * reach, (cos + up * sin) * reach
-
-    @property
-    def horizon(self) -> float:
-        """Its row, in pixels; above the frame where it is negative."""
-        return self.height / 2 - self.focal * math.tan(math.radians(self.pitch))
-
-    def scale_at(self, row: float) -> float:
-        """Pixels per unit where the ground is seen at a row."""
-        x, y = self.ground_at(self.width / 2, row)
-        return self.at(x, y)[2]
-
-    def row_of_scale(self, scale: float) -> float:
-        """The row at which the ground has so many pixels per unit: they grow evenly from 0 at the horizon."""
-        bottom = self.scale_at(self.height)
-        return self.horizon + (self.height - self.horizon) * scale / bottom
 
 
 @dataclass(frozen=True)
@@ -143,9 +98,14 @@ class Scene:
     def outdoors(self) -> bool:
         return self.place.backdrop in OUTDOORS
 
+    @property
+    def wall(self) -> float:
+        """Where ground and backdrop meet, as y in units."""
+        return self.camera.ground_at(self.width / 2, self.edge)[1]
+
 
 def stream(seed: int, number: int, purpose: int) -> np.random.Generator:
-    """Random numbers of one scene for one purpose (0 layout, 1 drawing, 2 captions), the same on every machine."""
+    """Random numbers of one scene for one purpose (0 layout, 1 drawing, 2 captions, 3 annotations, 4 file), the same on every machine."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(number, purpose))))
 
 
@@ -163,9 +123,9 @@ def make_scene(seed: int, number: int) -> Scene:
     scene = Scene(seed, number, place, camera, light, edge, ())
     wanted = rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15])
     placed: list[_Placed] = []
-    for _ in range(60):  # a crowded frame may hold fewer than wanted
-        if len(placed) == wanted:
-            break
+    tries = 0
+    while len(placed) < 2 or (len(placed) < wanted and tries < 60):  # a crowded frame may hold fewer than wanted
+        tries += 1
         new = _propose(rng, scene, [other.thing for other in placed])
         if new is not None:
             placed = _with_another(camera, placed, new)
