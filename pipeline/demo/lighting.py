@@ -1,0 +1,128 @@
+"""Light on things: diffuse, sky, highlights and reflections, and the shadow of one thing on another."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.demo.color import bgr
+from pipeline.demo.scenes import SIZES, Scene, Thing, thing_sprite
+from pipeline.demo.textures import soft_step
+
+PAINTS = {  # colours of things
+    "black": "#232327",
+    "blue": "#1f5fd0",
+    "green": "#1f9a45",
+    "orange": "#f5801e",
+    "purple": "#7d3cbd",
+    "red": "#d6262b",
+    "white": "#f1efe9",
+    "yellow": "#f7cf1d",
+}
+
+
+@dataclass(frozen=True)
+class Illumination:
+    """The light of a scene as colours, linear BGR."""
+
+    direction: np.ndarray  # (3,) towards the light, of length 1
+    key: np.ndarray  # (3,) of sun, moon or window
+    sky: np.ndarray  # (3,) from all above
+    ground: np.ndarray  # (3,) from below
+    hardness: float
+    window: bool  # whether highlights show a window or the sun
+
+    @staticmethod
+    def flat() -> "Illumination":
+        """From straight above, without relief."""
+        grey = np.full(3, 0.5, np.float32)
+        return Illumination(np.array([0, 0, 1], np.float32), grey, grey, grey, 0.0, False)
+
+
+def illumination(scene: Scene, ground: np.ndarray) -> Illumination:
+    """The scene's light; `ground` is the mean colour of the ground, which shines back."""
+    light = scene.light
+    if scene.place.time == "night":
+        key, sky = bgr("#dfe6fa") * 0.5, bgr("#8697c4") * 0.42
+    elif scene.place.time == "sunset":
+        key, sky = bgr("#ffc58a") * 1.15, bgr("#c0aebf") * 0.62
+    else:
+        warm, cold = bgr("#ffeccb"), bgr("#f2f6ff")
+        key = (cold + (warm - cold) * (light.warmth + 1) / 2) * (1.0 if scene.outdoors else 0.9)
+        sky = bgr("#cbdcf5") * 0.5 if scene.outdoors else bgr("#f0e9e0") * 0.42
+    key = key * (0.75 + 0.3 * light.hardness)
+    direction = np.array(light.direction, np.float32)
+    back = ground * (key * direction[2] + sky) * 0.6
+    return Illumination(direction, key, sky * (1.25 - 0.35 * light.hardness), back, light.hardness, not scene.outdoors)
+
+
+def lit(scene: Scene, thing: Thing, light: Illumination) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """A thing under the scene's light.
+
+    Returns:
+        (h, w, 3) float32 linear BGR, premultiplied; (h, w) coverage; and the corner's column and row.
+    """
+    shown, left, top = thing_sprite(thing, scene.camera)
+    height, width = shown.normal.shape[:2]
+    seen = np.flatnonzero(shown.normal[..., 3].ravel() > 0.004)
+    normal, paint, place = (layer.reshape(-1, 4)[seen].T.copy() for layer in (shown.normal, shown.paint, shown.place))
+    coverage = normal[3]
+    paint, place = paint / coverage, place / coverage
+    normal = normal[:3] / np.maximum(np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2), 1e-4)
+    albedo = bgr(PAINTS[thing.color])[:, None] * paint[0] + paint[1:]
+    image = np.zeros((height * width, 3), np.float32)
+    image[seen] = (_shade(scene, thing, light, normal, albedo, place) * coverage).T
+    return image.reshape(height, width, 3), np.ascontiguousarray(shown.normal[..., 3]), left, top
+
+
+def _shade(
+    scene: Scene, thing: Thing, light: Illumination, normal: np.ndarray, albedo: np.ndarray, place: np.ndarray
+) -> np.ndarray:
+    """(3, n) colours of n points of a thing, from their (3, n) normals and albedo and (4, n) places and openness."""
+    height, openness = place[2], place[3]
+    key, sky, ground = (color[:, None] for color in (light.key, light.sky, light.ground))
+    points = place[:3] * np.float32(SIZES[thing.size]) + np.array([[thing.x], [thing.y], [0]], np.float32)
+    reached = 1 - (0.35 + 0.6 * light.hardness) * _shadow_of_others(scene, thing, light, points)
+    diffuse = np.clip((light.direction @ normal) * 0.93 + 0.07, 0, 1) * reached * (0.55 + 0.45 * openness)
+    upward = normal[2] * 0.5 + 0.5
+    grounded = 0.4 + 0.6 * soft_step(height + 0.35 * np.maximum(normal[2], 0), 0.0, 0.3)
+    ambient = (ground + (sky - ground) * upward) * (openness * grounded)
+    color = albedo * (key * diffuse + ambient)
+    pitch = math.radians(scene.camera.pitch)
+    view = np.array([0, -math.cos(pitch), math.sin(pitch)], np.float32)
+    toward = np.clip(view @ normal, 0, 1)
+    mirrored = 2 * toward * normal - view[:, None]
+    gleam = np.clip(light.direction @ mirrored, 0, 1)
+    if not thing.shiny:
+        return color + key * (0.10 * gleam**6 * reached)
+    fresnel = (0.05 + 0.6 * (1 - toward) ** 4) * openness
+    around = ground + (1.5 * sky - ground) * soft_step(mirrored[2], -0.12, 0.25)
+    return color + around * fresnel + key * (_highlight(mirrored, gleam, light) * reached)
+
+
+def _highlight(mirrored: np.ndarray, gleam: np.ndarray, light: Illumination) -> np.ndarray:
+    """(n,) the mirrored lamp: a window with a crossbar indoors, else the sun."""
+    if not light.window:
+        return 1.2 * soft_step(gleam, 0.93, 0.975) + 0.25 * gleam**14
+    side = np.array([light.direction[1], -light.direction[0], 0], np.float32)
+    side /= np.linalg.norm(side)
+    upright = np.cross(side, light.direction)
+    a, b = side @ mirrored, upright @ mirrored
+    pane = soft_step(0.24 - np.abs(a), 0, 0.04) * soft_step(0.3 - np.abs(b), 0, 0.04)
+    bars = soft_step(np.minimum(np.abs(a), np.abs(b)), 0.012, 0.035)
+    return np.where(gleam > 0, 0.85 * pane * bars, 0) + 0.15 * gleam**10
+
+
+def _shadow_of_others(scene: Scene, thing: Thing, light: Illumination, points: np.ndarray) -> np.ndarray:
+    """(n,) share of the key light that other things, taken for balls, keep from points."""
+    shadow = np.zeros(points.shape[1], np.float32)
+    for other in scene.things:
+        size = SIZES[other.size]
+        across = np.array([other.x - thing.x, other.y - thing.y], np.float32)
+        if other is thing or across @ light.direction[:2] < 0:
+            continue
+        away = np.array([[other.x], [other.y], [0.45 * size]], np.float32) - points
+        along = light.direction @ away
+        miss = np.sqrt(np.maximum(away[0] ** 2 + away[1] ** 2 + away[2] ** 2 - along**2, 0))
+        shadow = np.maximum(shadow, np.where(along > 0, 1 - soft_step(miss, 0.25 * size, 0.52 * size), 0))
+    return shadow

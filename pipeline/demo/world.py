@@ -1,0 +1,205 @@
+"""The demo's world as files: photos, COCO captions and Visual Genome annotations, laid out as the published data sets are."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from pipeline.config import differences
+from pipeline.demo import annotations
+from pipeline.demo.drawing import draw_scene
+from pipeline.demo.scenes import Scene, make_scene, stream
+from pipeline.errors import PipelineError
+from pipeline.shard_writer import replacing, write_json
+
+VERSION = 1  # of drawing and wording: scenes of different versions do not mix
+SETTINGS = "world.json"
+FIRST_ID = {
+    "train": 1,
+    "val": 200_001,
+    "test": 400_001,
+}  # COCO ids: a scene's number does not depend on the size of its split
+MAX_SCENES = 200_000
+VISUAL_GENOME_FILES = (
+    "image_data.json",
+    "objects.json",
+    "attributes.json",
+    "objects_vocab.txt",
+    "attributes_vocab.txt",
+)
+END_OF_JPEG = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the files of a world are, and how many scenes it has."""
+
+    folder: Path
+    train: int
+    val: int
+    test: int
+    seed: int
+
+    @property
+    def coco(self) -> Path:
+        """Holds train2014/, val2014/, test2014/ and annotations/."""
+        return self.folder / "coco"
+
+    @property
+    def visual_genome(self) -> Path:
+        """Holds image_data.json, objects.json, attributes.json, VG_100K/ and two *_vocab.txt."""
+        return self.folder / "visual_genome"
+
+    def photos(self, split: str) -> Path:
+        """Folder of the photos of "train", "val" or "test"."""
+        return self.coco / f"{split}2014"
+
+    def captions(self, split: str) -> Path:
+        """Captions file of a split."""
+        return self.coco / "annotations" / f"captions_{split}2014.json"
+
+    @property
+    def visual_genome_files(self) -> tuple[Path, ...]:
+        """image_data.json, objects.json, attributes.json, and the vocabularies of objects and attributes."""
+        return tuple(self.visual_genome / name for name in VISUAL_GENOME_FILES)
+
+    def numbers(self, split: str) -> range:
+        """The scenes of a split, which are its COCO ids."""
+        return range(FIRST_ID[split], FIRST_ID[split] + getattr(self, split))
+
+
+def write_world(folder: Path, *, train: int, val: int, test: int, seed: int, progress: bool = True) -> World:
+    """Draw a world and write it down. Whole files are kept, so that a killed run continues and a finished one is a no-op.
+
+    Args:
+        folder: made where it does not exist.
+        train, val, test: numbers of scenes. A scene is the same in worlds of any size with the same seed.
+        seed: of everything.
+        progress: show a bar.
+
+    Raises:
+        PipelineError: the folder holds another world, or files that this did not write.
+    """
+    world = World(Path(folder), train, val, test, seed)
+    _claim(world)
+    if _is_complete(world):
+        return world
+    for subfolder in (*map(world.photos, FIRST_ID), world.coco / "annotations", world.visual_genome / "VG_100K"):
+        subfolder.mkdir(parents=True, exist_ok=True)
+    scenes: dict[str, list[Scene]] = {split: [] for split in FIRST_ID}
+    with tqdm(total=train + val + test, unit="scene", desc=f"drawing {world.folder.name}", disable=not progress) as bar:
+        for split, made in scenes.items():
+            for number in world.numbers(split):
+                scene = make_scene(seed, number)
+                _write_photo(world, split, scene)
+                made.append(scene)
+                bar.update()
+    _write_annotations(world, scenes)
+    return world
+
+
+def _claim(world: World) -> None:
+    """Write down what the folder will hold, or refuse it."""
+    path = world.folder / SETTINGS
+    counts = {split: getattr(world, split) for split in FIRST_ID}
+    for split, count in counts.items():
+        if not 0 <= count <= MAX_SCENES:
+            raise PipelineError(f"{split}={count}: expected 0 to {MAX_SCENES:,} scenes")
+    wanted = {"version": VERSION, "seed": world.seed, **counts}
+    if not path.is_file():
+        for other in (world.coco, world.visual_genome):
+            if other.exists():
+                raise PipelineError(
+                    f"{other}: there already, but not drawn here ({path} is missing); choose another folder"
+                )
+        world.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+        return
+    try:
+        changed = differences(json.loads(path.read_text()), wanted)
+    except (ValueError, AttributeError) as error:
+        raise PipelineError(f"{path}: damaged ({error}); delete {world.folder} and draw it again") from error
+    if changed:
+        raise PipelineError(
+            f"{world.folder}: holds another world ({'; '.join(changed)}); choose another folder, or delete it"
+        )
+
+
+def _is_complete(world: World) -> bool:
+    """Whether nothing is left to do, without laying out a single scene."""
+    listed = all(path.is_file() for path in (*map(world.captions, FIRST_ID), *world.visual_genome_files))
+    return listed and all(
+        _is_whole(photo)
+        for split in FIRST_ID
+        for number in world.numbers(split)
+        for photo in _names(world, split, number)
+    )
+
+
+def _names(world: World, split: str, number: int) -> tuple[Path, Path]:
+    """Where a scene's photo is, under COCO and under Visual Genome."""
+    return (
+        world.photos(split) / annotations.coco_file_name(split, number),
+        world.visual_genome / annotations.visual_genome_file_name(number),
+    )
+
+
+def _write_photo(world: World, split: str, scene: Scene) -> None:
+    """A scene's photo under its two names."""
+    photo, twin = _names(world, split, scene.number)
+    if not _is_whole(photo):
+        quality = int(stream(scene.seed, scene.number, 4).integers(82, 96))
+        _, data = cv2.imencode(".jpg", draw_scene(scene), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        _put(photo, data.tobytes())
+    if not _is_whole(twin):
+        twin.unlink(missing_ok=True)
+        try:
+            os.link(photo, twin)
+        except OSError:  # a file system without links
+            shutil.copyfile(photo, twin)
+
+
+def _is_whole(photo: Path) -> bool:
+    try:
+        with photo.open("rb") as file:
+            file.seek(-len(END_OF_JPEG), os.SEEK_END)
+            return file.read() == END_OF_JPEG
+    except OSError:
+        return False
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a photo under a temporary name first. It is not forced to disk: one that a power cut takes is drawn again."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:
+    for split, made in scenes.items():
+        _write_once(world.captions(split), annotations.coco_captions(made, split))
+    everything = [scene for made in scenes.values() for scene in made]
+    rows = [annotations.visual_genome_objects(scene) for scene in everything]
+    images, objects, attributes, object_names, attribute_names = world.visual_genome_files
+    _write_once(images, [annotations.visual_genome_image(scene) for scene in everything])
+    _write_once(objects, [row[0] for row in rows])
+    _write_once(attributes, [row[1] for row in rows])
+    _write_lines(object_names, annotations.object_vocabulary())
+    _write_lines(attribute_names, annotations.attribute_vocabulary())
+
+
+def _write_once(path: Path, content: Any) -> None:
+    if not path.is_file():
+        write_json(path, content)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    if not path.is_file():
+        with replacing(path) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
