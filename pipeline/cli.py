@@ -178,7 +178,7 @@ def export_features(store: str, output: str, **options: Any) -> None:
 
     opened = export_store(store, output, say=functools.partial(click.echo, err=True), **options)
     click.echo(f"{output}: written from {opened.path}")
-    _next(f"scan-pipeline import-features {output}")
+    _next(f"scan-pipeline import-features {output}{' --split SPLIT' if options['format'] == 'original' else ''}")
 
 
 @main.command("import-checkpoint")

@@ -169,8 +169,8 @@ def shards_of(store: Store, rows: np.ndarray, progress: bool) -> Iterator[tuple[
     starts = np.cumsum([0, *map(len, store.shards)])
     shard: Shard | None = None
     numbers = np.searchsorted(starts, rows, side="right") - 1
-    pairs = tqdm(zip(rows.tolist(), numbers.tolist(), strict=True), total=len(rows), unit="image", disable=not progress)
-    for row, number in pairs:
+    pairs = zip(rows.tolist(), numbers.tolist(), strict=True)
+    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=store.path.name, disable=not progress):
         mark = store.shards[number].mark
         if shard is None or shard.mark != mark:
             shard = Shard(mark, store.manifest)

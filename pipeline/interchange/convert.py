@@ -41,18 +41,17 @@ Say = Callable[[str], None]
 class Format:
     """A format by its two functions."""
 
-    title: str
     read: Callable[[Path, ImportOptions], Source]
     write: Callable[[Store, Path, ExportOptions], list[str]]
-    is_folder: bool  # it adds files to a folder, or makes one
+    is_folder: bool  # what is written is a folder, or goes into one
 
 
 FORMATS = {
-    "original": Format("the original SCAN layout", original.read, original.write, True),
-    "tsv": Format("TSV with Caffe's six columns", tsv.read, tsv.write_caffe, False),
-    "tsv10": Format("TSV with LXMERT's ten columns", tsv.read, tsv.write_lxmert, False),
-    "npz": Format("one .npz an image", npz.read, npz.write, True),
-    "hdf5": Format("HDF5 of the VQA code", hdf5.read, hdf5.write, False),
+    "original": Format(original.read, original.write, True),
+    "tsv": Format(tsv.read, tsv.write_caffe, False),
+    "tsv10": Format(tsv.read, tsv.write_lxmert, False),
+    "npz": Format(npz.read, npz.write, True),
+    "hdf5": Format(hdf5.read, hdf5.write, False),
 }
 
 
@@ -86,11 +85,12 @@ def import_any(
     source = Path(source)
     chosen = ImportOptions(**options)
     name = format or detect(source)
+    reader = _format(name).read
     _refuse_options(name, {"split": chosen.split, "boxes": chosen.boxes}, "original")
     _refuse_options(name, {"ids": chosen.ids}, "hdf5")
     if num_regions is not None and num_regions < 1:
         raise PipelineError(f"--num-regions {num_regions}: expected at least 1")
-    opened = FORMATS[name].read(source, chosen)
+    opened = reader(source, chosen)
     for note in opened.notes:
         say(note)
     target = Path(output or Path("features") / opened.name)
@@ -132,21 +132,21 @@ def export_store(
     Raises:
         PipelineError: ids or a kind of store that the format cannot hold, or an output that is there already.
     """
-    opened, target = open_store(store), Path(output)
+    opened, target, written = open_store(store), Path(output), _format(format)
     _refuse_options(format, {"split": split, "captions": captions}, "original")
     if not len(opened):
         raise PipelineError(f"{opened.path}: holds no image yet; run its extraction again, it continues")
     if not opened.manifest["complete"]:
         say(f"{opened.path} is not complete: these are the {len(opened):,} images that it holds so far")
-    if not FORMATS[format].is_folder and target.exists():
+    if not written.is_folder and target.exists():
         raise PipelineError(f"{target}: already there; delete it, or choose another --output")
-    if FORMATS[format].is_folder and target.is_file():
+    if written.is_folder and target.is_file():
         raise PipelineError(f"{target}: a file; expected a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in {target, target.parent}:
         if folder.is_dir():
             sweep(folder)
-    for note in FORMATS[format].write(opened, target, ExportOptions(split, captions, progress)):
+    for note in written.write(opened, target, ExportOptions(split, captions, progress)):
         say(note)
     return opened
 
@@ -175,6 +175,12 @@ def detect(source: Path) -> str:
     if start.startswith((b"PK\x03\x04", b"\x93NUMPY")):
         raise PipelineError(f"{source}: a single NumPy file; {wanted}")
     return "tsv"
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise PipelineError(f"--format {name}: unknown; expected {', '.join(FORMATS)}")
+    return FORMATS[name]
 
 
 def _refuse_options(name: str, given: dict[str, Any], belongs_to: str) -> None:

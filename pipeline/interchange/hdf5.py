@@ -16,6 +16,7 @@ hengyuan-hu/bottom-up-attention-vqa, `tools/adaptive_detection_features_converte
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +45,7 @@ from pipeline.shard_writer import replacing
 from pipeline.shards import Store
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-BLOCK = 64  # images read at once: a compressed file is decompressed block by block
+BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
 IDS_WANTED = (
     "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
     "published files can run code and is not read)"
@@ -74,15 +75,16 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     """
     h5py = _h5py()
     check_ids(store.image_ids, target, lambda _: None)
-    count = len(store)
     with replacing(target) as temporary, h5py.File(temporary.name, "w") as file:
         ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
-        for index, (_, regions) in enumerate(rows_of(store, options.progress)):
-            for name, array in _arrays(store, regions).items():
-                if not index:
-                    file.create_dataset(name, (count, *array.shape), array.dtype)
-                file[name][index] = array
+        images = rows_of(store, options.progress)
+        for start in range(0, len(store), BLOCK):
+            block = [_arrays(store, regions) for _, regions in islice(images, BLOCK)]
+            for name, first in block[0].items():
+                if not start:
+                    file.create_dataset(name, (len(store), *first.shape), first.dtype)
+                file[name][start : start + len(block)] = np.stack([arrays[name] for arrays in block])
     return not_held(store, boxes=True, classes=True, dtype=False)
 
 
@@ -181,14 +183,16 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], options: ImportOptio
         arrays = {"features": "image_features", **({"boxes": "image_bb"} if "image_bb" in file else {}), **found}
         total = file["image_features"].shape[0]
         for theirs in arrays.values():
-            if file[theirs].shape[:1] != (total,):
-                raise PipelineError(f"{source}: {theirs} of shape {file[theirs].shape}; expected {total} rows")
+            shape: tuple[int, ...] = getattr(file[theirs], "shape", ())  # a group has none
+            if shape[:1] != (total,):
+                raise PipelineError(f"{source}: {theirs} of shape {shape}; expected {total} rows")
         sizes = [file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in ("image_h", "image_w")]
         if any(size.shape != (len(ids),) or size.dtype.kind not in "iu" for size in sizes):
             raise PipelineError(f"{source}: image_h and image_w; expected {len(ids)} integers each")
         flat = file["image_features"].ndim == 2
-        for start in range(0, len(ids), BLOCK):
-            block = ranges[start : start + BLOCK]
+        size_of_block = 1 if flat else BLOCK  # the ranges of a flat file need not follow each other
+        for start in range(0, len(ids), size_of_block):
+            block = ranges[start : start + size_of_block]
             first, last = int(block.min()), int(block.max())
             values = {ours: file[theirs][first:last] for ours, theirs in arrays.items()}
             for index, (begin, end) in enumerate((block - first).tolist(), start=start):

@@ -104,11 +104,12 @@ def _row(name: str, path: Path, images: str | None) -> Row:
     if "x" not in arrays:
         raise PipelineError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected x, the features")
     features, boxes = arrays["x"], arrays.get("bbox")
-    if boxes is not None and features.ndim == 2 and len(features) != len(boxes) == features.shape[1]:
+    if boxes is not None and features.shape[::-1][:1] == boxes.shape[:1] != features.shape[:1]:
         features = features.T
-    count = _integer(arrays, "num_bbox", path, len(features))
-    if count != len(features):
-        raise PipelineError(f"{path}: num_bbox is {count}, x holds {len(features)} regions")
+    found = features.shape[0] if features.ndim == 2 else 0
+    count = _integer(arrays, "num_bbox", path, found)
+    if found and count != found:
+        raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
     classes = {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
     if classes and len(classes) != len(CLASS_COLUMNS):
         raise PipelineError(

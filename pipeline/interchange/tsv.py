@@ -180,6 +180,6 @@ def _cells(image_id: str, regions: Regions) -> dict[str, bytes]:
 
 def _quoted(image_id: str) -> bytes:
     """As csv writes it: in quotes where it has to be."""
-    text = StringIO(newline="")
-    csv.writer(text, delimiter="\t", lineterminator="").writerow([image_id, ""])
-    return id_to_bytes(text.getvalue().removesuffix("\t"))
+    line = StringIO(newline="")
+    csv.writer(line, delimiter="\t").writerow([image_id, ""])
+    return id_to_bytes(line.getvalue().removesuffix("\t\r\n"))
