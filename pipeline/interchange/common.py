@@ -68,7 +68,7 @@ class Source:
     kind: str  # what the store will say that it was imported from
     name: str  # of the store, unless the user says another
     rows: Iterator[Row]
-    total: int | None = None  # images, where it is known
+    total: int | None = None  # images, for the bar; about, where only the file's size is known
     captions: Sequence[str] = ()  # five an image in the order of the rows, or none
     notes: Sequence[str] = field(default_factory=list)  # what was found but cannot be kept
 
@@ -141,7 +141,9 @@ def _check_classes(where: str, found: Mapping[str, np.ndarray]) -> None:
 
 
 def name_of_photo(name: str, images: str | None) -> tuple[str, str | None]:
-    """Image id and path of the photo: a name without suffix gets that of the photo, where there is one.
+    """Image id and path of the photo.
+
+    A name without suffix becomes that of the photo, where there is one. COCO's numbers, as Caffe's files have them, stay.
 
     Args:
         name: as a foreign file has it.
@@ -152,6 +154,10 @@ def name_of_photo(name: str, images: str | None) -> tuple[str, str | None]:
     for suffix in ("", *sorted(SUFFIXES)):
         if os.path.isfile(os.path.join(images, name + suffix)):
             return name + suffix, name + suffix
+    if name.isdecimal() and len(name) <= 12:
+        for path in (f"COCO_{os.path.basename(os.path.abspath(images))}_{int(name):012}.jpg", f"{int(name):012}.jpg"):
+            if os.path.isfile(os.path.join(images, path)):
+                return name, path
     return name, None
 
 

@@ -13,9 +13,12 @@ Where a file has no `image_ids`, `--ids` names them: a JSON list in row order, a
 hengyuan-hu/bottom-up-attention-vqa, `tools/adaptive_detection_features_converter.py` of jnhwkim/ban-vqa.
 """
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedWriter
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -73,9 +76,22 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     Raises:
         PipelineError: h5py missing, or ids that HDF5 cannot hold.
     """
-    h5py = _h5py()
+    _h5py()
     check_ids(store.image_ids, target, lambda _: None)
-    with replacing(target) as temporary, h5py.File(temporary.name, "w") as file:
+    try:
+        with replacing(target) as temporary:
+            _fill(temporary, store, options)
+    except (OSError, RuntimeError) as error:  # h5py's own carry no file name
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise PipelineError(f"{target}: cannot be written ({reason})") from error
+    return not_held(store, boxes=True, classes=True, dtype=False)
+
+
+def _fill(temporary: BufferedWriter, store: Store, options: ExportOptions) -> None:
+    h5py = _h5py()
+    with h5py.File(temporary.name, "w") as file:
+        numbers = len(store) * store.num_regions * (store.feature_dim + 16)
+        _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
         ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
         images = rows_of(store, options.progress)
@@ -85,7 +101,19 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
                 if not start:
                     file.create_dataset(name, (len(store), *first.shape), first.dtype)
                 file[name][start : start + len(block)] = np.stack([arrays[name] for arrays in block])
-    return not_held(store, boxes=True, classes=True, dtype=False)
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(temporary.fileno(), size)  # the library leaves what it did not need of the room
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the room on the disk first: the HDF5 library crashes the process when it runs out of it at close."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        # else a file system that cannot reserve
 
 
 def spatial_features(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -116,7 +144,7 @@ def _open(path: Path) -> Iterator[Any]:
             yield file
     except PipelineError:
         raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
         raise PipelineError(f"{path}: damaged or not HDF5 ({error}); copy or download it again") from error
 
 

@@ -40,6 +40,7 @@ from pipeline.shards import Store, read_json
 SUFFIX = ".npz"
 UNFINISHED = ".unfinished.json"  # in the target until the export is whole
 TEMPORARY = ".unfinished.npz.tmp"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 
 
 def read(source: Path, options: ImportOptions) -> Source:
@@ -95,7 +96,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
             return {name: np.empty(0) if name == "info" else archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise PipelineError(f"{path}: not readable as .npz ({error}); make it again, or take it out") from error
 
 

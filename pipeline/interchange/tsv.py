@@ -64,7 +64,9 @@ def read(source: Path, options: ImportOptions) -> Source:
     first = next(rows, None)
     if first is None:
         raise PipelineError(f"{source}: empty; expected rows of bottom-up attention features")
-    return Source("bottom-up attention TSV", source.stem, chain([first], rows))
+    with source.open("rb") as file:  # rows of one K are of nearly the same length: enough for a bar
+        total = round(source.stat().st_size / len(file.readline(MAX_LINE)))
+    return Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
 
 
 def write_caffe(store: Store, target: Path, options: ExportOptions) -> list[str]:

@@ -271,6 +271,26 @@ def test_killed_midway(tmp_path: Path, name: str) -> None:
     assert not list((tmp_path / "exports").rglob(".*"))
 
 
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """The HDF5 library would end the process with a segmentation fault."""
+    store = make_store(tmp_path / "store", [f"{row}.jpg" for row in range(40)], feature_dim=2048)
+    arguments = ["export-features", str(store.path), "--format", "hdf5", "--output", str(tmp_path / "out.h5")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (2, f"error: {tmp_path}/out.h5: cannot be written (File too large)\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 @pytest.mark.parametrize("name", ["tsv", "hdf5", "npz"])
 def test_what_is_there_is_not_replaced(tmp_path: Path, name: str) -> None:
     store = make_store(tmp_path / "store", IDS)

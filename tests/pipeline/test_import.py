@@ -13,6 +13,7 @@ from pipeline.dataset import find_captions
 from pipeline.errors import PipelineError
 from pipeline.inspect_store import inspect_store
 from pipeline.interchange.convert import import_any
+from tests.photos import write_photos
 
 
 def write_precomputed(folder: Path, *, images: int = 3, repeat: int = 1, ids: bool = True) -> np.ndarray:
@@ -170,6 +171,16 @@ def test_bottom_up_tsv(tmp_path: Path, lxmert: bool) -> None:
     assert store["bb"].image_size == (480, 640)
     assert store["bb"].object_ids.tolist() == ([0, 1] if lxmert else [0, 0])
     assert len(store.object_names) == (1600 if lxmert else 0)  # six columns say nothing of classes
+
+
+def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -> None:
+    write_photos(tmp_path / "val2014", 1, names="COCO_val2014_000000391895.jpg")
+    path = tmp_path / "test2014_36.tsv"
+    path.write_text(tsv_row("391895", lxmert=False) + "\r\n" + tsv_row("42", lxmert=False) + "\r\n")
+    store = import_any(path, output=str(tmp_path / "s"), images=str(tmp_path / "val2014"))
+    assert list(store) == ["391895", "42"]
+    assert store.image_path(0) == tmp_path / "val2014/COCO_val2014_000000391895.jpg"
+    assert store.image_path(1) is None
 
 
 @pytest.mark.parametrize(
