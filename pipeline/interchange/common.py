@@ -268,7 +268,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def load_array(path: Path, dimensions: int | None) -> np.ndarray[Any, Any]:
-    """A memory-mapped .npy of floating-point numbers.
+    """A memory-mapped .npy.
 
     Raises:
         PipelineError: not readable, of objects, or with another number of dimensions.

@@ -34,7 +34,7 @@ from pipeline.interchange.common import (
     not_held,
     rows_of,
 )
-from pipeline.shard_writer import sweep, write_json
+from pipeline.shard_writer import write_json
 from pipeline.shards import Store, read_json
 
 SUFFIX = ".npz"
@@ -92,9 +92,10 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
 def _load(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; for a pickled one, an empty array in its place."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with archive:
             return {name: np.empty(0) if name == "info" else archive[name] for name in archive.files}
     except UNREADABLE as error:
         raise PipelineError(f"{path}: not readable as .npz ({error}); make it again, or take it out") from error
@@ -169,8 +170,6 @@ def _claim(store: Store, target: Path) -> None:
         if read_json(target / UNFINISHED, "an export's mark") != claim:
             raise PipelineError(f"{target}: holds part of another export; delete it, or choose another --output")
         return
-    if target.is_dir():
-        sweep(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PipelineError(f"{target}: already there; delete it, or choose another --output")
     target.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,9 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     check_ids(image_ids, target, _cannot_hold)
     files = {f"{chosen.split}_ids.txt": b"".join(id_to_bytes(name) + b"\n" for name in image_ids)}
     if chosen.captions:
-        files[f"{chosen.split}_caps.txt"] = b"".join(id_to_bytes(caption) + b"\n" for caption in chosen.captions)
+        files[f"{chosen.split}_caps.txt"] = b"".join(
+            caption.encode(errors="replace") + b"\n" for caption in chosen.captions
+        )
     arrays = target / f"{chosen.split}_ims.npy"
     for path in [arrays, *(target / name for name in files)]:
         if path.exists() and (path == arrays or path.read_bytes() != files[path.name]):
@@ -86,9 +88,7 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     for name, content in files.items():
         with replacing(target / name) as file:
             file.write(content)
-    with replacing(
-        arrays
-    ) as file:  # written from front to back: a full disk is an error, not a signal as with a memory map
+    with replacing(arrays) as file:  # front to back: on a full disk an error, where a memory map ends the process
         shape = (len(chosen.rows), store.num_regions, store.feature_dim)
         header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -193,8 +193,8 @@ def _image_names(path: Path, count: int) -> Sequence[str]:
 
 def _open_boxes(path: Path, count: int) -> np.ndarray:
     boxes = load_array(path, None)
-    if boxes.ndim not in (2, 3) or (boxes.ndim == 3 and len(boxes) != count):
-        raise PipelineError(f"{path}: boxes of shape {boxes.shape}; expected (K, 4), or ({count}, K, 4)")
+    if boxes.dtype.kind not in "fiu" or boxes.ndim not in (2, 3) or (boxes.ndim == 3 and len(boxes) != count):
+        raise PipelineError(f"{path}: boxes of shape {boxes.shape} {boxes.dtype}; expected (K, 4), or ({count}, K, 4)")
     return boxes
 
 

@@ -122,6 +122,8 @@ def _records(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     with path.open("rb") as file:
         rest = lines()
         for line in rest:
+            if not line.strip():
+                continue
             if b'"' not in line:
                 yield number, line.rstrip(b"\r\n").split(b"\t")
                 continue

@@ -78,7 +78,7 @@ def test_round_trips_are_exact(tmp_path: Path, name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ids=st.lists(st.text(max_size=6) | st.text("a/.\n\r\t\" '", max_size=4), min_size=1, max_size=5, unique=True),
     num_regions=st.integers(1, 4),
@@ -245,7 +245,7 @@ export_store(store, target, format=name, split="train" if name == "original" els
 """
 
 
-@pytest.mark.parametrize("name", ["original", "tsv", "npz", "hdf5"])
+@pytest.mark.parametrize("name", [pytest.param("original", marks=pytest.mark.slow), "tsv", "npz", "hdf5"])
 def test_killed_midway(tmp_path: Path, name: str) -> None:
     store = make_store(tmp_path / "store", [f"{index}.jpg" for index in range(6)])
     target = tmp_path / "exports/out"

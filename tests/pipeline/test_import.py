@@ -125,7 +125,8 @@ def test_damaged_files_of_the_original_layout_are_refused(tmp_path: Path) -> Non
 
     np.save(folder / "boxes.npy", np.zeros((2, 4, 4), np.float32))
     refused(
-        r"boxes\.npy: boxes of shape \(2, 4, 4\); expected \(K, 4\), or \(3, K, 4\)", boxes=str(folder / "boxes.npy")
+        r"boxes\.npy: boxes of shape \(2, 4, 4\) float32; expected \(K, 4\), or \(3, K, 4\)",
+        boxes=str(folder / "boxes.npy"),
     )
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/photo1.jpg").write_bytes(b"not a photo")
@@ -176,7 +177,7 @@ def test_bottom_up_tsv(tmp_path: Path, lxmert: bool) -> None:
 def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -> None:
     write_photos(tmp_path / "val2014", 1, names="COCO_val2014_000000391895.jpg")
     path = tmp_path / "test2014_36.tsv"
-    path.write_text(tsv_row("391895", lxmert=False) + "\r\n" + tsv_row("42", lxmert=False) + "\r\n")
+    path.write_text(tsv_row("391895", lxmert=False) + "\r\n\r\n" + tsv_row("42", lxmert=False) + "\r\n")
     store = import_any(path, output=str(tmp_path / "s"), images=str(tmp_path / "val2014"))
     assert list(store) == ["391895", "42"]
     assert store.image_path(0) == tmp_path / "val2014/COCO_val2014_000000391895.jpg"

@@ -120,6 +120,14 @@ def test_damaged_npz_files_are_refused(tmp_path: Path, damage: Callable[[bytes],
         import_quietly(folder)
 
 
+def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
+    folder = write_npz(tmp_path / "npz")
+    with (folder / "b.npz").open("wb") as file:
+        np.save(file, arrays()["x"])
+    with pytest.raises(PipelineError, match=r"b\.npz: not readable as \.npz \(a single array\)"):
+        import_quietly(folder)
+
+
 def write_hdf5(path: Path, count: int = 3, *, ids: Any = ("a", "b", "c"), **changes: Any) -> dict[str, np.ndarray]:
     """As bottom-up-attention-vqa writes it, with or without our ids."""
     rng = np.random.default_rng(0)
