@@ -157,7 +157,7 @@ def detect(source: Path) -> str:
     Raises:
         PipelineError: nothing there, or nothing that is known.
     """
-    wanted = "expected a folder with SPLIT_ims.npy or .npz files, a .tsv file, or an HDF5 file"
+    wanted = "expected a folder with SPLIT_ims.npy files or with one .npz an image, a .tsv file, or an HDF5 file"
     if source.is_dir():
         if (source / MANIFEST).is_file():
             raise PipelineError(f"{source}: a store already; {wanted}")

@@ -7,7 +7,7 @@
 Features keep their type, as its code converts what it reads. Source: `data.py` and README of kuanghuei/SCAN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.dataset import Split
 
 CAPTIONS_PER_IMAGE = 5
+MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does
 
 
 def read(source: Path, options: ImportOptions) -> Source:
@@ -58,10 +59,7 @@ def read(source: Path, options: ImportOptions) -> Source:
     count, every = _count(source, len(features), captions)
     names = _image_names(source / f"{split}_ids.txt", count)
     boxes = None if options.boxes is None else _open_boxes(Path(options.boxes), count)
-    rows = (
-        _row(source / f"{split}_ims.npy", names[index], features[index * every], boxes, index, options)
-        for index in range(count)
-    )
+    rows = _rows(source / f"{split}_ims.npy", names, every, boxes, options)
     return Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)
 
 
@@ -196,6 +194,15 @@ def _open_boxes(path: Path, count: int) -> np.ndarray:
     if boxes.dtype.kind not in "fiu" or boxes.ndim not in (2, 3) or (boxes.ndim == 3 and len(boxes) != count):
         raise PipelineError(f"{path}: boxes of shape {boxes.shape} {boxes.dtype}; expected (K, 4), or ({count}, K, 4)")
     return boxes
+
+
+def _rows(
+    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, options: ImportOptions
+) -> Iterator[Row]:
+    for index, name in enumerate(names):
+        if index % MAPPED == 0:
+            features = load_array(file, 3)
+        yield _row(file, name, features[index * every], boxes, index, options)
 
 
 def _row(
