@@ -28,6 +28,7 @@ SPLIT_WORDS = {
     "test": "test",
     "testall": "test",  # the original code's name for COCO's 5K test images
 }
+COCO_NAME = re.compile(r"(?:COCO_\w+_)?(?=\d{12}$)0*([1-9]\d*)")  # COCO_val2014_000000391895, 000000391895
 HEADER_WORDS = {"image", "images", "image_id", "image_name", "filename", "file_name", "file"}
 
 
@@ -72,12 +73,16 @@ class ImageIndex:
 
     Files write the same photo as `COCO_val2014_1.jpg`, `val2014/COCO_val2014_1.jpg` or without suffix. The exact
     id wins, then the base name, then the base name without suffix; a short name that fits several images fits none.
+    Where all ids are numbers, as in Caffe's files, COCO's file names are found by theirs.
     """
 
     def __init__(self, image_ids: Sequence[str]):
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
         self._by_name = _unique((image_id.rsplit("/", 1)[-1], row) for row, image_id in enumerate(image_ids))
         self._by_stem = _unique((_stem(image_id), row) for row, image_id in enumerate(image_ids))
+        numbers = all(map(str.isdecimal, image_ids))
+        counted = all(image_id == str(row) for row, image_id in enumerate(image_ids))  # not COCO's, but nobody's
+        self._by_number = self._exact if numbers and not counted else {}
 
     def find(self, image: str) -> int | None:
         """Row of the image, or None."""
@@ -85,6 +90,8 @@ class ImageIndex:
             return self._exact[image]
         name = image.rsplit("/", 1)[-1]
         row = self._by_name.get(name, self._by_stem.get(_stem(image)))
+        if row is None and self._by_number and (number := COCO_NAME.fullmatch(_stem(image))):
+            row = self._by_number.get(number[1])
         return None if row == _AMBIGUOUS else row
 
 

@@ -177,23 +177,48 @@ def convert_weights(source: str, target: str) -> None:
 
 @main.command("import-features")
 @click.argument("source", type=click.Path())
+@click.option("--format", type=click.Choice(["original", "tsv", "npz", "hdf5"]), help="[default: told from SOURCE]")
 @click.option("--split", help="Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
-@click.option(
-    "--output", metavar="DIR", help="Store to write.  [default: features/<folder>_<split>, or the file's name]"
-)
+@click.option("--output", metavar="DIR", help="Store to write.  [default: features/<folder>_<split>, or SOURCE's name]")
 @click.option("--images", metavar="DIR", help="Folder of the photos, to show and to measure them.")
-@click.option("--boxes", metavar="FILE", help="NumPy file of boxes: (K, 4) fractions of a photo, or (N, K, 4) pixels.")
+@click.option("--num-regions", type=int, help="Take the first K regions of every image.  [default: all]")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: as found]")
+@click.option("--boxes", metavar="FILE", help="For the original layout: .npy, (K, 4) fractions or (N, K, 4) pixels.")
+@click.option("--ids", metavar="FILE", help="For HDF5 without image_ids: JSON list, JSON object id -> row, or text.")
 def import_features(source: str, **options: Any) -> None:
     """Turn features that others computed into a store.
 
-    SOURCE is a folder in the layout of the original SCAN code (with --split), or a bottom-up attention TSV file.
+    SOURCE is a folder in the layout of the original SCAN code (with --split), a bottom-up attention TSV file (Caffe's or
+    LXMERT's columns), a folder with one .npz an image (MILVLG), or an HDF5 file of VQA code.
     """
-    from pipeline.import_features import import_any
+    from pipeline.interchange.convert import import_any
 
-    store = import_any(source, **options)
+    store = import_any(source, say=functools.partial(click.echo, err=True), **options)
     click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
     _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+
+
+@main.command("export-features")
+@click.argument("store", type=click.Path())
+@click.option(
+    "--format",
+    type=click.Choice(["original", "tsv", "tsv10", "npz", "hdf5"]),
+    required=True,
+    help="tsv has Caffe's six columns, tsv10 LXMERT's ten.",
+)
+@click.option("--output", metavar="FILE|DIR", required=True, help="File, or for original and npz folder, to write.")
+@click.option("--split", help="For the original layout: which images, and the files' names.  [default: the store's]")
+@click.option("--captions", metavar="FILE", help="For the original layout.  [default: looked for beside the photos]")
+def export_features(store: str, output: str, **options: Any) -> None:
+    """Write a store in a format of other code; import-features reads all of them back.
+
+    Nothing takes its name before it is whole. What the format does not hold is said in the end.
+    """
+    from pipeline.interchange.convert import export_store
+
+    opened = export_store(store, output, say=functools.partial(click.echo, err=True), **options)
+    click.echo(f"{output}: written from {opened.path}")
+    _next(f"scan-pipeline import-features {output}{' --split SPLIT' if options['format'] == 'original' else ''}")
 
 
 @main.command("import-checkpoint")

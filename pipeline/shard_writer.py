@@ -121,7 +121,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             )
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        _sweep(folder)
+        sweep(folder)
         if (folder / MANIFEST).is_file():
             changed = differences(_identity(read_manifest(folder)), _identity(complete))
             if changed:
@@ -207,7 +207,7 @@ def _owner() -> str:
     return f".{platform.node().replace('.', '-')}."
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove the temporary files of processes of this machine that were killed."""
     for path in folder.glob(f".*{_owner()}*.tmp"):
         try:

@@ -95,6 +95,17 @@ def test_image_index_prefers_the_exact_name_and_refuses_ambiguity() -> None:
     assert index.find("3.jpg") is None
 
 
+def test_image_index_finds_coco_photos_by_the_numbers_of_caffe_files() -> None:
+    index = ImageIndex(["391895", "9"])
+    assert index.find("val2014/COCO_val2014_000000391895.jpg") == 0
+    assert index.find("000000000009.jpg") == 1
+    assert index.find("COCO_val2014_000000000042.jpg") is None
+    assert index.find("photo9.jpg") is None
+    counted = ImageIndex([str(row) for row in range(10)])  # images without names: number 9 is not COCO's
+    assert counted.find("COCO_val2014_000000000009.jpg") is None
+    assert counted.find("9") == 9
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

@@ -1,0 +1,282 @@
+"""What all formats share: a row, the source of rows, the options, and the checks that every row goes through.
+
+A format is a module with two functions:
+
+    read(source, options) -> Source       checks what can be checked at once; its rows come one by one
+    write(store, target, options) -> list of notes, one for each thing of the store that the format does not hold
+
+Letters: N images, K regions, D feature dimensions.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detector.regions import Regions
+from pipeline.errors import PipelineError
+from pipeline.images import SUFFIXES
+from pipeline.shards import Shard, Store
+
+# The field's names of the class columns (LXMERT's; also the keys of our .npz and HDF5 files), ours, and the published type
+CLASS_COLUMNS = (
+    ("objects_id", "object_ids", np.int64),
+    ("objects_conf", "object_scores", np.float32),
+    ("attrs_id", "attribute_ids", np.int64),
+    ("attrs_conf", "attribute_scores", np.float32),
+)
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a user may say about a foreign file."""
+
+    split: str | None = None  # of the original layout
+    images: str | None = None  # folder of the photos
+    boxes: str | None = None  # of the original layout: .npy of (K, 4) fractions of a photo, or (N, K, 4) pixels
+    ids: str | None = None  # of HDF5: image ids, JSON or text
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user may say about the files to write."""
+
+    split: str | None = None  # of the original layout
+    captions: str | None = None  # of the original layout: a captions file
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a foreign file."""
+
+    image_id: str
+    regions: Regions
+    path: str | None = None  # of the photo, below the folder of photos
+    has_boxes: bool = True
+    has_classes: bool = True  # objects and attributes, as indices into Visual Genome's names
+
+
+@dataclass(frozen=True)
+class Source:
+    """A foreign file that was opened."""
+
+    kind: str  # what the store will say that it was imported from
+    name: str  # of the store, unless the user says another
+    rows: Iterator[Row]
+    total: int | None = None  # images, for the bar; about, where only the file's size is known
+    captions: Sequence[str] = ()  # five an image in the order of the rows, or none
+    notes: Sequence[str] = field(default_factory=list)  # what was found but cannot be kept
+
+
+def make_row(
+    where: str,
+    image_id: str,
+    features: np.ndarray,
+    *,
+    boxes: np.ndarray | None = None,
+    classes: Mapping[str, np.ndarray] | None = None,
+    size: tuple[int, int] = (0, 0),
+    path: str | None = None,
+) -> Row:
+    """A row, after its arrays were found to fit each other.
+
+    Args:
+        where: file and place, for the error.
+        image_id: as found.
+        features: (K, D).
+        boxes: (K, 4); None where they are not known.
+        classes: our names of the class arrays -> (K,); None where they are not known.
+        size: (height, width); (0, 0) where it is not known.
+        path: of the photo.
+
+    Raises:
+        PipelineError: arrays of other shapes, no numbers, or numbers that are not finite.
+    """
+    if features.ndim != 2 or not features.size:
+        raise PipelineError(f"{where}: features of shape {features.shape}; expected (regions, numbers)")
+    count = len(features)
+    has_boxes, has_classes = boxes is not None, classes is not None
+    boxes = np.zeros((count, 4), np.float32) if boxes is None else boxes
+    found = {name: np.zeros(count, np.float32) for _, name, _ in CLASS_COLUMNS} if classes is None else classes
+    arrays = {"features": features, "boxes": boxes, **found}
+    for name, array in arrays.items():
+        shape = {"features": features.shape, "boxes": (count, 4)}.get(name, (count,))
+        if array.shape != shape:
+            raise PipelineError(f"{where}: {name} of shape {array.shape}; expected {shape}")
+        if array.dtype.kind not in "fiu":
+            raise PipelineError(f"{where}: {name} of type {array.dtype}; expected numbers")
+        if not np.isfinite(array).all():
+            raise PipelineError(f"{where}: {name} that are not finite numbers")
+    if has_classes:
+        _check_classes(where, found)
+    if not all(0 <= side < 2**31 for side in size):
+        raise PipelineError(f"{where}: a photo of {size[1]} x {size[0]} pixels; expected its width and height")
+    kept = {name: array.astype(np.int32 if name.endswith("_ids") else np.float32) for name, array in found.items()}
+    regions = Regions(boxes=boxes.astype(np.float32), features=features, image_size=size, **kept)
+    return Row(image_id, regions, path, has_boxes, has_classes)
+
+
+def visual_genome_names() -> tuple[list[str], list[str]]:
+    """The names that published files index without saying so: 1600 objects, 400 attributes."""
+    from detector.config import DetectorConfig
+    from detector.vocabulary import default_names
+
+    return default_names(DetectorConfig())
+
+
+def _check_classes(where: str, found: Mapping[str, np.ndarray]) -> None:
+    from detector.config import DetectorConfig
+
+    config = DetectorConfig()
+    for name, limit in {"object_ids": config.num_objects, "attribute_ids": config.num_attributes}.items():
+        if not (found[name].min() >= 0 and found[name].max() < limit):
+            raise PipelineError(
+                f"{where}: {name} from {found[name].min()} to {found[name].max()}; expected Visual Genome's, 0 to {limit - 1}"
+            )
+
+
+def name_of_photo(name: str, images: str | None) -> tuple[str, str | None]:
+    """Image id and path of the photo.
+
+    A name without suffix becomes that of the photo, where there is one. COCO's numbers, as Caffe's files have them, stay.
+
+    Args:
+        name: as a foreign file has it.
+        images: folder of the photos, if they are at hand.
+    """
+    if not images or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+        return name, None
+    for suffix in ("", *sorted(SUFFIXES)):
+        if os.path.isfile(os.path.join(images, name + suffix)):
+            return name + suffix, name + suffix
+    if name.isdecimal() and len(name) <= 12:
+        for path in (f"COCO_{os.path.basename(os.path.abspath(images))}_{int(name):012}.jpg", f"{int(name):012}.jpg"):
+            if os.path.isfile(os.path.join(images, path)):
+                return name, path
+    return name, None
+
+
+def rows_of(store: Store, progress: bool) -> Iterator[tuple[str, Regions]]:
+    """Image ids and regions of a store in order, with a bar."""
+    for shard, row in shards_of(store, np.arange(len(store)), progress):
+        yield shard.image_ids[row], shard.regions(row)
+
+
+def shards_of(store: Store, rows: np.ndarray, progress: bool) -> Iterator[tuple[Shard, int]]:
+    """Rows of a store, each as its shard and the row in it, with a bar.
+
+    A shard is opened anew and let go of when another is needed: the store's own memory maps would stay until the end.
+    """
+    starts = np.cumsum([0, *map(len, store.shards)])
+    shard: Shard | None = None
+    numbers = np.searchsorted(starts, rows, side="right") - 1
+    pairs = zip(rows.tolist(), numbers.tolist(), strict=True)
+    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=store.path.name, disable=not progress):
+        mark = store.shards[number].mark
+        if shard is None or shard.mark != mark:
+            shard = Shard(mark, store.manifest)
+        yield shard, row - int(starts[number])
+
+
+def check_ids(image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str], str | None]) -> None:
+    """Refuse to export ids that would not come back as they are.
+
+    Args:
+        image_ids: of the store.
+        target: where they were to go.
+        cannot_hold: the reason why the format cannot hold an id; None where it can.
+
+    Raises:
+        PipelineError: the first such id.
+    """
+    for image_id in image_ids:
+        reason = "it holds a NUL character" if "\0" in image_id else cannot_hold(image_id)
+        try:
+            if id_from_bytes(id_to_bytes(image_id)) != image_id:
+                reason = "it is not valid text"
+        except UnicodeEncodeError:
+            reason = "it is not valid text"
+        if reason:
+            raise PipelineError(
+                f"{target}: cannot hold the image id {image_id!r}: {reason}; rename the photo, or choose another --format"
+            )
+
+
+def id_to_bytes(image_id: str) -> bytes:
+    """UTF-8; file names that are not UTF-8 keep their bytes, as in the rest of Python."""
+    return image_id.encode("utf-8", "surrogateescape")
+
+
+def id_from_bytes(data: bytes) -> str:
+    """The inverse of `id_to_bytes`."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def class_arrays(regions: Regions) -> dict[str, np.ndarray]:
+    """The field's names -> (K,) in the types of the published files."""
+    return {theirs: getattr(regions, ours).astype(dtype) for theirs, ours, dtype in CLASS_COLUMNS}
+
+
+def not_held(store: Store, *, boxes: bool, classes: bool, dtype: bool) -> list[str]:
+    """What of a store a format does not hold, in words. Every format forgets how the features were made.
+
+    Args:
+        store: what is exported.
+        boxes, classes, dtype: whether the format holds boxes and photo sizes, classes, and the type of the features.
+    """
+    notes = []
+    if store.has_boxes and not boxes:
+        notes.append("boxes and photo sizes")
+    if store.object_names and not classes:
+        notes.append("objects and attributes")
+    if store.object_names and classes and (store.object_names, store.attribute_names) != visual_genome_names():
+        notes.append("the names of objects and attributes (Visual Genome's are assumed)")
+    notes.append("how the features were made (weights, settings), failures, and where the photos are")
+    lines = [f"not held by this format: {'; '.join(notes)}"]
+    if store.dtype == np.float16 and not dtype:
+        lines.append(
+            "features are widened from float16 to float32: import them with --dtype float16 to get the same again"
+        )
+    return lines
+
+
+def needs_boxes(store: Store, target: Path) -> None:
+    """Raises PipelineError for a store without boxes."""
+    if not store.has_boxes:
+        raise PipelineError(
+            f"{store.path}: has no boxes, which {target} needs; choose --format original, npz or hdf5, or import it again with --boxes"
+        )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file as they are, without their ends. LF and CRLF end a line, nothing else does.
+
+    Raises:
+        PipelineError: not readable.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise PipelineError(f"{path}: not readable ({error.strerror})") from error
+    lines = lines[:-1] if not lines[-1] else lines
+    return [id_from_bytes(line.removesuffix(b"\r")) for line in lines]
+
+
+def load_array(path: Path, dimensions: int | None) -> np.ndarray[Any, Any]:
+    """A memory-mapped .npy.
+
+    Raises:
+        PipelineError: not readable, of objects, or with another number of dimensions.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise PipelineError(f"{path}: not readable as a NumPy array ({error})") from error
+    if dimensions is not None and array.ndim != dimensions:
+        raise PipelineError(f"{path}: array of shape {array.shape}; expected (images, regions, numbers)")
+    return array

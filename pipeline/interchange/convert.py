@@ -1,0 +1,286 @@
+"""Any known format -> a store, and a store -> any of them. Image by image: nothing is held in memory as a whole."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detector.regions import Regions
+from pipeline.captions import HEADER_WORDS
+from pipeline.errors import PipelineError
+from pipeline.interchange import hdf5, npz, original, tsv
+from pipeline.interchange.common import (
+    ExportOptions,
+    ImportOptions,
+    Row,
+    Source,
+    visual_genome_names,
+)
+from pipeline.shard_writer import (
+    ShardRows,
+    claim_store,
+    commit_mark,
+    commit_shard,
+    replacing,
+    sweep,
+    write_json,
+    write_summary,
+)
+from pipeline.shards import MANIFEST, Store, open_store, read_json
+
+SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format by its two functions."""
+
+    read: Callable[[Path, ImportOptions], Source]
+    write: Callable[[Store, Path, ExportOptions], list[str]]
+    is_folder: bool  # what is written is a folder, or goes into one
+
+
+FORMATS = {
+    "original": Format(original.read, original.write, True),
+    "tsv": Format(tsv.read, tsv.write_caffe, False),
+    "tsv10": Format(tsv.read, tsv.write_lxmert, False),
+    "npz": Format(npz.read, npz.write, True),
+    "hdf5": Format(hdf5.read, hdf5.write, False),
+}
+
+
+def import_any(
+    source: Path | str,
+    *,
+    format: str | None = None,
+    output: str | None = None,
+    num_regions: int | None = None,
+    dtype: str | None = None,
+    progress: bool = True,
+    say: Say = lambda _: None,
+    **options: str | None,
+) -> Store:
+    """A file or folder of any known format -> a store. Killed, the same call continues.
+
+    Args:
+        source: what to import.
+        format: a key of `FORMATS`; None tells it from the source.
+        output: store to write; None: features/ and the name of the source.
+        num_regions: K, to take the first K regions of each image; None: all, of which every image has the same number.
+        dtype: of the stored features; None keeps what was found.
+        progress: show a bar.
+        say: is told what cannot be kept.
+        options: fields of `ImportOptions`.
+
+    Raises:
+        PipelineError: an unknown format, damage (file and place are named), images that differ in their number of
+            regions, or an output that holds something else.
+    """
+    source = Path(source)
+    chosen = ImportOptions(**options)
+    name = format or detect(source)
+    reader = _format(name).read
+    _refuse_options(name, {"split": chosen.split, "boxes": chosen.boxes}, "original")
+    _refuse_options(name, {"ids": chosen.ids}, "hdf5")
+    if num_regions is not None and num_regions < 1:
+        raise PipelineError(f"--num-regions {num_regions}: expected at least 1")
+    opened = reader(source, chosen)
+    for note in opened.notes:
+        say(note)
+    target = Path(output or Path("features") / opened.name)
+    rows = _alike(source, opened.rows, num_regions)
+    first = next(rows, None)
+    if first is None:
+        raise PipelineError(f"{source}: holds no image")
+    manifest = _manifest(first, opened, dtype, chosen.images)
+    _write(target, manifest, chain([first], rows), opened.total, progress)
+    if opened.captions:
+        _write_captions(target, open_store(target).image_ids, opened.captions)
+    return open_store(target)
+
+
+def export_store(
+    store: Path | str,
+    output: Path | str,
+    *,
+    format: str,
+    split: str | None = None,
+    captions: str | None = None,
+    progress: bool = True,
+    say: Say = lambda _: None,
+) -> Store:
+    """A store -> one of the formats. What is written takes its name when it is whole.
+
+    Args:
+        store: to read.
+        output: file or folder to write; for the original layout a folder that may hold other splits.
+        format: a key of `FORMATS`.
+        split: of the original layout: which images, and the beginning of the files' names.
+        captions: of the original layout: a captions file; None looks for one beside the photos.
+        progress: show a bar.
+        say: is told, in the end, what of the store the format does not hold.
+
+    Returns:
+        The store that was exported.
+
+    Raises:
+        PipelineError: ids or a kind of store that the format cannot hold, or an output that is there already.
+    """
+    opened, target, written = open_store(store), Path(output), _format(format)
+    _refuse_options(format, {"split": split, "captions": captions}, "original")
+    if not len(opened):
+        raise PipelineError(f"{opened.path}: holds no image yet; run its extraction again, it continues")
+    if not opened.manifest["complete"]:
+        say(f"{opened.path} is not complete: these are the {len(opened):,} images that it holds so far")
+    if not written.is_folder and target.exists():
+        raise PipelineError(f"{target}: already there; delete it, or choose another --output")
+    if written.is_folder and target.is_file():
+        raise PipelineError(f"{target}: a file; expected a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for folder in {target, target.parent}:
+        if folder.is_dir():
+            sweep(folder)
+    for note in written.write(opened, target, ExportOptions(split, captions, progress)):
+        say(note)
+    return opened
+
+
+def detect(source: Path) -> str:
+    """The format of a file or folder, from what it holds.
+
+    Raises:
+        PipelineError: nothing there, or nothing that is known.
+    """
+    wanted = "expected a folder with SPLIT_ims.npy files or with one .npz an image, a .tsv file, or an HDF5 file"
+    if source.is_dir():
+        if (source / MANIFEST).is_file():
+            raise PipelineError(f"{source}: a store already; {wanted}")
+        if next(source.glob("*_ims.npy"), None):
+            return "original"
+        if (source / npz.UNFINISHED).is_file() or next(source.rglob(f"*{npz.SUFFIX}"), None):
+            return "npz"
+        raise PipelineError(f"{source}: a folder without SPLIT_ims.npy and .npz files; {wanted}")
+    if not source.is_file():
+        raise PipelineError(f"{source}: not there; {wanted}")
+    with source.open("rb") as file:
+        start = file.read(8)
+    if start == hdf5.MAGIC or source.suffix.lower() in {".h5", ".hdf5"}:
+        return "hdf5"
+    if start.startswith((b"PK\x03\x04", b"\x93NUMPY")):
+        raise PipelineError(f"{source}: a single NumPy file; {wanted}")
+    return "tsv"
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise PipelineError(f"--format {name}: unknown; expected {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _refuse_options(name: str, given: dict[str, Any], belongs_to: str) -> None:
+    """An option that would silently do nothing is a misunderstanding."""
+    for option, value in given.items():
+        if value is not None and name != belongs_to:
+            raise PipelineError(f"--{option} {value}: is for the {belongs_to} format; this is {name}")
+
+
+def _alike(source: Path, rows: Iterator[Row], num_regions: int | None) -> Iterator[Row]:
+    """The rows, cut to K regions, after checking that they can share a store."""
+    first: Row | None = None
+    seen: set[str] = set()
+    for found in rows:
+        row = found if num_regions is None else _cut(source, found, num_regions)
+        first = first or row
+        shape, expected = row.regions.features.shape, first.regions.features.shape
+        if shape[0] != expected[0]:
+            raise PipelineError(
+                f"{source}: {row.image_id!r} has {shape[0]} regions, the first image {expected[0]}; a store holds the same "
+                "number for every image: import a file of fixed size (such as trainval_36), or take the first K with --num-regions K"
+            )
+        if shape != expected:
+            raise PipelineError(
+                f"{source}: {row.image_id!r} has features of {shape[1]} numbers, the first image {expected[1]}"
+            )
+        if (row.has_boxes, row.has_classes) != (first.has_boxes, first.has_classes):
+            raise PipelineError(f"{source}: {row.image_id!r} has other columns than the first image; import them apart")
+        if row.image_id in seen:
+            raise PipelineError(f"{source}: {row.image_id!r} is there twice; a store holds every image once")
+        seen.add(row.image_id)
+        yield row
+
+
+def _cut(source: Path, row: Row, count: int) -> Row:
+    """The first K regions, in the order of the file."""
+    regions = row.regions
+    if len(regions) < count:
+        raise PipelineError(
+            f"{source}: {row.image_id!r} has {len(regions)} regions; --num-regions {count} needs that many of every image"
+        )
+    names = [name for name in Regions.__dataclass_fields__ if name != "image_size"]
+    return replace(row, regions=replace(regions, **{name: getattr(regions, name)[:count] for name in names}))
+
+
+def _manifest(first: Row, opened: Source, dtype: str | None, images: str | None) -> dict[str, Any]:
+    num_regions, feature_dim = map(int, first.regions.features.shape)
+    objects, attributes = visual_genome_names() if first.has_classes else ([], [])
+    return {
+        "num_regions": num_regions,
+        "feature_dim": feature_dim,
+        "dtype": dtype or ("float16" if first.regions.features.dtype == np.float16 else "float32"),
+        "shard_size": SHARD_SIZE,
+        "has_boxes": first.has_boxes,
+        "image_roots": [str(Path(images).resolve())] if images else [],
+        "object_names": objects,
+        "attribute_names": attributes,
+        "extraction": {"imported": opened.kind, "feature_dim": feature_dim},
+        "source": opened.name,
+    }
+
+
+def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None, progress: bool) -> None:
+    """Shard after shard; those that are committed already are read past, not written again."""
+    manifest = claim_store(output, manifest)
+    kinds = {key: manifest[key] for key in ("num_regions", "feature_dim", "dtype")}
+    number = 0
+    with tqdm(total=total, unit="image", desc=output.name, disable=not progress) as bar:
+        while batch := list(islice(rows, manifest["shard_size"])):
+            ids = [row.image_id for row in batch]
+            mark = commit_mark(output, number)
+            if not mark.is_file():
+                shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), [row.regions for row in batch])
+                commit_shard(output, number, shard, **kinds)
+            elif read_json(mark, "a shard's commit mark").get("image_ids") != ids:
+                raise PipelineError(
+                    f"{mark}: holds other images than the file that is imported; choose another folder with --output, or delete this one"
+                )
+            number += 1
+            bar.update(len(batch))
+    write_summary(output, manifest, number)
+
+
+def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
+    """The captions beside the shards, as plain lines; as JSON where an id would not come back from a plain line."""
+    every = len(captions) // len(image_ids)
+    of_image = [captions[index : index + every] for index in range(0, len(captions), every)]
+    if all(map(_fits_a_line, image_ids)):
+        with replacing(folder / "captions.tsv") as file:
+            for image_id, texts in zip(image_ids, of_image, strict=True):
+                for text in texts:
+                    file.write(f"{image_id}\t{text}\n".encode())
+        return
+    images = [
+        {"filename": name, "sentences": [{"raw": text, "sentid": f"{name}#{n}"} for n, text in enumerate(texts)]}
+        for name, texts in zip(image_ids, of_image, strict=True)
+    ]
+    write_json(folder / "captions.json", {"images": images})
+
+
+def _fits_a_line(image_id: str) -> bool:
+    special = not image_id or image_id != image_id.strip() or re.search(r"[\t\r\n\udc80-\udcff]|#\d+$", image_id)
+    return not special and image_id.lower() not in HEADER_WORDS

@@ -1,0 +1,245 @@
+"""HDF5 as the VQA code has it: bottom-up-attention-vqa's `trainval36.hdf5`, and BAN's with 10 to 100 regions an image.
+
+    image_features     (N, K, D) float32     or (R, D): the regions of all images, one after the other
+    image_bb           (N, K, 4) float32     or (R, 4); XYXY in pixels
+    spatial_features   (N, K, 6) float32     x1, y1, x2, y2, width, height as fractions of the photo; written, not read
+    pos_boxes          (N, 2) integers       only with (R, …): first region of an image, and the one after its last
+    image_ids          (N,) text             ours; the published files keep ids in a pickle, which is never read
+    image_h, image_w   (N,) int64            ours
+    objects_id, objects_conf, attrs_id, attrs_conf   (N, K): ours
+
+Where a file has no `image_ids`, `--ids` names them: a JSON list in row order, a JSON object id -> row (what the pickle
+`*_imgid2idx.pkl` holds), or text, one a line. Needs h5py. Source: `tools/detection_features_converter.py` of
+hengyuan-hu/bottom-up-attention-vqa, `tools/adaptive_detection_features_converter.py` of jnhwkim/ban-vqa.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedWriter
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from detector.regions import Regions
+from pipeline.errors import PipelineError
+from pipeline.interchange.common import (
+    CLASS_COLUMNS,
+    ExportOptions,
+    ImportOptions,
+    Row,
+    Source,
+    check_ids,
+    class_arrays,
+    id_from_bytes,
+    id_to_bytes,
+    make_row,
+    name_of_photo,
+    not_held,
+    read_lines,
+    rows_of,
+)
+from pipeline.shard_writer import replacing
+from pipeline.shards import Store
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
+IDS_WANTED = (
+    "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
+    "published files can run code and is not read)"
+)
+
+
+def read(source: Path, options: ImportOptions) -> Source:
+    """Open an HDF5 file.
+
+    Raises:
+        PipelineError: h5py missing, file damaged, datasets missing, or ids that do not fit. Its rows raise it for
+            damaged data.
+    """
+    with _open(source) as file:
+        if "image_features" not in file:
+            raise PipelineError(f"{source}: holds {', '.join(file) or 'nothing'}; expected image_features")
+        ranges = _ranges(source, file)
+        ids = _ids(source, file, options.ids, len(ranges))
+    return Source("VQA HDF5", source.stem, _rows(source, ranges, ids, options), len(ids))
+
+
+def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+    """A store -> an HDF5 file.
+
+    Raises:
+        PipelineError: h5py missing, or ids that HDF5 cannot hold.
+    """
+    _h5py()
+    check_ids(store.image_ids, target, lambda _: None)
+    try:
+        with replacing(target) as temporary:
+            _fill(temporary, store, options)
+    except (OSError, RuntimeError) as error:  # h5py's own carry no file name
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise PipelineError(f"{target}: cannot be written ({reason})") from error
+    return not_held(store, boxes=True, classes=True, dtype=False)
+
+
+def _fill(temporary: BufferedWriter, store: Store, options: ExportOptions) -> None:
+    h5py = _h5py()
+    with h5py.File(temporary.name, "w") as file:
+        numbers = len(store) * store.num_regions * (store.feature_dim + 16)
+        _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
+        ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
+        file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
+        images = rows_of(store, options.progress)
+        for start in range(0, len(store), BLOCK):
+            block = [_arrays(store, regions) for _, regions in islice(images, BLOCK)]
+            for name, first in block[0].items():
+                if not start:
+                    file.create_dataset(name, (len(store), *first.shape), first.dtype)
+                file[name][start : start + len(block)] = np.stack([arrays[name] for arrays in block])
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(temporary.fileno(), size)  # the library leaves what it did not need of the room
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the room on the disk first: the HDF5 library crashes the process when it runs out of it at close."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        # else a file system that cannot reserve
+
+
+def spatial_features(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes as fractions of the photo: (K, 4) XYXY -> (K, 6) x1, y1, x2, y2, width, height.
+
+    Where the size is not known (0, 0), boxes are fractions already.
+    """
+    height, width = (side or 1 for side in size)
+    x1, y1 = boxes[:, 0] / width, boxes[:, 1] / height
+    wide, high = (boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height
+    return np.stack([x1, y1, x1 + wide, y1 + high, wide, high], axis=1).astype(np.float32)
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise PipelineError("h5py is not installed, which HDF5 needs: pip install 'scan-pipeline[hdf5]'") from error
+    return h5py
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The open file; what h5py says of a damaged one becomes our error."""
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except PipelineError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise PipelineError(f"{path}: damaged or not HDF5 ({error}); copy or download it again") from error
+
+
+def _ranges(source: Path, file: Any) -> np.ndarray:
+    """First region of every image, and the one after its last: (N, 2); for (N, K, D), rows 0..N as if K were 1."""
+    features = file["image_features"]
+    shape: tuple[int, ...] = getattr(features, "shape", ())
+    if len(shape) == 3:
+        starts = np.arange(shape[0])
+        return np.stack([starts, starts + 1], axis=1)
+    if len(shape) != 2 or "pos_boxes" not in file:
+        raise PipelineError(
+            f"{source}: image_features of shape {shape}; expected (N, K, D), or (R, D) with the dataset pos_boxes"
+        )
+    ranges = file["pos_boxes"][()]
+    if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in "iu":
+        raise PipelineError(
+            f"{source}: pos_boxes of shape {ranges.shape} and type {ranges.dtype}; expected (N, 2) integers"
+        )
+    ranges = ranges.astype(np.int64)
+    if not ((ranges[:, 0] >= 0) & (ranges[:, 0] < ranges[:, 1]) & (ranges[:, 1] <= shape[0])).all():
+        raise PipelineError(f"{source}: pos_boxes point outside of the {shape[0]} regions of image_features")
+    return ranges
+
+
+def _ids(source: Path, file: Any, named: str | None, count: int) -> list[str]:
+    if named:
+        ids = _ids_from(Path(named), count)
+    elif "image_ids" in file:
+        ids = [id_from_bytes(value) if isinstance(value, bytes) else str(value) for value in file["image_ids"][()]]
+    else:
+        raise PipelineError(f"{source}: holds no image_ids; {IDS_WANTED}")
+    if len(ids) != count:
+        raise PipelineError(f"{named or source}: {len(ids)} ids for {count} images")
+    return ids
+
+
+def _ids_from(path: Path, count: int) -> list[str]:
+    """Ids of the rows, from JSON or text."""
+    if path.suffix.lower() in {".pkl", ".pickle"}:
+        raise PipelineError(f"{path}: a pickle can run code and is not read; {IDS_WANTED}")
+    lines = read_lines(path)
+    if path.suffix.lower() != ".json":
+        return lines
+    try:
+        content = json.loads("\n".join(lines))
+        if isinstance(content, dict):  # id -> row
+            ids = {int(row): image_id for image_id, row in content.items()}
+            if sorted(ids) != list(range(count)):
+                raise ValueError(f"rows are not 0 to {count - 1}, once each")
+            return [ids[row] for row in range(count)]
+        if not isinstance(content, list) or not all(isinstance(value, (str, int)) for value in content):
+            raise ValueError("expected a list of ids, or an object id -> row")
+        return [str(value) for value in content]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PipelineError(f"{path}: not readable as image ids ({error})") from error
+
+
+def _rows(source: Path, ranges: np.ndarray, ids: list[str], options: ImportOptions) -> Iterator[Row]:
+    with _open(source) as file:
+        found = {ours: theirs for theirs, ours, _ in CLASS_COLUMNS if theirs in file}
+        if found and len(found) != len(CLASS_COLUMNS):
+            raise PipelineError(f"{source}: holds {', '.join(file)}; expected all of objects and attributes, or none")
+        arrays = {"features": "image_features", **({"boxes": "image_bb"} if "image_bb" in file else {}), **found}
+        total = file["image_features"].shape[0]
+        for theirs in arrays.values():
+            shape: tuple[int, ...] = getattr(file[theirs], "shape", ())  # a group has none
+            if shape[:1] != (total,):
+                raise PipelineError(f"{source}: {theirs} of shape {shape}; expected {total} rows")
+        sizes = [file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in ("image_h", "image_w")]
+        if any(size.shape != (len(ids),) or size.dtype.kind not in "iu" for size in sizes):
+            raise PipelineError(f"{source}: image_h and image_w; expected {len(ids)} integers each")
+        flat = file["image_features"].ndim == 2
+        size_of_block = 1 if flat else BLOCK  # the ranges of a flat file need not follow each other
+        for start in range(0, len(ids), size_of_block):
+            block = ranges[start : start + size_of_block]
+            first, last = int(block.min()), int(block.max())
+            values = {ours: file[theirs][first:last] for ours, theirs in arrays.items()}
+            for index, (begin, end) in enumerate((block - first).tolist(), start=start):
+                one = {name: value[begin:end] if flat else value[begin] for name, value in values.items()}
+                image_id, path = name_of_photo(ids[index], options.images)
+                where = f"{source}: row {index} ({image_id!r})"
+                features, boxes = one.pop("features"), one.pop("boxes", None)
+                size = (int(sizes[0][index]), int(sizes[1][index]))
+                yield make_row(where, image_id, features, boxes=boxes, classes=one or None, size=size, path=path)
+
+
+def _arrays(store: Store, regions: Regions) -> dict[str, np.ndarray]:
+    """What is written of one image, by dataset."""
+    height, width = regions.image_size
+    boxes = {"image_bb": regions.boxes, "spatial_features": spatial_features(regions.boxes, regions.image_size)}
+    return {
+        "image_features": regions.features.astype(np.float32),
+        **(boxes if store.has_boxes else {}),
+        "image_h": np.array(height, np.int64),
+        "image_w": np.array(width, np.int64),
+        **(class_arrays(regions) if store.object_names else {}),
+    }

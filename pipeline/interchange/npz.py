@@ -1,0 +1,176 @@
+"""One .npz an image, as MILVLG's bottom-up-attention.pytorch and the VQA code around it have them.
+
+    x        (K, D) float32       features; (D, K) is read as well, told by `bbox`
+    bbox     (K, 4) float32       XYXY in pixels
+    num_bbox, image_h, image_w    integers
+    info     a pickled dict with the classes: never read, as a pickle can run code
+    objects_id, objects_conf, attrs_id, attrs_conf   (K,): the classes as plain arrays, which is how we write them
+
+The file's path below the folder, without ".npz", is the image id: "a/b.jpg" is a/b.jpg.npz. Images come in the order of
+their ids. Source: `utils/extract_utils.py` of MILVLG/bottom-up-attention.pytorch.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from detector.regions import Regions
+from pipeline.errors import PipelineError
+from pipeline.interchange.common import (
+    CLASS_COLUMNS,
+    ExportOptions,
+    ImportOptions,
+    Row,
+    Source,
+    check_ids,
+    class_arrays,
+    make_row,
+    name_of_photo,
+    not_held,
+    rows_of,
+)
+from pipeline.shard_writer import write_json
+from pipeline.shards import Store, read_json
+
+SUFFIX = ".npz"
+UNFINISHED = ".unfinished.json"  # in the target until the export is whole
+TEMPORARY = ".unfinished.npz.tmp"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+
+
+def read(source: Path, options: ImportOptions) -> Source:
+    """Open a folder of .npz files.
+
+    Raises:
+        PipelineError: none there, or an export that did not end. Its rows raise it for files that are damaged.
+    """
+    if (source / UNFINISHED).is_file():
+        raise PipelineError(f"{source}: the export to it did not end; run that again, it continues")
+    files = {path.relative_to(source).as_posix().removesuffix(SUFFIX): path for path in source.rglob(f"*{SUFFIX}")}
+    if not files:
+        raise PipelineError(f"{source}: no {SUFFIX} file found; expected one an image")
+    names = sorted(files)
+    notes = []
+    if "info" in _load(files[names[0]]):
+        notes.append(
+            "`info` of the .npz files (objects and attributes) is left out: it is a pickle, which can run code"
+        )
+    rows = (_row(name, files[name], options.images) for name in names)
+    return Source(".npz files", source.resolve().name, rows, len(names), notes=notes)
+
+
+def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+    """A store -> a folder of .npz files. Killed, the same call continues.
+
+    Raises:
+        PipelineError: ids that lead out of the folder, or a folder that holds something else.
+    """
+    check_ids(store.image_ids, target, _cannot_hold)
+    _check_nesting(store.image_ids, target)
+    _claim(store, target)
+    for image_id, regions in rows_of(store, options.progress):
+        path = target / f"{image_id}{SUFFIX}"
+        if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (target / TEMPORARY).open("wb") as file:
+            np.savez(file, **_arrays(store, regions))
+        os.replace(target / TEMPORARY, path)
+    os.sync()  # once, not for each of a hundred thousand files
+    (target / UNFINISHED).unlink()
+    notes = not_held(store, boxes=True, classes=True, dtype=False)
+    if store.image_ids != sorted(store.image_ids):
+        notes.append("not held by this format: the order of the images; they are read in the order of their ids")
+    return notes
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; for a pickled one, an empty array in its place."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with archive:
+            return {name: np.empty(0) if name == "info" else archive[name] for name in archive.files}
+    except UNREADABLE as error:
+        raise PipelineError(f"{path}: not readable as .npz ({error}); make it again, or take it out") from error
+
+
+def _row(name: str, path: Path, images: str | None) -> Row:
+    arrays = _load(path)
+    if "x" not in arrays:
+        raise PipelineError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected x, the features")
+    features, boxes = arrays["x"], arrays.get("bbox")
+    if boxes is not None and features.shape[::-1][:1] == boxes.shape[:1] != features.shape[:1]:
+        features = features.T
+    found = features.shape[0] if features.ndim == 2 else 0
+    count = _integer(arrays, "num_bbox", path, found)
+    if found and count != found:
+        raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
+    classes = {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
+    if classes and len(classes) != len(CLASS_COLUMNS):
+        raise PipelineError(
+            f"{path}: holds {', '.join(sorted(arrays))}; expected all of objects and attributes, or none"
+        )
+    size = (_integer(arrays, "image_h", path, 0), _integer(arrays, "image_w", path, 0))
+    image_id, photo = name_of_photo(name, images)
+    return make_row(str(path), image_id, features, boxes=boxes, classes=classes or None, size=size, path=photo)
+
+
+def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int) -> int:
+    array = arrays.get(name)
+    if array is None:
+        return default
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise PipelineError(f"{path}: {name} of shape {array.shape} and type {array.dtype}; expected an integer")
+    return int(array.reshape(())[()])
+
+
+def _arrays(store: Store, regions: Regions) -> dict[str, Any]:
+    height, width = regions.image_size
+    return {
+        "x": regions.features.astype(np.float32),
+        **({"bbox": regions.boxes} if store.has_boxes else {}),
+        "num_bbox": np.int64(len(regions)),
+        "image_h": np.int64(height),
+        "image_w": np.int64(width),
+        **(class_arrays(regions) if store.object_names else {}),
+    }
+
+
+def _cannot_hold(image_id: str) -> str | None:
+    path = PurePosixPath(image_id)
+    if path.is_absolute() or ".." in path.parts:
+        return "it leads out of the folder"
+    if not path.parts or str(path) != image_id:
+        return "it is no path that a file can have"
+    return None
+
+
+def _check_nesting(image_ids: list[str], target: Path) -> None:
+    """ "a" becomes the file a.npz, and "a.npz/b" needs a folder of that name."""
+    folders = {str(parent) for image_id in image_ids for parent in PurePosixPath(image_id).parents}
+    for image_id in image_ids:
+        if f"{image_id}{SUFFIX}" in folders:
+            raise PipelineError(f"{target}: {image_id!r} would be a file and a folder; choose another --format")
+
+
+def _claim(store: Store, target: Path) -> None:
+    """Make the folder, or find the one that this export had begun."""
+    digest = hashlib.sha256()
+    for shard in store.shards:
+        digest.update(shard.mark.read_bytes())
+    claim = {"store": digest.hexdigest()}
+    if (target / UNFINISHED).is_file():
+        if read_json(target / UNFINISHED, "an export's mark") != claim:
+            raise PipelineError(f"{target}: holds part of another export; delete it, or choose another --output")
+        return
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PipelineError(f"{target}: already there; delete it, or choose another --output")
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / UNFINISHED, claim)

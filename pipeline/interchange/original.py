@@ -1,0 +1,235 @@
+"""The layout of the original SCAN code: three files for each split.
+
+    {split}_ims.npy     (N, K, D), or (5 N, K, D) with every image repeated for each of its captions
+    {split}_caps.txt    five lines an image, in the order of the images
+    {split}_ids.txt     one line an image, or one a caption; absent: images are numbered
+
+Features keep their type, as its code converts what it reads. Source: `data.py` and README of kuanghuei/SCAN.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.captions import SPLIT_WORDS, split_of_name
+from pipeline.errors import PipelineError
+from pipeline.images import UnreadableImage, read_image_size
+from pipeline.interchange.common import (
+    ExportOptions,
+    ImportOptions,
+    Row,
+    Source,
+    check_ids,
+    id_to_bytes,
+    load_array,
+    make_row,
+    name_of_photo,
+    not_held,
+    read_lines,
+    shards_of,
+)
+from pipeline.shard_writer import replacing
+from pipeline.shards import Store
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Split
+
+CAPTIONS_PER_IMAGE = 5
+MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does
+
+
+def read(source: Path, options: ImportOptions) -> Source:
+    """Open one split of a folder.
+
+    Raises:
+        PipelineError: no split given, files missing, or counts that do not fit each other.
+    """
+    split = options.split
+    if not split:
+        found = sorted(path.name.removesuffix("_ims.npy") for path in source.glob("*_ims.npy"))
+        raise PipelineError(f"{source}: say which split with --split; there are: {', '.join(found) or 'none'}")
+    features = load_array(source / f"{split}_ims.npy", 3)
+    captions = _read_captions(source / f"{split}_caps.txt")
+    notes = (
+        [] if captions is not None else [f"no {split}_caps.txt: without captions; name them with --captions to train"]
+    )
+    count, every = _count(source, len(features), captions)
+    names = _image_names(source / f"{split}_ids.txt", count)
+    boxes = None if options.boxes is None else _open_boxes(Path(options.boxes), count)
+    rows = _rows(source / f"{split}_ims.npy", names, every, boxes, options)
+    return Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)
+
+
+def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+    """A store, or one split of it, -> the three files in a folder. The features come last.
+
+    Raises:
+        PipelineError: no such split, ids that hold a line end, captions that are not five an image, or files that are
+            there already.
+    """
+    chosen = _choose(store, options)
+    image_ids = [store.image_ids[row] for row in chosen.rows]
+    check_ids(image_ids, target, _cannot_hold)
+    files = {f"{chosen.split}_ids.txt": b"".join(id_to_bytes(name) + b"\n" for name in image_ids)}
+    if chosen.captions:
+        files[f"{chosen.split}_caps.txt"] = b"".join(
+            caption.encode(errors="replace") + b"\n" for caption in chosen.captions
+        )
+    arrays = target / f"{chosen.split}_ims.npy"
+    for path in [arrays, *(target / name for name in files)]:
+        if path.exists() and (path == arrays or path.read_bytes() != files[path.name]):
+            raise PipelineError(f"{path}: already there; delete it, or choose another --output or --split")
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with replacing(target / name) as file:
+            file.write(content)
+    with replacing(arrays) as file:  # front to back: on a full disk an error, where a memory map ends the process
+        shape = (len(chosen.rows), store.num_regions, store.feature_dim)
+        header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for shard, row in shards_of(store, chosen.rows, options.progress):
+            file.write(shard.tensors["features"][row].tobytes())
+    return [*chosen.notes, *not_held(store, boxes=False, classes=False, dtype=True)]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is exported under the name of a split."""
+
+    split: str
+    rows: np.ndarray  # of the store
+    captions: list[str]  # five an image, or none
+    notes: list[str] = field(default_factory=list)
+
+
+def _choose(store: Store, options: ExportOptions) -> _Chosen:
+    """The images of a split in the order of their captions, or all where no captions are known."""
+    from pipeline.dataset import load_dataset  # brings torch: only for this
+
+    try:
+        dataset = load_dataset([store.path], [options.captions] if options.captions else [])
+    except PipelineError as error:
+        if options.captions:
+            raise
+        split = options.split or split_of_name(store.path.name)
+        if not split:
+            raise PipelineError(
+                f"{store.path}: say with --split how the files are to be called: SPLIT_ims.npy"
+            ) from error
+        return _Chosen(split, np.arange(len(store)), [], [f"without captions: {error}"])
+    names = [name for name in dataset.splits if name]
+    split = options.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
+    found = dataset.splits.get(SPLIT_WORDS.get(split, split))
+    if found is None and split and not names:
+        found = dataset.splits[""]
+    if found is None:
+        known = f"there are: {', '.join(names)}" if names else "name the files: SPLIT_ims.npy"
+        raise PipelineError(f"{store.path}: {f'no split {split}' if split else 'say which split'} (--split); {known}")
+    try:
+        captions, notes = _five_each(found)
+    except PipelineError as error:
+        if options.captions:
+            raise
+        captions, notes = [], [f"without captions: {error}"]
+    return _Chosen(split, found.images.rows, captions, [*dataset.notes, *notes])
+
+
+def _five_each(split: "Split") -> tuple[list[str], list[str]]:
+    """The first five captions of every image, and what was left out."""
+    captions_of: list[list[str]] = [[] for _ in split.store_ids]
+    for caption, image in zip(split.images.captions, split.images.image_of_caption.tolist(), strict=True):
+        captions_of[image].append(caption)
+    for image_id, captions in zip(split.store_ids, captions_of, strict=True):
+        if len(captions) < CAPTIONS_PER_IMAGE:
+            raise PipelineError(
+                f"{image_id!r} has {len(captions)} captions; the original layout needs {CAPTIONS_PER_IMAGE} of every image: "
+                "name a file that has them with --captions"
+            )
+    more = sum(len(captions) - CAPTIONS_PER_IMAGE for captions in captions_of)
+    notes = [f"{more:,} captions beyond the first {CAPTIONS_PER_IMAGE} of their image are left out"] if more else []
+    return [caption for captions in captions_of for caption in captions[:CAPTIONS_PER_IMAGE]], notes
+
+
+def _cannot_hold(image_id: str) -> str | None:
+    return "it holds a line end" if "\n" in image_id or image_id.endswith("\r") else None
+
+
+def _read_captions(path: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    captions = [" ".join(line.split()) for line in read_lines(path)]
+    for number, caption in enumerate(captions, start=1):
+        if any("\udc80" <= character <= "\udcff" for character in caption):
+            raise PipelineError(f"{path}: line {number} is not UTF-8; convert the file to UTF-8")
+    return captions
+
+
+def _count(folder: Path, rows: int, captions: Sequence[str] | None) -> tuple[int, int]:
+    """Number of images, and of feature rows that each of them takes."""
+    if captions is None:
+        return rows, 1
+    count, rest = divmod(len(captions), CAPTIONS_PER_IMAGE)
+    if rest or not count or rows not in (count, len(captions)):
+        raise PipelineError(
+            f"{folder}: {rows} feature rows and {len(captions)} captions; expected five captions an image, and "
+            "one feature row per image or per caption"
+        )
+    return count, rows // count
+
+
+def _image_names(path: Path, count: int) -> Sequence[str]:
+    lines = read_lines(path) if path.exists() else [str(index) for index in range(count)]
+    if len(lines) == count * CAPTIONS_PER_IMAGE:
+        lines = lines[::CAPTIONS_PER_IMAGE]
+    if len(lines) != count:
+        raise PipelineError(f"{path}: {len(lines)} ids for {count} images; expected one an image, or one a caption")
+    return lines
+
+
+def _open_boxes(path: Path, count: int) -> np.ndarray:
+    boxes = load_array(path, None)
+    if boxes.dtype.kind not in "fiu" or boxes.ndim not in (2, 3) or (boxes.ndim == 3 and len(boxes) != count):
+        raise PipelineError(f"{path}: boxes of shape {boxes.shape} {boxes.dtype}; expected (K, 4), or ({count}, K, 4)")
+    return boxes
+
+
+def _rows(
+    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, options: ImportOptions
+) -> Iterator[Row]:
+    for index, name in enumerate(names):
+        if index % MAPPED == 0:
+            features = load_array(file, 3)
+        yield _row(file, name, features[index * every], boxes, index, options)
+
+
+def _row(
+    file: Path, name: str, features: np.ndarray, boxes: np.ndarray | None, index: int, options: ImportOptions
+) -> Row:
+    image_id, path = name_of_photo(name, options.images)
+    size = _size_of(Path(str(options.images), path)) if path else (0, 0)
+    found = None if boxes is None else _boxes_of(boxes, index, len(features), size, str(options.boxes))
+    where = f"{file}: row {index} ({image_id!r})"
+    return make_row(where, image_id, np.asarray(features), boxes=found, size=size, path=path)
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    try:
+        return read_image_size(path)
+    except UnreadableImage as error:
+        raise PipelineError(
+            f"{path}: {error}; take it out of the folder of photos, or import without --images"
+        ) from error
+
+
+def _boxes_of(boxes: np.ndarray, index: int, count: int, size: tuple[int, int], path: str) -> np.ndarray:
+    """(K, 4) pixels; fractions where the size of the photo is not known."""
+    fractions = boxes.ndim == 2
+    found = boxes if fractions else boxes[index]
+    if found.shape != (count, 4):
+        raise PipelineError(f"{path}: boxes of shape {found.shape}; expected ({count}, 4)")
+    height, width = size
+    scale = [width, height, width, height] if fractions and width else [1, 1, 1, 1]
+    return found.astype(np.float32) * np.array(scale, np.float32)

@@ -1,0 +1,189 @@
+"""Bottom-up attention TSV files: Caffe's six columns, or LXMERT's ten. Arrays are base64 of their bytes.
+
+    image_id  image_w  image_h  num_boxes  boxes  features
+    img_id  img_h  img_w  objects_id  objects_conf  attrs_id  attrs_conf  num_boxes  boxes  features
+
+No header; lines end in CR LF, as Python's csv module has written the published files. Boxes, features and confidences are
+float32, ids int64. An image id that holds a tab, a line end or a quote is quoted as csv does it: any id comes back as
+it was. Sources: `tools/generate_tsv.py` of Anderson et al.'s bottom-up-attention; LXMERT's data preparation.
+"""
+
+import base64
+import csv
+from collections.abc import Iterator
+from io import StringIO
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from detector.regions import Regions
+from pipeline.errors import PipelineError
+from pipeline.interchange.common import (
+    CLASS_COLUMNS,
+    ExportOptions,
+    ImportOptions,
+    Row,
+    Source,
+    check_ids,
+    class_arrays,
+    id_from_bytes,
+    id_to_bytes,
+    make_row,
+    name_of_photo,
+    needs_boxes,
+    not_held,
+    rows_of,
+)
+from pipeline.shard_writer import replacing
+from pipeline.shards import Store
+
+CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+LXMERT_COLUMNS = (
+    "img_id",
+    "img_h",
+    "img_w",
+    "objects_id",
+    "objects_conf",
+    "attrs_id",
+    "attrs_conf",
+    "num_boxes",
+    "boxes",
+    "features",
+)
+MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
+
+
+def read(source: Path, options: ImportOptions) -> Source:
+    """Open a TSV of six or ten columns.
+
+    Raises:
+        PipelineError: empty. Its rows raise it for other columns and for cells that do not fit each other.
+    """
+    rows = _rows(source, options.images)
+    first = next(rows, None)
+    if first is None:
+        raise PipelineError(f"{source}: empty; expected rows of bottom-up attention features")
+    with source.open("rb") as file:  # rows of one K are of nearly the same length: enough for a bar
+        total = round(source.stat().st_size / len(file.readline(MAX_LINE)))
+    return Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
+
+
+def write_caffe(store: Store, target: Path, options: ExportOptions) -> list[str]:
+    """A store -> a TSV of Caffe's six columns."""
+    _write(store, target, CAFFE_COLUMNS, options)
+    return not_held(store, boxes=True, classes=False, dtype=False)
+
+
+def write_lxmert(store: Store, target: Path, options: ExportOptions) -> list[str]:
+    """A store -> a TSV of LXMERT's ten columns.
+
+    Raises:
+        PipelineError: a store without objects and attributes.
+    """
+    if not store.object_names:
+        raise PipelineError(f"{store.path}: has no objects and attributes, which {target} needs; choose --format tsv")
+    _write(store, target, LXMERT_COLUMNS, options)
+    return not_held(store, boxes=True, classes=True, dtype=False)
+
+
+def _rows(path: Path, images: str | None) -> Iterator[Row]:
+    for number, cells in _records(path):
+        columns = {6: CAFFE_COLUMNS, 10: LXMERT_COLUMNS}.get(len(cells))
+        where = f"{path}: line {number}"
+        if columns is None:
+            raise PipelineError(f"{where} has {len(cells)} columns; expected 6 (Caffe) or 10 (LXMERT)")
+        try:
+            yield _row(where, dict(zip(columns, cells, strict=True)), images)
+        except PipelineError:
+            raise
+        except ValueError as error:  # base64, integers, lengths
+            raise PipelineError(f"{where} is damaged ({error})") from error
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """Number of the last line, and cells, of every record.
+
+    csv looks at every character, of which a row has 400,000; only a line with a quote in it needs that.
+    """
+    csv.field_size_limit(MAX_LINE)
+    number = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal number
+        while line := file.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE:
+                raise PipelineError(
+                    f"{path}: line {number} is longer than {MAX_LINE:,} bytes; expected rows of features"
+                )
+            yield line
+
+    with path.open("rb") as file:
+        rest = lines()
+        for line in rest:
+            if not line.strip():
+                continue
+            if b'"' not in line:
+                yield number, line.rstrip(b"\r\n").split(b"\t")
+                continue
+            try:
+                cells = next(csv.reader(map(id_from_bytes, chain([line], rest)), delimiter="\t"))
+            except csv.Error as error:
+                raise PipelineError(f"{path}: line {number} is damaged ({error})") from error
+            yield number, [id_to_bytes(cell) for cell in cells]
+
+
+def _row(where: str, cells: dict[str, bytes], images: str | None) -> Row:
+    caffe = "image_id" in cells
+    count = int(cells["num_boxes"])
+    size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
+    image_id, path = name_of_photo(id_from_bytes(cells["image_id" if caffe else "img_id"]), images)
+    classes = {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in CLASS_COLUMNS if not caffe}
+    return make_row(
+        f"{where} ({image_id!r})",
+        image_id,
+        _decode(cells["features"], np.float32, count),
+        boxes=_decode(cells["boxes"], np.float32, count),
+        classes=classes or None,
+        size=size,
+        path=path,
+    )
+
+
+def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
+    """(count, …); ValueError where the cell holds no such array."""
+    return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, -1)
+
+
+def _write(store: Store, target: Path, columns: tuple[str, ...], options: ExportOptions) -> None:
+    needs_boxes(store, target)
+    check_ids(store.image_ids, target, lambda _: None)
+    with replacing(target) as file:
+        for image_id, regions in rows_of(store, options.progress):
+            cells = _cells(image_id, regions)
+            file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
+
+
+def _cells(image_id: str, regions: Regions) -> dict[str, bytes]:
+    """The cells of both layouts."""
+    height, width = regions.image_size
+    arrays = {
+        "boxes": regions.boxes.astype(np.float32),
+        "features": regions.features.astype(np.float32),
+        **class_arrays(regions),
+    }
+    return {
+        **{name: base64.b64encode(array.tobytes()) for name, array in arrays.items()},
+        **dict.fromkeys(("image_id", "img_id"), _quoted(image_id)),
+        **dict.fromkeys(("image_h", "img_h"), b"%d" % height),
+        **dict.fromkeys(("image_w", "img_w"), b"%d" % width),
+        "num_boxes": b"%d" % len(regions),
+    }
+
+
+def _quoted(image_id: str) -> bytes:
+    """As csv writes it: in quotes where it has to be."""
+    line = StringIO(newline="")
+    csv.writer(line, delimiter="\t").writerow([image_id, ""])
+    return id_to_bytes(line.getvalue().removesuffix("\t\r\n"))
