@@ -19,7 +19,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
     image = np.zeros((scene.height, scene.width, 3), np.float32)
     light = illumination(scene, ground.mean_color(scene.place.ground))
     falling = falling_light(scene, light)
-    if scene.outdoors:
+    if not scene.walled:
         backdrop.draw_sky(image, scene, rng)
     else:
         ground.draw_wall(image, scene, rng, light, falling)
