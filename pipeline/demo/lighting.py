@@ -11,7 +11,7 @@ from pipeline.demo.textures import soft_step
 
 WINDOW = (1.7, 1.25)  # units, half the width and height of a window's light, seen along it
 BAR, SOFT = 0.05, 0.05  # units, half the width of a bar of the window, and of the edge of its shadow
-SHADE, GLARE = 0.45, 1.35  # of the key light, beside the light of a window and in it
+SHADE, GLARE = 0.55, 1.35  # of the key light, beside the light of a window and in it
 
 PAINTS = {  # colours of things
     "black": "#232327",

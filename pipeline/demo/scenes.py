@@ -213,7 +213,8 @@ def _propose(rng: np.random.Generator, scene: Scene, others: Sequence[Thing]) ->
     """One more thing somewhere on the ground, or None where another stands."""
     again = bool(others) and rng.random() < 0.15  # two of a kind are worth counting
     kind = others[int(rng.integers(len(others)))].kind if again else KINDS[rng.integers(len(KINDS))]
-    color, size = COLORS[rng.integers(len(COLORS))], tuple(SIZES)[rng.integers(len(SIZES))]
+    color = COLORS[rng.integers(len(COLORS))]
+    size = "big" if rng.random() < 0.66 else "small"  # big ones find room less often: about as many come of it
     shiny, turns = bool(rng.random() < 0.4), SHAPES[kind].turns
     turn = float(turns[int(rng.integers(len(turns)))])
     camera = scene.camera

@@ -18,7 +18,7 @@ from pipeline.demo.scenes import Scene, make_scene, stream
 from pipeline.errors import PipelineError
 from pipeline.shard_writer import locked, replacing, write_json
 
-VERSION = 2  # of drawing and wording: scenes of different versions do not mix
+VERSION = 3  # of drawing and wording: scenes of different versions do not mix
 SETTINGS = "world.json"
 FIRST_ID = {
     "train": 1,
@@ -101,6 +101,8 @@ def _check(world: World) -> None:
     for split in FIRST_ID:
         if not 0 <= getattr(world, split) <= MAX_SCENES:
             raise PipelineError(f"{split}={getattr(world, split)}: expected 0 to {MAX_SCENES:,} scenes")
+    if world.seed < 0:
+        raise PipelineError(f"seed={world.seed}: expected 0 or more")
     for folder in (world.coco, world.visual_genome):
         if folder.exists() and not (world.folder / SETTINGS).is_file():
             raise PipelineError(
