@@ -134,7 +134,7 @@ def _stuff(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
     width, height = scene.width, scene.height
     ground, like = GROUND_STUFF[place.ground]
     boxes = [(ground, like, (0, edge, width, height))]
-    if scene.outdoors:
+    if not scene.walled:
         boxes.append(("sky", "dark" if place.time == "night" else "", (0, 0, width, horizon)))
         if place.backdrop == "sea":
             boxes.append(("sea", "", (0, horizon, width, edge)))

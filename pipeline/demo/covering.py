@@ -40,12 +40,13 @@ def cover(
 
 def _texels(placed: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Columns and rows of a texture, each (h, w) float32, that the pixels of an area show. Rows of a plane are level: one division each."""
-    x, y = np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64)[:, None]
+    x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float64)[:, None]
     depth = placed[2, 1] * y + placed[2, 2]
     maps = []
     for axis in placed[:2]:
-        value = ((axis[1] * y + axis[2]) / depth + axis[0] / depth * x).astype(np.float32)
-        maps.append(value - np.floor(value / SIDE) * SIDE + 1)
+        first = np.mod((axis[1] * y + axis[2]) / depth, SIDE).astype(np.float32)
+        value = first + (axis[0] / depth).astype(np.float32) * x
+        maps.append(value - np.floor(value * np.float32(1 / SIDE)) * SIDE + 1)
     return maps[0], maps[1]
 
 

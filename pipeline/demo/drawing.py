@@ -19,7 +19,7 @@ def draw_scene(scene: Scene) -> np.ndarray:
     image = np.zeros((scene.height, scene.width, 3), np.float32)
     light = illumination(scene, ground.mean_color(scene.place.ground))
     falling = falling_light(scene, light)
-    if scene.outdoors:
+    if not scene.walled:
         backdrop.draw_sky(image, scene, rng)
     else:
         ground.draw_wall(image, scene, rng, light, falling)
@@ -66,8 +66,15 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = np.sqrt(np.maximum(image, 0))  # to display values
     bright = np.maximum(image - 0.75, 0)
     image = np.minimum(image, 0.75, out=image) + bright / (1 + 2.2 * bright)
-    image += spread(rng.standard_normal((height, width), dtype=np.float32) * float(rng.uniform(0.004, 0.013)))
+    y, x = rng.integers(_grain().shape[0] - height), rng.integers(_grain().shape[1] - width)
+    image += spread(_grain()[y : y + height, x : x + width] * float(rng.uniform(0.004, 0.013)))
     return cv2.convertScaleAbs(image, alpha=255)
+
+
+@cache
+def _grain() -> np.ndarray:
+    """A sheet of sensor noise; each photo takes a part of it."""
+    return np.random.Generator(np.random.PCG64(43)).standard_normal((480, 480), dtype=np.float32)
 
 
 @cache

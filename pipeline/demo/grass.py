@@ -18,7 +18,7 @@ STRIP = (48, 1024)  # pixels, height and width of a row of grass
 def grow_grass(
     image: np.ndarray, row: float, left: float, right: float, scale: float, shade: np.ndarray, start: int
 ) -> None:
-    """Blades in front of what stands at a row, from column `left` to `right`, fading at both ends.
+    """Blades in front of what stands at a row, from column `left` to `right`, fading at both ends and at the roots.
 
     Args:
         image: (H, W, 3) linear BGR, drawn upon.
@@ -28,16 +28,19 @@ def grow_grass(
         start: which part of the strip of grass to use.
     """
     tall = max(3, round(BLADES * scale))
-    x0, x1, y1 = max(0, round(left)), min(image.shape[1], round(right)), min(image.shape[0], round(row) + 2)
+    x0, x1, y1 = max(0, round(left)), min(image.shape[1], round(right)), min(image.shape[0], round(row + 0.2 * tall))
     y0 = max(0, y1 - tall)
     if x1 - x0 < 4 or y1 - y0 < 2:
         return
     strip = _strip_at(start % VARIANTS, scale)
     part = np.roll(strip, -(start % strip.shape[1]), axis=1)[: y1 - y0, : x1 - x0]
     ends = np.minimum(np.arange(x1 - x0), np.arange(x1 - x0)[::-1])
-    part = part * np.clip(ends / (0.12 * (x1 - x0)), 0, 1).astype(np.float32)[None, :, None]
+    sides = np.clip(ends / (0.12 * (x1 - x0)), 0, 1).astype(np.float32)
+    roots = np.clip(np.arange(y1 - y0, 0, -1) / (0.3 * tall), 0, 1).astype(np.float32)
+    part = part * (roots[:, None] * sides)[..., None]
     image[y0:y1, x0:x1] *= spread(1 - part[..., 3])
-    image[y0:y1, x0:x1] += part[..., :3] * shade[y1 - 1, x0:x1][None]
+    before = min(image.shape[0] - 1, y1 + tall // 3)  # they grow outside of the dark below the thing
+    image[y0:y1, x0:x1] += part[..., :3] * shade[before, x0:x1][None]
 
 
 @cache

@@ -24,7 +24,7 @@ def draw_ground(
     else:
         angle = rng.choice([0.0, 90.0]) if scene.place.ground in ("wood", "tiles") else rng.uniform(0, 360)
         rows = cover(surface, camera.ground_plane(top), (camera.width, camera.height - top), angle, rng, light)
-        if scene.outdoors:
+        if not scene.walled:
             haze(rows, surface.mean * 1.1, 0.5)
     np.multiply(rows, falling[top:], out=image[top:])
     return surface.gloss

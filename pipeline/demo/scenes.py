@@ -47,7 +47,8 @@ PLACES = (
     Place("tiles", "plaster", "day"),
     Place("cobbles", "brick", "day"),
 )
-OUTDOORS = ("hills", "sea")
+WALLS = ("plaster", "brick")
+FLOORS = ("wood", "tiles", "carpet")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Light:
     direction: tuple[float, float, float]  # towards the light, of length 1
     warmth: float  # -1 cold to 1 warm
     hardness: float  # 0 overcast to 1 sun
+    window: tuple[float, float] | None = None  # (x, y) of the ground where the light of a window falls; None: no window
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,13 @@ class Scene:
         return self.camera.height
 
     @property
-    def outdoors(self) -> bool:
-        return self.place.backdrop in OUTDOORS
+    def walled(self) -> bool:
+        """Whether a wall stands behind, not a horizon."""
+        return self.place.backdrop in WALLS
+
+    @property
+    def indoors(self) -> bool:
+        return self.place.ground in FLOORS
 
     @property
     def wall(self) -> float:
@@ -114,10 +121,10 @@ def make_scene(seed: int, number: int) -> Scene:
     rng = stream(seed, number, 0)
     place = PLACES[rng.integers(len(PLACES))]
     width, height = (SHORT, LONG) if rng.random() < 0.25 else (LONG, SHORT)
-    outdoors = place.backdrop in OUTDOORS
-    camera = _camera(width, height, 12.0 if outdoors else 22.0, 1.35 * SHORT if outdoors else 1.9 * SHORT)
+    walled = place.backdrop in WALLS
+    camera = _camera(width, height, 22.0 if walled else 12.0, 1.9 * SHORT if walled else 1.35 * SHORT)
     edge = camera.horizon + (rng.uniform(6, 16) if place.backdrop == "sea" else 0)
-    if not outdoors:
+    if walled:
         edge = height * rng.uniform(0.2, 0.34)
     light = _light(rng, place)
     scene = Scene(seed, number, place, camera, light, edge, ())
@@ -129,7 +136,8 @@ def make_scene(seed: int, number: int) -> Scene:
         new = _propose(rng, scene, [other.thing for other in placed])
         if new is not None:
             placed = _with_another(camera, placed, new)
-    return replace(scene, things=tuple(_seen(placed)))
+    scene = replace(scene, things=tuple(_seen(placed)))
+    return replace(scene, light=_through_window(rng, scene)) if scene.indoors and rng.random() < 0.6 else scene
 
 
 def thing_sprite(thing: Thing, camera: Camera) -> tuple[Sprite, int, int]:
@@ -188,6 +196,12 @@ def _light(rng: np.random.Generator, place: Place) -> Light:
     return Light(direction, float(warmth), float(rng.uniform(0.5, 1.0)))
 
 
+def _through_window(rng: np.random.Generator, scene: Scene) -> Light:
+    """The scene's light, as it falls through a window about where the things are."""
+    x, y = np.mean([(thing.x, thing.y) for thing in scene.things], axis=0) + rng.normal(0, 0.3, 2)
+    return replace(scene.light, window=(float(x), float(y)), hardness=1.0)
+
+
 @dataclass(frozen=True)
 class _Placed:
     thing: Thing
@@ -199,7 +213,8 @@ def _propose(rng: np.random.Generator, scene: Scene, others: Sequence[Thing]) ->
     """One more thing somewhere on the ground, or None where another stands."""
     again = bool(others) and rng.random() < 0.15  # two of a kind are worth counting
     kind = others[int(rng.integers(len(others)))].kind if again else KINDS[rng.integers(len(KINDS))]
-    color, size = COLORS[rng.integers(len(COLORS))], tuple(SIZES)[rng.integers(len(SIZES))]
+    color = COLORS[rng.integers(len(COLORS))]
+    size = "big" if rng.random() < 0.66 else "small"  # big ones find room less often: about as many come of it
     shiny, turns = bool(rng.random() < 0.4), SHAPES[kind].turns
     turn = float(turns[int(rng.integers(len(turns)))])
     camera = scene.camera

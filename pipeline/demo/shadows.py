@@ -17,11 +17,26 @@ from pipeline.demo.sprites import sprite
 def falling_light(scene: Scene, light: Illumination) -> np.ndarray:
     """(H, W, 3) light that falls on ground and wall, shadows taken off."""
     cast, closed = _shadows(scene, light)
-    cast *= 0.5 + 0.45 * light.hardness
-    key = light.key * (light.direction[2] + 0.1)
-    falling = tinted(cast, -key, key + light.sky)
+    reached = 1 - cast * (0.5 + 0.45 * light.hardness)
+    if light.window is not None:
+        reached *= _window_light(scene, light)
+    falling = tinted(reached, light.key * (light.direction[2] + 0.1), light.sky)
     falling *= spread(1 - 0.75 * closed)
     return falling
+
+
+def _window_light(scene: Scene, light: Illumination) -> np.ndarray:
+    """(H, W) share of the key light that a window lets onto ground and wall."""
+    camera, edge = scene.camera, round(scene.edge)
+    rows, columns = np.mgrid[: scene.height, : scene.width].astype(np.float32)
+    pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size, np.float32)])
+    wall, ground = pixels[:, : edge * scene.width], pixels[:, edge * scene.width :]
+    x, down, depth = camera.wall_plane(scene.wall).astype(np.float32) @ wall
+    behind = np.stack([x / depth, np.full_like(x, scene.wall), -down / depth])
+    x, y, depth = camera.ground_plane(0).astype(np.float32) @ ground
+    below = np.stack([x / depth, y / depth, np.zeros_like(x)])
+    share = light.through_window(np.concatenate([behind, below], axis=1))
+    return share.reshape(scene.height, scene.width)
 
 
 def _shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +50,7 @@ def _shadows(scene: Scene, light: Illumination) -> tuple[np.ndarray, np.ndarray]
         x, y, z = (axis * np.float32(size) for axis in sprite(thing.kind, thing.turn, scene.camera.pitch).solid)
         x, y = x + np.float32(thing.x), y + np.float32(thing.y)
         reach = z / lz
-        if not scene.outdoors:
+        if scene.walled:
             reach = np.minimum(reach, np.maximum(scene.wall - y, 0) / max(-ly, 0.05))
         high, low = z > 0.4 * size, z < 0.16 * size
         fallen = np.stack([x - reach * lx, y - reach * ly, z - reach * lz])

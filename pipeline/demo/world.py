@@ -16,9 +16,9 @@ from pipeline.demo import annotations
 from pipeline.demo.drawing import draw_scene
 from pipeline.demo.scenes import Scene, make_scene, stream
 from pipeline.errors import PipelineError
-from pipeline.shard_writer import replacing, write_json
+from pipeline.shard_writer import locked, replacing, write_json
 
-VERSION = 1  # of drawing and wording: scenes of different versions do not mix
+VERSION = 3  # of drawing and wording: scenes of different versions do not mix
 SETTINGS = "world.json"
 FIRST_ID = {
     "train": 1,
@@ -87,38 +87,34 @@ def write_world(folder: Path, *, train: int, val: int, test: int, seed: int, pro
         PipelineError: the folder holds another world, or files that this did not write.
     """
     world = World(Path(folder), train, val, test, seed)
-    _claim(world)
-    if _is_complete(world):
-        return world
-    for subfolder in (*map(world.photos, FIRST_ID), world.coco / "annotations", world.visual_genome / "VG_100K"):
-        subfolder.mkdir(parents=True, exist_ok=True)
-    scenes: dict[str, list[Scene]] = {split: [] for split in FIRST_ID}
-    with tqdm(total=train + val + test, unit="scene", desc=f"drawing {world.folder.name}", disable=not progress) as bar:
-        for split, made in scenes.items():
-            for number in world.numbers(split):
-                scene = make_scene(seed, number)
-                _write_photo(world, split, scene)
-                made.append(scene)
-                bar.update()
-    _write_annotations(world, scenes)
+    _check(world)
+    world.folder.mkdir(parents=True, exist_ok=True)
+    with locked(world.folder):
+        _claim(world)
+        if not _is_complete(world):
+            _write_annotations(world, _write_photos(world, progress))
     return world
+
+
+def _check(world: World) -> None:
+    """Refuse what cannot be, before anything is touched."""
+    for split in FIRST_ID:
+        if not 0 <= getattr(world, split) <= MAX_SCENES:
+            raise PipelineError(f"{split}={getattr(world, split)}: expected 0 to {MAX_SCENES:,} scenes")
+    if world.seed < 0:
+        raise PipelineError(f"seed={world.seed}: expected 0 or more")
+    for folder in (world.coco, world.visual_genome):
+        if folder.exists() and not (world.folder / SETTINGS).is_file():
+            raise PipelineError(
+                f"{folder}: there already, but not drawn here ({world.folder / SETTINGS} is missing); choose another folder"
+            )
 
 
 def _claim(world: World) -> None:
     """Write down what the folder will hold, or refuse it."""
     path = world.folder / SETTINGS
-    counts = {split: getattr(world, split) for split in FIRST_ID}
-    for split, count in counts.items():
-        if not 0 <= count <= MAX_SCENES:
-            raise PipelineError(f"{split}={count}: expected 0 to {MAX_SCENES:,} scenes")
-    wanted = {"version": VERSION, "seed": world.seed, **counts}
+    wanted = {"version": VERSION, "seed": world.seed, **{split: getattr(world, split) for split in FIRST_ID}}
     if not path.is_file():
-        for other in (world.coco, world.visual_genome):
-            if other.exists():
-                raise PipelineError(
-                    f"{other}: there already, but not drawn here ({path} is missing); choose another folder"
-                )
-        world.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
         return
     try:
@@ -148,6 +144,21 @@ def _names(world: World, split: str, number: int) -> tuple[Path, Path]:
         world.photos(split) / annotations.coco_file_name(split, number),
         world.visual_genome / annotations.visual_genome_file_name(number),
     )
+
+
+def _write_photos(world: World, progress: bool) -> dict[str, list[Scene]]:
+    """Draw what is missing; returns the scenes of each split."""
+    for folder in (*map(world.photos, FIRST_ID), world.coco / "annotations", world.visual_genome / "VG_100K"):
+        folder.mkdir(parents=True, exist_ok=True)
+    scenes: dict[str, list[Scene]] = {split: [] for split in FIRST_ID}
+    total = world.train + world.val + world.test
+    with tqdm(total=total, unit="scene", desc=f"drawing {world.folder.name}", disable=not progress) as bar:
+        for split, made in scenes.items():
+            for number in world.numbers(split):
+                made.append(make_scene(world.seed, number))
+                _write_photo(world, split, made[-1])
+                bar.update()
+    return scenes
 
 
 def _write_photo(world: World, split: str, scene: Scene) -> None:
