@@ -9,7 +9,7 @@ On a GPU nothing in between waits for it but the NMS of the proposals, once per 
 before it has run; everything that leads up to it is launched for all images first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -129,30 +129,43 @@ class RegionExtractor:
         }
         return described if self.precision == "float32" else {**described, "precision": self.precision}
 
-    @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
         """Regions of each image, in order.
 
         Args:
             images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
         """
+        return self.launch(images)()
+
+    @torch.inference_mode()
+    def launch(self, images: Sequence[np.ndarray | PreparedImage]) -> Callable[[], list[Regions]]:
+        """As a call, but a GPU is only set to work: the function returned waits for it, and selects.
+
+        To launch the next images before that keeps a GPU busy while the host selects.
+        """
         prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
         of_shape: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(prepared):
             of_shape.setdefault(image.pixels.shape, []).append(index)
-        results: dict[int, Regions] = {}
-        for indices in of_shape.values():
-            regions = self._same_shape([prepared[index] for index in indices])
-            results.update(zip(indices, regions, strict=True))
-        return [results[index] for index in range(len(prepared))]
+        launched = [
+            (indices, self._launch_one_shape([prepared[index] for index in indices])) for indices in of_shape.values()
+        ]
 
-    def _same_shape(self, images: list[PreparedImage]) -> list[Regions]:
+        @torch.inference_mode()
+        def collect() -> list[Regions]:
+            candidates: dict[int, Candidates] = {}
+            for indices, downloaded in launched:
+                candidates.update(zip(indices, downloaded(), strict=True))
+            return [self._keep(image, candidates[index]) for index, image in enumerate(prepared)]
+
+        return collect
+
+    def _launch_one_shape(self, images: list[PreparedImage]) -> Callable[[], list[Candidates]]:
         features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
         proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
         predictions = self.model.predict(features, proposals)
-        candidates = self._download(list(map(self._candidates, proposals, predictions)))
-        return list(map(self._keep, images, candidates))
+        return self._download(list(map(self._candidates, proposals, predictions)))
 
     def _upload(self, images: list[PreparedImage]) -> Tensor:
         """(B, 3, h, w) in the backbone's type: the pixels are channels-last already."""
@@ -181,21 +194,32 @@ class RegionExtractor:
             boxes, predictions.features, attribute_ids, attribute_scores, probabilities, object_ids, object_scores
         )
 
-    def _download(self, candidates: list[Candidates]) -> list[Candidates]:
-        """All images' candidates in the host's memory: from a GPU packed, in one copy, the only one of a batch."""
+    def _download(self, candidates: list[Candidates]) -> Callable[[], list[Candidates]]:
+        """All images' candidates in the host's memory: from a GPU packed, in one copy, the only one of a batch.
+
+        Returns:
+            a function that waits for the copy.
+        """
         if self.device.type == "cpu":
-            return candidates
+            return lambda: candidates
         names = [field.name for field in fields(Candidates)]
-        columns = [[getattr(one, name) for name in names] for one in candidates]
-        packed = torch.cat([torch.cat([_as_columns(part) for part in parts], 1) for parts in columns])  # (B R, …)
-        host = torch.empty(packed.shape, pin_memory=self.device.type == "cuda")
-        host.copy_(packed)
-        unpacked = []
-        for parts, rows in zip(columns, host.split([len(parts[0]) for parts in columns]), strict=True):
-            split = rows.split([_as_columns(part).shape[1] for part in parts], dim=1)
-            same = [new.view_as(old).to(old.dtype) for new, old in zip(split, parts, strict=True)]
-            unpacked.append(Candidates(*same))
-        return unpacked
+        tensors = [[getattr(one, name) for name in names] for one in candidates]
+        forms = [[(tensor.shape, tensor.dtype) for tensor in of_image] for of_image in tensors]
+        packed = torch.cat([torch.cat(list(map(_as_columns, of_image)), 1) for of_image in tensors])  # (B R, …)
+        cuda = self.device.type == "cuda"
+        host = torch.empty(packed.shape, pin_memory=cuda)
+        host.copy_(packed, non_blocking=cuda)
+        copied = torch.cuda.Event() if cuda else None
+        if copied is not None:
+            copied.record()
+
+        def wait() -> list[Candidates]:
+            if copied is not None:
+                copied.synchronize()
+            images = host.split([form[0][0][0] for form in forms])
+            return [Candidates(*_from_columns(rows, form)) for rows, form in zip(images, forms, strict=True)]
+
+        return wait
 
     def _keep(self, image: PreparedImage, candidates: Candidates) -> Regions:
         """Selection, and boxes in pixels of the original image."""
@@ -237,6 +261,12 @@ class RegionExtractor:
 def _as_columns(tensor: Tensor) -> Tensor:
     """(R,) or (R, n) -> (R, n) float32, which holds every index of a class exactly."""
     return (tensor if tensor.ndim == 2 else tensor[:, None]).float()
+
+
+def _from_columns(rows: Tensor, forms: list[tuple[torch.Size, torch.dtype]]) -> list[Tensor]:
+    """The tensors that `_as_columns` made the columns of rows (R, …) from, by their shapes and types."""
+    parts = rows.split([shape[1] if len(shape) == 2 else 1 for shape, _ in forms], dim=1)
+    return [part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, forms, strict=True)]
 
 
 INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_threshold", "rpn_min_size")

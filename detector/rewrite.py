@@ -56,7 +56,7 @@ def fold_norms(model: nn.Module) -> None:
             module.norm = None
 
 
-class UndilatedStage(nn.Module):
+class UndilatedStage(nn.Sequential):
     """A stage of stride 1 whose 3x3 convolutions are dilated by d, computed without dilation.
 
     Such a convolution never mixes rows, or columns, of different remainder modulo d: a map of S x S cells is d² maps
@@ -64,11 +64,10 @@ class UndilatedStage(nn.Module):
     (1.5 times on a CPU with AVX2). 1x1 convolutions do not care which map a cell is on.
     """
 
-    def __init__(self, stage: nn.Module, dilation: int):
-        super().__init__()
-        self.stage = stage
+    def __init__(self, stage: nn.Sequential, dilation: int):
+        super().__init__(*stage)
         self.step = dilation
-        for module in stage.modules():
+        for module in self.modules():
             if isinstance(module, Conv2d) and module.dilation[0] == dilation:
                 module.dilation, module.padding = (1, 1), (1, 1)
 
@@ -78,5 +77,5 @@ class UndilatedStage(nn.Module):
         step, part = self.step, size // self.step
         cells = x.permute(0, 2, 3, 1).view(count, part, step, part, step, channels)
         cells = cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, part, part, channels)  # (R d², S/d, S/d, C)
-        out = self.stage(cells.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out = super().forward(cells.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return out.reshape(count, size, size, -1).permute(0, 3, 1, 2)

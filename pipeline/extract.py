@@ -8,7 +8,8 @@ reason several processes need not talk: under torchrun or Slurm each takes every
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -233,11 +234,18 @@ def _outcomes(
     """What became of the next `count` photos, in their order. Photos of one resized shape share a batch."""
     outcomes: list[Regions | str] = [""] * count
     waiting: dict[tuple[int, ...], list[tuple[int, PreparedImage]]] = {}
+    launched: deque[tuple[Sequence[tuple[int, PreparedImage]], Callable[[], list[Regions | str]]]] = deque()
+
+    def settle(remaining: int) -> None:
+        while len(launched) > remaining:
+            batch, collect = launched.popleft()
+            for (index, _), outcome in zip(batch, collect(), strict=True):
+                outcomes[index] = outcome
+            bar.update(len(batch))
 
     def flush(batch: Sequence[tuple[int, PreparedImage]]) -> None:
-        for (index, _), outcome in zip(batch, detect([image for _, image in batch]), strict=True):
-            outcomes[index] = outcome
-        bar.update(len(batch))
+        launched.append((batch, detect.launch([image for _, image in batch])))
+        settle(1 if detect.asynchronous else 0)
 
     for index, item in zip(range(count), decoded, strict=False):
         if isinstance(item, str):
@@ -254,6 +262,7 @@ def _outcomes(
     rest = [item for batch in waiting.values() for item in batch]
     for start in range(0, len(rest), batch_size):
         flush(rest[start : start + batch_size])
+    settle(0)
     return outcomes
 
 
@@ -262,6 +271,7 @@ class Detection:
 
     def __init__(self, extractor: Extractor, dtype: np.dtype):
         self.extractor = extractor
+        self.asynchronous = getattr(getattr(extractor, "device", None), "type", "cpu") == "cuda"
         self.dtype = dtype
         self.worked = False
         self.failures_in_a_row = 0
@@ -269,14 +279,37 @@ class Detection:
 
     def __call__(self, images: Sequence[PreparedImage]) -> list[Regions | str]:
         """Regions of each image, or the reason why there are none."""
+        return self.launch(images)()
+
+    def launch(self, images: Sequence[PreparedImage]) -> Callable[[], list[Regions | str]]:
+        """As a call, but a detector on a GPU is only set to work: the function returned waits for it."""
         try:
-            found = self.extractor(images)
+            collect = self._launched(images)
+        except Exception as error:
+            if len(images) > 1:
+                return lambda: self._one_by_one(images)
+            outcomes: list[Regions | str] = [self._failed(error)]
+            return lambda: outcomes
+        return lambda: self._collected(images, collect)
+
+    def _launched(self, images: Sequence[PreparedImage]) -> Callable[[], list[Regions]]:
+        if self.asynchronous:
+            return self.extractor.launch(images)  # type: ignore[attr-defined]
+        found = self.extractor(images)
+        return lambda: found
+
+    def _collected(self, images: Sequence[PreparedImage], collect: Callable[[], list[Regions]]) -> list[Regions | str]:
+        try:
+            found = collect()
         except Exception as error:
             if len(images) == 1:
                 return [self._failed(error)]
         else:
             return [self._checked(regions) for regions in found]
-        # One of them may be at fault. Outside of `except`, so that what the failed call held on the device is free.
+        return self._one_by_one(images)  # outside of `except`, so that what the failed call held on the device is free
+
+    def _one_by_one(self, images: Sequence[PreparedImage]) -> list[Regions | str]:
+        """One of them may be at fault."""
         return [outcome for image in images for outcome in self([image])]
 
     def refuse_if_it_never_worked(self) -> None:

@@ -1,23 +1,28 @@
 """The network that runs is a rewritten copy: it has to give the numbers of the one that was loaded."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detector import RegionExtractor
 from detector.boxes import apply_deltas, clip, nms_boxes
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
+from detector.extractor import Candidates
 from detector.model import FasterRCNN
 from detector.rewrite import FrozenBatchNorm2d, UndilatedStage, fold_norms, for_inference
-from detector.weights import load_weights
+from detector.weights import Weights, load_weights
 
 BOTTLENECKS = DetectorConfig(
     depth=50, width=8, num_objects=12, num_attributes=5, min_size=96, max_size=160, rpn_post_nms=40, rpn_channels=16
 )
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def network(config: DetectorConfig) -> FasterRCNN:
@@ -127,3 +132,73 @@ def test_low_precision_stays_within_its_stated_deviation(small_weights: Path, pr
 def test_precisions_are_checked(small_weights: Path) -> None:
     with pytest.raises(DetectorError, match="precision 'int8': expected one of float32, bf16, fp16"):
         RegionExtractor.from_weights(small_weights, precision="int8", device="cpu")
+
+
+def detect_without_nms(extractor: RegionExtractor, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[Candidates]:
+    """All that is done on the device for a batch, but for the one operation that may wait for it."""
+
+    def first_rows(boxes: Tensor, *_: object) -> Tensor:
+        return torch.arange(21, device=boxes.device)
+
+    monkeypatch.setattr("detector.model.nms_boxes", first_rows)
+    model, (height, width) = extractor.model, pixels.shape[2:]
+    features = model.backbone(pixels)["res4"]
+    proposals = model.proposals(features, [(height, width)] * len(pixels), [1.0] * len(pixels))
+    return list(map(extractor._candidates, proposals, model.predict(features, proposals)))
+
+
+@pytest.mark.parametrize("geometry", ["continuous", "inclusive"])
+@pytest.mark.parametrize("selection", ["caffe", "maxclass"])
+def test_nothing_but_nms_looks_at_values(geometry: str, selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values raise where a shape or a branch depends on them: there a GPU would be waited for."""
+    model = network(DetectorConfig(**{**vars(BOTTLENECKS), "geometry": geometry}))
+    weights = Weights(model.config, {}, [], [], layout="seeded", sha256="")
+    extractor = RegionExtractor(model, weights, selection=selection, device="cpu")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.inference_mode():
+        with pytest.raises(RuntimeError):  # what this test relies on
+            torch.ones(3, device="cpu").nonzero()
+        candidates = detect_without_nms(extractor, mode.from_tensor(torch.empty(2, 3, 96, 128)), monkeypatch)
+    assert [one.features.shape for one in candidates] == [(20, 256), (20, 256)]
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("selection", ["caffe", "maxclass"])
+def test_nothing_but_nms_waits_for_a_gpu(selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(BOTTLENECKS)
+    weights = Weights(model.config, {}, [], [], layout="seeded", sha256="")
+    extractor = RegionExtractor(model, weights, selection=selection, device="cuda")
+    pixels = torch.randn(2, 3, 96, 128, device="cuda")
+    with torch.inference_mode():
+        detect_without_nms(extractor, pixels, monkeypatch)  # libraries set themselves up
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            detect_without_nms(extractor, pixels, monkeypatch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+def test_a_gpu_finds_what_a_cpu_finds(small_weights: Path) -> None:
+    photos = [np.random.default_rng(seed).integers(0, 256, (96, 128, 3), np.uint8) for seed in range(3)]
+    on_cpu, on_gpu = (
+        RegionExtractor.from_weights(small_weights, num_regions=9, device=device)(photos) for device in ("cpu", "cuda")
+    )
+    for left, right in zip(on_gpu, on_cpu, strict=True):
+        np.testing.assert_allclose(left.boxes, right.boxes, atol=0.05)
+        np.testing.assert_allclose(left.features, right.features, rtol=1e-2, atol=1e-2)  # TF32 convolutions
+
+
+@pytest.mark.parametrize("selection", ["caffe", "maxclass"])
+def test_packing_for_the_download_loses_nothing(selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, weights = network(BOTTLENECKS), Weights(BOTTLENECKS, {}, [], [], layout="seeded", sha256="")
+    extractor = RegionExtractor(model, weights, selection=selection, device="cpu")
+    with torch.inference_mode():
+        candidates = detect_without_nms(extractor, torch.randn(2, 3, 96, 128), monkeypatch)
+    extractor.device = torch.device("mps")  # any that is not the host: the tensors stay where they are
+    for packed, plain in zip(extractor._download(candidates)(), candidates, strict=True):
+        for field in fields(Candidates):
+            left, right = getattr(packed, field.name), getattr(plain, field.name)
+            assert left.dtype == right.dtype
+            assert torch.equal(left, right)

@@ -189,7 +189,11 @@ def test_photos_that_vanish_with_their_disk_are_not_failures(photos: Path, extra
     assert len(extract_all(config(photos), extractor)) == 10
 
 
-def test_workers_change_nothing(photos: Path, extractor: RegionExtractor) -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_workers_change_nothing(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, shared_memory: bool
+) -> None:
+    monkeypatch.setattr("pipeline.decode._room_to_share", lambda: shared_memory)
     extract_all(config(photos, output=str(photos.parent / "alone")), extractor)
     extract_all(config(photos, workers=2), extractor)
     assert contents(photos.parent / "alone") == contents(photos.parent / "store")
@@ -241,6 +245,31 @@ def test_what_was_handed_to_the_writer_is_written_when_the_detector_dies(
     with pytest.raises(Killed):
         extract_all(config(photos), Fragile(extractor, dies_at=3))
     assert list(open_store(config(photos).output)) == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
+
+
+@pytest.mark.parametrize("fails", [[], [(40, 90)], [(48, 64), (40, 90)]])
+def test_launching_ahead_as_on_a_gpu_changes_nothing(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, fails: list[tuple[int, int]]
+) -> None:
+    class Launching(Fragile):
+        device = torch.device("cuda")
+        ahead = most_ahead = 0
+
+        def launch(self, images: Sequence[PreparedImage]) -> Any:
+            self.ahead += 1
+            self.most_ahead = max(self.ahead, self.most_ahead)
+
+            def collect() -> list[Regions]:
+                self.ahead -= 1
+                return self(images)
+
+            return collect
+
+    extract_all(config(photos, output=str(photos.parent / "alone"), shard_size=10), Fragile(extractor, fails=fails))
+    launching = Launching(extractor, fails=fails)
+    extract_all(config(photos, shard_size=10), launching)
+    assert (launching.ahead, launching.most_ahead) == (0, 2)
+    assert contents(photos.parent / "alone") == contents(photos.parent / "store")
 
 
 @pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
