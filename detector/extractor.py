@@ -164,6 +164,10 @@ class RegionExtractor:
         features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
         proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
+        if not all(map(len, proposals)):
+            raise DetectorError(
+                "no proposal: the network's scores are not finite numbers; are these the right weights?"
+            )
         predictions = self.model.predict(features, proposals)
         return self._download(list(map(self._candidates, proposals, predictions)))
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_pool
 
 from detector.boxes import (
     apply_deltas,
@@ -22,6 +21,7 @@ from detector.boxes import (
 )
 from detector.config import BLOCKS, STRIDE, DetectorConfig
 from detector.detectron2_compat import prepare_detectron2
+from detector.roi_pool import pooled_chunks
 
 prepare_detectron2()
 
@@ -29,9 +29,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it decorates with torch.jit.script; users can do nothing about it
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-
-ROI_CHUNK = {"cpu": 16}  # proposals per pass through res5: on a CPU the activations then stay in its caches, …
-ROI_CHUNK_ELSEWHERE = 256  # … on a GPU they take 400 MB at full size
 
 
 @dataclass(frozen=True)
@@ -174,18 +171,10 @@ class FasterRCNN(nn.Module):
             proposals: B tensors (R, 4) in pixels of the resized images.
         """
         counts = [len(boxes) for boxes in proposals]
-        rois = torch.cat([F.pad(boxes, (1, 0), value=index) for index, boxes in enumerate(proposals)])
-        planes = features.float().contiguous()  # as RoIPool reads them; otherwise every chunk would make its own copy
-        chunks = rois.split(ROI_CHUNK.get(rois.device.type, ROI_CHUNK_ELSEWHERE))
-        pooled = [self._region_features(planes, chunk, features.dtype) for chunk in chunks]
-        everything = self._read_out(torch.cat(pooled))
+        pooled = pooled_chunks(features, proposals, self.config.pooled_size, 1.0 / STRIDE)
+        means = [self.roi_heads.res5(chunk).mean((2, 3), dtype=torch.float32) for chunk in pooled]
+        everything = self._read_out(torch.cat(means))
         return [Predictions(*parts) for parts in zip(*(part.split(counts) for part in everything), strict=True)]
-
-    def _region_features(self, features: Tensor, rois: Tensor, dtype: torch.dtype) -> Tensor:
-        size = self.config.pooled_size
-        pooled = roi_pool(features, rois, (size, size), 1.0 / STRIDE)
-        pooled = pooled.to(dtype=dtype, memory_format=torch.channels_last)
-        return self.roi_heads.res5(pooled).mean((2, 3), dtype=torch.float32)
 
     def _read_out(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = self.roi_heads.box_predictor

@@ -89,25 +89,20 @@ class Stages:
 
         return call
 
-    def waited(self, items: Iterator[Any]) -> Iterator[Any]:
-        """`items`; the time they take to come is that of decoding."""
-        while True:
-            started = time.perf_counter()
-            item = next(items, None)
-            self.seconds["decode wait"] += time.perf_counter() - started
-            if item is None:
-                return
+    def waited(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
+        """`items`; the time that they take to come is that of the stage."""
+        take = self.timed(stage, lambda: next(items, None))
+        while (item := take()) is not None:
             yield item
 
     @contextmanager
     def watching(self, extractor: RegionExtractor) -> Iterator[None]:
         """Every stage of extraction, timed."""
-        model, decode = extractor.model, pipeline.extract.decode_photos
+        model, decode, pool = extractor.model, pipeline.extract.decode_photos, detector.model.pooled_chunks
         targets = {
             "upload": (extractor, "_upload"),
             "backbone": (model.backbone, "forward"),
             "RPN": (model, "proposals"),
-            "RoI pool": (detector.model, "roi_pool"),
             "res5": (model.roi_heads.res5, "forward"),
             "predictors": (model, "_read_out"),
             "download": (extractor, "_download"),
@@ -118,7 +113,9 @@ class Stages:
                 stack.enter_context(mock.patch.object(owner, name, self.timed(stage, getattr(owner, name))))
             write = self.timed("write", pipeline.extract.commit_shard, wait=False)
             stack.enter_context(mock.patch.object(pipeline.extract, "commit_shard", write))
-            waited = lambda *a, **k: self.waited(decode(*a, **k))  # noqa: E731
+            pooled = lambda *a, **k: self.waited("RoI pool", pool(*a, **k))  # noqa: E731
+            stack.enter_context(mock.patch.object(detector.model, "pooled_chunks", pooled))
+            waited = lambda *a, **k: self.waited("decode wait", decode(*a, **k))  # noqa: E731
             stack.enter_context(mock.patch.object(pipeline.extract, "decode_photos", waited))
             yield
 

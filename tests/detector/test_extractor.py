@@ -99,3 +99,10 @@ def test_description_says_what_decides_the_features(small_weights: Path) -> None
     assert one["weights_sha256"] == other["weights_sha256"]
     assert (one["detector"]["min_size"], other["detector"]["min_size"]) == (96, 64)
     assert (one["selection"], one["num_regions"]) == ("caffe", 36)
+
+
+def test_a_network_of_no_numbers_says_so(small_weights: Path, photos: list[np.ndarray]) -> None:
+    broken = RegionExtractor.from_weights(small_weights, device="cpu")
+    broken.model.proposal_generator.rpn_head.objectness_logits.bias.fill_(float("nan"))
+    with pytest.raises(DetectorError, match="no proposal: the network's scores are not finite numbers"):
+        broken(photos[:2])
