@@ -102,7 +102,8 @@ class RegionExtractor:
             num_regions: K.
             device: None takes a GPU where there is one.
             precision: of the backbone and of res5: "float32", "bf16" or "fp16". Proposals, probabilities and the mean
-                over a region's cells are float32 always.
+                over a region's cells are float32 always. (On GPUs that have it, PyTorch convolves float32 in TF32 unless
+                `torch.backends.cudnn.allow_tf32` is switched off; that is left as it is found.)
             config_overrides: fields of `DetectorConfig` that need no other weights, such as `min_size`.
 
         Raises:

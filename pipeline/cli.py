@@ -89,7 +89,9 @@ device_option = functools.partial(click.option, "--device", help="auto, cpu, cud
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: float16]")
 @device_option()
 @click.option(
-    "--precision", type=click.Choice(["float32", "bf16", "fp16"]), help="Of the convolutions.  [default: float32]"
+    "--precision",
+    type=click.Choice(["float32", "bf16", "fp16"]),
+    help="Of the convolutions; the others are for GPUs.  [default: float32]",
 )
 @click.option("--batch-size", type=int, help="Photos per forward pass.")
 @click.option("--workers", type=int, help="Decoding processes.")

@@ -228,3 +228,26 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1
     overlap = sides.clip(0).prod()
     return overlap / ((a[2:] - a[:2] + 1).prod() + (b[2:] - b[:2] + 1).prod() - overlap)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-2), ("fp16", 2e-3)])
+def test_low_precision_deviates_no_more_than_stated(
+    lxmert_file: Path, shared: Path, precision: str, bound: float
+) -> None:
+    """Features of the same boxes, relative to their norm. Which boxes are found depends on near ties, and may differ."""
+    small = {"min_size": 224, "max_size": 400}
+    full, low = (
+        RegionExtractor.from_weights(lxmert_file, device="cpu", precision=name, config_overrides=small)
+        for name in ("float32", precision)
+    )
+    image = full.prepare(cv2.imread(str(shared / "data/bottom_up/images" / PHOTOS[0])))
+    height, width = image.pixels.shape[:2]
+    proposals = [torch.tensor([[0, 0, width, height], [30, 40, 120, 160], [100, 20, 220, 90], [5, 150, 60, 200.0]])]
+    with torch.inference_mode():
+        wanted, found = (
+            extractor.model.predict(extractor.model.backbone(extractor._upload([image]))["res4"], proposals)[0]
+            for extractor in (full, low)
+        )
+    deviation = (found.features - wanted.features).norm(dim=1) / wanted.features.norm(dim=1)
+    assert 0 < deviation.max() < bound
+    torch.testing.assert_close(found.class_probabilities, wanted.class_probabilities, rtol=0, atol=5 * bound)
