@@ -48,6 +48,8 @@ class DetectorConfig:
         for field, choices in {"geometry": ("continuous", "inclusive"), "background": ("last", "first")}.items():
             if getattr(self, field) not in choices:
                 raise DetectorError(f"{field} {getattr(self, field)!r}: expected one of {', '.join(choices)}")
+        if not 0 <= self.rpn_nms_threshold < 1:
+            raise DetectorError(f"rpn_nms_threshold {self.rpn_nms_threshold}: expected 0 or more, and less than 1")
         for field in ("rpn_pre_nms", "rpn_post_nms", "min_size", "max_size", "width", "num_objects"):
             if getattr(self, field) < 1:
                 raise DetectorError(f"{field} {getattr(self, field)}: expected at least 1")

@@ -2,10 +2,15 @@
 
 An image's regions depend on that image alone: images share a backbone pass only where their resized shapes are equal
 (so nothing is padded), and the RoI head works proposal by proposal.
+
+    stage pixels (pinned) -> upload -> backbone -> proposals -> RoI head -> one download -> selection (on the host)
+
+On a GPU nothing in between waits for it but the NMS of the proposals, once per image, which cannot know how many it keeps
+before it has run; everything that leads up to it is launched for all images first.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,25 @@ from detector.locate import find_weights
 from detector.model import FasterRCNN, Predictions
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from detector.regions import Regions
+from detector.rewrite import for_inference
 from detector.selection import Selected, select_caffe, select_maxclass
 from detector.weights import Weights, load_weights
 
 SELECTIONS = ("caffe", "maxclass")
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What selection looks at: the R proposals of one image, in the host's memory."""
+
+    boxes: Tensor  # (R, 4) in pixels of the resized image: the proposals, under "maxclass" their best class's boxes
+    features: Tensor  # (R, D)
+    attribute_ids: Tensor  # (R,) best attribute; 0 where the network has none
+    attribute_scores: Tensor  # (R,)
+    class_probabilities: Tensor  # (R, C) without background; (R, 0) under "maxclass"
+    object_ids: Tensor  # (R,) best class
+    object_scores: Tensor  # (R,)
 
 
 class RegionExtractor:
@@ -42,13 +62,18 @@ class RegionExtractor:
         selection: str = "caffe",
         num_regions: int = 36,
         device: torch.device | str | None = None,
+        precision: str = "float32",
     ):
         if selection not in SELECTIONS:
             raise DetectorError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
         if num_regions < 1:
             raise DetectorError(f"num_regions {num_regions}: expected at least 1")
+        if precision not in PRECISIONS:
+            raise DetectorError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.model = for_inference(model, PRECISIONS[precision])
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.precision = precision
         self.config = model.config
         self.selection = selection
         self.num_regions = num_regions
@@ -66,6 +91,7 @@ class RegionExtractor:
         selection: str = "caffe",
         num_regions: int = 36,
         device: torch.device | str | None = None,
+        precision: str = "float32",
         config_overrides: Mapping[str, Any] | None = None,
     ) -> "RegionExtractor":
         """Load a detector.
@@ -75,6 +101,9 @@ class RegionExtractor:
             selection: "caffe" (what SCAN's features were made with) or "maxclass" (airsplay, LXMERT).
             num_regions: K.
             device: None takes a GPU where there is one.
+            precision: of the backbone and of res5: "float32", "bf16" or "fp16". Proposals, probabilities and the mean
+                over a region's cells are float32 always. (On GPUs that have it, PyTorch convolves float32 in TF32 unless
+                `torch.backends.cudnn.allow_tf32` is switched off; that is left as it is found.)
             config_overrides: fields of `DetectorConfig` that need no other weights, such as `min_size`.
 
         Raises:
@@ -84,88 +113,165 @@ class RegionExtractor:
         config = _override(weights.config, config_overrides or {})
         model = FasterRCNN(config)
         model.load_state_dict(weights.tensors)
-        return cls(model, weights, selection=selection, num_regions=num_regions, device=device)
+        return cls(model, weights, selection=selection, num_regions=num_regions, device=device, precision=precision)
 
     def prepare(self, image: np.ndarray) -> PreparedImage:
         """The part of the work that needs no network: see `detector.preprocess.prepare`."""
         return prepare(image, self.input_settings)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides what the features are, as JSON."""
+        """Everything that decides what the features are, as JSON. Without "precision" it is float32."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
-        return {
+        described = {
             "detector": config,
             "selection": self.selection,
             "num_regions": self.num_regions,
             "weights_sha256": self.weights_sha256,
         }
+        return described if self.precision == "float32" else {**described, "precision": self.precision}
 
-    @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
         """Regions of each image, in order.
 
         Args:
             images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
         """
+        return self.launch(images)()
+
+    @torch.inference_mode()
+    def launch(self, images: Sequence[np.ndarray | PreparedImage]) -> Callable[[], list[Regions]]:
+        """As a call, but a GPU is only set to work: the function returned waits for it, and selects.
+
+        To launch the next images before that keeps a GPU busy while the host selects.
+        """
         prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
         of_shape: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(prepared):
             of_shape.setdefault(image.pixels.shape, []).append(index)
-        results: dict[int, Regions] = {}
-        for indices in of_shape.values():
-            regions = self._same_shape([prepared[index] for index in indices])
-            results.update(zip(indices, regions, strict=True))
-        return [results[index] for index in range(len(prepared))]
+        launched = [
+            (indices, self._launch_one_shape([prepared[index] for index in indices])) for indices in of_shape.values()
+        ]
 
-    def _same_shape(self, images: list[PreparedImage]) -> list[Regions]:
-        pixels = torch.from_numpy(np.stack([image.pixels for image in images]))  # (B, h, w, 3): channels-last already
-        batch = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        features = self.model.backbone(batch)["res4"]
+        @torch.inference_mode()
+        def collect() -> list[Regions]:
+            candidates: dict[int, Candidates] = {}
+            for indices, downloaded in launched:
+                candidates.update(zip(indices, downloaded(), strict=True))
+            return [self._keep(image, candidates[index]) for index, image in enumerate(prepared)]
+
+        return collect
+
+    def _launch_one_shape(self, images: list[PreparedImage]) -> Callable[[], list[Candidates]]:
+        features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
         proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
+        if not all(map(len, proposals)):
+            raise DetectorError(
+                "no proposal: the network's scores are not finite numbers; are these the right weights?"
+            )
         predictions = self.model.predict(features, proposals)
-        return [self._keep(*parts) for parts in zip(images, proposals, predictions, strict=True)]
+        return self._download(list(map(self._candidates, proposals, predictions)))
 
-    def _keep(self, image: PreparedImage, proposals: Tensor, predictions: Predictions) -> Regions:
+    def _upload(self, images: list[PreparedImage]) -> Tensor:
+        """(B, 3, h, w) in the backbone's type: the pixels are channels-last already."""
+        pixels = [torch.from_numpy(image.pixels) for image in images]
+        pinned = self.device.type == "cuda"
+        staged = torch.empty((len(pixels), *pixels[0].shape), pin_memory=pinned)
+        torch.stack(pixels, out=staged)
+        batch = staged.to(self.device, non_blocking=pinned).permute(0, 3, 1, 2)
+        return batch.to(PRECISIONS[self.precision])
+
+    def _candidates(self, proposals: Tensor, predictions: Predictions) -> Candidates:
+        """What selection needs of one image, still on the device."""
+        object_scores, object_ids = predictions.class_probabilities.max(1)
+        boxes, probabilities = proposals, predictions.class_probabilities
+        if self.selection == "maxclass":
+            deltas = predictions.box_deltas.view(len(proposals), -1, 4)
+            deltas = deltas.take_along_dim(object_ids[:, None, None], 1)[:, 0]
+            boxes = apply_deltas(proposals, deltas, self.config.box_weights, self.model.offset)[:, 0]
+            probabilities = probabilities[:, :0]
+        attributes = predictions.attribute_probabilities
+        if attributes.shape[1]:
+            attribute_scores, attribute_ids = attributes.max(1)
+        else:
+            attribute_scores, attribute_ids = torch.zeros_like(object_scores), torch.zeros_like(object_ids)
+        return Candidates(
+            boxes, predictions.features, attribute_ids, attribute_scores, probabilities, object_ids, object_scores
+        )
+
+    def _download(self, candidates: list[Candidates]) -> Callable[[], list[Candidates]]:
+        """All images' candidates in the host's memory: from a GPU packed, in one copy, the only one of a batch.
+
+        Returns:
+            a function that waits for the copy.
+        """
+        if self.device.type == "cpu":
+            return lambda: candidates
+        names = [field.name for field in fields(Candidates)]
+        tensors = [[getattr(one, name) for name in names] for one in candidates]
+        forms = [[(tensor.shape, tensor.dtype) for tensor in of_image] for of_image in tensors]
+        packed = torch.cat([torch.cat(list(map(_as_columns, of_image)), 1) for of_image in tensors])  # (B R, …)
+        cuda = self.device.type == "cuda"
+        host = torch.empty(packed.shape, pin_memory=cuda)
+        host.copy_(packed, non_blocking=cuda)
+        copied = torch.cuda.Event() if cuda else None
+        if copied is not None:
+            copied.record()
+
+        def wait() -> list[Candidates]:
+            if copied is not None:
+                copied.synchronize()
+            images = host.split([form[0][0][0] for form in forms])
+            return [Candidates(*_from_columns(rows, form)) for rows, form in zip(images, forms, strict=True)]
+
+        return wait
+
+    def _keep(self, image: PreparedImage, candidates: Candidates) -> Regions:
         """Selection, and boxes in pixels of the original image."""
         if self.selection == "caffe":
             y, x = image.scale
-            original = proposals / proposals.new_tensor([x, y, x, y])
-            selected = select_caffe(original, predictions.class_probabilities, self.num_regions)
+            original = candidates.boxes / candidates.boxes.new_tensor([x, y, x, y])
+            selected = select_caffe(original, candidates.class_probabilities, self.num_regions)
             boxes = selected.boxes
         else:
-            selected = self._maxclass(image, proposals, predictions)
+            selected = self._maxclass(image, candidates)
             height, width = image.pixels.shape[:2]
             x, y = image.image_size[1] / width, image.image_size[0] / height
             boxes = selected.boxes * selected.boxes.new_tensor([x, y, x, y])
         boxes = clip(boxes, *image.image_size, 0.0)  # a resized side is rounded: half a pixel may stand out
         rows = selected.proposals
-        attributes = predictions.attribute_probabilities[rows]
-        if attributes.shape[1]:
-            attribute_scores, attribute_ids = attributes.max(1)
-        else:
-            attribute_scores, attribute_ids = torch.zeros(len(rows)), torch.zeros(len(rows))
         return Regions(
-            boxes=boxes.float().cpu().numpy(),
-            features=predictions.features[rows].cpu().numpy(),
-            object_ids=selected.object_ids.cpu().numpy().astype(np.int32),
-            object_scores=selected.object_scores.cpu().numpy(),
-            attribute_ids=attribute_ids.cpu().numpy().astype(np.int32),
-            attribute_scores=attribute_scores.float().cpu().numpy(),
+            boxes=boxes.numpy(),
+            features=candidates.features[rows].numpy(),
+            object_ids=selected.object_ids.numpy().astype(np.int32),
+            object_scores=selected.object_scores.numpy(),
+            attribute_ids=candidates.attribute_ids[rows].numpy().astype(np.int32),
+            attribute_scores=candidates.attribute_scores[rows].numpy(),
             image_size=image.image_size,
         )
 
-    def _maxclass(self, image: PreparedImage, proposals: Tensor, predictions: Predictions) -> Selected:
+    def _maxclass(self, image: PreparedImage, candidates: Candidates) -> Selected:
         height, width = image.pixels.shape[:2]
-        boxes = apply_deltas(proposals, predictions.box_deltas, self.config.box_weights, self.model.offset)
         return select_maxclass(
-            boxes,
-            predictions.class_probabilities,
+            candidates.boxes,
+            candidates.object_scores,
+            candidates.object_ids,
             self.num_regions,
             height=height,
             width=width,
             offset=self.model.offset,
         )
+
+
+def _as_columns(tensor: Tensor) -> Tensor:
+    """(R,) or (R, n) -> (R, n) float32, which holds every index of a class exactly."""
+    return (tensor if tensor.ndim == 2 else tensor[:, None]).float()
+
+
+def _from_columns(rows: Tensor, forms: list[tuple[torch.Size, torch.dtype]]) -> list[Tensor]:
+    """The tensors that `_as_columns` made the columns of rows (R, …) from, by their shapes and types."""
+    parts = rows.split([shape[1] if len(shape) == 2 else 1 for shape, _ in forms], dim=1)
+    return [part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, forms, strict=True)]
 
 
 INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_threshold", "rpn_min_size")

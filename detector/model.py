@@ -21,12 +21,11 @@ from detector.boxes import (
 )
 from detector.config import BLOCKS, STRIDE, DetectorConfig
 from detector.detectron2_compat import detectron2_ready
+from detector.roi_pool import pooled_chunks
 
 with detectron2_ready():
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-
-ROI_CHUNK = 256  # proposals per pass through res5: 200 MB of activations at full size
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,8 @@ class FasterRCNN(nn.Module):
         self.cell_anchors: Tensor
         self.register_buffer("cell_anchors", anchors(config.anchor_sizes, config.anchor_ratios))  # (A, 4)
         self.offset = 1.0 if inclusive else 0.0
+        self.outside: Tensor  # a box that overlaps no box of any image
+        self.register_buffer("outside", torch.tensor([[-9.0, -9.0, -5.0, -5.0]]), persistent=False)
 
     def proposals(self, features: Tensor, image_sizes: list[tuple[int, int]], scales: list[float]) -> list[Tensor]:
         """Boxes that may hold an object, best first, in pixels of the resized images.
@@ -124,22 +125,23 @@ class FasterRCNN(nn.Module):
         Returns:
             B tensors (R, 4), R at most `rpn_post_nms`.
         """
-        logits, deltas = self.proposal_generator.rpn_head([features])
-        logits, deltas = logits[0].float(), deltas[0].float()  # (B, A, H, W), (B, A * 4, H, W)
+        logits, deltas = self.proposal_generator.rpn_head([features.float()])
+        logits, deltas = logits[0], deltas[0]  # (B, A, H, W), (B, A * 4, H, W)
         batch, _, height, width = logits.shape
         scores = logits.permute(0, 2, 3, 1).reshape(batch, -1)  # (B, H * W * A)
         deltas = deltas.view(batch, -1, 4, height, width).permute(0, 3, 4, 1, 2).reshape(batch, -1, 4)
         anchors = grid_anchors(self.cell_anchors, height, width, STRIDE)
-        results = []
-        for index in range(batch):
-            results.append(
-                self._top_proposals(scores[index], deltas[index], anchors, image_sizes[index], scales[index])
-            )
-        return results
+        # All of it is launched before the first NMS: on a GPU that one waits, as the number it keeps is not known before.
+        ranked = [
+            self._ranked_boxes(scores[index], deltas[index], anchors, image_sizes[index], scales[index])
+            for index in range(batch)
+        ]
+        return [self._suppressed(*candidates) for candidates in ranked]
 
-    def _top_proposals(
+    def _ranked_boxes(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int], scale: float
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """The `rpn_pre_nms` best boxes and their scores, best first; -inf and a box outside of the image for what is none."""
         config = self.config
         boxes = apply_deltas(anchors, deltas, (1.0, 1.0, 1.0, 1.0), self.offset)[:, 0]
         boxes = clip(boxes, *size, self.offset)
@@ -151,8 +153,17 @@ class FasterRCNN(nn.Module):
         boxes, sides = boxes[order], sides[order]
         # … the others drop empty ones after it.
         valid = torch.isfinite(scores) & (sides > 0).all(1)
-        boxes, scores = boxes[valid], scores[valid]
-        return boxes[nms_boxes(boxes, scores, config.rpn_nms_threshold, self.offset)[: config.rpn_post_nms]]
+        return torch.where(valid[:, None], boxes, self.outside), torch.where(valid, scores, -torch.inf)
+
+    def _suppressed(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """NMS, without the boxes that are none.
+
+        To take those out with a mask would make a GPU wait once more. They are all one box instead, one is added, and
+        NMS keeps exactly one of its kind: the last, as its score is the lowest.
+        """
+        boxes, scores = torch.cat([boxes, self.outside]), F.pad(scores, (0, 1), value=-torch.inf)
+        kept = nms_boxes(boxes, scores, self.config.rpn_nms_threshold, self.offset)
+        return boxes[kept[:-1][: self.config.rpn_post_nms]]
 
     def predict(self, features: Tensor, proposals: list[Tensor]) -> list[Predictions]:
         """RoI head over the proposals of many images at once, in chunks that bound the memory.
@@ -162,27 +173,27 @@ class FasterRCNN(nn.Module):
             proposals: B tensors (R, 4) in pixels of the resized images.
         """
         counts = [len(boxes) for boxes in proposals]
-        rois = torch.cat([F.pad(boxes, (1, 0), value=index) for index, boxes in enumerate(proposals)])
-        pooled = [self.region_features(features, chunk) for chunk in rois.split(ROI_CHUNK)]
-        everything = self._read_out(torch.cat(pooled))
+        pooled = pooled_chunks(features, proposals, self.config.pooled_size, 1.0 / STRIDE)
+        means = [self.roi_heads.res5(chunk).mean((2, 3), dtype=torch.float32) for chunk in pooled]
+        everything = self._read_out(torch.cat(means))
         return [Predictions(*parts) for parts in zip(*(part.split(counts) for part in everything), strict=True)]
 
     def region_features(self, features: Tensor, rois: Tensor) -> Tensor:
-        """RoIPool, res5 and mean: (B, channels, H, W), (R, 5) of (image, XYXY) -> (R, D)."""
-        size = self.config.pooled_size
-        pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / STRIDE)
+        """As `predict` has them, but with gradients: (B, channels, H, W), (R, 5) of (image, XYXY) -> (R, D)."""
+        size = self.config.pooled_size  # in float32: bfloat16 would round a coordinate of 1,000 to 4 pixels
+        pooled = roi_pool(features.float(), rois.float(), (size, size), 1.0 / STRIDE)
         pooled = pooled.contiguous(memory_format=torch.channels_last)
         return self.roi_heads.res5(pooled).mean((2, 3)).float()
 
     def _read_out(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = self.roi_heads.box_predictor
         first = self.config.background == "first"
-        logits = head.cls_score(features).float()  # (R, C + 1)
-        deltas = head.bbox_pred(features).float()
+        logits = head.cls_score(features)  # (R, C + 1)
+        deltas = head.bbox_pred(features)
         objects = slice(1, None) if first else slice(0, -1)
         attributes = features.new_zeros(len(features), 0)
         if head.has_attributes:
-            attribute_logits = head.attribute_logits(features, logits.argmax(1)).float()
+            attribute_logits = head.attribute_logits(features, logits.argmax(1))
             attributes = attribute_logits[:, objects].softmax(1)  # "no attribute" sits where background does
         return features, logits.softmax(1)[:, objects], deltas[:, 4:] if first else deltas, attributes
 

@@ -1,6 +1,7 @@
 """Decoded photo -> network input, as in the published detector's training. Needs no network: runs in any process."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +47,8 @@ def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
         raise DetectorError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8, BGR")
     height, width = image.shape[:2]
     scale = min(settings.min_size / min(height, width), settings.max_size / max(height, width))
-    centered = image.astype(np.float32) - np.asarray(settings.pixel_mean, dtype=np.float32)
+    mean: Any = (*settings.pixel_mean, 0.0)  # a colour, which cv2's annotations do not know
+    centered = cv2.subtract(image, mean, dtype=cv2.CV_32F)  # NumPy's numbers in half the time
     x, y = max(scale, STRIDE / width), max(scale, STRIDE / height)
     pixels = cv2.resize(centered, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)
     return PreparedImage(pixels, (y, x), (height, width))

@@ -1,8 +1,10 @@
-"""Which regions of an image are kept. Pure functions on one image's tensors.
+"""Which regions of an image are kept. Pure functions on one image's tensors, which lie in the host's memory.
 
 Letters: R proposals, C objects (without background), K regions kept.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +36,29 @@ def select_caffe(boxes: Tensor, probabilities: Tensor, num_regions: int, *, thre
         probabilities: (R, C) class posteriors without background.
         num_regions: K.
     """
-    kept = suppress_per_class(probabilities, iou_matrix(boxes, 1.0) > threshold)
-    surviving = torch.where(kept, probabilities, 0.0)  # (R, C)
-    confidence = surviving.amax(1)
-    rows = _cycled(torch.argsort(confidence, descending=True, stable=True), num_regions)
+    overlaps = iou_matrix(boxes, 1.0) > threshold
+    ceiling = probabilities.amax(0)  # (C,) no proposal counts for more in this class
+    for floor in _floors(probabilities, num_regions):
+        classes = (~(ceiling < floor)).nonzero()[:, 0]  # so that NaN is in
+        candidates = probabilities[:, classes]
+        surviving = torch.where(suppress_per_class(candidates, overlaps), candidates, 0.0)
+        confidence = surviving.amax(1)
+        order = torch.argsort(confidence, descending=True, stable=True)
+        # What the classes left out could say of any proposal is below the floor: the first K cannot change.
+        if len(classes) == len(ceiling) or (len(order) >= num_regions and confidence[order[num_regions - 1]] >= floor):
+            break
+    rows = _cycled(order, num_regions)
     scores, ids = probabilities[rows].max(1)
     return Selected(rows, boxes[rows], ids, scores)
+
+
+def _floors(probabilities: Tensor, num_regions: int) -> Iterator[float]:
+    """Probabilities to look above of, falling: nearly always the first is low enough to find the K best regions."""
+    best = probabilities.amax(1).sort(descending=True).values  # (R,)
+    for rank in (2 * num_regions, 4 * num_regions):
+        if rank < len(best):
+            yield float(best[rank])
+    yield -math.inf
 
 
 def suppress_per_class(probabilities: Tensor, overlaps: Tensor) -> Tensor:
@@ -55,14 +74,10 @@ def suppress_per_class(probabilities: Tensor, overlaps: Tensor) -> Tensor:
         overlaps: (R, R) bool, True where IoU exceeds the threshold.
     """
     count, classes = probabilities.shape
-    overlaps = overlaps.clone().fill_diagonal_(False)
-    order = torch.argsort(probabilities, dim=0, stable=True).flip(0)  # (R, C)
-    rank = torch.empty_like(order).scatter_(
-        0, order, torch.arange(count, device=order.device)[:, None].expand_as(order)
-    )
+    first, second = overlaps.clone().fill_diagonal_(False).nonzero(as_tuple=True)  # pairs (suppressor, suppressed)
+    higher, lower = probabilities[first], probabilities[second]  # (P, C)
+    beats = torch.where((first > second)[:, None], higher >= lower, higher > lower)
     kept = torch.ones(count, classes, dtype=torch.bool, device=probabilities.device)
-    first, second = overlaps.nonzero(as_tuple=True)  # pairs (suppressor, suppressed)
-    beats = rank[first] < rank[second]  # (P, C)
     for _ in range(count):
         hits = torch.zeros(count, classes, dtype=torch.int32, device=kept.device)
         hits.index_add_(0, second, (beats & kept[first]).int())
@@ -74,7 +89,7 @@ def suppress_per_class(probabilities: Tensor, overlaps: Tensor) -> Tensor:
 
 
 def select_maxclass(
-    boxes: Tensor, probabilities: Tensor, num_regions: int, *, height: float, width: float, offset: float = 0.0
+    boxes: Tensor, scores: Tensor, ids: Tensor, num_regions: int, *, height: float, width: float, offset: float = 0.0
 ) -> Selected:
     """The rule of airsplay's and LXMERT's extractors.
 
@@ -82,20 +97,19 @@ def select_maxclass(
     least K survive.
 
     Args:
-        boxes: (R, C, 4) regressed boxes in pixels of the resized image.
-        probabilities: (R, C) class posteriors without background.
+        boxes: (R, 4) regressed boxes of each proposal's best class, in pixels of the resized image.
+        scores, ids: (R,) posterior and index of that class.
         num_regions: K.
         height, width: of the resized image; boxes are clipped to it.
     """
-    scores, ids = probabilities.max(1)
-    best = clip(boxes[torch.arange(len(ids), device=ids.device), ids], height, width, offset)  # (R, 4)
-    keep = torch.arange(len(ids), device=ids.device)
+    boxes = clip(boxes, height, width, offset)
+    keep = torch.arange(len(ids))
     for threshold in NMS_THRESHOLDS:
-        keep = nms_boxes(best, scores, threshold, offset)[:num_regions]
+        keep = nms_boxes(boxes, scores, threshold, offset)[:num_regions]
         if len(keep) >= num_regions:
             break
     rows = _cycled(keep, num_regions)
-    return Selected(rows, best[rows], ids[rows], scores[rows])
+    return Selected(rows, boxes[rows], ids[rows], scores[rows])
 
 
 def _cycled(rows: Tensor, count: int) -> Tensor:

@@ -88,6 +88,11 @@ device_option = functools.partial(click.option, "--device", help="auto, cpu, cud
 @click.option("--num-regions", type=int, help="Regions per photo.  [default: 36]")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: float16]")
 @device_option()
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16", "fp16"]),
+    help="Of the convolutions; the others are for GPUs.  [default: float32]",
+)
 @click.option("--batch-size", type=int, help="Photos per forward pass.")
 @click.option("--workers", type=int, help="Decoding processes.")
 @click.option("--limit", type=int, help="Only the first N photos.")

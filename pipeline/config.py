@@ -90,7 +90,8 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            lines.append(f"{prefix}{key}: found {left}, asked {right}")
+            shown = ["nothing" if value is None else value for value in (left, right)]
+            lines.append(f"{prefix}{key}: found {shown[0]}, asked {shown[1]}")
     return lines
 
 

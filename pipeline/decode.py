@@ -1,16 +1,21 @@
 """Photos -> network input, ahead of the network and in worker processes that never see it."""
 
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from pipeline.errors import PipelineError
 from pipeline.images import Photo, read_image
+
+SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 
 
 def decode_photos(
@@ -29,8 +34,9 @@ def decode_photos(
         PipelineError: a worker died.
     """
     workers = min(workers, len(photos))
+    shared = workers > 0 and _room_to_share()
     loader = DataLoader(
-        _Photos(photos, roots, settings),
+        _Photos(photos, roots, settings, shared),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=ahead // workers + 1 if workers else None,
@@ -38,7 +44,8 @@ def decode_photos(
         worker_init_fn=_quiet_worker,
     )
     try:
-        yield from loader
+        for item in loader:
+            yield item if isinstance(item, str) else replace(item, pixels=np.asarray(item.pixels))
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
@@ -51,8 +58,8 @@ def decode_photos(
 class _Photos(Dataset[PreparedImage | str]):
     """Picklable and small: all that a worker needs."""
 
-    def __init__(self, photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings):
-        self.photos, self.roots, self.settings = photos, roots, settings
+    def __init__(self, photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings, shared: bool):
+        self.photos, self.roots, self.settings, self.shared = photos, roots, settings, shared
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -60,11 +67,23 @@ class _Photos(Dataset[PreparedImage | str]):
     def __getitem__(self, index: int) -> PreparedImage | str:
         photo = self.photos[index]
         try:
-            return prepare(read_image(self.roots[photo.root] / photo.path), self.settings)
+            image = prepare(read_image(self.roots[photo.root] / photo.path), self.settings)
         except ValueError as error:
             return str(error)
         except MemoryError:
             return "not enough memory to decode it"
+        pixels: Any = torch.from_numpy(image.pixels) if self.shared else image.pixels
+        return replace(image, pixels=pixels)
+
+
+def _room_to_share() -> bool:
+    """Whether workers can hand over pixels in shared memory, which torch does with tensors: arrays go through a pipe,
+    7 MB a photo copied four times. Containers often have next to no shared memory, and to run out of it is fatal.
+    """
+    try:
+        return shutil.disk_usage("/dev/shm").free >= SHARED_MEMORY
+    except OSError:
+        return False
 
 
 def _as_is(item: Any) -> Any:

@@ -20,6 +20,7 @@ from detector.boxes import inclusive_cell_anchors
 from detector.extractor import RegionExtractor
 from detector.model import FasterRCNN, Predictions
 from detector.preprocess import PreparedImage
+from detector.regions import Regions
 from detector.weights import load_weights
 
 PHOTOS = [f"COCO_train2014_000000{number}.jpg" for number in (131486, 132417, 573195)]
@@ -34,6 +35,10 @@ class Forward:
     features: Tensor
     proposals: Tensor
     predictions: Predictions
+
+    def regions(self, extractor: RegionExtractor) -> Regions:
+        """What the extractor's rule keeps."""
+        return extractor._keep(self.image, extractor._candidates(self.proposals, self.predictions))
 
 
 def load_module(path: Path) -> ModuleType:
@@ -56,11 +61,17 @@ def golden(shared: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def extractors(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegionExtractor]:
-    """Both selection rules, the weights read from an LXMERT file."""
+def lxmert_file(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lxmert") / "pytorch_model.bin"
     torch.save(state, path)
-    return {rule: RegionExtractor.from_weights(path, selection=rule, device="cpu") for rule in ("caffe", "maxclass")}
+    return path
+
+
+@pytest.fixture(scope="module")
+def extractors(lxmert_file: Path) -> dict[str, RegionExtractor]:
+    """Both selection rules, the weights read from an LXMERT file."""
+    rules = ("caffe", "maxclass")
+    return {rule: RegionExtractor.from_weights(lxmert_file, selection=rule, device="cpu") for rule in rules}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +121,7 @@ def test_caffe_selection_agrees(
     extractors: dict[str, RegionExtractor], forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str
 ) -> None:
     found = forwards[name]
-    regions = extractors["caffe"]._keep(found.image, found.proposals, found.predictions)
+    regions = found.regions(extractors["caffe"])
     height, width = found.image.image_size
     wanted = golden[f"{name}/caffe/boxes"].clip(max=[width, height, width, height])  # ours never leave the photo
     rows = matched(regions.boxes, wanted, further=36)
@@ -122,7 +133,7 @@ def test_maxclass_selection_agrees(
     extractors: dict[str, RegionExtractor], forwards: dict[str, Forward], golden: dict[str, np.ndarray], name: str
 ) -> None:
     found = forwards[name]
-    regions = extractors["maxclass"]._keep(found.image, found.proposals, found.predictions)
+    regions = found.regions(extractors["maxclass"])
     key = f"{name}/maxclass"
     rows = matched(regions.boxes, golden[f"{key}/boxes"])
     np.testing.assert_array_equal(regions.object_ids[rows], golden[f"{key}/object_ids"])
@@ -133,7 +144,7 @@ def test_maxclass_selection_agrees(
 
 
 def test_the_airsplay_layout_gives_the_same_network(
-    state: dict[str, Tensor], extractors: dict[str, RegionExtractor], tmp_path: Path
+    state: dict[str, Tensor], lxmert_file: Path, tmp_path: Path
 ) -> None:
     arrays = {
         name: tensor.numpy()
@@ -144,8 +155,10 @@ def test_the_airsplay_layout_gives_the_same_network(
         pickle.dump({"model": arrays}, file)
     weights = load_weights(tmp_path / "faster_rcnn_from_caffe_attr.pkl")
     assert weights.layout == "airsplay"
-    for name, tensor in extractors["caffe"].model.state_dict().items():
-        torch.testing.assert_close(weights.tensors[name], tensor.contiguous(), rtol=1e-6, atol=1e-5)
+    model = FasterRCNN(weights.config)
+    model.load_state_dict(load_weights(lxmert_file).tensors)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(weights.tensors[name], tensor, rtol=1e-6, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +228,26 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1
     overlap = sides.clip(0).prod()
     return overlap / ((a[2:] - a[:2] + 1).prod() + (b[2:] - b[:2] + 1).prod() - overlap)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-2), ("fp16", 2e-3)])
+def test_low_precision_deviates_no_more_than_stated(
+    lxmert_file: Path, shared: Path, precision: str, bound: float
+) -> None:
+    """Features of the same boxes, relative to their norm. Which boxes are found depends on near ties, and may differ."""
+    small = {"min_size": 224, "max_size": 400}
+    full, low = (
+        RegionExtractor.from_weights(lxmert_file, device="cpu", precision=name, config_overrides=small)
+        for name in ("float32", precision)
+    )
+    image = full.prepare(cv2.imread(str(shared / "data/bottom_up/images" / PHOTOS[0])))
+    height, width = image.pixels.shape[:2]
+    proposals = [torch.tensor([[0, 0, width, height], [30, 40, 120, 160], [100, 20, 220, 90], [5, 150, 60, 200.0]])]
+    with torch.inference_mode():
+        wanted, found = (
+            extractor.model.predict(extractor.model.backbone(extractor._upload([image]))["res4"], proposals)[0]
+            for extractor in (full, low)
+        )
+    deviation = (found.features - wanted.features).norm(dim=1) / wanted.features.norm(dim=1)
+    assert 0 < deviation.max() < bound
+    torch.testing.assert_close(found.class_probabilities, wanted.class_probabilities, rtol=0, atol=5 * bound)

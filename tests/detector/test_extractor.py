@@ -73,6 +73,9 @@ def test_preparing_follows_the_published_recipe() -> None:
     wide = prepare(np.zeros((300, 1000, 3), np.uint8), settings)
     assert (wide.scale, wide.pixels.shape) == ((1.0, 1.0), (300, 1000, 3))
     np.testing.assert_allclose(wide.pixels[0, 0], [-102.9801, -115.9465, -122.7717], rtol=1e-6)
+    every = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, 2)  # each value there is, at its own size
+    exact = prepare(every, InputSettings(1, 256, settings.pixel_mean)).pixels[:, 0]
+    np.testing.assert_array_equal(exact, every[:, 0].astype(np.float32) - np.float32(settings.pixel_mean))
     normal = prepare(np.zeros((480, 640, 3), np.uint8), settings)
     assert (normal.scale, normal.pixels.shape) == ((1.25, 1.25), (600, 800, 3))
 
@@ -96,3 +99,10 @@ def test_description_says_what_decides_the_features(small_weights: Path) -> None
     assert one["weights_sha256"] == other["weights_sha256"]
     assert (one["detector"]["min_size"], other["detector"]["min_size"]) == (96, 64)
     assert (one["selection"], one["num_regions"]) == ("caffe", 36)
+
+
+def test_a_network_of_no_numbers_says_so(small_weights: Path, photos: list[np.ndarray]) -> None:
+    broken = RegionExtractor.from_weights(small_weights, device="cpu")
+    broken.model.proposal_generator.rpn_head.objectness_logits.bias.fill_(float("nan"))
+    with pytest.raises(DetectorError, match="no proposal: the network's scores are not finite numbers"):
+        broken(photos[:2])

@@ -56,14 +56,16 @@ def test_caffe_keeps_the_most_confident_survivors() -> None:
 
 def test_maxclass_raises_its_threshold_until_enough_survive() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 8.0], [0, 0, 10, 5.5]])  # IoU .8, .55, .69
-    scores = torch.tensor([[0.9], [0.8], [0.7]])
+    scores, ids = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([4, 4, 2])
     for count, rows in ((1, [0]), (2, [0, 2]), (3, [0, 1, 2])):
-        assert select_maxclass(boxes[:, None], scores, count, height=99, width=99).proposals.tolist() == rows
+        kept = select_maxclass(boxes, scores, ids, count, height=99, width=99)
+        assert kept.proposals.tolist() == rows
+        assert kept.object_ids.tolist() == ids[rows].tolist()
 
 
-def test_maxclass_takes_the_box_of_the_best_class_and_clips_it() -> None:
-    boxes = torch.tensor([[[0, 0, 5, 5], [90, 90, 120, 130.0]]])
-    kept = select_maxclass(boxes, torch.tensor([[0.1, 0.9]]), 1, height=100, width=110)
+def test_maxclass_clips_its_boxes() -> None:
+    boxes = torch.tensor([[90, 90, 120, 130.0]])
+    kept = select_maxclass(boxes, torch.tensor([0.9]), torch.tensor([1]), 1, height=100, width=110)
     assert kept.boxes.tolist() == [[90, 90, 110, 100]]
     assert kept.object_ids.tolist() == [1]
 
@@ -73,3 +75,36 @@ def test_too_few_proposals_repeat_in_order(count: int) -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60.0]])
     kept = select_caffe(boxes, torch.tensor([[0.5], [0.6]]), count)
     assert kept.proposals.tolist() == [1, 0, 1, 0, 1, 0, 1][:count]
+
+
+def select_with_plain_loop(boxes: Tensor, probabilities: Tensor, count: int) -> list[int]:
+    """The published rule, one class after another over all proposals."""
+    overlaps = (iou_matrix(boxes, 1.0) > 0.3).numpy()
+    confidence = np.zeros(len(boxes), np.float32)
+    for scores in probabilities.numpy().T:
+        kept = plain_nms(overlaps, scores)
+        confidence[kept] = np.maximum(confidence[kept], scores[kept])
+    order = np.argsort(-confidence, kind="stable")
+    return np.resize(order, count).tolist()
+
+
+@given(proposals(), st.integers(1, 5))
+@settings(max_examples=300, deadline=None)
+def test_caffe_looks_at_few_classes_and_selects_as_if_at_all(case: tuple[Tensor, Tensor], count: int) -> None:
+    boxes, probabilities = case
+    assert select_caffe(boxes, probabilities, count).proposals.tolist() == select_with_plain_loop(
+        boxes, probabilities, count
+    )
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
+def test_caffe_selects_the_same_among_many_proposals(sharpness: float) -> None:
+    generator = torch.Generator().manual_seed(int(sharpness))
+    corners = torch.rand(120, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 10 + torch.rand(120, 2, generator=generator) * 60], 1)
+    logits = sharpness * torch.randn(120, 200, generator=generator)
+    logits[::7] = logits[0]  # proposals that tie in every class
+    probabilities = logits.softmax(1)
+    for count in (5, 36, 100):
+        wanted = select_with_plain_loop(boxes, probabilities, count)
+        assert select_caffe(boxes, probabilities, count).proposals.tolist() == wanted

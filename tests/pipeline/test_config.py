@@ -82,4 +82,4 @@ def test_presets_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: 
 def test_differences_name_the_nested_key_and_both_values() -> None:
     found = {"detector": {"min_size": 600, "same": 1}, "weights": "a"}
     wanted = {"detector": {"min_size": 300, "same": 1}, "weights": "a", "more": True}
-    assert differences(found, wanted) == ["detector.min_size: found 600, asked 300", "more: found None, asked True"]
+    assert differences(found, wanted) == ["detector.min_size: found 600, asked 300", "more: found nothing, asked True"]

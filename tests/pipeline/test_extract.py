@@ -1,7 +1,9 @@
 """Stage one, from files to store: complete, resumable, and never brought down by a photo."""
 
 import dataclasses
+import errno
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract import ExtractConfig, extractor_like, run
 from pipeline.images import read_image
 from pipeline.inspect_store import inspect_store
+from pipeline.shard_writer import commit_shard
 from pipeline.shards import Store, open_store
 from tests.photos import write_photos
 
@@ -158,6 +161,7 @@ def test_other_settings_in_the_same_folder_are_refused(photos: Path, small_weigh
         ({"selection": "maxclass"}, "extraction.selection: found caffe, asked maxclass"),
         ({"dtype": "float32"}, "dtype: found float16, asked float32"),
         ({"detector": {"min_size": 64}}, "extraction.detector.min_size: found 96, asked 64"),
+        ({"precision": "bf16"}, "extraction.precision: found nothing, asked bf16"),
     ):
         with pytest.raises(PipelineError, match=message):
             run(dataclasses.replace(settings, **change), progress=False)
@@ -185,9 +189,86 @@ def test_photos_that_vanish_with_their_disk_are_not_failures(photos: Path, extra
     assert len(extract_all(config(photos), extractor)) == 10
 
 
-def test_workers_change_nothing(photos: Path, extractor: RegionExtractor) -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_workers_change_nothing(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, shared_memory: bool
+) -> None:
+    monkeypatch.setattr("pipeline.decode._room_to_share", lambda: shared_memory)
     extract_all(config(photos, output=str(photos.parent / "alone")), extractor)
     extract_all(config(photos, workers=2), extractor)
+    assert contents(photos.parent / "alone") == contents(photos.parent / "store")
+
+
+def test_a_shard_is_written_while_the_next_is_made(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    class Announcing(Fragile):
+        def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
+            found = super().__call__(images)
+            if self.calls == 3:  # shards of four photos in batches of three: the first of the second shard
+                begun.set()
+            return found
+
+    def patient(folder: Path, number: int, *arguments: Any, **options: Any) -> None:
+        assert number > 0 or begun.wait(60), "the second shard was not begun before the first was written"
+        commit_shard(folder, number, *arguments, **options)
+
+    monkeypatch.setattr("pipeline.extract.commit_shard", patient)
+    assert len(extract_all(config(photos), Announcing(extractor))) == 10
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_full_disk_is_told_and_nothing_is_lost(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    extract_all(config(photos, output=str(photos.parent / "whole")), extractor)
+
+    def full(folder: Path, of: int, *arguments: Any, **options: Any) -> None:
+        if of == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        commit_shard(folder, of, *arguments, **options)
+
+    monkeypatch.setattr("pipeline.extract.commit_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        extract_all(config(photos), extractor)
+    assert len(open_store(config(photos).output)) == 4 * number
+    monkeypatch.undo()
+    extract_all(config(photos), extractor)
+    assert contents(photos.parent / "whole") == contents(photos.parent / "store")
+
+
+def test_what_was_handed_to_the_writer_is_written_when_the_detector_dies(
+    photos: Path, extractor: RegionExtractor
+) -> None:
+    with pytest.raises(Killed):
+        extract_all(config(photos), Fragile(extractor, dies_at=3))
+    assert list(open_store(config(photos).output)) == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
+
+
+@pytest.mark.parametrize("fails", [[], [(40, 90)], [(48, 64), (40, 90)]])
+def test_launching_ahead_as_on_a_gpu_changes_nothing(
+    photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, fails: list[tuple[int, int]]
+) -> None:
+    class Launching(Fragile):
+        device = torch.device("cuda")
+        ahead = most_ahead = 0
+
+        def launch(self, images: Sequence[PreparedImage]) -> Any:
+            self.ahead += 1
+            self.most_ahead = max(self.ahead, self.most_ahead)
+
+            def collect() -> list[Regions]:
+                self.ahead -= 1
+                return self(images)
+
+            return collect
+
+    extract_all(config(photos, output=str(photos.parent / "alone"), shard_size=10), Fragile(extractor, fails=fails))
+    launching = Launching(extractor, fails=fails)
+    extract_all(config(photos, shard_size=10), launching)
+    assert (launching.ahead, launching.most_ahead) == (0, 2)
     assert contents(photos.parent / "alone") == contents(photos.parent / "store")
 
 
@@ -233,6 +314,7 @@ def test_one_photo_later_gets_the_same_regions(photos: Path, small_weights: Path
     ("changes", "message"),
     [
         ({"dtype": "int8"}, "expected float16 or float32"),
+        ({"precision": "int8"}, "precision 'int8': expected float32, bf16 or fp16"),
         ({"batch_size": 0}, "batch_size 0: expected at least 1"),
         ({"workers": -1}, "workers -1: expected at least 0"),
     ],

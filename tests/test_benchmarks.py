@@ -1,0 +1,30 @@
+"""The benchmark of extraction runs, and the two detectors that it compares find the same."""
+
+import numpy as np
+import pytest
+
+from detector import RegionExtractor
+from detector.config import DetectorConfig
+from tests.benchmarks.extract import TINY, main, seeded
+from tests.published import PublishedDetector
+
+
+def test_ours_finds_what_detectron2s_own_model_finds() -> None:
+    model, weights = seeded(DetectorConfig(**TINY))
+    extractor = RegionExtractor(model, weights, device="cpu")
+    image = extractor.prepare(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
+    (found,) = extractor([image])
+    boxes, features = PublishedDetector(model, extractor.num_regions)(image)
+    distance = np.abs(found.boxes[None] - boxes.numpy()[:, None]).max(2)  # (wanted, found)
+    rows = distance.argmin(1)
+    same = distance.min(1) < 0.05
+    assert same.sum() >= 35  # ties in the last digit may put another region in the last place
+    np.testing.assert_allclose(found.features[rows[same]], features.numpy()[same], rtol=1e-3, atol=1e-3)
+
+
+def test_the_benchmark_of_extraction_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    ratios = main(["--tiny", "--device", "cpu", "--photos", "2", "--repetitions", "1", "--batch-size", "2"])
+    printed = capsys.readouterr().out
+    assert all(ratio > 0 for ratio in ratios.values())
+    for stage in ("photos/s", "decode wait", "backbone", "RoI pool", "res5", "selection", "write (in a thread)"):
+        assert stage in printed
