@@ -142,7 +142,6 @@ def fit_detector(
     first = _resume(checkpointer, folder / CHECKPOINTS)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # detectron2's names for mixed precision
-        warnings.filterwarnings("ignore", message="torch.meshgrid")
         try:
             if train:
                 trainer.train(first, recipe.steps)
