@@ -169,8 +169,8 @@ class FasterRCNN(nn.Module):
 
     def region_features(self, features: Tensor, rois: Tensor) -> Tensor:
         """RoIPool, res5 and mean: (B, channels, H, W), (R, 5) of (image, XYXY) -> (R, D)."""
-        size = self.config.pooled_size
-        pooled = roi_pool(features, rois.to(features.dtype), (size, size), 1.0 / STRIDE)
+        size = self.config.pooled_size  # in float32: bfloat16 would round a coordinate of 1,000 to 4 pixels
+        pooled = roi_pool(features.float(), rois.float(), (size, size), 1.0 / STRIDE)
         pooled = pooled.contiguous(memory_format=torch.channels_last)
         return self.roi_heads.res5(pooled).mean((2, 3)).float()
 

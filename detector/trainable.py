@@ -188,7 +188,7 @@ def head_losses(
     objects = torch.nonzero(samples.classes < config.num_objects)[:, 0]
     classes = samples.classes[objects]
     wanted = Box2BoxTransform(weights=config.box_weights).get_deltas(samples.proposals[objects], samples.boxes[objects])
-    given = deltas.view(len(deltas), -1, 4)[objects, classes]
+    given = deltas.view(len(deltas), config.num_objects, 4)[objects, classes]
     count = max(len(features), 1)
     losses = {
         "loss_cls": F.cross_entropy(logits, samples.classes, reduction="sum") / count,
