@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -101,17 +102,17 @@ def fit_detector(
     if finished := _finished(folder, recipe.steps):
         return DetectorFitResult(folder / WEIGHTS, recipe.steps, 0.0, finished)
     device = torch.device(device)
-    done = steps_done(folder)
-    _check(recipe, device, bool(start) or done > 0)
+    check_recipe(recipe, device, folder, bool(start))
     seed_all_rng(recipe.seed + comm.get_rank())
     model = build(config, recipe, start).to(device)
     wrapped = _distributed(model, device)
-    trainer = make_trainer(wrapped, recipe, data.train, data.training_mapper, workers=workers, done=done)
+    trainer = make_trainer(wrapped, recipe, data.train, data.training_mapper, workers=workers, done=steps_done(folder))
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(wrapped, str(folder / CHECKPOINTS), trainer=trainer)
     evaluation: dict[str, dict[str, float]] = {}
 
     def evaluate() -> dict[str, dict[str, float]]:
+        _average_statistics(model)
         evaluation.clear()
         evaluation.update(_judge(model, data, folder, workers, progress))
         if comm.is_main_process():
@@ -249,7 +250,19 @@ def _resume(checkpointer: Checkpointer, folder: Path) -> int:
     return int(trainer.iter) + 1
 
 
-def _check(recipe: DetectorFitConfig, device: torch.device, started: bool) -> None:
+def check_recipe(recipe: DetectorFitConfig, device: torch.device, folder: Path, started: bool) -> None:
+    """Refuse what cannot be trained, before a run folder is made of it.
+
+    Args:
+        recipe: how it is to be trained.
+        device: to train on.
+        folder: of the run, which may be one to continue.
+        started: whether there are weights to start from.
+
+    Raises:
+        DetectorError: a recipe that this machine or these weights do not allow.
+    """
+    started = started or (folder / CHECKPOINTS / "last_checkpoint").is_file()
     if recipe.precision == "fp16" and device.type != "cuda":
         raise DetectorError(f"training.precision fp16: needs a CUDA device, found {device}; use bf16 or float32")
     if not started and (recipe.norm == "FrozenBN" or recipe.frozen_stages):
@@ -264,6 +277,16 @@ def _check(recipe: DetectorFitConfig, device: torch.device, started: bool) -> No
         raise DetectorError(
             f"training.batch_size {recipe.batch_size}: expected a multiple of the {comm.get_world_size()} processes"
         )
+
+
+def _average_statistics(model: nn.Module) -> None:
+    """Of norms that every process keeps over its own images: what is judged, and saved, is one network."""
+    if comm.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for statistic in (module.running_mean, module.running_var):
+                    dist.all_reduce(statistic)
+                    statistic /= comm.get_world_size()
 
 
 def _distributed(model: TrainableDetector, device: torch.device) -> nn.Module:

@@ -214,6 +214,7 @@ class RecordReader:
     def __init__(self, settings: InputSettings, num_attributes: int, *, training: bool, flip: bool = True):
         self.settings, self.num_attributes = settings, num_attributes
         self.training, self.flip = training, flip and training
+        self._complained: set[str] = set()
 
     def __call__(self, record: Mapping[str, Any]) -> Record | None:
         try:
@@ -222,7 +223,9 @@ class RecordReader:
                 raise UnreadableImage(_other_size(record, image.shape))
         except UnreadableImage as error:
             what = "passed over in training" if self.training else "judged as if it were blank"
-            warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)
+            if record["file_name"] not in self._complained:  # an image comes once an epoch
+                self._complained.add(record["file_name"])
+                warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)
             if self.training:
                 return None
             image = np.full((record["height"], record["width"], 3), self.settings.pixel_mean, dtype=np.uint8)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
-from detector.fit import WEIGHTS, DetectionData, DetectorFitResult, fit_detector, judge_detector
+from detector.fit import WEIGHTS, DetectionData, DetectorFitResult, check_recipe, fit_detector, judge_detector
 from detector.imagenet import convert_imagenet, is_imagenet
 from detector.locate import resolve
 from detector.preprocess import InputSettings
@@ -97,6 +97,7 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), world.leads)
     network, start = starting_point(config, records)
     recipe = config.training
+    check_recipe(recipe, common["device"], folder, bool(start))
     if world.leads:
         claim_run(folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)})
     world.wait()

@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from detector.boxes import apply_deltas, continuous_cell_anchors, grid_anchors
 from detector.config import DetectorConfig, DetectorFitConfig
+from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.fit import build
 from detector.model import BoxPredictor, FasterRCNN
 from detector.trainable import Samples, TrainableDetector, head_losses, initialize, plain_state
 from detector.trainer import make_optimizer, make_schedule
+
+with detectron2_ready():
+    from detectron2.structures import Boxes, ImageList, Instances
+    from detectron2.utils.events import EventStorage
 
 CONFIG = DetectorConfig(
     depth=18, width=8, num_objects=3, num_attributes=4, rpn_channels=16, class_embedding_dim=6, attribute_hidden_dim=10,
