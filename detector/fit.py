@@ -285,6 +285,7 @@ def _average_statistics(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for statistic in (module.running_mean, module.running_var):
+                    assert statistic is not None
                     dist.all_reduce(statistic)
                     statistic /= comm.get_world_size()
 
@@ -292,7 +293,7 @@ def _average_statistics(model: nn.Module) -> None:
 def _distributed(model: TrainableDetector, device: torch.device) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 @contextmanager

@@ -168,8 +168,9 @@ def _attributes(words: Sequence[str], attributes: ClassVocabulary, report: Repor
             report.unknown["attributes"][word] += 1
         else:
             ids[index] = None
-    report.attributes += len(ids)
-    return list(ids)[:MOST_ATTRIBUTES]
+    kept = list(ids)[:MOST_ATTRIBUTES]
+    report.attributes += len(kept)
+    return kept
 
 
 def _attribute_names(folder: Path) -> dict[int, list[str]]:

@@ -343,6 +343,10 @@ def test_an_unreadable_photo_is_passed_over_with_one_warning(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     for image_id in (3, 8):  # one to train on, one to judge
         (tmp_path / f"vg/VG_100K/{image_id}.png").write_bytes(b"torn")
+    objects = json.loads((tmp_path / "vg/objects.json").read_text())
+    for row in objects:
+        row["objects"] = [] if row["image_id"] in (2, 4) else row["objects"]  # and one of each that shows nothing
+    (tmp_path / "vg/objects.json").write_text(json.dumps(objects))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         said = scan(*command(*SCRATCH, "--steps", "8", "--batch-size", "3", "training.evaluate_every=4"))
@@ -351,6 +355,7 @@ def test_an_unreadable_photo_is_passed_over_with_one_warning(tmp_path: Path, mon
     assert sorted(line.split(": ")[0][-5:] + line.split(": ")[1] for line in told) == [
         "3.pngpassed over in training", "8.pngjudged as if it were blank",
     ]  # fmt: skip
+    assert "images: 1 without a usable box, 8 to train on, 3 held out" in said.output
     assert "detectors/vg_r18/detector.safetensors" in said.output
 
 
@@ -381,7 +386,7 @@ def test_coco_instances_train_too(inside: Path) -> None:
         (inside / f"coco/annotations/instances_{split}.json").write_text(json.dumps(rows))
     (inside / "karpathy.txt").write_text("2")
     said = scan(
-        "train-detector", "--coco", "coco", "--held-out", "karpathy.txt", *TINY, *SCRATCH, "--steps", "1", "--batch-size", "1"
+        "train-detector", "--coco", "coco", "--held-out", "karpathy.txt", *TINY, *SCRATCH, "--steps", "1", "--batch-size", "1", "--workers", "1"
     )  # fmt: skip
     assert said.exit_code == 0, said.output
     assert "1 kept from training, 3 to train on, 4 held out" in said.output
@@ -417,7 +422,6 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert late[name] > least, (name, rows)
     assert late["bbox/AP50"] > early["bbox/AP50"] + 15
     assert late["objects/mAP50_weighted"] > early["objects/mAP50_weighted"] + 15
-    assert late["total_loss"] < 0.7 * metrics(tmp_path / "detectors/taught")[0]["total_loss"]
 
 
 RANKS = """
