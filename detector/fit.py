@@ -298,16 +298,18 @@ def _distributed(model: TrainableDetector, device: torch.device) -> nn.Module:
 
 @contextmanager
 def _quiet_detectron2() -> Iterator[None]:
-    """Neither its warnings about its own code, nor the traceback that its loop logs of an error which it raises as well."""
-    loop = logging.getLogger("detectron2.engine.train_loop")
-    level = loop.level
+    """Neither its warnings about its own code, nor what it logs of what we say ourselves: errors, and that nothing was found."""
+    names = ("detectron2.engine.train_loop", "detectron2.evaluation.coco_evaluation")
+    levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # its names for mixed precision
-        loop.setLevel(logging.CRITICAL)
         try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             yield
         finally:
-            loop.setLevel(level)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]] | None:
