@@ -1,6 +1,7 @@
 """What a detector is: the network's shape, its box geometry, its thresholds. Travels inside its weights file."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from detector.errors import DetectorError
 
@@ -114,6 +115,13 @@ class DetectorFitConfig:
         for field, known in choices.items():
             if getattr(self, field) not in known:
                 raise DetectorError(f"training.{field} {getattr(self, field)!r}: expected one of {', '.join(known)}")
-        for field in ("steps", "batch_size", "rpn_batch_size", "roi_batch_size", "checkpoint_every"):
-            if getattr(self, field) < 1:
-                raise DetectorError(f"training.{field} {getattr(self, field)}: expected at least 1")
+        least = dict.fromkeys(("steps", "batch_size", "rpn_batch_size", "roi_batch_size", "checkpoint_every"), 1)
+        least |= dict.fromkeys(("warmup_steps", "evaluate_every", "grad_clip", "frozen_stages"), 0)
+        for field, bound in least.items():
+            if getattr(self, field) < bound:
+                raise DetectorError(f"training.{field} {getattr(self, field)}: expected at least {bound}")
+        bounds = (0.0, *self.decay_at, 1.0)
+        if any(left >= right for left, right in pairwise(bounds)):
+            raise DetectorError(
+                f"training.decay_at {list(self.decay_at)}: expected ascending fractions of the run, such as [0.667, 0.889]"
+            )

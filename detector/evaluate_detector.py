@@ -110,10 +110,19 @@ def evaluate_detector(
     bar = tqdm(loader, desc="evaluation", unit="photo", disable=not show, leave=False)
     with contextlib.redirect_stdout(io.StringIO()):
         results = inference_on_dataset(model, bar, DatasetEvaluators(evaluators))
-    results = results or {}
-    if "bbox" in results:  # without the table of every class
-        results["bbox"] = {name: value for name, value in results["bbox"].items() if not name.startswith("AP-")}
-    return {kind: dict(values) for kind, values in results.items()}
+    results = {kind: dict(values) for kind, values in (results or {}).items()}
+    if "bbox" in results:
+        results["bbox"] = _summary(results["bbox"])
+    return results
+
+
+def _summary(found: Mapping[str, float]) -> dict[str, float]:
+    """COCO's numbers without the table of every class, and without those of sizes that no true box has.
+
+    Its tools call the AP of a detector that finds nothing at all undefined; it is 0.
+    """
+    kept = {name: value for name, value in found.items() if not name.startswith("AP-") and np.isfinite(value)}
+    return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0} | kept
 
 
 def coco_instances(records: Sequence[Record], object_names: Sequence[str]) -> dict[str, Any]:

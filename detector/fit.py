@@ -5,20 +5,22 @@ A run folder gets `detector.safetensors` (what `RegionExtractor` loads), `checkp
 """
 
 import json
+import logging
 import os
+import pickle
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
@@ -26,23 +28,16 @@ from detector.errors import DetectorError
 from detector.evaluate_detector import evaluate_detector
 from detector.model import FasterRCNN
 from detector.trainable import TrainableDetector, initialize, plain_state
-from detector.weights import save_weights
+from detector.trainer import LOG_EVERY, Bar, Checkpointer, Mapper, Randomness, Record, make_schedule, make_trainer
+from detector.weights import load_weights, save_weights
 
 with detectron2_ready():
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.data import build_detection_train_loader
-    from detectron2.data.samplers import TrainingSampler
-    from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
-    from detectron2.solver.lr_scheduler import WarmupParamScheduler
+    from detectron2.engine import HookBase, TrainerBase, hooks
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
     from detectron2.utils.events import JSONWriter, TensorboardXWriter
-    from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 
 WEIGHTS, EVALUATION, CHECKPOINTS = "detector.safetensors", "evaluation.json", "checkpoints"
-LOG_EVERY = 20  # steps, between losses that leave the device
-Record = Mapping[str, Any]
-Mapper = Callable[[Record], Record | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class DetectorFitResult:
     """How a training ended."""
 
     weights: Path
-    steps: int
+    steps: int  # 0: it was only judged
     seconds: float  # of this call
     evaluation: dict[str, dict[str, float]]
 
@@ -60,7 +55,9 @@ class DetectorFitResult:
             if kind in self.evaluation:
                 scores = self.evaluation[kind]
                 found.append(f"{kind} mAP@.5 {scores['mAP50']:.1f} (weighted {scores['mAP50_weighted']:.1f})")
-        return f"{'; '.join(found)}; {self.steps:,} steps ({self.seconds / 60:.1f} min)"
+        if self.steps:
+            found.append(f"{self.steps:,} steps ({self.seconds / 60:.1f} min)")
+        return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,6 @@ def fit_detector(
     device: torch.device | str = "cpu",
     workers: int = 2,
     progress: bool = True,
-    train: bool = True,
 ) -> DetectorFitResult:
     """Train a detector, or continue the run that the folder holds. Every process of a torchrun calls this.
 
@@ -98,63 +94,93 @@ def fit_detector(
         device: to train on.
         workers: processes that read images, each.
         progress: show a bar.
-        train: False only judges it, as it is.
 
     Raises:
         DetectorError: a recipe that this machine or these weights do not allow, or a loss that is not finite.
     """
     started = time.perf_counter()
-    if train and (finished := _finished(folder, recipe.steps)):
+    if finished := _finished(folder, recipe.steps):
         return DetectorFitResult(folder / WEIGHTS, recipe.steps, 0.0, finished)
     device = torch.device(device)
-    _check(recipe, device, bool(start))
+    check_recipe(recipe, device, folder, bool(start))
     seed_all_rng(recipe.seed + comm.get_rank())
     model = build(config, recipe, start).to(device)
     wrapped = _distributed(model, device)
-    trainer = make_trainer(wrapped, recipe, data, workers, steps_done(folder))
+    trainer = make_trainer(wrapped, recipe, data.train, data.training_mapper, workers=workers, done=steps_done(folder))
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    checkpointer = DetectionCheckpointer(wrapped, str(folder / CHECKPOINTS), trainer=trainer)
+    checkpointer = Checkpointer(wrapped, str(folder / CHECKPOINTS), trainer=trainer)
     evaluation: dict[str, dict[str, float]] = {}
 
     def evaluate() -> dict[str, dict[str, float]]:
-        result = evaluate_detector(
-            model,
-            data.evaluation,
-            data.evaluation_mapper,
-            folder,
-            object_names=data.object_names,
-            num_attributes=config.num_attributes,
-            workers=workers,
-            progress=progress,
-        )
+        _average_statistics(model)
         evaluation.clear()
-        evaluation.update(result)
+        evaluation.update(_judge(model, data, folder, workers, progress))
         if comm.is_main_process():
-            save_weights(
-                folder / WEIGHTS,
-                config,
-                plain_state(model.model),
-                object_names=data.object_names,
-                attribute_names=data.attribute_names,
-            )
-            _write_json(folder / EVALUATION, {"step": trainer.iter, **result})
-        return result
+            tensors, names = plain_state(model.model), (data.object_names, data.attribute_names)
+            save_weights(folder / WEIGHTS, config, tensors, object_names=names[0], attribute_names=names[1])
+            _write_json(folder / EVALUATION, {"step": min(trainer.iter + 1, recipe.steps), **evaluation})
+        return evaluation
 
     trainer.register_hooks(_hooks(trainer, recipe, checkpointer, evaluate, folder, progress))
     first = _resume(checkpointer, folder / CHECKPOINTS)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # detectron2's names for mixed precision
-        warnings.filterwarnings("ignore", message="torch.meshgrid")
+    with _quiet_detectron2():
         try:
-            if train:
-                trainer.train(first, recipe.steps)
-            else:
-                evaluate()
+            trainer.train(first, recipe.steps)
         except FloatingPointError as error:
             raise DetectorError(
                 f"{folder}: {' '.join(str(error).split())}; lower training.learning_rate, or train in float32"
             ) from error
     return DetectorFitResult(folder / WEIGHTS, recipe.steps, time.perf_counter() - started, evaluation)
+
+
+def judge_detector(
+    weights: Path,
+    recipe: DetectorFitConfig,
+    data: DetectionData,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 2,
+    progress: bool = True,
+) -> DetectorFitResult:
+    """Judge a detector as it is, and write `evaluation.json` into a folder. Every process of a torchrun calls this.
+
+    Raises:
+        DetectorError: not a detector, or one of other classes than the data's.
+    """
+    started = time.perf_counter()
+    found = load_weights(weights)
+    for kind, own, asked in (
+        ("objects", found.object_names, data.object_names),
+        ("attributes", found.attribute_names, data.attribute_names),
+    ):
+        if list(own) != list(asked):
+            raise DetectorError(
+                f"{weights}: knows {len(own):,} {kind} ({', '.join(own[:3])}, …), the annotations were read with "
+                f"{len(asked):,} ({', '.join(asked[:3])}, …); name its own vocabulary with --{kind}"
+            )
+    model = build(found.config, recipe, found.tensors).to(torch.device(device))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet_detectron2():
+        evaluation = _judge(model, data, folder, workers, progress)
+    if comm.is_main_process():
+        _write_json(folder / EVALUATION, evaluation)
+    return DetectorFitResult(weights, 0, time.perf_counter() - started, evaluation)
+
+
+def _judge(
+    model: TrainableDetector, data: DetectionData, folder: Path, workers: int, progress: bool
+) -> dict[str, dict[str, float]]:
+    return evaluate_detector(
+        model,
+        data.evaluation,
+        data.evaluation_mapper,
+        folder,
+        object_names=data.object_names,
+        num_attributes=model.model.config.num_attributes,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def build(config: DetectorConfig, recipe: DetectorFitConfig, start: Mapping[str, Tensor] | None) -> TrainableDetector:
@@ -170,118 +196,10 @@ def build(config: DetectorConfig, recipe: DetectorFitConfig, start: Mapping[str,
     return TrainableDetector(model, recipe)
 
 
-def make_trainer(
-    model: nn.Module, recipe: DetectorFitConfig, data: DetectionData, workers: int, done: int
-) -> "SparseTrainer | SparseAMPTrainer":
-    """detectron2's trainer with our optimizer and data; `done` steps were taken by an earlier call."""
-    loader = build_detection_train_loader(
-        list(data.train),
-        mapper=data.training_mapper,
-        sampler=ResumableSampler(len(data.train), recipe.seed, skip=done * recipe.batch_size),
-        total_batch_size=recipe.batch_size,
-        num_workers=workers,
-    )
-    kind = SparseAMPTrainer if recipe.precision == "fp16" else SparseTrainer
-    return kind(model, loader, make_optimizer(model, recipe))
-
-
-def make_optimizer(model: nn.Module, recipe: DetectorFitConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW. Norms and biases are not decayed. Gradients are clipped by their whole norm."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer: torch.optim.Optimizer
-    if recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    else:
-        optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-    if recipe.grad_clip:  # in the step, where gradients that were scaled for float16 are themselves again
-
-        def clip(*_: Any) -> None:
-            nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
-
-        optimizer.register_step_pre_hook(clip)
-    return optimizer
-
-
-def make_schedule(recipe: DetectorFitConfig) -> ParamScheduler:
-    """The factor on the learning rate over the run: a linear warm-up, then steps or a cosine."""
-    if recipe.schedule == "cosine":
-        schedule: ParamScheduler = CosineParamScheduler(1.0, 0.0)
-    else:
-        values = [recipe.decay_factor**index for index in range(len(recipe.decay_at) + 1)]
-        milestones = [max(1, round(part * recipe.steps)) for part in recipe.decay_at]
-        schedule = MultiStepParamScheduler(values, milestones=milestones, num_updates=recipe.steps)
-    length = min(recipe.warmup_steps / recipe.steps, 0.5)
-    return WarmupParamScheduler(schedule, 0.001, length) if length else schedule
-
-
-class ResumableSampler(TrainingSampler):
-    """detectron2's endless shuffle, from where an earlier run was."""
-
-    def __init__(self, size: int, seed: int, skip: int):
-        super().__init__(size, seed=seed)
-        self.skip = skip  # images that all processes have seen together
-
-    def _infinite_indices(self) -> Any:
-        yield from islice(super()._infinite_indices(), self.skip, None)
-
-
-class _SparseMetrics:
-    """Losses leave the device only every so many steps: each time, it has to wait for them."""
-
-    iter: int
-    max_iter: int
-    start_iter: int
-
-    def _write_metrics(self, losses: Mapping[str, Tensor], data_time: float, prefix: str = "") -> None:
-        if self.iter % LOG_EVERY == 0 or self.iter in (self.start_iter, self.max_iter - 1):
-            SimpleTrainer.write_metrics(losses, data_time, prefix)
-
-
-class SparseTrainer(_SparseMetrics, SimpleTrainer):
-    """For float32 and bfloat16."""
-
-
-class SparseAMPTrainer(_SparseMetrics, AMPTrainer):
-    """For float16, with detectron2's scaled gradients."""
-
-
-class Bar(HookBase):
-    """Progress of a run, with its loss."""
-
-    def __init__(self, total: int, show: bool):
-        self.total, self.show = total, show
-
-    def before_train(self) -> None:
-        self.bar = tqdm(total=self.total, initial=self.trainer.start_iter, unit="step", disable=not self.show)
-
-    def after_step(self) -> None:
-        self.bar.update()
-        if self.trainer.iter % LOG_EVERY == 0:
-            loss = self.trainer.storage.histories().get("total_loss")
-            self.bar.set_postfix(loss=f"{loss.median(LOG_EVERY):.3f}" if loss else "", refresh=False)
-
-    def after_train(self) -> None:
-        self.bar.close()
-
-
-class Randomness(HookBase):
-    """Checkpoints carry the state of the random numbers, so that a continued run samples on."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        torch.set_rng_state(state["cpu"])
-
-
 def _hooks(
     trainer: TrainerBase,
     recipe: DetectorFitConfig,
-    checkpointer: DetectionCheckpointer,
+    checkpointer: Checkpointer,
     evaluate: Callable[[], dict[str, dict[str, float]]],
     folder: Path,
     progress: bool,
@@ -305,23 +223,14 @@ def _hooks(
     return found
 
 
-def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]]:
-    """How a run that came to its end was judged; empty where it did not."""
-    path = folder / EVALUATION
-    content = json.loads(path.read_text()) if path.is_file() and (folder / WEIGHTS).is_file() else {}
-    return (
-        {kind: values for kind, values in content.items() if kind != "step"} if content.get("step", 0) >= steps else {}
-    )
-
-
 def steps_done(folder: Path) -> int:
-    """Steps that the last whole checkpoint of a run has behind it."""
+    """Steps that the last whole checkpoint of a run has behind it; 0 as well where it is the final one."""
     tag = folder / CHECKPOINTS / "last_checkpoint"
     name = re.fullmatch(r"model_(\d+)\.pth", tag.read_text().strip()) if tag.is_file() else None
     return int(name[1]) + 1 if name else 0
 
 
-def _resume(checkpointer: DetectionCheckpointer, folder: Path) -> int:
+def _resume(checkpointer: Checkpointer, folder: Path) -> int:
     """Load the last whole checkpoint, delete what is older or half-written; the step to go on with."""
     trainer = checkpointer.checkpointables["trainer"]
     if not checkpointer.has_checkpoint():
@@ -329,7 +238,7 @@ def _resume(checkpointer: DetectionCheckpointer, folder: Path) -> int:
     last = Path(checkpointer.get_checkpoint_file())
     try:
         checkpointer.load(str(last))
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, AssertionError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DetectorError(
             f"{last}: damaged, or of another network ({reason}); delete {folder} to begin again"
@@ -341,12 +250,25 @@ def _resume(checkpointer: DetectionCheckpointer, folder: Path) -> int:
     return int(trainer.iter) + 1
 
 
-def _check(recipe: DetectorFitConfig, device: torch.device, started: bool) -> None:
+def check_recipe(recipe: DetectorFitConfig, device: torch.device, folder: Path, started: bool) -> None:
+    """Refuse what cannot be trained, before a run folder is made of it.
+
+    Args:
+        recipe: how it is to be trained.
+        device: to train on.
+        folder: of the run, which may be one to continue.
+        started: whether there are weights to start from.
+
+    Raises:
+        DetectorError: a recipe that this machine or these weights do not allow.
+    """
+    started = started or (folder / CHECKPOINTS / "last_checkpoint").is_file()
     if recipe.precision == "fp16" and device.type != "cuda":
         raise DetectorError(f"training.precision fp16: needs a CUDA device, found {device}; use bf16 or float32")
-    if recipe.norm == "FrozenBN" and not started:
+    if not started and (recipe.norm == "FrozenBN" or recipe.frozen_stages):
+        frozen = "norm FrozenBN" if recipe.norm == "FrozenBN" else f"frozen_stages {recipe.frozen_stages}"
         raise DetectorError(
-            "training.norm FrozenBN: from scratch its statistics would never be learnt; "
+            f"training.{frozen}: from scratch, what is frozen would never be learnt; "
             "start from a network with --init FILE, or set training.norm=BN training.frozen_stages=0"
         )
     if recipe.norm == "SyncBN" and not (device.type == "cuda" and comm.get_world_size() > 1):
@@ -357,10 +279,48 @@ def _check(recipe: DetectorFitConfig, device: torch.device, started: bool) -> No
         )
 
 
+def _average_statistics(model: nn.Module) -> None:
+    """Of norms that every process keeps over its own images: what is judged, and saved, is one network."""
+    if comm.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for statistic in (module.running_mean, module.running_var):
+                    assert statistic is not None
+                    dist.all_reduce(statistic)
+                    statistic /= comm.get_world_size()
+
+
 def _distributed(model: TrainableDetector, device: torch.device) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+@contextmanager
+def _quiet_detectron2() -> Iterator[None]:
+    """Neither its warnings about its own code, nor what it logs of what we say ourselves: errors, and that nothing was found."""
+    names = ("detectron2.engine.train_loop", "detectron2.evaluation.coco_evaluation")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # its names for mixed precision
+        try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]] | None:
+    """How a run was judged after its last step; None where it is still to be trained or judged."""
+    try:
+        evaluation = json.loads((folder / EVALUATION).read_text())
+    except (OSError, ValueError):
+        return None
+    if evaluation.pop("step", None) != steps or not (folder / WEIGHTS).is_file():
+        return None
+    return evaluation
 
 
 def _write_json(path: Path, content: Any) -> None:

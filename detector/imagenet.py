@@ -14,9 +14,12 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
+from detector.model import FasterRCNN
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of torchvision and timm
 PARTS = {f"layer{index}": f"backbone.res{index + 1}" for index in (1, 2, 3)} | {"layer4": "roi_heads.res5"}
+STEM = ("backbone.stem.conv1",)
+_STEM = re.compile(r"(conv1|bn1)\.(\w+)")
 _BLOCK = re.compile(r"(layer[1-4])\.(\d+)\.(conv\d|bn\d|downsample\.[01])\.(\w+)")
 
 
@@ -31,7 +34,7 @@ def convert_imagenet(
     """Rename and rescale.
 
     Args:
-        state: of a torchvision or timm ResNet: 18, 34, 50, 101, 152, or wider.
+        state: of a torchvision or timm ResNet: 18, 34, 50, 101 or 152.
         config: the network that starts from it.
         path: of the file, for errors.
 
@@ -39,7 +42,8 @@ def convert_imagenet(
         The configuration with this network's input and stride, and the tensors of backbone and res5 under our names.
 
     Raises:
-        DetectorError: parameters that no such network has, as those of a ResNet with another stem.
+        DetectorError: parameters that no such network has, as those of a ResNet with another stem, or another depth or
+            width than the configuration's.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -52,14 +56,33 @@ def convert_imagenet(
     deviation = torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255
     tensors["backbone.stem.conv1.weight"] = (stem / deviation).flip(1).contiguous()  # RGB -> BGR
     mean = tuple(round(255 * value, 4) for value in reversed(MEAN))
-    return replace(config, pixel_mean=mean, stride_in_1x1=False), tensors
+    config = replace(config, pixel_mean=mean, stride_in_1x1=False)
+    _check_all_there(config, tensors, path)
+    return config, tensors
+
+
+def _check_all_there(config: DetectorConfig, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Every layer that a training may freeze has to come from the file: at random it would stay random."""
+    with torch.device("meta"):
+        state = FasterRCNN(config).state_dict()
+    wanted = {
+        name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(tuple(PARTS.values()) + STEM)
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise DetectorError(
+                f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({name} is "
+                f"{found.get(name, 'missing')}, expected {wanted.get(name, 'no such parameter')}); "
+                "set network.depth and network.width after the file, or name another with --init"
+            )
 
 
 def _renamed(name: str, path: str) -> str:
     """ "layer1.0.downsample.1.bias" -> "backbone.res2.0.shortcut.norm.bias"."""
-    if name.startswith(("conv1.", "bn1.")):
-        part, value = name.split(".")
-        return f"backbone.stem.conv1.{'' if part == 'conv1' else 'norm.'}{value}"
+    if match := _STEM.fullmatch(name):
+        part, value = match.groups()
+        return f"{STEM[0]}.{'' if part == 'conv1' else 'norm.'}{value}"
     match = _BLOCK.fullmatch(name)
     if match is None:
         raise DetectorError(

@@ -13,21 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detector.boxes import apply_deltas
+from detector.boxes import apply_deltas, grid_anchors
 from detector.config import STRIDE, DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.model import BoxPredictor, FasterRCNN
 
 with detectron2_ready():
-    from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
     from detectron2.modeling.box_regression import Box2BoxTransform
     from detectron2.modeling.matcher import Matcher
     from detectron2.modeling.postprocessing import detector_postprocess
     from detectron2.modeling.proposal_generator.rpn import RPN
     from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
     from detectron2.modeling.roi_heads.roi_heads import ROIHeads
-    from detectron2.structures import ImageList, Instances
+    from detectron2.structures import Boxes, ImageList, Instances
 
 DETECTIONS, SCORE_THRESHOLD, NMS_THRESHOLD = 400, 1e-3, 0.3  # of an evaluation, as published (there without threshold)
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,9 +55,7 @@ class TrainableDetector(nn.Module):
         self.rpn = RPN(
             in_features=["res4"],
             head=self._rpn_head,
-            anchor_generator=DefaultAnchorGenerator(
-                sizes=[list(config.anchor_sizes)], aspect_ratios=[list(config.anchor_ratios)], strides=[STRIDE]
-            ),
+            anchor_generator=Anchors(model),
             anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
             box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
             batch_size_per_image=recipe.rpn_batch_size,
@@ -81,7 +78,7 @@ class TrainableDetector(nn.Module):
         return self.model.cell_anchors.device
 
     def forward(self, records: Sequence[Mapping[str, Any]]) -> Any:
-        """Losses by name while training, else a detection record per image."""
+        """Losses by name while training, else, in float32 as features are extracted, a detection record per image."""
         images = ImageList.from_tensors([record["image"].to(self.device, non_blocking=True) for record in records])
         targets = [record["instances"].to(self.device) for record in records]
         with self._autocast():
@@ -93,7 +90,7 @@ class TrainableDetector(nn.Module):
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = LOW_PRECISION.get(self.recipe.precision)
-        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=self.training and dtype is not None)
 
     def _rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = self.model.proposal_generator.rpn_head(features)
@@ -134,6 +131,19 @@ class TrainableDetector(nn.Module):
             for result, found in zip(results, self.model.predict(features, truth), strict=True):
                 result["attribute_scores"] = found.attribute_probabilities  # (G, T)
         return results
+
+
+class Anchors:
+    """The network's own anchors, as detectron2's RPN asks for them: those that it is extracted with later."""
+
+    box_dim = 4
+
+    def __init__(self, model: FasterRCNN):
+        self.model = model  # not a module of the RPN: its parameters are not there twice
+
+    def __call__(self, features: Sequence[Tensor]) -> list[Boxes]:
+        height, width = features[0].shape[-2:]
+        return [Boxes(grid_anchors(self.model.cell_anchors, height, width, STRIDE))]
 
 
 class Samples:
@@ -178,7 +188,7 @@ def head_losses(
     objects = torch.nonzero(samples.classes < config.num_objects)[:, 0]
     classes = samples.classes[objects]
     wanted = Box2BoxTransform(weights=config.box_weights).get_deltas(samples.proposals[objects], samples.boxes[objects])
-    given = deltas.view(len(deltas), -1, 4)[objects, classes]
+    given = deltas.view(len(deltas), config.num_objects, 4)[objects, classes]
     count = max(len(features), 1)
     losses = {
         "loss_cls": F.cross_entropy(logits, samples.classes, reduction="sum") / count,

@@ -20,13 +20,14 @@ from detector.detectron2_compat import detectron2_ready
 from detector.preprocess import InputSettings, prepare
 from detector.vocabulary import multi_hot
 from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, read_image
+from pipeline.images import UnreadableImage, read_image, read_image_size
 
 with detectron2_ready():
     from detectron2.structures import Boxes, Instances
 
 Record = dict[str, Any]
 SHOWN = 5  # names that a report lists
+SAMPLE = 25  # photos of each part whose size is checked beforehand
 
 
 class ClassVocabulary:
@@ -69,6 +70,8 @@ def read_class_vocabulary(path: str, kind: str) -> ClassVocabulary:
         PipelineError: not readable, or empty.
     """
     if path == "none":
+        if kind == "objects":
+            raise PipelineError("--objects none: a detector without classes learns nothing; expected a vocabulary file")
         return ClassVocabulary([])
     try:
         source = Path(path) if path else resources.files("detector") / "names" / f"{kind}.txt"
@@ -124,6 +127,8 @@ def clean_box(annotated: Any, image_size: tuple[int, int]) -> tuple[list[float] 
         x, y, width, height = (float(value) for value in annotated)
     except (TypeError, ValueError):
         return None, "not four numbers"
+    except OverflowError:
+        return None, "not finite"
     if not all(map(math.isfinite, (x, y, width, height))):
         return None, "not finite"
     if width < 0 or height < 0:
@@ -163,32 +168,67 @@ def make_record(
     }
 
 
+def check_photos(records: DetectionRecords) -> None:
+    """Refuse photos of which no sample fits its annotations, before the first hour is spent on them.
+
+    Raises:
+        PipelineError: all of a sample are unreadable, or of other sizes than annotated.
+    """
+    reasons = []
+    for record in [*spread(records.train, SAMPLE), *spread(records.evaluation, SAMPLE)]:
+        try:
+            size = read_image_size(record["file_name"])
+            reason = "" if size == (record["height"], record["width"]) else _other_size(record, size)
+        except UnreadableImage as error:
+            reason = str(error)
+        if not reason:
+            return
+        reasons.append(f"{record['file_name']}: {reason}")
+    raise PipelineError(
+        f"{reasons[0]}; so are all {len(reasons)} photos looked at; expected the photos as they were annotated, not resized"
+    )
+
+
+def spread(records: list[Record], most: int) -> list[Record]:
+    """At most so many, evenly over all."""
+    if len(records) <= most:
+        return records
+    return [records[index * len(records) // most] for index in range(most)]
+
+
+def _other_size(record: Mapping[str, Any], size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]} pixels, annotated as {record['height']} x {record['width']}"
+
+
 class RecordReader:
     """A record -> what the network is trained and judged with. Runs in worker processes.
 
     Args:
         settings: of the network's input.
         num_attributes: T.
-        training: mirror half of the images, and pass over those that cannot be read; else they raise.
+        training: mirror half of the images, and pass over those that cannot be read; else a blank image stands for
+            one, so that its objects count as not found and an evaluation never ends a training.
         flip: whether to mirror at all.
     """
 
     def __init__(self, settings: InputSettings, num_attributes: int, *, training: bool, flip: bool = True):
         self.settings, self.num_attributes = settings, num_attributes
         self.training, self.flip = training, flip and training
+        self._complained: set[str] = set()
 
     def __call__(self, record: Mapping[str, Any]) -> Record | None:
         try:
             image = read_image(record["file_name"])
             if image.shape[:2] != (record["height"], record["width"]):
-                found = f"{image.shape[0]} x {image.shape[1]}"
-                raise UnreadableImage(f"{found} pixels, annotated as {record['height']} x {record['width']}")
+                raise UnreadableImage(_other_size(record, image.shape))
         except UnreadableImage as error:
-            message = f"{record['file_name']}: {error}"
-            if not self.training:
-                raise PipelineError(f"{message}; remove it from the annotations, or mend it") from error
-            warnings.warn(f"passed over in training: {message}", stacklevel=2)
-            return None
+            what = "passed over in training" if self.training else "judged as if it were blank"
+            if record["file_name"] not in self._complained:  # an image comes once an epoch
+                self._complained.add(record["file_name"])
+                warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)
+            if self.training:
+                return None
+            image = np.full((record["height"], record["width"], 3), self.settings.pixel_mean, dtype=np.uint8)
         prepared = prepare(image, self.settings)
         pixels, (y, x) = prepared.pixels, prepared.scale
         boxes = record["boxes"] * np.array([x, y, x, y], dtype=np.float32)
@@ -202,6 +242,8 @@ class RecordReader:
         instances.gt_classes = torch.from_numpy(record["classes"])
         if self.num_attributes:
             instances.gt_attributes = torch.from_numpy(multi_hot(record["attributes"], self.num_attributes))
+        if self.training:  # a box of a pixel can vanish at the border of an image that was made smaller
+            instances = instances[instances.gt_boxes.nonempty()]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             "instances": instances,

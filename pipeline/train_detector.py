@@ -15,14 +15,15 @@ from typing import Any
 from torch import Tensor
 
 from detector.config import DetectorConfig, DetectorFitConfig
-from detector.fit import DetectionData, DetectorFitResult, fit_detector
+from detector.errors import DetectorError
+from detector.fit import WEIGHTS, DetectionData, DetectorFitResult, check_recipe, fit_detector, judge_detector
 from detector.imagenet import convert_imagenet, is_imagenet
 from detector.locate import resolve
 from detector.preprocess import InputSettings
 from detector.weights import load_weights, read_tensors
 from pipeline.coco_instances import read_coco
 from pipeline.config import to_dict
-from pipeline.detection_data import DetectionRecords, RecordReader, read_class_vocabulary
+from pipeline.detection_data import DetectionRecords, RecordReader, check_photos, read_class_vocabulary
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.run_folder import claim_run
@@ -33,6 +34,15 @@ WAYS = (
     "to start from a trained network: --init FILE, a ResNet of torchvision or timm, or any detector weights; "
     "--init OWNER/REPOSITORY on the Hugging Face hub; from scratch: --init none training.norm=BN training.frozen_stages=0"
 )
+NOTHING_HELD_OUT = (
+    "note: no photo of {} is kept from training for the matcher's sake; if it is to be judged on COCO's val or test, "
+    "name Karpathy's file with --held-out dataset_coco.json, or the detector will have seen those photos"
+)
+BOX = "roi_heads.box_predictor"
+CLASS_LAYERS = {  # layers with a row for every class
+    "objects": tuple(f"{BOX}.{layer}." for layer in ("cls_score", "bbox_pred", "cls_embedding")),
+    "attributes": (f"{BOX}.attr_score.",),
+}
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,14 @@ class TrainDetectorConfig:
     coco: str = ""  # or: COCO's folder, with annotations/instances_*.json
     images: tuple[str, ...] = ()  # folders of Visual Genome's photos; none: VG_100K and VG_100K_2 in its folder
     held_out: tuple[str, ...] = ()  # files of the COCO images that must not be trained on, such as dataset_coco.json
-    objects: str = ""  # vocabulary file; "": the 1600 of Visual Genome
-    attributes: str = ""  # vocabulary file; "": the 400 of Visual Genome; "none": no attributes
+    objects: str = ""  # vocabulary file; "": the 1600 of Visual Genome (COCO: its categories)
+    attributes: str = ""  # vocabulary file; "": the 400 of Visual Genome; "none": no attributes (COCO: none)
     evaluation_images: int = 5000  # at most so many of those held out
     init: str = "imagenet"  # ImageNet's from the hub, a file, a hub name, or "none"
     run: str = ""  # run folder; "": detectors/ and the preset's name
     device: str = "auto"  # "auto" takes a GPU where there is one
     workers: int = 2  # processes that read images, for every process that trains
-    evaluate_only: bool = False  # judge the run's weights, or those of --init, and stop
+    evaluate_only: bool = False  # judge the run's detector, or that of --init, and stop
     network: DetectorConfig = field(default_factory=DetectorConfig)  # num_objects and num_attributes: the vocabularies'
     training: DetectorFitConfig = field(default_factory=DetectorFitConfig)
 
@@ -79,11 +89,17 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
     world = join_processes(config.device)
     say = say if world.leads else lambda _: None
     records = read_records(config, say)
-    network, start = starting_point(config, len(records.object_names), len(records.attribute_names))
-    recipe = config.training
     folder = Path(config.run or DETECTORS / "detector")
+    common: dict[str, Any] = {"device": pick_device(config.device), "workers": config.workers, "progress": progress}
+    if config.evaluate_only:
+        weights = _judged(config, folder)
+        data = _as_data(records, load_weights(weights).config, config.training)
+        return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), world.leads)
+    network, start = starting_point(config, records)
+    recipe = config.training
+    check_recipe(recipe, common["device"], folder, bool(start))
     if world.leads:
-        claim_run(folder, config, {"config": _identity(config), "data": _data(records)})
+        claim_run(folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)})
     world.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     say(
@@ -91,8 +107,14 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         f"{network.num_attributes:,} attributes, features of {network.feature_dim:,} numbers; {recipe.steps:,} steps of "
         f"{recipe.batch_size} images ({epochs:.1f} epochs)"
     )
+    result = fit_detector(network, recipe, _as_data(records, network, recipe), folder, start=start, **common)
+    return TrainedDetector(folder, result, world.leads)
+
+
+def _as_data(records: DetectionRecords, network: DetectorConfig, recipe: DetectorFitConfig) -> DetectionData:
+    """The records, and how a network's input is made of them."""
     settings, attributes = InputSettings.of(network), network.num_attributes
-    data = DetectionData(
+    return DetectionData(
         records.train,
         records.evaluation,
         RecordReader(settings, attributes, training=True, flip=recipe.flip),
@@ -100,18 +122,21 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         records.object_names,
         records.attribute_names,
     )
-    result = fit_detector(
-        network,
-        recipe,
-        data,
-        folder,
-        start=start,
-        device=pick_device(config.device),
-        workers=config.workers,
-        progress=progress,
-        train=not config.evaluate_only,
-    )
-    return TrainedDetector(folder, result, world.leads)
+
+
+def _judged(config: TrainDetectorConfig, folder: Path) -> Path:
+    """The weights file that --evaluate-only is about: the one named with --init, else the run's own."""
+    own = folder / WEIGHTS
+    if config.init == TrainDetectorConfig.init:
+        if not own.is_file():
+            raise PipelineError(
+                f"{own}: nothing to judge there; train first, name a run with --run, or weights with --init"
+            )
+        return own
+    path = resolve(config.init, "--init", WAYS)
+    if own.is_file() and not own.samefile(path):
+        raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation; choose another --run")
+    return path
 
 
 def named(config: TrainDetectorConfig, preset: str | None) -> TrainDetectorConfig:
@@ -126,10 +151,13 @@ def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> Det
     """The annotations that a configuration asks for, with a report of what was left out."""
     if bool(config.visual_genome) == bool(config.coco):
         raise PipelineError("name the annotations with --visual-genome DIR or, instead, --coco DIR")
+    held_out = read_held_out(map(Path, config.held_out))
     if config.coco:
-        records = read_coco(Path(config.coco), evaluation_images=config.evaluation_images)
+        for option in ("objects", "attributes", "images"):
+            if getattr(config, option):
+                raise PipelineError(f"--{option}: does not go with --coco, whose categories and folders are its own")
+        records = read_coco(Path(config.coco), held_out=held_out, evaluation_images=config.evaluation_images)
     else:
-        held_out = read_held_out(map(Path, config.held_out))
         records = read_visual_genome(
             Path(config.visual_genome),
             read_class_vocabulary(config.objects, "objects"),
@@ -138,36 +166,40 @@ def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> Det
             held_out=held_out,
             evaluation_images=config.evaluation_images,
         )
-        if not held_out:
-            say(
-                "note: no COCO image is kept from training, and Visual Genome shares 51,000 with COCO: a matcher judged on "
-                "COCO's val or test would be judged on photos that its detector has seen; name Karpathy's file with "
-                "--held-out dataset_coco.json"
-            )
+    if not held_out:
+        say(NOTHING_HELD_OUT.format("COCO" if config.coco else "Visual Genome, which shares 51,000 photos with COCO,"))
+    check_photos(records)
     say(str(records.report))
     return records
 
 
-def starting_point(
-    config: TrainDetectorConfig, num_objects: int, num_attributes: int
-) -> tuple[DetectorConfig, dict[str, Tensor]]:
+def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tuple[DetectorConfig, dict[str, Tensor]]:
     """The network and the tensors that it starts from: a detector's file brings its own network, ImageNet's its input.
+
+    What a detector's file knows of classes is kept where its classes are ours.
 
     Raises:
         DetectorError: no such file, or one that does not fit.
     """
-    network = replace(config.network, num_objects=num_objects, num_attributes=num_attributes)
+    names = {"objects": records.object_names, "attributes": records.attribute_names}
+    sizes: dict[str, Any] = {f"num_{kind}": len(own) for kind, own in names.items()}
+    network = replace(config.network, **sizes)
     if config.init == "none":
         return network, {}
     name = f"timm/resnet{network.depth}.tv_in1k" if config.init == "imagenet" else config.init
     path = resolve(name, "--init", WAYS)
     tensors = read_tensors(path)
-    if not is_imagenet(tensors):
+    if is_imagenet(tensors):
+        return convert_imagenet(tensors, network, str(path))
+    try:
         weights = load_weights(path)
-        own = replace(weights.config, num_objects=num_objects, num_attributes=num_attributes)
-        return own, weights.tensors
-    network, tensors = convert_imagenet(tensors, network, str(path))
-    return network, tensors
+    except DetectorError as error:
+        raise DetectorError(f"{error}, or an ImageNet classifier: a plain ResNet of torchvision or timm") from error
+    dropped: tuple[str, ...] = ()
+    for kind, theirs in (("objects", weights.object_names), ("attributes", weights.attribute_names)):
+        dropped += () if list(theirs) == names[kind] else CLASS_LAYERS[kind]
+    kept = {key: tensor for key, tensor in weights.tensors.items() if not key.startswith(dropped)}
+    return replace(weights.config, **sizes), kept
 
 
 def _identity(config: TrainDetectorConfig) -> dict[str, Any]:

@@ -11,11 +11,11 @@ split: a matcher is judged on them later.
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.detection_data import ClassVocabulary, DetectionRecords, Record, Report, clean_box, make_record
+from pipeline.detection_data import ClassVocabulary, DetectionRecords, Record, Report, clean_box, make_record, spread
 from pipeline.errors import PipelineError
 from pipeline.images import SUFFIXES
 
@@ -37,7 +37,7 @@ def read_visual_genome(
     Args:
         folder: holds the JSON files, and the photos where `images` is empty.
         objects, attributes: the vocabularies; names that neither has are counted.
-        images: folders of photos.
+        images: folders of photos, or of folders named VG_100K*.
         held_out: COCO ids of images that may not be trained on; they judge the detector. Where it is empty, every
             fiftieth image does.
         evaluation_images: at most so many, evenly over all.
@@ -45,38 +45,58 @@ def read_visual_genome(
     Raises:
         PipelineError: files missing or damaged, or no photo that is annotated.
     """
-    paths = (
-        _photos([folder / name for name in ("VG_100K", "VG_100K_2", "images")], folder)
-        if not images
-        else _photos(images)
-    )
+    paths = _photos(images, folder)
     entries = {_image_id(entry): entry for entry in _read_list(folder, "image_data")}
     labels = _attribute_names(folder) if len(attributes) else {}
     report = Report(unknown={"objects": Counter(), "attributes": Counter()})
-    train: list[Record] = []
-    evaluation: list[Record] = []
+    records: list[Record] = []
     for annotated in _read_list(folder, "objects"):
         image_id = _image_id(annotated)
         entry, path = entries.get(image_id), paths.get(str(image_id))
         if entry is None or path is None:
             report.images["without a photo" if path is None else "not in image_data"] += 1
             continue
-        size = (int(entry["height"]), int(entry["width"]))
-        rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)
-        record = make_record(path, image_id, size, *rows)
-        if _is_held_out(entry, image_id, held_out):
-            evaluation.append(record)
-        elif len(record["boxes"]):
-            train.append(record)
-        else:
-            report.images["without a usable box"] += 1
-    if not train:
-        raise PipelineError(
-            f"{folder}: no photo to train on ({report.images.total():,} without one or held out); expected them in "
-            "VG_100K and VG_100K_2 there, named by their image ids: say where they are with --images"
-        )
+        try:
+            size = (int(entry["height"]), int(entry["width"]))
+            rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PipelineError(
+                f"{folder}: the annotations of image {image_id} are not Visual Genome's ({error!r}); download them again"
+            ) from error
+        records.append(make_record(path, image_id, size, *rows))
+    held = _held_out([record["image_id"] for record in records], entries, held_out)
+    train = [record for record in records if record["image_id"] not in held and len(record["boxes"])]
+    evaluation = [record for record in records if record["image_id"] in held]
+    _check_parts(folder, train, evaluation, held_out, report)
+    if empty := len(records) - len(train) - len(evaluation):
+        report.images["without a usable box"] = empty
     report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
-    return DetectionRecords(train, _spread(evaluation, evaluation_images), objects.names, attributes.names, report)
+    return DetectionRecords(train, spread(evaluation, evaluation_images), objects.names, attributes.names, report)
+
+
+def _held_out(image_ids: Sequence[int], entries: Mapping[int, Mapping[str, Any]], held_out: frozenset[int]) -> set[int]:
+    """Images not to train on: by their COCO ids, else one in fifty, and one at least. Others change nothing for an image."""
+    if held_out:
+        return {image_id for image_id in image_ids if entries[image_id].get("coco_id") in held_out}
+    drawn = {image_id: zlib.crc32(str(image_id).encode()) for image_id in image_ids}
+    found = {image_id for image_id, number in drawn.items() if number % EVALUATION_SHARE == 0}
+    return found or set(sorted(drawn, key=lambda image_id: drawn[image_id])[:1])
+
+
+def _check_parts(
+    folder: Path, train: list[Record], evaluation: list[Record], held_out: frozenset[int], report: Report
+) -> None:
+    if not train:
+        others = f", {len(evaluation):,} held out" if evaluation else ""
+        raise PipelineError(
+            f"{folder}: no photo to train on ({report.images['without a photo']:,} annotated ones without a photo{others}); "
+            "expected them in VG_100K and VG_100K_2 there, named by their image ids: say where they are with --images"
+        )
+    if not evaluation:
+        raise PipelineError(
+            f"{folder}: of the {len(held_out):,} COCO images that --held-out names, none is among the {len(train):,} photos "
+            "there, so that nothing is left to judge the detector on; name the file of the right year, or none"
+        )
 
 
 def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
@@ -148,17 +168,23 @@ def _attributes(words: Sequence[str], attributes: ClassVocabulary, report: Repor
             report.unknown["attributes"][word] += 1
         else:
             ids[index] = None
-    report.attributes += len(ids)
-    return list(ids)[:MOST_ATTRIBUTES]
+    kept = list(ids)[:MOST_ATTRIBUTES]
+    report.attributes += len(kept)
+    return kept
 
 
 def _attribute_names(folder: Path) -> dict[int, list[str]]:
     """The attributes of every object id."""
     names: defaultdict[int, list[str]] = defaultdict(list)
-    for image in _read_list(folder, "attributes"):
-        for item in image.get("attributes") or ():
-            for index in _object_ids(item)[:1]:
-                names[index] += item.get("attributes") or ()
+    try:
+        for image in _read_list(folder, "attributes"):
+            for item in image.get("attributes") or ():
+                for index in _object_ids(item)[:1]:
+                    names[index] += item.get("attributes") or ()
+    except (TypeError, AttributeError) as error:
+        raise PipelineError(
+            f"{folder}: its attributes are not Visual Genome's ({error!r}); download them again"
+        ) from error
     return names
 
 
@@ -169,36 +195,28 @@ def _object_ids(item: Mapping[str, Any]) -> list[int]:
 
 
 def _image_id(entry: Mapping[str, Any]) -> int:
-    return int(entry["image_id"] if "image_id" in entry else entry["id"])
-
-
-def _is_held_out(entry: Mapping[str, Any], image_id: int, held_out: frozenset[int]) -> bool:
-    if held_out:
-        return entry.get("coco_id") in held_out
-    return zlib.crc32(str(image_id).encode()) % EVALUATION_SHARE == 0
-
-
-def _spread(records: list[Record], most: int) -> list[Record]:
-    """At most so many, evenly over all."""
-    if len(records) <= most:
-        return records
-    return [records[index * len(records) // most] for index in range(most)]
-
-
-def _photos(folders: Iterable[Path], otherwise: Path | None = None) -> dict[str, Path]:
-    """Photos by their name without suffix."""
-    present = [folder for folder in folders if folder.is_dir()] or ([otherwise] if otherwise else [])
-    found: dict[str, Path] = {}
-    for folder in present:
-        for path in _files(folder):
-            if path.suffix.lower() in SUFFIXES:
-                found[path.stem] = path
-    return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
     try:
-        yield from sorted(folder.iterdir())
+        return int(entry.get("image_id", entry.get("id")))
+    except (TypeError, ValueError) as error:
+        keys = ", ".join(list(entry)[:5])
+        raise PipelineError(
+            f"an image without an image_id (found {keys}); expected Visual Genome's annotations"
+        ) from error
+
+
+def _photos(images: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Photos by their name without suffix: below the folders named, else below that of the annotations."""
+    if images:
+        folders = [part for root in images for part in (root, *sorted(root.glob("VG_100K*")))]
+    else:
+        usual = [folder / name for name in ("VG_100K", "VG_100K_2", "images")]
+        folders = [path for path in usual if path.is_dir()] or [folder]
+    return {path.stem: path for part in folders for path in _files(part) if path.suffix.lower() in SUFFIXES}
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
     except OSError as error:
         raise PipelineError(f"{folder}: cannot be listed: {error.strerror}; expected a folder of photos") from error
 
@@ -211,7 +229,8 @@ def _read_list(folder: Path, name: str) -> list[dict[str, Any]]:
     if len(candidates) != 1:
         found = ", ".join(path.name for path in candidates) or "none"
         raise PipelineError(
-            f"{folder}: expected {name}.json there (found {found}); get it from Visual Genome's downloads and unzip it"
+            f"{folder}: expected one {name}.json there (found {found}); "
+            f"{'keep one of them' if candidates else 'get it from the downloads of Visual Genome, and unzip it'}"
         )
     try:
         content = json.loads(candidates[0].read_bytes())

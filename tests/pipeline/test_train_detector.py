@@ -1,0 +1,472 @@
+"""`scan-pipeline train-detector` as its users type it, on photos of coloured rectangles."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from detector import RegionExtractor
+from detector.config import DetectorConfig
+from detector.imagenet import convert_imagenet
+from detector.trainer import SparseTrainer
+from detector.weights import load_weights, save_weights
+from pipeline.config import load_config
+from pipeline.shards import open_store
+from pipeline.train_detector import TrainDetectorConfig
+from tests.world import scan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRESETS = sorted((REPOSITORY / "configs/train-detector").glob("*.yaml"))
+COLOURS = {"red box": (30, 30, 220), "green box": (40, 200, 40), "blue box": (220, 60, 30)}  # BGR
+SIZE = (64, 88)  # of a photo: height, width
+TINY = [
+    "network.depth=18", "network.width=8", "network.rpn_channels=16", "network.anchor_sizes=[12.0,24.0,48.0]", "network.pooled_size=4",
+    "network.min_size=64", "network.max_size=96", "network.rpn_pre_nms=300", "network.rpn_post_nms=50",
+    "training.rpn_pre_nms=300", "training.rpn_post_nms=60", "training.roi_batch_size=32", "training.optimizer=adamw",
+    "training.learning_rate=1e-3", "training.warmup_steps=2", "--device", "cpu", "--workers", "0",
+]  # fmt: skip
+SCRATCH = ["--init", "none", "training.norm=BN", "training.frozen_stages=0"]
+SHORT = ["--steps", "6", "--batch-size", "2", "training.checkpoint_every=2", "training.evaluate_every=3"]
+
+
+def draw_world(folder: Path, count: int, *, seed: int = 0) -> None:
+    """vg/: Visual Genome's layout with `count` photos, of which every fourth is also in COCO and held out."""
+    generator = np.random.default_rng(seed)
+    photos = folder / "vg/VG_100K"
+    photos.mkdir(parents=True)
+    rows: dict[str, list[dict]] = {"image_data": [], "objects": [], "attributes": []}
+    for image_id in range(1, count + 1):
+        image = generator.integers(90, 160, (*SIZE, 3), dtype=np.uint8)
+        objects = []
+        for half in range(2):
+            kind = int(generator.integers(3))
+            w, h = (int(side) for side in generator.integers(16, 36, 2))
+            x, y = half * 44 + int(generator.integers(0, 44 - w)), int(generator.integers(0, 64 - h))
+            image[y : y + h, x : x + w] = tuple(COLOURS.values())[kind]
+            names = [list(COLOURS)[kind].replace("box", "boxes" if half else "box")]
+            objects.append({"object_id": 2 * image_id + half, "names": names, "x": x, "y": y, "w": w, "h": h})
+        cv2.imwrite(str(photos / f"{image_id}.png"), image)
+        coco_id = 1000 + image_id if image_id % 4 == 0 else None
+        rows["image_data"].append({"image_id": image_id, "height": SIZE[0], "width": SIZE[1], "coco_id": coco_id})
+        rows["objects"].append({"image_id": image_id, "objects": objects})
+        attributes = [one | {"attributes": ["large" if one["w"] * one["h"] > 600 else "little"]} for one in objects]
+        rows["attributes"].append({"image_id": image_id, "attributes": attributes})
+    for name, content in rows.items():
+        (folder / f"vg/{name}.json").write_text(json.dumps(content))
+    (folder / "objects.txt").write_text("".join(f"{name},{name}es\n" for name in COLOURS))
+    (folder / "attributes.txt").write_text("large,big\nsmall,little\n")
+    (folder / "held_out.txt").write_text("\n".join(str(1000 + index) for index in range(4, count + 1, 4)))
+
+
+def command(*more: str) -> list[str]:
+    data = ["--visual-genome", "vg", "--held-out", "held_out.txt", "--objects", "objects.txt", "--attributes", "attributes.txt"]  # fmt: skip
+    return ["train-detector", *data, *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dozen photos and a detector that was trained for a moment: detectors/first."""
+    folder = tmp_path_factory.mktemp("boxes")
+    draw_world(folder, 12)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        said = scan(*command(*SCRATCH, *SHORT, "--run", "detectors/first"))
+    torch.set_num_threads(threads)
+    assert said.exit_code == 0, said.output
+    (folder / "said.txt").write_text(said.output)
+    return folder
+
+
+@pytest.fixture
+def inside(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(boxes)
+    return boxes
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a mistake ends in."""
+    said = scan(*arguments)
+    assert said.exit_code == 2, said.output
+    lines = [line for line in said.stderr.splitlines() if line and "step/s" not in line]  # but for a bar
+    assert len(lines) == 1, said.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_a_training_says_what_it_does_and_leaves_what_it_promises(inside: Path) -> None:
+    said = (inside / "said.txt").read_text()
+    assert "images: 9 to train on, 3 held out" in said
+    assert "boxes: 24 used" in said
+    assert "attributes: 24 used" in said
+    assert (
+        "ResNet-18 C4 of width 8, 3 objects, 2 attributes, features of 64 numbers; 6 steps of 2 images (1.3 epochs)"
+        in said
+    )
+    assert "detectors/first/detector.safetensors: AP " in said
+    assert "next:\n  scan-pipeline extract --images DIR --weights detectors/first/detector.safetensors" in said
+    run = inside / "detectors/first"
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["step"] == 6
+    assert set(evaluation["objects"]) == set(evaluation["attributes"]) == {"mAP50", "mAP50_weighted", "mAP50_seen"}
+    assert {"AP", "AP50", "AP75"} <= set(evaluation["bbox"])
+    assert all(np.isfinite(value) for kind in ("bbox", "objects", "attributes") for value in evaluation[kind].values())
+    assert (run / "checkpoints/last_checkpoint").read_text() == "model_final.pth"
+    assert list(run.glob("events.out.tfevents*"))
+    logged = metrics(run)
+    losses = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_attr", "total_loss"}
+    assert losses | {"lr", "data_time", "bbox/AP50", "objects/mAP50", "attributes/mAP50"} <= set().union(*logged)
+    settings = load_config(TrainDetectorConfig, group="train-detector", config=str(run / "config.yaml"))
+    assert settings.network.anchor_sizes == (12.0, 24.0, 48.0)
+
+
+def test_what_was_learnt_extracts_and_its_names_travel(inside: Path) -> None:
+    weights = "detectors/first/detector.safetensors"
+    extractor = RegionExtractor.from_weights(weights, num_regions=5, device="cpu")
+    assert extractor.object_names == list(COLOURS)
+    assert extractor.attribute_names == ["large", "small"]
+    said = scan("extract", "--images", "vg/VG_100K", "--weights", weights, "--num-regions", "5", "--workers", "0", "--device", "cpu")  # fmt: skip
+    assert said.exit_code == 0, said.output
+    store = open_store("features/VG_100K")
+    assert (len(store), store.feature_dim) == (12, 64)
+    assert store.manifest["object_names"] == list(COLOURS)
+    assert store.manifest["attribute_names"] == ["large", "small"]
+
+
+def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = inside / "detectors/first"
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    monkeypatch.setattr("detector.fit.build", lambda *_: pytest.fail("built again"))
+    said = scan(*command(*SCRATCH, *SHORT, "--run", "detectors/first"))
+    assert said.exit_code == 0, said.output
+    assert "AP@.5" in said.output
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (["training.learning_rate=1e-4"], "config.training.learning_rate: found 0.001, asked 0.0001"),
+        (["--steps", "7"], "config.training.steps: found 6, asked 7"),
+        (["--attributes", "none"], "config.attributes: found attributes.txt, asked none"),
+        (["--init", "wide.safetensors"], "network.width: found 8, asked 16"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(inside: Path, change: list[str], found: str) -> None:
+    from detector.model import FasterRCNN
+
+    config = dataclasses.replace(load_weights(inside / "detectors/first/detector.safetensors").config, width=16)
+    save_weights(inside / "wide.safetensors", config, FasterRCNN(config).state_dict(), object_names=list(COLOURS))
+    line = refused(*command(*SCRATCH, *SHORT, "--run", "detectors/first", *change))
+    assert "detectors/first: holds a run with other settings" in line
+    assert found in line
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing may catch it, as nothing catches a SIGKILL."""
+
+
+def test_killed_and_continued(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = SparseTrainer.run_step
+
+    def dies(trainer: SparseTrainer) -> None:
+        steps.append(trainer.iter)
+        if len(steps) == 4:
+            raise Killed
+        step(trainer)
+
+    monkeypatch.setattr(SparseTrainer, "run_step", dies)
+    arguments = command(*SCRATCH, *SHORT, "--run", "detectors/killed", "training.evaluate_every=0")
+    with pytest.raises(Killed):
+        scan(*arguments)
+    run = inside / "detectors/killed"
+    assert not (run / "detector.safetensors").exists()
+    (run / "checkpoints/model_0000003.pth").write_bytes(b"half-written when it was killed")
+    said = scan(*arguments)
+    assert said.exit_code == 0, said.output
+    assert steps == [0, 1, 2, 3, 2, 3, 4, 5]
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.pth")) == ["model_0000005.pth", "model_final.pth"]
+    final = torch.load(run / "checkpoints/model_final.pth", weights_only=True)
+    saved = load_file(run / "detector.safetensors")
+    name = "roi_heads.res5.0.conv1.weight"
+    torch.testing.assert_close(final["model"][f"model.{name}"], saved[name])
+    assert final["trainer"]["iteration"] == 5
+    rates = [[row["lr"] for row in metrics(folder) if "lr" in row] for folder in (run, inside / "detectors/first")]
+    assert rates[0][-1] == pytest.approx(rates[1][-1])  # of the sixth step, not of the fourth
+
+
+def test_killed_before_it_was_judged(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise Killed
+
+    arguments = command(*SCRATCH, *SHORT, "--run", "detectors/unjudged", "training.evaluate_every=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.fit._judge", dies)
+        with pytest.raises(Killed):
+            scan(*arguments)
+    assert not (inside / "detectors/unjudged/evaluation.json").exists()
+    monkeypatch.setattr(SparseTrainer, "run_step", lambda _: pytest.fail("trained on"))
+    assert scan(*arguments).exit_code == 0
+    assert json.loads((inside / "detectors/unjudged/evaluation.json").read_text())["step"] == 6
+
+
+def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = command(*SCRATCH, *SHORT, "--run", "detectors/damaged", "--steps", "3", "training.evaluate_every=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.fit._judge", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            scan(*arguments)
+    last = inside / "detectors/damaged/checkpoints/model_final.pth"
+    whole = last.read_bytes()
+    for content in (b"", b"garbage", whole[: len(whole) // 2]):
+        last.write_bytes(content)
+        line = refused(*arguments)
+        assert "model_final.pth: damaged, or of another network" in line
+        assert "delete detectors/damaged" in line
+    last.unlink()
+    assert "model_final.pth: damaged" in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (command("--init", "none"), "training.norm FrozenBN: from scratch, what is frozen would never be learnt"),
+        (command("--init", "none", "training.norm=BN"), "training.frozen_stages 2: from scratch"),
+        (command(*SCRATCH, "training.precision=fp16"), "training.precision fp16: needs a CUDA device, found cpu"),
+        (command(*SCRATCH, "training.norm=SyncBN"), "training.norm SyncBN: is for several CUDA processes"),
+        (command(*SCRATCH, "training.steps=0"), "training.steps 0: expected at least 1"),
+        (command("--init", "gone.pth"), "--init gone.pth: no such file, nor a hub name"),
+        (command("--init", "objects.txt"), "objects.txt: not a weights file, or damaged"),
+        (["train-detector", *TINY], "name the annotations with --visual-genome DIR or, instead, --coco DIR"),
+        (["train-detector", "--coco", "coco", "--attributes", "none", *TINY], "--attributes: does not go with --coco"),
+        (command("--held-out", "objects.txt"), "objects.txt: holds no COCO ids"),
+        (command("--evaluate-only", "--run", "detectors/none"), "none/detector.safetensors: nothing to judge there"),
+        (command("--evaluate-only", "--attributes", "none", "--run", "detectors/first"), "knows 2 attributes (large, small, …)"),
+        (command(*SCRATCH, *SHORT, "training.learning_rate=1e30", "training.grad_clip=0", "--run", "detectors/diverged"), "lower training.learning_rate"),
+    ],
+    ids=["frozen-norm", "frozen-stages", "fp16", "syncbn", "steps", "no-file", "no-weights", "no-data", "coco-attributes", "held-out",
+         "nothing-to-judge", "other-classes", "diverged"],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(inside: Path, arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments)
+    assert not (inside / "detectors/vg_r18").exists()  # or the command, mended, would be refused as another run
+
+
+def test_starts_from_an_imagenet_file(inside: Path) -> None:
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, "resnet18.pth")
+    said = scan(*command("--init", "resnet18.pth", "--steps", "1", "--batch-size", "2", "network.width=64", "--run", "detectors/imagenet"))  # fmt: skip
+    assert said.exit_code == 0, said.output
+    weights = load_weights(inside / "detectors/imagenet/detector.safetensors")
+    config, expected = convert_imagenet(state, DetectorConfig(depth=18), "resnet18.pth")
+    assert weights.config.pixel_mean == config.pixel_mean
+    for name in (
+        "backbone.stem.conv1.weight",
+        "backbone.res2.1.conv2.weight",
+        "backbone.res4.0.conv1.norm.running_var",
+    ):
+        torch.testing.assert_close(weights.tensors[name], expected[name])
+    assert not torch.equal(weights.tensors["roi_heads.res5.0.conv1.weight"], expected["roi_heads.res5.0.conv1.weight"])
+    assert "is not the ResNet-18 of width 8 that is asked for" in refused(*command("--init", "resnet18.pth"))
+
+
+def test_starts_from_a_detector_and_keeps_the_classes_that_it_shares(inside: Path) -> None:
+    first = load_weights(inside / "detectors/first/detector.safetensors")
+    (inside / "other.txt").write_text("crate,red box\nlawn,green box\nsea,blue box\n")  # as many, but others
+    frozen = [
+        "--init",
+        "detectors/first/detector.safetensors",
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "training.learning_rate=1e-9",
+    ]
+    kept, dropped = (
+        ("roi_heads.box_predictor.attr_score.weight", "roi_heads.box_predictor.fc_attr.weight", "roi_heads.res5.1.conv2.weight"),
+        ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"),
+    )  # fmt: skip
+    for objects, run, same, others in (
+        ("objects.txt", "again", kept + dropped, ()),
+        ("other.txt", "tuned", kept, dropped),
+    ):
+        said = scan(*command(*frozen, "--objects", objects, "--run", f"detectors/{run}"))
+        assert said.exit_code == 0, said.output
+        tuned = load_weights(inside / f"detectors/{run}/detector.safetensors")
+        assert tuned.config == first.config
+        for name in same:
+            torch.testing.assert_close(tuned.tensors[name], first.tensors[name], atol=1e-6, rtol=1e-4)
+        for name in others:
+            assert not torch.allclose(tuned.tensors[name], first.tensors[name], atol=1e-3)
+    assert tuned.object_names == ["crate", "lawn", "sea"]
+
+
+def test_evaluate_only_judges_the_run_or_a_file(inside: Path) -> None:
+    run = inside / "detectors/first"
+    trained = json.loads((run / "evaluation.json").read_text())
+    saved = (run / "evaluation.json").read_bytes(), (run / "detector.safetensors").read_bytes()
+    said = scan(*command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/judged"))
+    assert said.exit_code == 0, said.output
+    assert "first/detector.safetensors: AP " in said.output
+    judged = json.loads((inside / "detectors/judged/evaluation.json").read_text())
+    for kind in ("bbox", "objects", "attributes"):
+        assert judged[kind] == pytest.approx(trained[kind], abs=0.01)
+    assert ((run / "evaluation.json").read_bytes(), (run / "detector.safetensors").read_bytes()) == saved
+    assert not (inside / "detectors/judged/detector.safetensors").exists()
+    (inside / "detectors/copy").mkdir()
+    (inside / "detectors/copy/detector.safetensors").write_bytes(saved[1])
+    assert scan(*command("--evaluate-only", "--run", "detectors/copy")).exit_code == 0  # asks for no --init
+    assert (inside / "detectors/copy/detector.safetensors").read_bytes() == saved[1]
+    line = refused(*command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/copy"))
+    assert "detectors/copy: holds another detector than" in line
+
+
+def test_an_unreadable_photo_is_passed_over_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_world(tmp_path, 12)
+    monkeypatch.chdir(tmp_path)
+    for image_id in (3, 8):  # one to train on, one to judge
+        (tmp_path / f"vg/VG_100K/{image_id}.png").write_bytes(b"torn")
+    objects = json.loads((tmp_path / "vg/objects.json").read_text())
+    for row in objects:
+        row["objects"] = [] if row["image_id"] in (2, 4) else row["objects"]  # and one of each that shows nothing
+    (tmp_path / "vg/objects.json").write_text(json.dumps(objects))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        said = scan(*command(*SCRATCH, "--steps", "8", "--batch-size", "3", "training.evaluate_every=4"))
+    assert said.exit_code == 0, said.output
+    told = [str(one.message) for one in caught if "torn" in str(one.message) or ".png" in str(one.message)]
+    assert sorted(line.split(": ")[0][-5:] + line.split(": ")[1] for line in told) == [
+        "3.pngpassed over in training", "8.pngjudged as if it were blank",
+    ]  # fmt: skip
+    assert "images: 1 without a usable box, 8 to train on, 3 held out" in said.output
+    assert "detectors/vg_r18/detector.safetensors" in said.output
+
+
+def test_the_same_seed_gives_the_same_bytes(inside: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for seed in (0, 1):
+        said = scan(*command(*SCRATCH, *SHORT, "--run", f"detectors/seed{seed}", f"training.seed={seed}"))
+        assert said.exit_code == 0, said.output
+    torch.set_num_threads(threads)
+    first, same, other = (
+        (inside / f"detectors/{name}/detector.safetensors").read_bytes() for name in ("first", "seed0", "seed1")
+    )
+    assert first == same
+    assert first != other
+
+
+def test_coco_instances_train_too(inside: Path) -> None:
+    for split in ("train2017", "val2017"):
+        (inside / f"coco/{split}").mkdir(parents=True)
+        (inside / "coco/annotations").mkdir(exist_ok=True)
+        rows: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": [{"id": 9, "name": "box"}]}
+        for index in range(1, 5):
+            name = f"{index}.png"
+            (inside / f"coco/{split}/{name}").write_bytes((inside / f"vg/VG_100K/{name}").read_bytes())
+            rows["images"].append({"id": index, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+            rows["annotations"].append({"id": index, "image_id": index, "category_id": 9, "bbox": [5, 5, 30, 30]})
+        (inside / f"coco/annotations/instances_{split}.json").write_text(json.dumps(rows))
+    (inside / "karpathy.txt").write_text("2")
+    said = scan(
+        "train-detector", "--coco", "coco", "--held-out", "karpathy.txt", *TINY, *SCRATCH, "--steps", "1", "--batch-size", "1", "--workers", "1"
+    )  # fmt: skip
+    assert said.exit_code == 0, said.output
+    assert "1 kept from training, 3 to train on, 4 held out" in said.output
+    weights = load_weights(inside / "detectors/coco_r18/detector.safetensors")
+    assert (weights.object_names, weights.attribute_names) == (["box"], [])
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_load(path: Path) -> None:
+    config = load_config(TrainDetectorConfig, group="train-detector", config=path.stem)
+    assert config.training.precision == "bf16"
+    assert config.training.norm == "FrozenBN"
+    per_image = config.training.learning_rate / config.training.batch_size
+    assert per_image == pytest.approx(1.25e-3 if path.stem.startswith("coco") else 5e-4)
+    assert f"train-detector --config {path.stem}" in path.read_text()
+    assert len(PRESETS) == 4
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_world(tmp_path, 120)
+    monkeypatch.chdir(tmp_path)
+    recipe = [
+        "--steps", "160", "--batch-size", "4", "training.evaluate_every=40", "training.schedule=cosine", "training.learning_rate=4e-3",
+        "training.warmup_steps=20", "network.width=16",
+    ]  # fmt: skip
+    said = scan(*command(*SCRATCH, *recipe, "--run", "detectors/taught"))
+    assert said.exit_code == 0, said.output
+    rows = [row for row in metrics(tmp_path / "detectors/taught") if "bbox/AP50" in row]
+    assert [row["iteration"] for row in rows] == [39, 79, 119, 160]
+    early, late = rows[0], rows[-1]
+    for name, least in (("bbox/AP50", 25), ("objects/mAP50", 25), ("attributes/mAP50", 60)):
+        assert late[name] > least, (name, rows)
+    assert late["bbox/AP50"] > early["bbox/AP50"] + 15
+    assert late["objects/mAP50_weighted"] > early["objects/mAP50_weighted"] + 15
+
+
+RANKS = """
+import os, torch
+import detector.fit as fit
+from detector.trainable import plain_state
+from pipeline.cli import main
+
+judge = fit._judge
+
+def judged(model, *arguments):
+    torch.save(plain_state(model.model), f"rank{os.environ['RANK']}.pt")
+    return judge(model, *arguments)
+
+fit._judge = judged
+main()
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_world(tmp_path, 12)
+    (tmp_path / "ranks.py").write_text(RANKS)  # the command, each process of which also tells what it has learnt
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    recipe = [*SCRATCH, "--steps", "4", "--batch-size", "4", "training.checkpoint_every=2", "training.flip=false"]
+
+    def torchrun() -> str:
+        runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
+        arguments = [*runner, *command(*recipe, "run=detectors/two")]
+        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = torchrun()
+    assert said.count("detectors/two/detector.safetensors: AP") == 1
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    saved = load_file(tmp_path / "detectors/two/detector.safetensors")
+    for name, tensor in saved.items():
+        torch.testing.assert_close(first[name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+
+    monkeypatch.chdir(tmp_path)
+    assert scan(*command(*recipe, "run=detectors/one")).exit_code == 0
+    losses = [metrics(tmp_path / f"detectors/{name}")[0] for name in ("one", "two")]
+    # Of one batch and one network, up to the proposals that are drawn and to norms over half of the batch each.
+    for name in ("total_loss", "loss_cls", "loss_rpn_cls"):
+        assert losses[1][name] == pytest.approx(losses[0][name], rel=0.2)
+    assert "4 steps" in torchrun()  # finished: every process agrees that it is
