@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.images import SUFFIXES
+from pipeline.images import SUFFIXES, UnreadableImage, read_image_size
+from pipeline.marks import stays_inside
 from pipeline.shard_writer import ShardRows, claim_store, commit_shard, replacing, shard_name, write_summary
 from pipeline.shards import Store, open_store
 
@@ -109,8 +110,8 @@ def import_precomputed(
     def rows() -> Iterator[Imported]:
         for index in range(count):
             array = np.asarray(features[index * every])
-            path = names[index] if images and (Path(images) / names[index]).is_file() else None
-            size = _size_of(Path(images) / names[index]) if images and path else (0, 0)
+            path = _photo(names[index], images)
+            size = _size_of(Path(images) / path) if images and path else (0, 0)
             found = None if fixed is None else _boxes_of(fixed, index, len(array), size, Path(str(boxes)))
             yield Imported(names[index], _bare_regions(array, found, size), path)
 
@@ -222,19 +223,23 @@ def _image_names(path: Path, count: int, every: int, images: str | None) -> list
 
 
 def _with_suffix(name: str, images: str | None) -> str:
-    if images and not (Path(images) / name).is_file():
-        for suffix in sorted(SUFFIXES):
-            if (Path(images) / f"{name}{suffix}").is_file():
-                return f"{name}{suffix}"
+    for suffix in ("", *sorted(SUFFIXES)):
+        if _photo(f"{name}{suffix}", images):
+            return f"{name}{suffix}"
     return name
 
 
-def _size_of(path: Path) -> tuple[int, int]:
-    """(height, width) of a photo, from its header."""
-    from PIL import Image
+def _photo(name: str, images: str | None) -> str | None:
+    """Path of a photo below its folder, None where it is not there, or would not be below that folder."""
+    return name if images and stays_inside(name) and (Path(images) / name).is_file() else None
 
-    with Image.open(path) as image:
-        return image.height, image.width
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of a photo."""
+    try:
+        return read_image_size(path)
+    except UnreadableImage as error:
+        raise PipelineError(f"{path}: {error}; expected a photo: mend it, or move it away") from error
 
 
 def _boxes_of(boxes: np.ndarray, index: int, count: int, size: tuple[int, int], path: Path) -> np.ndarray:
@@ -294,8 +299,7 @@ def _tsv_row(cells: dict[str, str], images: str | None) -> Imported:
             "attribute_scores": _decode(cells["attrs_conf"], np.float32, count)[:, 0],
         }
         bare = Regions(bare.boxes, bare.features, image_size=size, **ids)
-    path = name if images and (Path(images) / name).is_file() else None
-    return Imported(name, bare, path)
+    return Imported(name, bare, _photo(name, images))
 
 
 def _decode(cell: str, dtype: type, count: int) -> np.ndarray:

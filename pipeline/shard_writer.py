@@ -70,6 +70,9 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         PipelineError: regions of another shape, features that are not finite in that type, a disk that takes no more, or
             a store whose manifest is gone or no longer of such features.
     """
+    if len(set(rows.image_ids)) < len(rows.image_ids):
+        image_id = next(name for name in rows.image_ids if rows.image_ids.count(name) > 1)
+        raise PipelineError(f"{folder}: image {image_id} is there twice in what shard {number} is made of")
     arrays = _stack(rows, num_regions, feature_dim, np.dtype(dtype))
     tensors, mark = folder / f"{shard_name(number)}.safetensors", commit_mark(folder, number)
     with _temporary(tensors) as file:
