@@ -51,10 +51,11 @@ class QuickDetector:
         )
 
 
-def small_config(photos: Path, output: Path, **changes: Any) -> ExtractConfig:
+def small_config(photos: Path | Sequence[Path], output: Path, **changes: Any) -> ExtractConfig:
     """Ten photos make three shards."""
     settings: dict[str, Any] = {"workers": 0, "batch_size": 3, "shard_size": 4} | changes
-    return ExtractConfig(images=(str(photos),), output=str(output), **settings)
+    folders = [photos] if isinstance(photos, Path) else photos
+    return ExtractConfig(images=tuple(map(str, folders)), output=str(output), **settings)
 
 
 def contents(folder: Path | str) -> dict[str, bytes]:
