@@ -272,17 +272,22 @@ def _dtype_of(dtype: np.dtype[Any]) -> str:
 
 def _tsv_rows(path: Path, images: str | None) -> Iterator[Imported]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(newline="") as file:
-        for number, cells in enumerate(csv.reader(file, delimiter="\t"), start=1):
-            columns = {6: CAFFE_COLUMNS, 10: LXMERT_COLUMNS}.get(len(cells))
-            if columns is None:
-                raise PipelineError(
-                    f"{path}: line {number} has {len(cells)} columns; expected 6 (Caffe) or 10 (LXMERT)"
-                )
-            try:
+    # Names need not be UTF-8, as those of files need not.
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.reader(file, delimiter="\t")
+        number = 0
+        try:
+            for number, cells in enumerate(reader, start=1):
+                columns = {6: CAFFE_COLUMNS, 10: LXMERT_COLUMNS}.get(len(cells))
+                if columns is None:
+                    raise PipelineError(
+                        f"{path}: line {number} has {len(cells)} columns; expected 6 (Caffe) or 10 (LXMERT)"
+                    )
                 yield _tsv_row(dict(zip(columns, cells, strict=True)), images)
-            except (ValueError, KeyError) as error:
-                raise PipelineError(f"{path}: line {number} is damaged ({error})") from error
+        except PipelineError:
+            raise
+        except (ValueError, KeyError, csv.Error) as error:
+            raise PipelineError(f"{path}: line {max(number, reader.line_num)} is damaged ({error})") from error
 
 
 def _tsv_row(cells: dict[str, str], images: str | None) -> Imported:
