@@ -5,6 +5,8 @@ Nothing heavy is imported here: `scan-pipeline --help` answers at once.
 
 import errno
 import functools
+import io
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -21,6 +23,9 @@ class Commands(click.Group):
         return list(self.commands)  # in the order in which they are used
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, RuntimeError) as error:
