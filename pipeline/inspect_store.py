@@ -144,7 +144,7 @@ def check_shard(file: Path, manifest: Mapping[str, Any] | None, verify: bool) ->
         raise PipelineError(f"{file}: is not as it was written: its own checksum is another")
     tensors = file.with_suffix(".safetensors")
     maps = Shard(file, manifest).tensors if manifest is not None else map_safetensors(tensors)
-    if any(len(array) != len(mark.image_ids) for array in maps.values()):
+    if any(array.shape[:1] != (len(mark.image_ids),) for array in maps.values()):
         raise PipelineError(f"{tensors}: rows for another number of images than the {len(mark.image_ids)} of its mark")
     if verify and (found := _sha256(tensors)) != mark.sha256:
         raise PipelineError(f"{tensors}: sha256 is {found[:12]}…, its commit mark says {mark.sha256[:12]}…")
@@ -272,7 +272,10 @@ def _described(manifest: Mapping[str, Any]) -> list[str]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
     return digest.hexdigest()

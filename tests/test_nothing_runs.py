@@ -16,7 +16,7 @@ from matcher.errors import MatcherError
 from matcher.original import load_original
 from matcher.vocabulary import Vocabulary
 from pipeline.errors import PipelineError
-from pipeline.import_features import import_precomputed
+from pipeline.import_features import import_any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "detector", "matcher", "configs")
@@ -166,7 +166,7 @@ def test_features(tmp_path: Path, trace: Path) -> None:
     np.save(tmp_path / "x_ims.npy", np.array([[[Bomb(trace)]]], dtype=object), allow_pickle=True)
     (tmp_path / "x_caps.txt").write_text("a dog\n" * 5)
     with pytest.raises(PipelineError, match="not readable as a NumPy array"):
-        import_precomputed(tmp_path, "x", tmp_path / "s", progress=False)
+        import_any(tmp_path, split="x", output=str(tmp_path / "s"))
     assert not trace.exists()
 
 

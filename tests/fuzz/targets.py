@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.captions import read_captions
 from pipeline.errors import PipelineError
 from pipeline.images import MAX_PIXELS, decode_image, read_image_size
-from pipeline.import_features import import_tsv
+from pipeline.import_features import import_any
 from pipeline.marks import read_mark
 from pipeline.plan import PlannedShard, planned_alike, read_plan, rebuilt_plan
 from pipeline.shards import Shard, map_safetensors, open_store, read_manifest
@@ -117,7 +117,7 @@ def captions(data: bytes) -> None:
 
 def tsv(data: bytes) -> None:
     with _file("features.tsv", data) as path, suppress(PipelineError):
-        import_tsv(path, path.parent / "store", progress=False)
+        import_any(path, output=str(path.parent / "store"))
 
 
 def small_tsv() -> bytes:

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from pipeline.app import AppConfig, Search, make_app
 from pipeline.images import UnreadableImage, decode_image, read_image_size
-from pipeline.import_features import import_precomputed, import_tsv
+from pipeline.import_features import import_any
 from pipeline.plan import read_plan
 from tests.fuzz import targets
 from tests.fuzz.targets import MANIFEST, MARK, PLAN, TARGETS
@@ -244,11 +244,12 @@ def test_names_in_imported_features_stay_inside_the_photo_folder(tmp_path: Path,
     np.save(tmp_path / "x_ims.npy", np.ones((1, 2, 3), np.float32))
     (tmp_path / "x_caps.txt").write_text("a dog\n" * 5)
     (tmp_path / "x_ids.txt").write_text(f"{name}\n")
-    store = import_precomputed(tmp_path, "x", tmp_path / "s", images=str(tmp_path / "photos"), progress=False)
+    photos = str(tmp_path / "photos")
+    store = import_any(tmp_path, split="x", output=str(tmp_path / "s"), images=photos)
     assert store.image_path(0) is None
     assert store.image_size(0) == (0, 0)  # not even looked at
     (tmp_path / "x.tsv").write_bytes(targets.small_tsv().replace(b"7\t", f"{name}\t".encode(), 1))
-    store = import_tsv(tmp_path / "x.tsv", tmp_path / "t", images=str(tmp_path / "photos"), progress=False)
+    store = import_any(tmp_path / "x.tsv", output=str(tmp_path / "t"), images=photos)
     assert store.image_path(0) is None
     assert [path.name for path in tmp_path.iterdir() if "shard" in path.name] == []
 

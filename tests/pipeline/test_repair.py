@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.extract import run
-from pipeline.import_features import import_precomputed
+from pipeline.import_features import import_any
 from pipeline.inspect_store import inspect_store
 from pipeline.repair_store import repair_store
 from pipeline.shards import Store, open_store
@@ -233,7 +233,7 @@ def imported(folder: Path) -> Path:
     """A store that was imported; 600 images, two shards."""
     np.save(folder / "x_ims.npy", np.random.default_rng(0).normal(size=(600, 2, 3)).astype(np.float32))
     (folder / "x_caps.txt").write_text("a dog\n" * 3000)
-    return import_precomputed(folder, "x", folder / "imported", progress=False).path
+    return import_any(folder, split="x", output=str(folder / "imported")).path
 
 
 @pytest.mark.parametrize("gone", [False, True])

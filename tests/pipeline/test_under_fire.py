@@ -265,8 +265,9 @@ def test_names_that_nobody_expected(tmp_path: Path, small_weights: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_tiny_files(tmp_path: Path) -> None:
+def test_a_hundred_thousand_tiny_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Listed, planned, extracted and opened in seconds; what is quadratic would take hours."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     for folder in range(10):
         write_photos(tmp_path / f"photos/{folder}", 1, names="0.jpg")
         for index in range(1, 10_000):
