@@ -6,6 +6,7 @@ handles, decoded photos) shows as well with these as with large ones. PSS is cou
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,15 +23,16 @@ SHARD_SIZE = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory after so many photos were committed."""
+    """Memory over one part of an extraction: within a batch it goes up and down by tens of megabytes."""
 
-    photos: int
-    megabytes: float
+    photos: int  # committed by its end
+    megabytes: float  # median
+    peak: float  # megabytes
     open_files: int
 
 
 def measure(photos: int, *, workers: int = 2, parts: int = 10) -> list[Sample]:
-    """Samples after each of so many equal parts of an extraction."""
+    """Samples of each of so many equal parts of an extraction."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "photos", photos, names="{:06}.jpg")
@@ -42,15 +44,20 @@ def measure(photos: int, *, workers: int = 2, parts: int = 10) -> list[Sample]:
         environment["SCAN_PIPELINE_WEIGHTS"] = str(folder / "small.safetensors")
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         samples: list[Sample] = []
-        # The last part ends with the processes: it is measured a little before.
+        readings: list[tuple[float, int]] = []
+        # The last part ends with the processes: it is closed a little before.
         wanted = [photos * part // parts - 2 * SHARD_SIZE * (part == parts) for part in range(1, parts + 1)]
         while wanted and process.poll() is None:
             done = SHARD_SIZE * len(list((folder / "store").glob("shard-*.json")))
-            if done >= wanted[0]:
-                tree = _tree(process.pid)
-                samples.append(Sample(done, sum(map(_pss, tree)), sum(map(_open_files, tree))))
+            tree = _tree(process.pid) if done else []  # from when the first shard is there: loading is no part of it
+            if len(tree) == 1 + workers:
+                readings.append((sum(map(_pss, tree)), sum(map(_open_files, tree))))
+            if done >= wanted[0] and readings:
+                sizes, files = zip(*readings, strict=True)
+                samples.append(Sample(done, statistics.median(sizes), max(sizes), max(files)))
+                readings.clear()
                 wanted.pop(0)
-            time.sleep(0.05)
+            time.sleep(0.1)
         error = process.communicate()[1].decode()
         if process.returncode or len(samples) < parts:
             raise RuntimeError(f"exit code {process.returncode} after {len(samples)} samples: {error[-500:]}")
@@ -88,10 +95,10 @@ def main() -> None:
     began = time.perf_counter()
     samples = measure(arguments.photos, workers=arguments.workers)
     print(f"{arguments.photos:,} photos, {arguments.workers} workers, {time.perf_counter() - began:.0f} s")
-    print(f"{'photos':>8} {'MB':>8} {'open files':>11}")
+    print(f"{'photos':>8} {'median MB':>10} {'peak MB':>8} {'open files':>11}")
     for sample in samples:
-        print(f"{sample.photos:8,} {sample.megabytes:8.0f} {sample.open_files:11}")
-    print(f"end / tenth: {samples[-1].megabytes / samples[0].megabytes:.3f}")
+        print(f"{sample.photos:8,} {sample.megabytes:10.0f} {sample.peak:8.0f} {sample.open_files:11}")
+    print(f"last part / first part: {samples[-1].megabytes / samples[0].megabytes:.3f}")
 
 
 if __name__ == "__main__":
