@@ -4,6 +4,7 @@ A small Starlette application. Nothing is loaded from elsewhere, photos are addr
 nothing else, and the detector is loaded when the first photo is uploaded.
 """
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -140,22 +141,26 @@ def make_app(search: Search) -> "Starlette":
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.responses import HTMLResponse, Response
     from starlette.routing import Route
 
     from pipeline.pages import render
 
     title = f"{search.run.folder.name} · {len(search.collection):,} photos"
 
+    def answer(content: dict[str, Any], status: int = 200) -> Response:
+        # ASCII: file names need not be UTF-8, and JavaScript takes them as they are
+        return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
+
     def index(request: Request) -> Response:
         return HTMLResponse(render("app.html", title=title))
 
     def photos(request: Request) -> Response:
         query = _query(request)
-        return JSONResponse(search.photos(query, _number(request, "top", 24, 1, 100)))
+        return answer(search.photos(query, _number(request, "top", 24, 1, 100)))
 
     def attention(request: Request) -> Response:
-        return JSONResponse(search.attention(_row(request, search), _query(request)))
+        return answer(search.attention(_row(request, search), _query(request)))
 
     def photo(request: Request) -> Response:
         content = search.photo(_row(request, search), _number(request, "size", 320, 16, LARGEST_SIDE))
@@ -166,11 +171,11 @@ def make_app(search: Search) -> "Starlette":
         async for chunk in request.stream():
             content += chunk
             if len(content) > UPLOAD_LIMIT:
-                return JSONResponse({"error": f"more than {UPLOAD_LIMIT >> 20} MB"}, 413)
-        return JSONResponse(await run_in_threadpool(search.captions_of, bytes(content), 10))
+                return answer({"error": f"more than {UPLOAD_LIMIT >> 20} MB"}, 413)
+        return answer(await run_in_threadpool(search.captions_of, bytes(content), 10))
 
     def mistake(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 400)
+        return answer({"error": str(error)}, 400)
 
     # Another site's page must not be able to ask through the visitor's browser under a name of its own.
     local = search.config.host in ("127.0.0.1", "localhost", "::1")

@@ -114,7 +114,7 @@ def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 def _read_json(path: Path, text: str) -> list[Caption]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path}: not valid JSON ({error}); download or write it again") from error
     try:
         images = content["images"]

@@ -5,6 +5,8 @@ Nothing heavy is imported here: `scan-pipeline --help` answers at once.
 
 import errno
 import functools
+import io
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -21,6 +23,9 @@ class Commands(click.Group):
         return list(self.commands)  # in the order in which they are used
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, RuntimeError) as error:
@@ -41,10 +46,10 @@ def _users_error(error: Exception) -> str | None:
     """
     if type(error).__module__.split(".")[0] in {"pipeline", "detector", "matcher"}:
         return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error.strerror}; free some space and run the same command again to continue"
+    if isinstance(error, OSError):
+        remedy = "; free some space and run the same command again to continue" if error.errno == errno.ENOSPC else ""
+        if error.filename is not None or remedy:
+            return f"{'' if error.filename is None else f'{error.filename!s}: '}{error.strerror}{remedy}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of GPU memory ({str(error).splitlines()[0]}); use a smaller --batch-size"
     return None
@@ -117,11 +122,17 @@ def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> N
 @main.command()
 @click.argument("store", type=click.Path())
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Read every byte and compare checksums.")
-def inspect(store: str, verify: bool) -> None:
-    """Print what a feature store holds and verify its checksums. Exit code 1 when something is damaged."""
-    from pipeline.inspect_store import inspect_store
+@click.option("--repair", is_flag=True, help="Set aside what is damaged (in STORE/damaged), rebuild what can be.")
+def inspect(store: str, verify: bool, repair: bool) -> None:
+    """Print what a feature store holds and verify its checksums.
 
-    report = inspect_store(store, verify=verify)
+    Exit code 0: whole, though an extraction may have to go on. 1: damaged; with --repair: mended, but the command that
+    made the store has to make something again. Without --repair nothing is changed.
+    """
+    from pipeline.inspect_store import inspect_store
+    from pipeline.repair_store import repair_store
+
+    report = (repair_store if repair else inspect_store)(store, verify=verify)
     click.echo(str(report))
     if not report.ok:
         raise SystemExit(1)

@@ -83,7 +83,7 @@ def read_image(path: Path | str) -> np.ndarray:
         if status.st_size > MAX_BYTES:
             raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(MAX_BYTES)  # and no more, should it have grown since
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
     return decode_image(data)
@@ -104,25 +104,32 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def read_image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) of an image file, upright, from its header alone.
+    """(height, width) of an image file, upright, without keeping its pixels.
 
     Raises:
-        UnreadableImage: no image.
+        UnreadableImage: no image, one that is damaged where it says its size, or too large.
     """
     try:
         with open(path, "rb") as file, _opened(file) as image:
             sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
             return (image.width, image.height) if sideways else (image.height, image.width)
+    except UnreadableImage:
+        raise
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # Pillow's parsers of EXIF fail in many ways on damaged files
+        raise UnreadableImage(_damage(error)) from error
 
 
 def _check_whole(data: bytes) -> None:
-    """OpenCV fills what is missing of a truncated file with grey and says nothing; Pillow's decoder speaks up."""
+    """OpenCV fills what is missing of a truncated file with grey and says nothing; Pillow's decoder speaks up.
+
+    Not so with WebP, where OpenCV refuses what is truncated, and Pillow would take gigabytes for a large canvas.
+    """
     with _opened(BytesIO(data)) as image:
+        if image.format == "WEBP":
+            return
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnreadableImage(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
         try:
             # JPEG: decode at an eighth, which is enough to see the last byte
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
@@ -132,17 +139,20 @@ def _check_whole(data: bytes) -> None:
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    """Read the header of an image file, by its content."""
+    """Read the header of an image file, by its content. Pixels are counted before there is memory for them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
         except UnidentifiedImageError as error:
             raise UnreadableImage(f"not an image ({', '.join(FORMATS)})") from error
         except Exception as error:  # its parsers fail in many ways on damaged headers
             raise UnreadableImage(_damage(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImage(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS:,}")
+    return image
 
 
 def _damage(error: Exception) -> str:

@@ -14,4 +14,5 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**values)
+    page = environment.get_template(template).render(**values)
+    return page.encode(errors="surrogateescape").decode(errors="replace")  # file names need not be UTF-8

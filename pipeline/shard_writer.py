@@ -4,12 +4,14 @@ The same images give the same bytes: fixed order of tensors, sorted keys, no dat
 processes may write to one store: what they share is replaced under a lock, and a shard that is there already stands.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,9 +24,14 @@ import numpy as np
 from detector.regions import Regions
 from pipeline.config import differences
 from pipeline.errors import PipelineError
-from pipeline.shards import FORMAT, MANIFEST, VERSION, commit_marks, read_json, read_manifest, tensor_shapes
+from pipeline.marks import MARK_NAME, SEAL, SETTINGS, commit_marks, read_mark, seal, settings_sha256
+from pipeline.shards import FORMAT, MANIFEST, VERSION, read_manifest, tensor_shapes
 
 FAILURES = "failures.jsonl"
+PLAN = "images.jsonl"
+DAMAGED = "damaged"  # folder within a store, for what inspect --repair sets aside
+OURS = {FAILURES, PLAN, DAMAGED, "captions.tsv"}  # beside manifest and shards
+ABANDONED = 24 * 3600  # seconds; no file takes a day to write
 SAFETENSORS_NAMES = {"float16": "F16", "float32": "F32", "int32": "I32"}
 
 
@@ -60,8 +67,12 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         dtype: "float16" or "float32", of the features.
 
     Raises:
-        PipelineError: regions of another shape, or features that are not finite in that type.
+        PipelineError: regions of another shape, features that are not finite in that type, a disk that takes no more, or
+            a store whose manifest is gone or no longer of such features.
     """
+    if len(set(rows.image_ids)) < len(rows.image_ids):
+        image_id = next(name for name in rows.image_ids if rows.image_ids.count(name) > 1)
+        raise PipelineError(f"{folder}: image {image_id} is there twice in what shard {number} is made of")
     arrays = _stack(rows, num_regions, feature_dim, np.dtype(dtype))
     tensors, mark = folder / f"{shard_name(number)}.safetensors", commit_mark(folder, number)
     with _temporary(tensors) as file:
@@ -74,11 +85,16 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         "sha256": sha256,
     }
     with locked(folder):
-        if mark.is_file():  # another process was faster: to replace its tensors would belie its checksum
+        manifest = read_manifest(folder)
+        found = (manifest["num_regions"], manifest["feature_dim"], manifest["dtype"])
+        if mark.is_file() or found != (num_regions, feature_dim, dtype):
             os.unlink(file.name)
-            return
+            if mark.is_file():  # another process was faster: to replace its tensors would belie its checksum
+                return
+            raise PipelineError(f"{folder}: has become a store of other features; choose another with --output")
+        content["settings_sha256"] = settings_sha256(manifest)
         _put(file.name, tensors)
-        write_json(mark, content)
+        write_json(mark, {**content, SEAL: seal(mark.name, content)})
 
 
 def write_safetensors(file: BufferedWriter, arrays: Mapping[str, np.ndarray]) -> str:
@@ -113,13 +129,14 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
     complete = {"format": FORMAT, "format_version": VERSION, **manifest}
-    if not (folder / MANIFEST).is_file() and folder.is_dir():
-        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
-            raise PipelineError(
-                f"{folder}: not empty and not a store (found {strangers[0]}); choose another with --output"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
+    with _explained(folder):
+        if not (folder / MANIFEST).is_file() and folder.is_dir():
+            strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
+            if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
+                raise PipelineError(
+                    f"{folder}: not empty and not a store (found {strangers[0]}); choose another with --output"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         sweep(folder)
         if (folder / MANIFEST).is_file():
@@ -130,8 +147,20 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
                     "choose another folder with --output, or delete this one"
                 )
         else:
-            write_json(folder / MANIFEST, {**complete, "complete": False, "counts": _counts(0, 0, 0)})
+            _refuse_foreign_shards(folder, complete)
+            write_json(folder / MANIFEST, {**complete, "complete": False, "counts": counts(0, 0, 0)})
     return complete
+
+
+def _refuse_foreign_shards(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """A store that lost its manifest gets it again from the run that made its shards, and from no other."""
+    wanted = settings_sha256(manifest)
+    for mark in commit_marks(folder):
+        if read_mark(mark).settings_sha256 != wanted:
+            raise PipelineError(
+                f"{folder}: lost its {MANIFEST}, and {mark.name} was made with other settings or before marks told; run "
+                "the command that made it, or choose another folder with --output"
+            )
 
 
 def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int) -> None:
@@ -143,17 +172,25 @@ def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int
         planned_shards: number of shards the store has once it is complete.
     """
     with locked(folder):
-        images, failures = 0, []
-        marks = commit_marks(folder)
-        for mark in marks:
-            content = read_json(mark, "a shard's commit mark")
-            images += len(content["image_ids"])
-            failures += content["failures"]
+        if (folder / MANIFEST).is_file():
+            changed = differences(_identity(read_manifest(folder)), _identity(manifest))
+            if changed:
+                raise PipelineError(f"{folder}: has become another store meanwhile ({changed[0]})")
+        marks, images, failures = 0, 0, []
+        for mark in map(read_mark, commit_marks(folder)):
+            marks += 1
+            images += len(mark.image_ids)
+            failures += mark.failures
         with replacing(folder / FAILURES) as file:
             for failure in failures:
-                file.write(json.dumps(failure, sort_keys=True).encode() + b"\n")
-        summary = {"complete": len(marks) >= planned_shards, "counts": _counts(images, len(failures), len(marks))}
+                file.write(failure_line(failure))
+        summary = {"complete": marks >= planned_shards, "counts": counts(images, len(failures), marks)}
         write_json(folder / MANIFEST, {**manifest, **summary})
+
+
+def failure_line(failure: Mapping[str, str]) -> bytes:
+    """A row of `failures.jsonl`."""
+    return json.dumps(failure, sort_keys=True).encode() + b"\n"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -164,7 +201,11 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write that takes its name only when it is whole and on disk."""
+    """A file to write that takes its name only when it is whole and on disk.
+
+    Raises:
+        PipelineError: a disk that is full or takes no writing; then the old file stands.
+    """
     with _temporary(path) as file:
         yield file
     _put(file.name, path)
@@ -173,7 +214,9 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a store to ourselves, against other processes. A process that dies lets go of it."""
-    with open(folder / ".lock", "wb") as file:
+    with _explained(folder):
+        file = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below, where what the holder raises is its own)
+    with file:
         with suppress(OSError):  # a file system without locks: then one process at a time is the user's business
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -184,22 +227,39 @@ def _temporary(path: Path) -> Iterator[BufferedWriter]:
     """A hidden file beside `path`, on disk at the end, removed when something goes wrong."""
     name = path.with_name(f".{path.name}{_owner()}{os.getpid()}.tmp")
     try:
-        with name.open("wb") as file:
+        with _explained(path), name.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        name.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error counts
+            name.unlink(missing_ok=True)
         raise
 
 
 def _put(temporary: str | Path, path: Path) -> None:
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the name, too, has to reach the disk
+    with _explained(path):
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the name, too, has to reach the disk
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a file system says when it takes no writing, as one line with the remedy."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the same command again to continue"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
+            remedy = "expected a folder that can be written to; choose another with --output"
+        else:
+            remedy = "see to the disk and run the same command again to continue"
+        raise PipelineError(f"{path}: {error.strerror or error}; {remedy}") from error
 
 
 def _owner() -> str:
@@ -207,25 +267,46 @@ def _owner() -> str:
     return f".{platform.node().replace('.', '-')}."
 
 
+def temporary_files(folder: Path) -> list[Path]:
+    """Files that processes are writing, or were writing when they were killed."""
+    return sorted(folder.glob(".*.tmp"))
+
+
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of processes of this machine that were killed."""
-    for path in folder.glob(f".*{_owner()}*.tmp"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
-            path.unlink(missing_ok=True)
-        except PermissionError:
-            pass  # somebody else's, and alive
+    """Remove the temporary files of processes that were killed: dead ones on this machine, old ones on any."""
+    for path in temporary_files(folder):
+        with suppress(FileNotFoundError):  # another process sweeps as well
+            if _is_abandoned(path):
+                path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > ABANDONED:
+        return True
+    if _owner() not in path.name:
+        return False
+    try:
+        os.kill(int(path.name.split(".")[-2]), 0)
+    except (ProcessLookupError, OverflowError, ValueError):
+        return True
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return False
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may lie in a store that lost its manifest."""
+    return name.startswith(".") or name in OURS or bool(MARK_NAME.fullmatch(f"{Path(name).stem}.json"))
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay the same when a store grows. Photos may have moved, but not to a folder of another name."""
-    keys = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")
     roots = [os.path.basename(root) for root in manifest["image_roots"]]
-    return {**{key: manifest.get(key) for key in keys}, "images": roots}
+    return {**{key: manifest.get(key) for key in SETTINGS}, "images": roots}
 
 
-def _counts(images: int, failures: int, shards: int) -> dict[str, int]:
+def counts(images: int, failures: int, shards: int) -> dict[str, int]:
+    """What the manifest counts."""
     return {"images": images, "failures": failures, "shards": shards}
 
 

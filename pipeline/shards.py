@@ -16,12 +16,25 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.marks import commit_marks, mend, read_json, read_mark, settings_sha256, stays_inside
 
 FORMAT = "scan-pipeline/shards"
 VERSION = 1
 MANIFEST = "manifest.json"
 DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
-EXTRACT_AGAIN = "delete its .json and run the extraction again"
+MAX_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+MANIFEST_TYPES: dict[str, type] = {
+    "num_regions": int,
+    "feature_dim": int,
+    "dtype": str,
+    "has_boxes": bool,
+    "extraction": dict,
+    "image_roots": list,
+    "object_names": list,
+    "attribute_names": list,
+    "counts": dict,
+    "complete": bool,
+}
 
 
 class Shard:
@@ -31,17 +44,11 @@ class Shard:
         self.mark = mark
         self.path = mark.with_suffix(".safetensors")
         self._manifest = manifest
-        content = read_json(mark, "a shard's commit mark")
-        try:
-            self.image_ids: list[str] = content["image_ids"]
-            self.failures: list[dict[str, str]] = content["failures"]
-            self.sha256: str = content["sha256"]
-            self._paths: list[str | None] = content["paths"]
-            self._roots: list[int] = content["roots"]
-            if not len(self.image_ids) == len(self._paths) == len(self._roots):
-                raise ValueError(f"{len(self.image_ids)} ids, {len(self._paths)} paths, {len(self._roots)} roots")
-        except (KeyError, TypeError, ValueError) as error:
-            raise PipelineError(f"{mark}: not a shard's commit mark ({error!r}); {EXTRACT_AGAIN}") from error
+        content = read_mark(mark)
+        if content.settings_sha256 not in (None, settings_sha256(manifest)):
+            raise PipelineError(f"{mark}: made with other settings than its store; {mend(mark.parent)}")
+        self.image_ids, self.failures, self.sha256 = content.image_ids, content.failures, content.sha256
+        self._paths, self._roots = content.paths, content.roots
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -56,7 +63,9 @@ class Shard:
             found = (maps[name].shape, maps[name].dtype) if name in maps else None
             if found != expected:
                 what = f"{name} {found[0]} {found[1]}" if found else f"no {name}"
-                raise PipelineError(f"{self.path}: found {what}, expected {expected[0]} {expected[1]}; {EXTRACT_AGAIN}")
+                raise PipelineError(
+                    f"{self.path}: found {what}, expected {expected[0]} {expected[1]}; {mend(self.path.parent)}"
+                )
         return maps
 
     def regions(self, row: int) -> Regions:
@@ -85,7 +94,7 @@ class Shard:
         name, roots = self._paths[row], self._manifest["image_roots"]
         if name is None or not 0 <= self._roots[row] < len(roots):
             return None
-        if name.startswith("/") or ".." in name.split("/"):
+        if not stays_inside(name):
             return None
         path = Path(roots[self._roots[row]], name)
         return path if path.is_file() else None
@@ -242,11 +251,6 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
     return StoreCollection(stores)
 
 
-def commit_marks(folder: Path) -> list[Path]:
-    """The commit marks of a store's shards, in order."""
-    return sorted(folder.glob("shard-[0-9]*.json"))
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a store.
 
@@ -259,23 +263,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path, "a store's manifest")
     if manifest.get("format") != FORMAT or manifest.get("format_version") != VERSION:
         found = f"{manifest.get('format')} {manifest.get('format_version')}"
-        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}; extract the photos again")
+        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}; {mend(folder)}")
+    for name, kind in MANIFEST_TYPES.items():
+        if not isinstance(manifest.get(name), kind):
+            raise PipelineError(f"{path}: no {kind.__name__} named {name} in it; {mend(folder)}")
+    if manifest["dtype"] not in ("float16", "float32") or min(manifest["num_regions"], manifest["feature_dim"]) < 1:
+        raise PipelineError(f"{path}: regions of another shape or type than any store has; {mend(folder)}")
     return manifest
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        PipelineError: not there, or not JSON.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"found a {type(content).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PipelineError(f"{path}: not readable as {what} ({error}); delete it and make it again") from error
-    return content
 
 
 def tensor_shapes(num_regions: int, feature_dim: int) -> dict[str, tuple[tuple[int, ...], type | None]]:
@@ -302,12 +296,12 @@ def map_safetensors(path: Path) -> dict[str, np.ndarray]:
         if len(data) < 8:
             raise ValueError(f"{len(data)} bytes")
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        if start > len(data):
+        if start > min(len(data), MAX_HEADER):
             raise ValueError(f"header to byte {start} in a file of {len(data)}")
         header = json.loads(data[8:start].tobytes())
         return {name: _view(data[start:], entry) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PipelineError(f"{path}: damaged or truncated ({error}); {EXTRACT_AGAIN}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise PipelineError(f"{path}: damaged or truncated ({error}); {mend(path.parent)}") from error
 
 
 def _view(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:

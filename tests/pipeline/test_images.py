@@ -111,6 +111,17 @@ def test_what_is_no_whole_image_says_why(data: bytes, reason: str) -> None:
         decode_image(data)
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"save_all": True, "append_images": [NOISE.rotate(90)]}])
+def test_truncated_webp_is_refused_wherever_it_ends(options: dict) -> None:
+    data = encoded(NOISE, "WEBP", **options)
+    assert decode_image(data).shape == (64, 64, 3)
+    for kept in range(1, len(data), 97):
+        with pytest.raises(UnreadableImage):
+            decode_image(data[:kept])
+    with pytest.raises(UnreadableImage):
+        decode_image(data[:-1])
+
+
 def test_suffixes_may_lie(tmp_path: Path) -> None:
     path = tmp_path / "really_a.png"
     path.write_bytes(encoded(Image.fromarray(SCENE), "JPEG"))
