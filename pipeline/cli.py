@@ -91,6 +91,7 @@ device_option = functools.partial(click.option, "--device", help="auto, cpu, cud
 @click.option("--batch-size", type=int, help="Photos per forward pass.")
 @click.option("--workers", type=int, help="Decoding processes.")
 @click.option("--limit", type=int, help="Only the first N photos.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who does the work.  [default: local]")
 @click.option("--retry-failures", is_flag=True, default=None, help="Try again the photos that failed before.")
 @configurable("extract")
 def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> None:
