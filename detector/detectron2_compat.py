@@ -37,7 +37,7 @@ def prepare_detectron2() -> None:
 
     if not hasattr(Image, "LINEAR"):  # gone since Pillow 10; detectron2 0.6 names it in a default argument
         Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
-    if importlib.util.find_spec("detectron2._C") is None and "detectron2._C" not in sys.modules:
+    if "detectron2._C" not in sys.modules and importlib.util.find_spec("detectron2._C") is None:
         import detectron2
 
         extension = _MissingExtension("detectron2._C")

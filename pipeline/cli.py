@@ -307,6 +307,25 @@ def app(**options: Any) -> None:
     stage.serve(stage.AppConfig(**_given(options)), say=click.echo)
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def doctor(as_json: bool) -> None:
+    """What works here, what is missing and what to do next. Exit code 1 when something needed is broken."""
+    from pipeline import doctor as report
+
+    checks: list[report.Check] = []
+    for check in report.examine():
+        if not as_json:
+            click.echo(check if checks and checks[-1].section == check.section else f"{check.section}\n{check}")
+        checks.append(check)
+    if as_json:
+        click.echo(report.to_json(checks))
+    else:
+        _next(*report.next_steps(checks))
+    if not report.healthy(checks):
+        raise SystemExit(1)
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value not in (None, ())}
 

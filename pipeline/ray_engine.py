@@ -59,20 +59,22 @@ class RayEngine:
         self._tell(bar)
         store, size = Path(os.path.abspath(folder)), (folder / PLAN).stat().st_size
         calls = _calls(shards, len(self.workers))
-        at_work = {}
-        while at_work or self.workers:
-            while self.workers:
-                worker = self.workers.pop()
+        at_work: dict[Any, Any] = {}
+        idle = list(self.workers)
+        while True:
+            for worker in idle:
                 if call := next(calls, None):
                     at_work[worker.extract.remote(store, size, call)] = worker
-            # A worker without a call is forgotten, which ends it: its GPU may be what a lost one is waiting for.
+                else:
+                    ray.kill(worker)  # its GPU may be what the successor of a lost one is waiting for
+            idle.clear()
             if not at_work:
-                break
+                return
             (stream,), _ = ray.wait(list(at_work), num_returns=1, fetch_local=False)
             try:
                 photos, failures = _result(next(stream))
             except StopIteration:
-                self.workers.append(at_work.pop(stream))
+                idle.append(at_work.pop(stream))
                 continue
             bar.update(photos)
             yield failures
@@ -81,7 +83,8 @@ class RayEngine:
         """End the workers, and the connection if it is ours."""
         import ray
 
-        self.workers.clear()
+        for worker in self.workers:
+            ray.kill(worker)
         if self.connected:
             ray.shutdown()
 
