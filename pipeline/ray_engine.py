@@ -184,7 +184,8 @@ def _connect(address: str) -> bool:
         raise PipelineError(f"--engine ray: Ray cannot be used ({error}); pip install 'scan-pipeline[ray]'") from error
     if ray.is_initialized():
         return False
-    _check_address(address or os.environ.get("RAY_ADDRESS", ""))
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here: nobody is told
     try:
         ray.init(address=address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
