@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 OK, NOTE, MISSING, BROKEN = "ok", "note", "missing", "broken"
-PHOTO_BYTES = 36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200  # of a store: float16 features, boxes and classes, its rows of text
+PHOTO_BYTES = (
+    36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200
+)  # of a store: float16 features, boxes and classes, its rows of text
 PROBE_SECONDS = 300
 SHARED_MEMORY = 1 << 30  # of a container: decoding processes pass photos through it
 OURS = "scan-pipeline"
@@ -44,7 +46,7 @@ def examine() -> Iterator[Check]:
         try:
             yield from checks()
         except Exception as error:
-            yield Check(section, BROKEN, f"cannot be examined: {type(error).__name__}: {_one_line(error)}")
+            yield Check(section, BROKEN, f"cannot be examined: {type(error).__name__}: {one_line(error)}")
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -135,7 +137,7 @@ def _probe() -> Iterator[Check]:
     if status:
         how = f"died of {signal.Signals(-status).name}" if status < 0 else (said or ["no word"])[-1]
         how = f"took more than {PROBE_SECONDS} s" if status == -signal.SIGALRM else how
-        yield Check(section, BROKEN, f"the examining process ended here: {how}", _torch_again())
+        yield Check(section, BROKEN, f"the examining process ended here: {how}", torch_again())
 
 
 def _disk() -> Iterator[Check]:
@@ -145,7 +147,9 @@ def _disk() -> Iterator[Check]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(there, os.W_OK):
             state = BROKEN if purpose == "features/" else NOTE
-            yield Check("disk", state, f"{there}: {purpose} would go there, and it is not writable", f"chown or chmod {there}")
+            yield Check(
+                "disk", state, f"{there}: {purpose} would go there, and it is not writable", f"chown or chmod {there}"
+            )
         elif purpose == "features/":
             free = shutil.disk_usage(there).free
             yield Check("disk", OK, f"{free / 1e9:,.0f} GB free in {there}: features of {free // PHOTO_BYTES:,} photos")
@@ -185,11 +189,13 @@ def _stores() -> Iterator[Check]:
             images, complete = manifest["counts"]["images"], manifest["complete"]
         except (PipelineError, KeyError, TypeError) as error:
             remedy = f"scan-pipeline inspect {path.parent}"
-            yield Check("stores", MISSING, f"{path.parent}: {_one_line(error)}", remedy)
+            yield Check("stores", MISSING, f"{path.parent}: {one_line(error)}", remedy)
             continue
         unfinished = "" if complete else "run its extraction again, it continues"
         state = OK if images else NOTE
-        yield Check("stores", state, f"{path.parent}: {images:,} photos{'' if complete else ', incomplete'}", unfinished)
+        yield Check(
+            "stores", state, f"{path.parent}: {images:,} photos{'' if complete else ', incomplete'}", unfinished
+        )
 
 
 def _runs() -> Iterator[Check]:
@@ -197,18 +203,20 @@ def _runs() -> Iterator[Check]:
     if not models:
         yield Check("runs", NOTE, f"none in {Path('runs').resolve()}")
     for path in models:
-        yield Check("runs", OK, f"{path.parent}: {path.stat().st_size / 1e6:,.1f} MB{' (newest)' if path == models[-1] else ''}")
+        yield Check(
+            "runs", OK, f"{path.parent}: {path.stat().st_size / 1e6:,.1f} MB{' (newest)' if path == models[-1] else ''}"
+        )
 
 
 def _pip() -> str:
     return f"{sys.executable} -m pip"
 
 
-def _torch_again() -> str:
+def torch_again() -> str:
     return f"{_pip()} install --force-reinstall torch torchvision (one pair of versions, see the torchvision README)"
 
 
-def _one_line(error: Any) -> str:
+def one_line(error: Any) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.doctor import BROKEN, MISSING, NOTE, OK, Check, _one_line, _pip, _torch_again
+from pipeline.doctor import BROKEN, MISSING, NOTE, OK, Check, one_line, torch_again
 
 if TYPE_CHECKING:
+    import torch
+
     from detector import RegionExtractor
 
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
@@ -36,7 +38,7 @@ def _printed(section: str, checks: Callable[[], Iterator[Check]]) -> bool:
             last = check
             print(json.dumps(asdict(check)), flush=True)
     except Exception as error:
-        last = Check(section, BROKEN, f"{type(error).__name__}: {_one_line(error)}", _torch_again())
+        last = Check(section, BROKEN, f"{type(error).__name__}: {one_line(error)}", torch_again())
         print(json.dumps(asdict(last)), flush=True)
     return last.state != BROKEN
 
@@ -48,7 +50,9 @@ def _libraries() -> Iterator[Check]:
     yield Check("libraries", OK, f"torch {torch.__version__} ({cuda}), loads")
     import torchvision
 
-    torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)  # raises where its operators do not load
+    torchvision.ops.nms(
+        torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5
+    )  # raises where its operators do not load
     yield Check("libraries", OK, f"torchvision {torchvision.__version__}, its compiled operators run")
     import cv2
 
@@ -67,8 +71,10 @@ def _detectron2() -> Check:
         from detectron2.modeling.backbone import resnet  # noqa: F401 (what the detector is built of)
     except (DetectorError, ImportError) as error:
         remedy = f"docker/install_detectron2.sh {sys.executable}"
-        return Check("libraries", BROKEN, f"detectron2: {_one_line(error)}", remedy)
-    served = "its compiled operators" if hasattr(compiled, "__file__") else "torchvision's operators in place of its own"
+        return Check("libraries", BROKEN, f"detectron2: {one_line(error)}", remedy)
+    served = (
+        "its compiled operators" if hasattr(compiled, "__file__") else "torchvision's operators in place of its own"
+    )
     return Check("libraries", OK, f"detectron2 {detectron2.__version__}, with {served}")
 
 
@@ -79,7 +85,9 @@ def _devices() -> Iterator[Check]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if CGROUP_MEMORY.is_file() and (limit := CGROUP_MEMORY.read_text().strip()).isdigit():
         memory = min(memory, int(limit))
-    yield Check("devices", OK, f"cpu: {cores} cores, {torch.get_num_threads()} threads, {memory / 2**30:.0f} GiB of memory")
+    yield Check(
+        "devices", OK, f"cpu: {cores} cores, {torch.get_num_threads()} threads, {memory / 2**30:.0f} GiB of memory"
+    )
     if torch.backends.mps.is_available():
         yield Check("devices", OK, "mps: Apple GPU")
     if torch.cuda.is_available():
@@ -99,8 +107,8 @@ def _gpu(index: int) -> Check:
     try:
         torch.ones(8, 8, device=f"cuda:{index}").mm(torch.ones(8, 8, device=f"cuda:{index}")).cpu()
     except RuntimeError as error:
-        remedy = f"a torch that supports this GPU and driver, or --device cpu; {_torch_again()}"
-        return Check("devices", MISSING, f"{what}; does not compute: {_one_line(error)}", remedy)
+        remedy = f"a torch that supports this GPU and driver, or --device cpu; {torch_again()}"
+        return Check("devices", MISSING, f"{what}; does not compute: {one_line(error)}", remedy)
     return Check("devices", OK, what)
 
 
@@ -109,15 +117,19 @@ def _why_no_cuda() -> Check:
     import torch
 
     if torch.version.cuda is None:
-        return Check("devices", MISSING, "cuda: an NVIDIA driver is here, but this torch is built without CUDA", _torch_again())
+        return Check(
+            "devices", MISSING, "cuda: an NVIDIA driver is here, but this torch is built without CUDA", torch_again()
+        )
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
         return Check("devices", NOTE, "cuda: hidden", "unset CUDA_VISIBLE_DEVICES")
     try:
         torch.cuda.init()
         reason = "no device"
     except (RuntimeError, AssertionError) as error:
-        reason = _one_line(error)
-    return Check("devices", MISSING, f"cuda: {reason}", "update the NVIDIA driver, or start the container with --gpus all")
+        reason = one_line(error)
+    return Check(
+        "devices", MISSING, f"cuda: {reason}", "update the NVIDIA driver, or start the container with --gpus all"
+    )
 
 
 def _self_test() -> Iterator[Check]:
@@ -137,12 +149,12 @@ def _self_test() -> Iterator[Check]:
         (regions,) = extractor([photo])
         seconds = time.perf_counter() - begin
         if regions.features.shape != (4, extractor.feature_dim) or not np.isfinite(regions.features).all():
-            yield Check("self-test", BROKEN, f"{device}: a tiny detector found no regions", _torch_again())
+            yield Check("self-test", BROKEN, f"{device}: a tiny detector found no regions", torch_again())
             return
         yield Check("self-test", OK, f"{device}: a tiny detector found regions in a made-up photo ({seconds:.2f} s)")
 
 
-def _tiny_detector(device: "torch.device") -> "RegionExtractor":  # noqa: F821 (torch is what is being examined)
+def _tiny_detector(device: "torch.device") -> "RegionExtractor":
     import torch
 
     from detector import RegionExtractor

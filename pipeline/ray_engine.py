@@ -105,7 +105,9 @@ class RayEngine:
         )
 
     def _tell(self, bar: "tqdm[Any]") -> None:
-        of_each = ", ".join(f"{value:g} {name.removeprefix('num_').upper()[:-1]}" for name, value in self.resources.items())
+        of_each = ", ".join(
+            f"{value:g} {name.removeprefix('num_').upper()[:-1]}" for name, value in self.resources.items()
+        )
         if not bar.disable:
             bar.write(f"Ray: {len(self.workers)} workers of {of_each} each")
 

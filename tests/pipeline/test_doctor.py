@@ -82,8 +82,14 @@ def test_json_says_the_same() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("raise ImportError('libcudart.so.99: cannot open shared object file')", "ImportError: libcudart.so.99: cannot"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the examining process ended here: died of SIGSEGV"),
+        (
+            "raise ImportError('libcudart.so.99: cannot open shared object file')",
+            "ImportError: libcudart.so.99: cannot",
+        ),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "the examining process ended here: died of SIGSEGV",
+        ),
         ("raise SystemExit('no more')", "the examining process ended here: no more"),
     ],
 )

@@ -30,7 +30,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path
     write_photos(folder / "photos", PHOTOS)
     (folder / "photos/013.jpg").write_bytes(b"")
     images, output = (str(folder / "photos"),), str(folder / "plain")
-    settings = ExtractConfig(images, output, str(small_weights), num_regions=4, shard_size=SHARD, workers=0, device="cpu")
+    settings = ExtractConfig(
+        images, output, str(small_weights), num_regions=4, shard_size=SHARD, workers=0, device="cpu"
+    )
     assert len(run(settings, progress=False)) == PHOTOS - 1
     return folder
 

@@ -50,7 +50,9 @@ def test_a_store_that_a_worker_cannot_see_is_refused(settings: ExtractConfig, be
     worker = ShardWorker(settings)
     size = (store / PLAN).stat().st_size
     for folder, least in ((store.parent / "elsewhere", size), (store, size + 1)):
-        with pytest.raises(PipelineError, match=r"^on .*: .*not the store that was begun, or not there; --output has to"):
+        with pytest.raises(
+            PipelineError, match=r"^on .*: .*not the store that was begun, or not there; --output has to"
+        ):
             list(worker.extract(folder, least, plan))
         assert not (store.parent / "elsewhere").exists()
 
