@@ -1,9 +1,11 @@
 """The same bytes whichever way the work is shared out, and whatever is killed midway. Real processes, a real local Ray."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +25,19 @@ RAY = ["--engine", "ray", "ray_address=local", "ray_workers=2"]
 pytestmark = pytest.mark.slow
 
 
+def plain(place: Path, weights: Path) -> ExtractConfig:
+    """What one process does."""
+    images, output = (str(place / "photos"),), str(place / "plain")
+    return ExtractConfig(images, output, str(weights), num_regions=4, shard_size=SHARD, workers=0, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path:
     """A folder of photos, and the store that one process makes of them."""
     folder = tmp_path_factory.mktemp("place")
     write_photos(folder / "photos", PHOTOS)
     (folder / "photos/013.jpg").write_bytes(b"")
-    images, output = (str(folder / "photos"),), str(folder / "plain")
-    settings = ExtractConfig(
-        images, output, str(small_weights), num_regions=4, shard_size=SHARD, workers=0, device="cpu"
-    )
-    assert len(run(settings, progress=False)) == PHOTOS - 1
+    assert len(run(plain(folder, small_weights), progress=False)) == PHOTOS - 1
     return folder
 
 
@@ -146,3 +150,29 @@ def test_a_users_mistake_on_a_worker_is_one_line(extract: Callable, place: Path)
     assert "error: on " in said.splitlines()[-1]
     assert "--weights nowhere.safetensors: no such file" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+def test_ray_with_one_machine_lost_for_good(place: Path, small_weights: Path) -> None:
+    """Its worker can only come back where another one makes room; the last ones have to, or all would wait for ever."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    store = place / "machine_lost"
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    lost_at = []
+
+    def lose(machine: object) -> None:
+        while committed(store) < 2:
+            time.sleep(0.01)
+        cluster.remove_node(machine, allow_graceful=False)
+        lost_at.append(committed(store))
+
+    try:
+        killer = threading.Thread(target=lose, args=(cluster.add_node(num_cpus=1),), daemon=True)
+        cluster.wait_for_nodes()
+        killer.start()
+        settings = dataclasses.replace(plain(place, small_weights), output=str(store), engine="ray")
+        run(dataclasses.replace(settings, ray_address=cluster.address), progress=False)
+    finally:
+        cluster.shutdown()
+    assert lost_at
+    assert lost_at[0] < PHOTOS // SHARD, "too fast for a machine to be lost midway"
+    assert_same(place, store)
