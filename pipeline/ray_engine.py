@@ -91,18 +91,8 @@ class RayEngine:
     def _start(self) -> Any:
         import ray
 
-        weights = os.environ.get(ENVIRONMENT)
-        environment = {"env_vars": {ENVIRONMENT: _absolute(weights)}} if weights else {}
-        return (
-            ray.remote(ShardWorker)
-            .options(
-                **self.resources,
-                max_restarts=-1,
-                max_task_retries=RETRIES,
-                runtime_env=environment,
-            )
-            .remote(self.config)
-        )
+        options = {**self.resources, "max_restarts": -1, "max_task_retries": RETRIES}
+        return ray.remote(ShardWorker).options(**options).remote(self.config)
 
     def _tell(self, bar: "tqdm[Any]") -> None:
         of_each = ", ".join(
@@ -164,14 +154,12 @@ class ShardWorker:
 
 
 def _for_any_folder(config: ExtractConfig) -> ExtractConfig:
-    """The same configuration for processes that run elsewhere."""
+    """The same configuration for processes that run in another folder, with another environment."""
     images = tuple(os.path.abspath(root) for root in config.images)
-    return replace(config, images=images, weights=_absolute(config.weights), engine="local")
-
-
-def _absolute(weights: str) -> str:
-    """A weights file by its full path; the name of a hub repository as it is."""
-    return os.path.abspath(weights) if os.path.exists(weights) else weights
+    weights = config.weights or os.environ.get(ENVIRONMENT, "")
+    if os.path.exists(weights):  # else the name of a hub repository
+        weights = os.path.abspath(weights)
+    return replace(config, images=images, weights=weights, engine="local")
 
 
 def _connect(address: str) -> bool:
@@ -256,12 +244,20 @@ def _result(reference: Any) -> Any:
             raise error.cause from error
         raise
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PipelineError(
-            f"Ray could not keep a worker at work, tried {RETRIES + 1} times ({type(error).__name__}: {reason}); this is "
-            "mostly memory (fewer workers or a smaller --batch-size), or scan-pipeline is not installed on every machine; "
-            "run the same command again to continue"
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> PipelineError:
+    """What to say when Ray itself gives up on a worker."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in lines[0]:  # a traceback follows
+        return PipelineError(
+            f"a Ray worker could not start ({lines[-1]}); every machine of the cluster needs this version of scan-pipeline"
+        )
+    return PipelineError(
+        f"Ray lost the worker of the same shards {RETRIES + 1} times ({lines[0]}); this is mostly memory: use fewer "
+        "ray_workers or a smaller --batch-size, and run the same command again to continue"
+    )
 
 
 def _failures(store: Path, shard: PlannedShard) -> int:

@@ -1,6 +1,7 @@
 """The parts of the Ray engine that need no cluster. Real clusters: test_many_processes.py."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -111,7 +112,9 @@ def test_paths_hold_on_machines_that_work_elsewhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here.safetensors").touch()
-    for weights, expected in (("here.safetensors", f"{tmp_path}/here.safetensors"), ("owner/name", "owner/name")):
+    full = f"{tmp_path}/here.safetensors"
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", "here.safetensors")
+    for weights, expected in (("here.safetensors", full), ("owner/name", "owner/name"), ("", full)):
         relative = dataclasses.replace(settings, images=("photos",), weights=weights)
         sent = ray_engine._for_any_folder(relative)
         assert (sent.images, sent.weights) == ((str(tmp_path / "photos"),), expected)
@@ -135,6 +138,23 @@ def test_an_address_where_nobody_answers_is_told_at_once(
         monkeypatch.setenv("RAY_ADDRESS", variable)
         with pytest.raises(PipelineError, match=f"ray_address={address}: .*{message}"):
             RayEngine(dataclasses.replace(settings, ray_address=field))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "The actor died because of an error raised in its creation task, ray::ShardWorker (pid=1)\n  ^^\nImportError: no x\n",
+            r"could not start \(ImportError: no x\); every machine of the cluster needs this version",
+        ),
+        (
+            "The actor died unexpectedly.\n\tclass_name: ShardWorker",
+            r"4 times \(The actor died unexpectedly\.\); .*memory",
+        ),
+    ],
+)
+def test_a_worker_that_ray_gives_up_on_is_one_line(said: str, expected: str) -> None:
+    assert re.search(expected, str(ray_engine._lost(RuntimeError(said))))
 
 
 def test_one_driver_is_enough(settings: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
