@@ -11,10 +11,9 @@ help: ## list the targets
 
 install: $(INSTALLED) ## create .venv with the project, detectron2 and the development tools
 
-$(INSTALLED): pyproject.toml docker/install_detectron2.sh
+$(INSTALLED): pyproject.toml docker/install.sh docker/install_detectron2.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch torchvision
-	docker/install_detectron2.sh $(BIN)/python
+	docker/install.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,8 +33,32 @@ def find_weights(path_or_name: str | None = None) -> Path:
     for name, origin in ((path_or_name, "--weights"), (os.environ.get(ENVIRONMENT), ENVIRONMENT)):
         if name:
             return resolve(name, origin, ways())
+    return _newest_cached() or _download(DEFAULT_HUB, "the default", ways())
+
+
+def places() -> Iterator[tuple[str, Path | None]]:
+    """Where `find_weights` looks when none are named, in its order: what the place is, and the file that is there.
+
+    Nothing is fetched, and nothing says that the file is any good.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    yield f"${ENVIRONMENT}", Path(named) if named and not _is_hub_name(named) else None
+    yield str(cache_folder()), _newest_cached()
+    from huggingface_hub import try_to_load_from_cache
+
+    hub = named if named and _is_hub_name(named) else DEFAULT_HUB
+    owner, repository, *file = hub.split("/", 2)
+    found = [try_to_load_from_cache(f"{owner}/{repository}", name) for name in file or HUB_FILES]
+    yield f"the hub's cache of {hub}", next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _newest_cached() -> Path | None:
     cached = sorted(cache_folder().glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    return cached[-1] if cached else _download(DEFAULT_HUB, "the default", ways())
+    return cached[-1] if cached else None
+
+
+def _is_hub_name(name: str) -> bool:
+    return not Path(name).is_file() and bool(_HUB_NAME.fullmatch(name)) and not Path(name).parent.is_dir()
 
 
 def resolve(name: str, origin: str, remedy: str) -> Path:
@@ -49,7 +74,7 @@ def resolve(name: str, origin: str, remedy: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    if _HUB_NAME.fullmatch(name) and not Path(name).parent.is_dir():
+    if _is_hub_name(name):
         return _download(name, origin, remedy)
     raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository); {remedy}")
 

@@ -101,6 +101,7 @@ device_option = functools.partial(click.option, "--device", help="auto, cpu, cud
 @click.option("--batch-size", type=int, help="Photos per forward pass.")
 @click.option("--workers", type=int, help="Decoding processes.")
 @click.option("--limit", type=int, help="Only the first N photos.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who does the work.  [default: local]")
 @click.option("--retry-failures", is_flag=True, default=None, help="Try again the photos that failed before.")
 @configurable("extract")
 def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> None:
@@ -402,6 +403,25 @@ def demo(**options: Any) -> None:
     from pipeline.demo import run as stage
 
     if not stage.run(stage.DemoConfig(**_given(options)), say=click.echo).reached:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def doctor(as_json: bool) -> None:
+    """What works here, what is missing and what to do next. Exit code 1 when something needed is broken."""
+    from pipeline import doctor as report
+
+    checks: list[report.Check] = []
+    for check in report.examine():
+        if not as_json:
+            click.echo(check if checks and checks[-1].section == check.section else f"{check.section}\n{check}")
+        checks.append(check)
+    if as_json:
+        click.echo(report.to_json(checks))
+    else:
+        _next(*report.next_steps(checks))
+    if not report.healthy(checks):
         raise SystemExit(1)
 
 

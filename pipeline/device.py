@@ -30,12 +30,19 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def process_share() -> tuple[int, int]:
+def process_share(part: str = "") -> tuple[int, int]:
     """Which process this is, of how many that torchrun or Slurm started: (0, 1) where neither did.
+
+    Args:
+        part: "INDEX/COUNT": all these processes together are one of so many jobs that share the work as well. Jobs of
+            an array are not told apart without it: they may just as well have been given different folders.
 
     Raises:
         PipelineError: numbers that do not fit each other.
     """
+    job, separator, jobs = part.partition("/")
+    if part and not (separator and job.isdigit() and jobs.isdigit() and int(job) < int(jobs)):
+        raise PipelineError(f"share={part}: expected INDEX/COUNT with an index from 0, such as 0/4 … 3/4")
     # Not SLURM_NTASKS: a batch script has it as well, outside of srun, where there is only one process.
     names = ("RANK", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
@@ -43,7 +50,8 @@ def process_share() -> tuple[int, int]:
         raise PipelineError(
             f"{names[0]}={values[0]}, {names[1]}={values[1]}: expected a rank below the number of processes"
         )
-    return int(values[0]), int(values[1])
+    rank, processes = map(int, values)
+    return (int(job) * processes + rank, int(jobs) * processes) if part else (rank, processes)
 
 
 def join_processes(device: str) -> World:

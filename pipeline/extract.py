@@ -4,12 +4,14 @@
 
 Killed at any moment, the next run continues with the shards that have no commit mark, and ends with the same bytes: what
 is done to a shard depends on the plan and on its photos, never on what an earlier run or another shard did. For the same
-reason several processes need not talk: under torchrun or Slurm each takes every so-many-th shard.
+reason several processes need not talk: under torchrun or Slurm each takes every so-many-th shard. And for the same reason
+a cluster may do the shards: an engine is what does them, here (`LocalEngine`) or there (`pipeline.ray_engine`).
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +26,7 @@ from pipeline.background import in_background
 from pipeline.decode import decode_photos
 from pipeline.device import pick_device, process_share
 from pipeline.errors import PipelineError
-from pipeline.images import list_photos
+from pipeline.images import Photo, list_photos
 from pipeline.plan import PlannedShard, make_plan, read_plan
 from pipeline.shard_writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 from pipeline.shards import Store, open_store, read_json
@@ -55,6 +57,10 @@ class ExtractConfig:
     limit: int = 0  # only the first so many photos; 0: all
     shard_size: int = 64  # photos per shard, 9 MB at 36 x 2048 float16; as many are lost when killed
     retry_failures: bool = False  # do the shards with failed photos again
+    share: str = ""  # "0/4": this job does the first of four parts of the shards, say an array job's; "": all of them
+    engine: str = "local"  # "local": this process; "ray": workers of a Ray cluster
+    ray_address: str = ""  # HOST:PORT; "": the cluster of this machine, else one for this run; "auto", "local": only the former, latter
+    ray_workers: int = 0  # detectors at work at once; 0: one for every GPU, or for every machine where there are none
     detector: dict[str, Any] = field(default_factory=dict)  # fields of DetectorConfig, such as min_size
 
     def __post_init__(self) -> None:
@@ -62,7 +68,10 @@ class ExtractConfig:
             raise PipelineError(f"dtype {self.dtype!r}: expected float16 or float32")
         if self.precision not in ("float32", "bf16", "fp16"):
             raise PipelineError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
-        for name, least in {"batch_size": 1, "shard_size": 1, "num_regions": 1, "workers": 0, "limit": 0}.items():
+        if self.engine not in ("local", "ray"):
+            raise PipelineError(f"engine {self.engine!r}: expected local or ray")
+        counts = {"batch_size": 1, "shard_size": 1, "num_regions": 1, "workers": 0, "limit": 0, "ray_workers": 0}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise PipelineError(f"{name} {getattr(self, name)}: expected at least {least}")
 
@@ -81,6 +90,19 @@ class Extractor(Protocol):
     def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]: ...
 
 
+class Engine(Protocol):
+    """Does shards, somewhere."""
+
+    def manifest(self) -> dict[str, Any]:
+        """What the store's manifest says of the features that this engine makes."""
+
+    def extract(self, folder: Path, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[int]:
+        """Commit shards to a store. Yields for each the number of its failures; photos that are done go to the bar."""
+
+    def close(self) -> None:
+        """Let go of what it holds. Nothing is at work afterwards."""
+
+
 def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: bool = True) -> Store:
     """Extract the regions of every photo that the store does not hold yet.
 
@@ -97,10 +119,66 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
         raise PipelineError("no photos given; name their folder with --images DIR")
     photos = list_photos(config.images)
     photos = photos[: config.limit] if config.limit else photos
-    extractor = extractor or load_extractor(config)
-    folder = Path(config.output or Path("features") / os.path.basename(os.path.abspath(config.images[-1])))
-    manifest = claim_store(folder, _manifest(config, extractor))
-    rank, processes = process_share()
+    with closing(_engine(config, extractor)) as engine:
+        folder = Path(config.output or Path("features") / os.path.basename(os.path.abspath(config.images[-1])))
+        manifest = claim_store(folder, engine.manifest())
+        plan, open_shards = _share(config, folder, photos)
+        done = sum(len(shard.photos) for shard in plan) - sum(len(shard.photos) for shard in open_shards)
+        write_summary(folder, manifest, len(read_plan(folder)))
+        failed = 0
+        try:
+            with tqdm(
+                total=done + sum(len(shard.photos) for shard in open_shards),
+                initial=done,
+                unit="photo",
+                desc=folder.name,
+                disable=not progress,
+            ) as bar:
+                for failures in engine.extract(folder, open_shards, bar):
+                    failed += failures
+                    bar.set_postfix(failed=failed, refresh=False)
+        finally:
+            write_summary(folder, manifest, len(read_plan(folder)))
+    return open_store(folder)
+
+
+class LocalEngine:
+    """Does shards in this process."""
+
+    def __init__(self, config: ExtractConfig, extractor: Extractor | None = None):
+        self.config = config
+        self.extractor = extractor or load_extractor(config)
+        self.detect = Detection(self.extractor, np.dtype(config.dtype))
+
+    def manifest(self) -> dict[str, Any]:
+        """What the store's manifest says of the features that this engine makes."""
+        return _manifest(self.config, self.extractor)
+
+    def extract(self, folder: Path, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[int]:
+        """Commit shards to a store, in order. Yields for each the number of its failures."""
+        kinds = {"num_regions": self.extractor.num_regions, "feature_dim": self.extractor.feature_dim}
+        with in_background(commit_shard) as commit:
+            for shard, rows in _extract(self.config, self.detect, shards, bar):
+                commit(folder, shard.number, rows, dtype=self.config.dtype, **kinds)
+                yield len(rows.failures)
+
+    def close(self) -> None:
+        """Nothing is left at work."""
+
+
+def _engine(config: ExtractConfig, extractor: Extractor | None) -> Engine:
+    if config.engine == "ray" and extractor is None:
+        from pipeline.ray_engine import RayEngine
+
+        return RayEngine(config)
+    return LocalEngine(config, extractor)
+
+
+def _share(
+    config: ExtractConfig, folder: Path, photos: Sequence[Photo]
+) -> tuple[list[PlannedShard], list[PlannedShard]]:
+    """This process's part of the plan, and those of its shards that are to be done."""
+    rank, processes = process_share(config.share)
     plan = [shard for shard in make_plan(folder, photos, config.shard_size) if shard.number % processes == rank]
     if config.retry_failures:
         _forget_failures(folder, plan)
@@ -108,31 +186,7 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     if config.limit:  # of a store that was planned for more
         wanted = {photo.image_id for photo in photos}
         open_shards = [shard for shard in open_shards if any(photo.image_id in wanted for photo in shard.photos)]
-    done = sum(len(shard.photos) for shard in plan) - sum(len(shard.photos) for shard in open_shards)
-    write_summary(folder, manifest, len(read_plan(folder)))
-    try:
-        with (
-            tqdm(
-                total=done + sum(len(shard.photos) for shard in open_shards),
-                initial=done,
-                unit="photo",
-                desc=folder.name,
-                disable=not progress,
-            ) as bar,
-            in_background(commit_shard) as commit,
-        ):
-            for shard, rows in _extract(config, extractor, open_shards, bar):
-                commit(
-                    folder,
-                    shard.number,
-                    rows,
-                    num_regions=extractor.num_regions,
-                    feature_dim=extractor.feature_dim,
-                    dtype=config.dtype,
-                )
-    finally:
-        write_summary(folder, manifest, len(read_plan(folder)))
-    return open_store(folder)
+    return plan, open_shards
 
 
 def load_extractor(config: ExtractConfig) -> Extractor:
@@ -197,16 +251,14 @@ def _forget_failures(folder: Path, plan: Sequence[PlannedShard]) -> None:
 
 
 def _extract(
-    config: ExtractConfig, extractor: Extractor, shards: Sequence[PlannedShard], bar: "tqdm[Any]"
+    config: ExtractConfig, detect: "Detection", shards: Sequence[PlannedShard], bar: "tqdm[Any]"
 ) -> Iterator[tuple[PlannedShard, ShardRows]]:
     """The shards in order, each with its rows; the caller may still be writing the one before."""
     roots = [Path(root) for root in config.images]
     photos = [photo for shard in shards for photo in shard.photos]
     decoded = decode_photos(
-        photos, roots, extractor.input_settings, workers=config.workers, ahead=2 * config.batch_size
+        photos, roots, detect.extractor.input_settings, workers=config.workers, ahead=2 * config.batch_size
     )
-    detect = Detection(extractor, np.dtype(config.dtype))
-    failed = 0
     for shard in shards:
         rows = ShardRows()
         outcomes = _outcomes(detect, len(shard.photos), decoded, config.batch_size, bar)
@@ -218,11 +270,9 @@ def _extract(
             rows.paths.append(photo.path)
             rows.roots.append(photo.root)
             rows.regions.append(outcome)
-        failed += len(rows.failures)
-        bar.set_postfix(failed=failed, refresh=False)
         detect.refuse_if_it_never_worked()
         if rows.failures:
-            _refuse_lost_folders(roots)
+            refuse_lost_folders(roots)
         yield shard, rows
 
 
@@ -337,7 +387,7 @@ class Detection:
         return f"detector: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
-def _refuse_lost_folders(roots: Sequence[Path]) -> None:
+def refuse_lost_folders(roots: Sequence[Path]) -> None:
     """An unmounted disk is not a folder of unreadable photos."""
     for root in roots:
         if not root.is_dir() or next(os.scandir(root), None) is None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector import locate
 from detector.errors import DetectorError
 from detector.locate import find_weights
 from detector.weights import Weights, convert, load_weights
@@ -155,3 +156,22 @@ def test_weights_are_looked_for_in_order(small_weights: Path, tmp_path: Path, mo
     assert find_weights(str(cached)) == cached
     with pytest.raises(DetectorError, match=r"--weights nowhere\.bin: no such file, nor a hub name"):
         find_weights("nowhere.bin")
+
+
+def test_places_are_those_where_weights_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached = tmp_path / "scan-pipeline/weights/mine.safetensors"
+    asked = []
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file: asked.append((hub, file)))
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
+    assert [path for _, path in locate.places()] == [None, None, None]
+    assert asked == [(locate.DEFAULT_HUB, file) for file in locate.HUB_FILES]
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert [path for _, path in locate.places()] == [None, cached, None]
+    assert locate.find_weights() == cached
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(tmp_path / "x.pth"))
+    assert next(locate.places()) == ("$SCAN_PIPELINE_WEIGHTS", tmp_path / "x.pth")
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", "owner/name/file.bin")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file: f"/hub/{hub}/{file}")
+    assert [path for _, path in locate.places()] == [None, cached, Path("/hub/owner/name/file.bin")]
