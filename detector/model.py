@@ -175,7 +175,8 @@ class FasterRCNN(nn.Module):
         counts = [len(boxes) for boxes in proposals]
         pooled = pooled_chunks(features, proposals, self.config.pooled_size, 1.0 / STRIDE)
         means = [self.roi_heads.res5(chunk).mean((2, 3), dtype=torch.float32) for chunk in pooled]
-        everything = self._read_out(torch.cat(means))
+        none = features.new_zeros(0, self.config.feature_dim, dtype=torch.float32)  # images may all be without a box
+        everything = self._read_out(torch.cat([none, *means]))
         return [Predictions(*parts) for parts in zip(*(part.split(counts) for part in everything), strict=True)]
 
     def region_features(self, features: Tensor, rois: Tensor) -> Tensor:

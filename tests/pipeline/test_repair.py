@@ -13,12 +13,15 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.extract import run
 from pipeline.inspect_store import inspect_store
-from pipeline.interchange.convert import import_any
+from pipeline.interchange.convert import SHARD_SIZE, import_any
 from pipeline.repair_store import repair_store
 from pipeline.shards import Store, open_store
 from tests.faults import QuickDetector, contents, small_config
 from tests.photos import write_photos
 from tests.world import scan
+
+REST = 40  # images of an imported store's last shard
+IMPORTED = SHARD_SIZE + REST
 
 
 @pytest.fixture(autouse=True)
@@ -230,9 +233,9 @@ def test_repairing_twice_keeps_what_was_set_aside(store: Path) -> None:
 
 
 def imported(folder: Path) -> Path:
-    """A store that was imported; 600 images, two shards."""
-    np.save(folder / "x_ims.npy", np.random.default_rng(0).normal(size=(600, 2, 3)).astype(np.float32))
-    (folder / "x_caps.txt").write_text("a dog\n" * 3000)
+    """A store that was imported: two shards, the second not full."""
+    np.save(folder / "x_ims.npy", np.random.default_rng(0).normal(size=(IMPORTED, 2, 3)).astype(np.float32))
+    (folder / "x_caps.txt").write_text("a dog\n" * (5 * IMPORTED))
     return import_any(folder, split="x", output=str(folder / "imported")).path
 
 
@@ -246,7 +249,7 @@ def test_imported_stores_keep_what_is_whole_and_say_how_to_get_the_rest(tmp_path
     report = repair_store(store, progress=False)
     assert not report.ok
     assert "the import-features command that made this store, typed again, makes what is missing" in str(report)
-    assert len(open_store(store)) == (512 if gone else 88)
+    assert len(open_store(store)) == (SHARD_SIZE if gone else REST)
     assert not open_store(store).manifest["complete"]
     assert "not complete: run the same import-features again" in str(inspect_store(store, progress=False))
     imported(tmp_path)
@@ -260,8 +263,8 @@ def test_images_in_two_shards_of_an_imported_store(tmp_path: Path) -> None:
     del mark["mark_sha256"]  # as older versions wrote it
     (store / "shard-00002.json").write_text(json.dumps(mark))
     report = repair_store(store, progress=False)
-    assert "88 of its images are in shard-00001.json as well" in str(report)
-    assert len(open_store(store)) == 600
+    assert f"{REST} of its images are in shard-00001.json as well" in str(report)
+    assert len(open_store(store)) == IMPORTED
 
 
 def test_the_command_and_its_exit_codes(store: Path) -> None:

@@ -26,7 +26,9 @@ from pipeline.train_detector import TrainDetectorConfig
 from tests.world import scan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PRESETS = sorted((REPOSITORY / "configs/train-detector").glob("*.yaml"))
+PRESETS = sorted(
+    path for path in (REPOSITORY / "configs/train-detector").glob("*.yaml") if not path.stem.startswith("demo")
+)
 COLOURS = {"red box": (30, 30, 220), "green box": (40, 200, 40), "blue box": (220, 60, 30)}  # BGR
 SIZE = (64, 88)  # of a photo: height, width
 TINY = [
@@ -403,6 +405,14 @@ def test_presets_load(path: Path) -> None:
     assert per_image == pytest.approx(1.25e-3 if path.stem.startswith("coco") else 5e-4)
     assert f"train-detector --config {path.stem}" in path.read_text()
     assert len(PRESETS) == 4
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_quick"])
+def test_the_demos_presets_differ_in_length_alone(name: str) -> None:
+    config = load_config(TrainDetectorConfig, group="train-detector", config=name)
+    full = load_config(TrainDetectorConfig, group="train-detector", config="demo")
+    assert (config.init, config.training.norm, config.training.frozen_stages) == ("none", "BN", 0)
+    assert config.network == full.network
 
 
 @pytest.mark.slow
