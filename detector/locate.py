@@ -121,5 +121,6 @@ def ways() -> str:
     return (
         "to get detector weights: (1) --weights FILE, a file in LXMERT, airsplay, MILVLG or this project's layout; "
         f"(2) --weights OWNER/REPOSITORY on the Hugging Face hub; (3) {ENVIRONMENT}=FILE in the environment; "
-        f"(4) a .safetensors file in {cache_folder()}, made by scan-pipeline convert-weights SOURCE TARGET"
+        f"(4) a .safetensors file in {cache_folder()}, made by scan-pipeline convert-weights SOURCE TARGET; "
+        "(5) a detector of your own, made by scan-pipeline train-detector"
     )

@@ -3,56 +3,13 @@
 Nothing heavy is imported here: `scan-pipeline --help` answers at once.
 """
 
-import errno
 import functools
-import io
-import sys
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import click
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-
-class Commands(click.Group):
-    """The one place where a user's mistake becomes one line on stderr and exit code 2."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order in which they are used
-
-    def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, RuntimeError) as error:
-            message = _users_error(error)
-            if message is None:
-                raise
-            click.echo(f"error: {' '.join(message.split())}", err=True)
-            ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo("stopped; run the same command again to continue", err=True)
-            ctx.exit(130)
-
-
-def _users_error(error: Exception) -> str | None:
-    """What to tell the user; None for a bug, which keeps its traceback.
-
-    Ours are the errors that our packages raise on purpose, and those that the file system or a full GPU answers with.
-    """
-    if type(error).__module__.split(".")[0] in {"pipeline", "detector", "matcher"}:
-        return str(error)
-    if isinstance(error, OSError):
-        remedy = "; free some space and run the same command again to continue" if error.errno == errno.ENOSPC else ""
-        if error.filename is not None or remedy:
-            return f"{'' if error.filename is None else f'{error.filename!s}: '}{error.strerror}{remedy}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"out of GPU memory ({str(error).splitlines()[0]}); use a smaller --batch-size"
-    return None
+from pipeline.command_line import CONTEXT, Commands, configurable, device_option, given, say_next, several
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -65,24 +22,6 @@ def main() -> None:
         scan-pipeline train
         scan-pipeline retrieve --query "two dogs play by a tree"
     """
-
-
-def configurable(group: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds --config and KEY=VALUE, which every command with a configuration takes."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
-        return click.option("--config", help=f"Preset of configs/{group} by name, or a YAML file.")(command)
-
-    return add
-
-
-def several(*names: str, **attributes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option that may be repeated."""
-    return click.option(*names, multiple=True, **attributes)
-
-
-device_option = functools.partial(click.option, "--device", help="auto, cpu, cuda, cuda:1, …  [default: auto]")
 
 
 @main.command()
@@ -117,7 +56,7 @@ def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> N
     click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
     if not store.manifest["complete"]:
         click.echo("not complete: other processes are at work on it, or a --limit was set; the same command continues")
-    _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+    say_next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
 
 
 @main.command()
@@ -176,7 +115,7 @@ def train_detector(
     if not trained.leads:
         return
     click.echo(f"{trained.weights}: {trained.result}")
-    _next(f"scan-pipeline extract --images DIR --weights {trained.weights}")
+    say_next(f"scan-pipeline extract --images DIR --weights {trained.weights}")
 
 
 @main.command("convert-weights")
@@ -189,7 +128,7 @@ def convert_weights(source: str, target: str) -> None:
     from detector.weights import convert
 
     click.echo(str(convert(Path(source), Path(target))))
-    _next(f"scan-pipeline extract --images DIR --weights {target}")
+    say_next(f"scan-pipeline extract --images DIR --weights {target}")
 
 
 @main.command("import-features")
@@ -212,7 +151,7 @@ def import_features(source: str, **options: Any) -> None:
 
     store = import_any(source, say=functools.partial(click.echo, err=True), **options)
     click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
-    _next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+    say_next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
 
 
 @main.command("export-features")
@@ -235,7 +174,7 @@ def export_features(store: str, output: str, **options: Any) -> None:
 
     opened = export_store(store, output, say=functools.partial(click.echo, err=True), **options)
     click.echo(f"{output}: written from {opened.path}")
-    _next(f"scan-pipeline import-features {output}{' --split SPLIT' if options['format'] == 'original' else ''}")
+    say_next(f"scan-pipeline import-features {output}{' --split SPLIT' if options['format'] == 'original' else ''}")
 
 
 @main.command("import-checkpoint")
@@ -250,7 +189,7 @@ def import_checkpoint(source: str, vocabulary: str, output: str | None) -> None:
 
     imported = import_original(source, vocabulary, output)
     click.echo(str(imported))
-    _next(f"scan-pipeline evaluate --run {imported.run} --features DIR --captions FILE")
+    say_next(f"scan-pipeline evaluate --run {imported.run} --features DIR --captions FILE")
 
 
 @main.command()
@@ -287,7 +226,7 @@ def train(
     if not trained.leads:
         return
     click.echo(f"{trained.run}: {trained.result}")
-    _next(
+    say_next(
         f"scan-pipeline evaluate --run {trained.run}",
         f'scan-pipeline retrieve --run {trained.run} --query "two dogs play by a tree"',
     )
@@ -311,7 +250,7 @@ def evaluate(**options: Any) -> None:
     """Recalls for both tasks, printed and written to the run folder."""
     from pipeline import evaluate as stage
 
-    evaluation = stage.run(stage.EvaluateConfig(**_given(options)), say=click.echo)
+    evaluation = stage.run(stage.EvaluateConfig(**given(options)), say=click.echo)
     click.echo(str(evaluation))
     if not evaluation.verified:
         raise SystemExit(1)
@@ -334,7 +273,7 @@ def retrieve(as_json: bool, **options: Any) -> None:
     """Photos for a sentence, or captions for a photo."""
     from pipeline import retrieve as stage
 
-    answers = stage.run(stage.RetrieveConfig(**_given(options)), say=functools.partial(click.echo, err=True))
+    answers = stage.run(stage.RetrieveConfig(**given(options)), say=functools.partial(click.echo, err=True))
     click.echo(stage.to_json(answers) if as_json else "\n\n".join(map(str, answers)))
 
 
@@ -367,7 +306,7 @@ def explain(**options: Any) -> None:
     """Why a photo matched: for each word, where it looks and what it did for the score."""
     from pipeline import explain as stage
 
-    config = stage.ExplainConfig(**_given(options))
+    config = stage.ExplainConfig(**given(options))
     explanation = stage.run(config, say=functools.partial(click.echo, err=True))
     for word, score, region in explanation.table():
         click.echo(f"{score:+8.3f}  {word:16} {region}".rstrip())
@@ -385,7 +324,7 @@ def app(**options: Any) -> None:
     """Search as you type, in a browser. Needs the extra: pip install 'scan-pipeline[app]'."""
     from pipeline import app as stage
 
-    stage.serve(stage.AppConfig(**_given(options)), say=click.echo)
+    stage.serve(stage.AppConfig(**given(options)), say=click.echo)
 
 
 @main.command()
@@ -402,7 +341,7 @@ def demo(**options: Any) -> None:
     """
     from pipeline.demo import run as stage
 
-    if not stage.run(stage.DemoConfig(**_given(options)), say=click.echo).reached:
+    if not stage.run(stage.DemoConfig(**given(options)), say=click.echo).reached:
         raise SystemExit(1)
 
 
@@ -420,17 +359,9 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(report.to_json(checks))
     else:
-        _next(*report.next_steps(checks))
+        say_next(*report.next_steps(checks))
     if not report.healthy(checks):
         raise SystemExit(1)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value not in (None, ())}
-
-
-def _next(*commands: str) -> None:
-    click.echo("next:" + "".join(f"\n  {command}" for command in commands))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from pipeline.demo.picture import draw_demo
 from pipeline.demo.world import World, write_world
 from pipeline.errors import PipelineError
 
 QUERIES, QUERIED_SCENES, QUERY_WORDS = 3, 60, 9  # sentences, of the first so many held-out scenes, of so many words
+INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
 DETECTOR, RUN, PICTURE = "detectors/{preset}", "runs/{preset}", "demo.png"
 TIMES_CHANCE, OBJECT_AP = 10, 50.0  # what held-out scenes have to reach
 
@@ -107,7 +106,7 @@ def run(config: DemoConfig, *, say: Callable[[str], None] = print) -> Outcome:
         queries = choose_queries(Path("coco/annotations") / world.captions("test").name)
         for command in commands(world, size, list(queries), config.device):
             say(f"\n$ scan-pipeline {shlex.join(command)}")
-            _run(command)
+            run_command(command)
         draw_demo(Path(RUN.format(preset=size.preset)), Path("features/test2014"), queries, Path(PICTURE))
     outcome = _outcome(folder, size, config.quick)
     say(f"\n{outcome}")
@@ -150,16 +149,19 @@ def commands(world: World, size: Size, queries: Sequence[str], device: str) -> I
     yield ["retrieve", *asked, "--features", "features/test2014", "--top", "5", "--picture", "answers.png", *on]
 
 
-def _run(command: Sequence[str]) -> None:
-    """One command of ours, in this process: importing torch once is enough."""
+def run_command(command: Sequence[str]) -> None:
+    """One command of ours, in this process: importing torch once is enough.
+
+    Raises:
+        PipelineError: it failed, and has said why.
+    """
     from pipeline.cli import main
 
-    try:
-        main.main(list(command), prog_name="scan-pipeline", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        if error.exit_code == 0:
-            return
-        raise PipelineError(f"demo: scan-pipeline {command[0]} failed; what it said stands above") from error
+    code = main.main(list(command), prog_name="scan-pipeline", standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise PipelineError(f"scan-pipeline {command[0]} failed; what it said stands above")
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pipeline.demo.run import FULL, QUICK, Outcome, choose_queries, commands
+from pipeline.demo.run import FULL, QUICK, Outcome, choose_queries, commands, run_command
 from pipeline.demo.world import World
+from pipeline.errors import PipelineError
 from tests.world import scan
 
 COMMANDS = ("train-detector", "extract", "extract", "extract", "train", "evaluate", "retrieve")
@@ -47,6 +48,12 @@ def test_queries_are_chosen_by_their_words_alone(tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
     path.write_text(json.dumps({"images": images, "annotations": rows}))
     assert choose_queries(path) == {"one two three four": "2.jpg", "one two three": "0.jpg", "one": "1.jpg"}
+
+
+def test_a_command_that_fails_ends_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PipelineError, match="inspect failed; what it said stands above"):
+        run_command(["inspect", "nowhere"])
+    assert "nowhere: not a feature store" in capsys.readouterr().err
 
 
 @pytest.mark.slow
