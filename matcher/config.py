@@ -57,15 +57,15 @@ class FitConfig:
     region_dropout: float = 0.0  # share of each image's regions left out of a step, at most; 0.2 in VSE∞
     word_dropout: float = 0.0  # chance of each word (not start and end) to be left out of a step
     word_vectors: str = ""  # text file of "word number number …" (GloVe) to start the word embeddings from
-    precision: str = "fp32"  # "fp32", "bf16" or "fp16" (autocast)
+    precision: str = "float32"  # "float32", "bf16" or "fp16" (autocast)
     min_word_count: int = 4  # rarer words of train and dev are unknown
     seed: int = 0
     log_every: int = 10  # steps between rows of metrics.jsonl
 
     def __post_init__(self) -> None:
         _at_least_one(self, "epochs", "batch_size", "validate_every", "log_every", "min_word_count")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise MatcherError(f"precision {self.precision!r}: expected fp32, bf16 or fp16")
+        if self.precision not in ("float32", "bf16", "fp16"):
+            raise MatcherError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
         if self.optimizer not in ("adam", "adamw"):
             raise MatcherError(f"optimizer {self.optimizer!r}: expected adam or adamw")
         for name in ("region_dropout", "word_dropout"):

@@ -196,7 +196,7 @@ class Trainer:
         if not torch.isfinite(loss):
             raise MatcherError(
                 f"{self.run_dir}: loss is {value} at step {self.progress.step}; lower training.learning_rate, or use "
-                "training.precision=fp32"
+                "training.precision=float32"
             )
         self.log.write(
             self.progress.step,

@@ -134,6 +134,8 @@ class ShardWorker:
                 for shard, is_done in zip(shards, done, strict=True):
                     # When a call is repeated, Ray expects again what it yielded before.
                     yield len(shard.photos), _failures(store, shard) if is_done else next(fresh)
+                for _ in fresh:  # to its end, where the last shard, which is still being written, is waited for
+                    raise AssertionError("more shards than were asked for")
 
     def _engine(self) -> LocalEngine:
         # Not in __init__: an error there ends a worker without saying why.

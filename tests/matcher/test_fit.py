@@ -167,7 +167,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"batch_size": 1}, "no negatives"),
-        ({"precision": "int8"}, "expected fp32, bf16 or fp16"),
+        ({"precision": "int8"}, "expected float32, bf16 or fp16"),
         ({"learning_rate": 0.0}, "expected a positive number"),
         ({"epochs": 0}, "epochs 0: expected at least 1"),
         ({"optimizer": "sgd"}, "expected adam or adamw"),
