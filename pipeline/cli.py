@@ -329,9 +329,7 @@ def app(**options: Any) -> None:
 
 @main.command()
 @click.option("--output", metavar="DIR", help="Folder for everything.  [default: demo]")
-@click.option(
-    "--quick", is_flag=True, default=None, help="Two minutes instead of a quarter of an hour, at lower quality."
-)
+@click.option("--quick", is_flag=True, default=None, help="Two minutes instead of ten, at lower quality.")
 @click.option("--seed", type=int, help="Of the world that is drawn.  [default: 0]")
 @device_option()
 def demo(**options: Any) -> None:

@@ -79,7 +79,7 @@ def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: p
     assert picture.shape[1] > 1000
     assert picture.std() > 30
     ap = json.loads(Path("demo/detectors/demo_quick/evaluation.json").read_text())["bbox"]["AP50"]
-    assert ap > 15  # 33 where it was measured
+    assert ap > 20  # 43 where it was measured
     metrics = json.loads(Path("demo/runs/demo_quick/evaluation/test.json").read_text())["protocols"]["100 images"]
     for task in ("caption_retrieval", "image_retrieval"):
-        assert metrics[task]["r10"] > 20  # twice chance; 43 and 33 where it was measured
+        assert metrics[task]["r10"] > 20  # twice chance; 39 and 35 where it was measured
