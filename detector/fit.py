@@ -6,7 +6,6 @@ A run folder gets `detector.safetensors` (what `RegionExtractor` loads), `checkp
 
 import json
 import logging
-import os
 import pickle
 import re
 import time
@@ -26,6 +25,7 @@ from detector.config import DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.evaluate_detector import evaluate_detector
+from detector.files import write_atomically
 from detector.model import FasterRCNN
 from detector.trainable import TrainableDetector, initialize, plain_state
 from detector.trainer import LOG_EVERY, Bar, Checkpointer, Mapper, Randomness, Record, make_schedule, make_trainer
@@ -324,6 +324,4 @@ def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]] | None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

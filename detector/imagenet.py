@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
-from detector.model import FasterRCNN
+from detector.layouts import different_shape
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of torchvision and timm
 PARTS = {f"layer{index}": f"backbone.res{index + 1}" for index in (1, 2, 3)} | {"layer4": "roi_heads.res5"}
@@ -57,25 +57,13 @@ def convert_imagenet(
     tensors["backbone.stem.conv1.weight"] = (stem / deviation).flip(1).contiguous()  # RGB -> BGR
     mean = tuple(round(255 * value, 4) for value in reversed(MEAN))
     config = replace(config, pixel_mean=mean, stride_in_1x1=False)
-    _check_all_there(config, tensors, path)
+    # Every layer that a training may freeze has to come from the file: at random it would stay random.
+    if difference := different_shape(config, tensors, (*PARTS.values(), *STEM)):
+        raise DetectorError(
+            f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({difference}); "
+            "set network.depth and network.width after the file, or name another with --init"
+        )
     return config, tensors
-
-
-def _check_all_there(config: DetectorConfig, tensors: Mapping[str, Tensor], path: str) -> None:
-    """Every layer that a training may freeze has to come from the file: at random it would stay random."""
-    with torch.device("meta"):
-        state = FasterRCNN(config).state_dict()
-    wanted = {
-        name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(tuple(PARTS.values()) + STEM)
-    }
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise DetectorError(
-                f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({name} is "
-                f"{found.get(name, 'missing')}, expected {wanted.get(name, 'no such parameter')}); "
-                "set network.depth and network.width after the file, or name another with --init"
-            )
 
 
 def _renamed(name: str, path: str) -> str:

@@ -62,17 +62,28 @@ def check_shapes(config: DetectorConfig, tensors: dict[str, Tensor], path: str) 
     Raises:
         DetectorError: naming the first parameter that is missing, superfluous or of another shape.
     """
+    if difference := different_shape(config, tensors):
+        raise DetectorError(f"{path}: {difference}; the file is damaged, or not one of: {LAYOUTS}")
+
+
+def different_shape(config: DetectorConfig, tensors: Mapping[str, Tensor], parts: tuple[str, ...] = ("",)) -> str:
+    """Where tensors first differ from what the network of a configuration has, in words; "" where they fill it exactly.
+
+    Args:
+        config: of the network.
+        tensors: by our names.
+        parts: beginnings of the names that have to be there; the others must not.
+    """
     from detector.model import FasterRCNN
 
     with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in FasterRCNN(config).state_dict().items()}
+        state = FasterRCNN(config).state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(parts)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            raise DetectorError(
-                f"{path}: {name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'no such parameter')}; "
-                f"the file is damaged, or not one of: {LAYOUTS}"
-            )
+            return f"{name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'no such parameter')}"
+    return ""
 
 
 def _from_milvlg(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """detectron2's trainer as a detector's training needs it: data, optimizer, schedule, and hooks that detectron2 lacks."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from detector.config import DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
+from detector.files import write_atomically
 
 with detectron2_ready():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -174,7 +174,4 @@ class Checkpointer(DetectionCheckpointer):
     """detectron2's, safe against being killed while it notes which checkpoint is the last."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        tag = Path(self.save_dir) / "last_checkpoint"
-        temporary = tag.with_suffix(".tmp")
-        temporary.write_text(last_filename_basename)
-        os.replace(temporary, tag)
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
+from detector.files import write_atomically
 from detector.layouts import LAYOUTS, check_shapes, normalize
 from detector.vocabulary import default_names
 
@@ -95,12 +96,8 @@ def save_weights(
         "attribute_names": list(attribute_names or attributes),
     }
     metadata = {FORMAT: json.dumps(content)}  # one entry: safetensors writes several in no fixed order
-    temporary = path.with_name(path.name + ".tmp")
-    # save_file would make it readable for its owner alone.
-    temporary.write_bytes(
-        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    )
-    temporary.replace(path)
+    numbers = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(numbers, metadata))  # save_file would make it readable for its owner alone
 
 
 def convert(source: Path, target: Path) -> str:

@@ -1,13 +1,13 @@
 """What every run folder begins with: its configuration, and what may not change while it goes on."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import differences, save_config
 from pipeline.errors import PipelineError
+from pipeline.shard_writer import replacing
 
 DATA = "data.json"
 
@@ -28,6 +28,5 @@ def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(identity, indent=1, sort_keys=True))
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(json.dumps(identity, indent=1, sort_keys=True).encode())
