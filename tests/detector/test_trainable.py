@@ -22,7 +22,7 @@ with detectron2_ready():
     from detectron2.utils.events import EventStorage
 
 CONFIG = DetectorConfig(
-    depth=18, width=8, num_objects=3, num_attributes=4, rpn_channels=16, class_embedding_dim=6, attribute_hidden_dim=10,
+    depth=18, width=16, num_objects=3, num_attributes=4, rpn_channels=16, class_embedding_dim=6, attribute_hidden_dim=10,
     anchor_sizes=(16.0, 32.0), pooled_size=4, rpn_pre_nms=200, rpn_post_nms=20,
 )  # fmt: skip
 RECIPE = DetectorFitConfig(norm="BN", frozen_stages=0, rpn_pre_nms=200, rpn_post_nms=50, roi_batch_size=16)
@@ -71,7 +71,7 @@ def test_trains_on_the_anchors_that_it_is_extracted_with() -> None:
 def test_the_proposals_of_training_are_those_of_extraction() -> None:
     """detectron2 decodes the ones, our own code the others."""
     model = detector(rpn_pre_nms=200, rpn_post_nms=20).eval()
-    features = torch.randn(1, 32, 4, 6, generator=torch.Generator().manual_seed(3)).mul(5).relu()
+    features = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(3)).mul(5).relu()
     images = ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)])
     (theirs,), _ = model.rpn(images, {"res4": features})
     (ours,) = model.model.proposals(features, [(64, 96)], [1.0])

@@ -32,7 +32,7 @@ PRESETS = sorted(
 COLOURS = {"red box": (30, 30, 220), "green box": (40, 200, 40), "blue box": (220, 60, 30)}  # BGR
 SIZE = (64, 88)  # of a photo: height, width
 TINY = [
-    "network.depth=18", "network.width=8", "network.rpn_channels=16", "network.anchor_sizes=[12.0,24.0,48.0]", "network.pooled_size=4",
+    "network.depth=18", "network.width=16", "network.rpn_channels=16", "network.anchor_sizes=[12.0,24.0,48.0]", "network.pooled_size=4",
     "network.min_size=64", "network.max_size=96", "network.rpn_pre_nms=300", "network.rpn_post_nms=50",
     "training.rpn_pre_nms=300", "training.rpn_post_nms=60", "training.roi_batch_size=32", "training.optimizer=adamw",
     "training.learning_rate=1e-3", "training.warmup_steps=2", "--device", "cpu", "--workers", "0",
@@ -117,7 +117,7 @@ def test_a_training_says_what_it_does_and_leaves_what_it_promises(inside: Path) 
     assert "boxes: 24 used" in said
     assert "attributes: 24 used" in said
     assert (
-        "ResNet-18 C4 of width 8, 3 objects, 2 attributes, features of 64 numbers; 6 steps of 2 images (1.3 epochs)"
+        "ResNet-18 C4 of width 16, 3 objects, 2 attributes, features of 128 numbers; 6 steps of 2 images (1.3 epochs)"
         in said
     )
     assert "detectors/first/detector.safetensors: AP " in said
@@ -145,7 +145,7 @@ def test_what_was_learnt_extracts_and_its_names_travel(inside: Path) -> None:
     said = scan("extract", "--images", "vg/VG_100K", "--weights", weights, "--num-regions", "5", "--workers", "0", "--device", "cpu")  # fmt: skip
     assert said.exit_code == 0, said.output
     store = open_store("features/VG_100K")
-    assert (len(store), store.feature_dim) == (12, 64)
+    assert (len(store), store.feature_dim) == (12, 128)
     assert store.manifest["object_names"] == list(COLOURS)
     assert store.manifest["attribute_names"] == ["large", "small"]
 
@@ -166,13 +166,13 @@ def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch
         (["training.learning_rate=1e-4"], "config.training.learning_rate: found 0.001, asked 0.0001"),
         (["--steps", "7"], "config.training.steps: found 6, asked 7"),
         (["--attributes", "none"], "config.attributes: found attributes.txt, asked none"),
-        (["--init", "wide.safetensors"], "network.width: found 8, asked 16"),
+        (["--init", "wide.safetensors"], "network.width: found 16, asked 24"),
     ],
 )
 def test_a_run_with_other_settings_is_refused(inside: Path, change: list[str], found: str) -> None:
     from detector.model import FasterRCNN
 
-    config = dataclasses.replace(load_weights(inside / "detectors/first/detector.safetensors").config, width=16)
+    config = dataclasses.replace(load_weights(inside / "detectors/first/detector.safetensors").config, width=24)
     save_weights(inside / "wide.safetensors", config, FasterRCNN(config).state_dict(), object_names=list(COLOURS))
     line = refused(*command(*SCRATCH, *SHORT, "--run", "detectors/first", *change))
     assert "detectors/first: holds a run with other settings" in line
@@ -286,7 +286,7 @@ def test_starts_from_an_imagenet_file(inside: Path) -> None:
     ):
         torch.testing.assert_close(weights.tensors[name], expected[name])
     assert not torch.equal(weights.tensors["roi_heads.res5.0.conv1.weight"], expected["roi_heads.res5.0.conv1.weight"])
-    assert "is not the ResNet-18 of width 8 that is asked for" in refused(*command("--init", "resnet18.pth"))
+    assert "is not the ResNet-18 of width 16 that is asked for" in refused(*command("--init", "resnet18.pth"))
 
 
 def test_starts_from_a_detector_and_keeps_the_classes_that_it_shares(inside: Path) -> None:
@@ -421,7 +421,7 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = [
         "--steps", "160", "--batch-size", "4", "training.evaluate_every=40", "training.schedule=cosine", "training.learning_rate=4e-3",
-        "training.warmup_steps=20", "network.width=16",
+        "training.warmup_steps=20",
     ]  # fmt: skip
     said = scan(*command(*SCRATCH, *recipe, "--run", "detectors/taught"))
     assert said.exit_code == 0, said.output
