@@ -21,7 +21,7 @@ PREFETCH = 3  # batches read ahead
 
 
 class RegionSource(Protocol):
-    """Where region features come from; a `pipeline.shards.Store` is one."""
+    """Where region features come from; a `pipeline.store.reader.Store` is one."""
 
     num_regions: int
     feature_dim: int

@@ -69,8 +69,8 @@ def inspect(store: str, verify: bool, repair: bool) -> None:
     Exit code 0: whole, though an extraction may have to go on. 1: damaged; with --repair: mended, but the command that
     made the store has to make something again. Without --repair nothing is changed.
     """
-    from pipeline.inspect_store import inspect_store
-    from pipeline.repair_store import repair_store
+    from pipeline.store.inspect import inspect_store
+    from pipeline.store.repair import repair_store
 
     report = (repair_store if repair else inspect_store)(store, verify=verify)
     click.echo(str(report))
@@ -185,7 +185,7 @@ def export_features(store: str, output: str, **options: Any) -> None:
 @click.option("--output", metavar="DIR", help="Run folder to write.  [default: runs/<name of the checkpoint>]")
 def import_checkpoint(source: str, vocabulary: str, output: str | None) -> None:
     """Turn a checkpoint of the original SCAN code into a run. Nothing in it is executed."""
-    from pipeline.import_checkpoint import import_original
+    from pipeline.interchange.checkpoint import import_original
 
     imported = import_original(source, vocabulary, output)
     click.echo(str(imported))
@@ -284,7 +284,7 @@ def plot(runs: tuple[str, ...], output: str) -> None:
     """Training curves of one or several runs as a picture."""
     from pathlib import Path
 
-    from pipeline.plots import save, training_curves
+    from pipeline.pages.plots import save, training_curves
     from pipeline.runs import find_run
 
     save(training_curves([find_run(run) for run in runs or (None,)]), Path(output))
@@ -322,7 +322,7 @@ def explain(**options: Any) -> None:
 @device_option()
 def app(**options: Any) -> None:
     """Search as you type, in a browser. Needs the extra: pip install 'scan-pipeline[app]'."""
-    from pipeline import app as stage
+    from pipeline.pages import app as stage
 
     stage.serve(stage.AppConfig(**given(options)), say=click.echo)
 
@@ -347,7 +347,7 @@ def demo(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
 def doctor(as_json: bool) -> None:
     """What works here, what is missing and what to do next. Exit code 1 when something needed is broken."""
-    from pipeline import doctor as report
+    from pipeline.doctor import report
 
     checks: list[report.Check] = []
     for check in report.examine():

@@ -13,9 +13,9 @@ import numpy as np
 
 from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
-from pipeline.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.inputs.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
 from pipeline.runs import Run, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
@@ -79,7 +79,7 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
     path = _write(runs, split, protocols, similarity, more)
     if config.html:
-        from pipeline.evaluation_page import write_evaluation
+        from pipeline.pages.evaluation import write_evaluation
 
         write_evaluation(Path(config.html), [member.folder for member in runs], split, protocols, similarity)
         say(f"page: {config.html}")

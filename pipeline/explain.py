@@ -15,10 +15,10 @@ from detector.regions import Regions
 from matcher.attention import Attention
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, read_image
+from pipeline.inputs.photos import UnreadableImage, read_image
 from pipeline.retrieve import find_or_extract, fitting_stores, region_name
 from pipeline.runs import Run, find_run, load_run
-from pipeline.shards import StoreCollection
+from pipeline.store.reader import StoreCollection
 
 FORMATS = (".png", ".jpg", ".pdf", ".html")
 
@@ -81,7 +81,7 @@ def run(config: ExplainConfig, *, say: Callable[[str], Any] = print) -> Explanat
     Raises:
         PipelineError: no run, an image that is nowhere, or a store whose photos have moved.
     """
-    from pipeline.draw_explanation import draw
+    from pipeline.pages.explanation import draw
 
     device = pick_device(config.device)
     run = load_run(find_run(config.run or None), device)

@@ -5,7 +5,7 @@
 Killed at any moment, the next run continues with the shards that have no commit mark, and ends with the same bytes: what
 is done to a shard depends on the plan and on its photos, never on what an earlier run or another shard did. For the same
 reason several processes need not talk: under torchrun or Slurm each takes every so-many-th shard. And for the same reason
-a cluster may do the shards: an engine is what does them, here (`LocalEngine`) or there (`pipeline.ray_engine`).
+a cluster may do the shards: an engine is what does them, here (`LocalEngine`) or there (`pipeline.extraction.ray`).
 """
 
 import os
@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
-from pipeline.background import in_background
-from pipeline.decode import decode_photos
 from pipeline.device import pick_device, process_share
 from pipeline.errors import PipelineError
-from pipeline.images import Photo, list_photos
-from pipeline.plan import PlannedShard, make_plan, read_plan
-from pipeline.shard_writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
-from pipeline.shards import Store, open_store, read_json
+from pipeline.extraction.background import in_background
+from pipeline.inputs.decode import decode_photos
+from pipeline.inputs.photos import Photo, list_photos
+from pipeline.store.plan import PlannedShard, make_plan, read_plan
+from pipeline.store.reader import Store, open_store, read_json
+from pipeline.store.writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 
 if TYPE_CHECKING:
     from detector import RegionExtractor
@@ -168,7 +168,7 @@ class LocalEngine:
 
 def _engine(config: ExtractConfig, extractor: Extractor | None) -> Engine:
     if config.engine == "ray" and extractor is None:
-        from pipeline.ray_engine import RayEngine
+        from pipeline.extraction.ray import RayEngine
 
         return RayEngine(config)
     return LocalEngine(config, extractor)

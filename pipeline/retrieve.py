@@ -17,13 +17,13 @@ from detector.regions import Regions
 from matcher.collection import collection_similarity
 from matcher.data import CaptionedImages
 from matcher.similarity import similarity_matrix
-from pipeline.captions import ImageIndex, read_captions
-from pipeline.dataset import DEFAULT_FEATURES, find_stores
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.images import read_image
+from pipeline.inputs.captions import ImageIndex, read_captions
+from pipeline.inputs.dataset import DEFAULT_FEATURES, find_stores
+from pipeline.inputs.photos import read_image
 from pipeline.runs import Run, find_run, load_run
-from pipeline.shards import StoreCollection, open_store, open_stores
+from pipeline.store.reader import StoreCollection, open_store, open_stores
 
 BEST_REGIONS = 3  # boxes shown per photo
 
@@ -111,12 +111,12 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     if config.image:
         answers += captions_for(run, collection, config, say)
     if config.picture:
-        from pipeline.draw import draw_answers
+        from pipeline.pages.pictures import draw_answers
 
         draw_answers(answers, Path(config.picture))
         say(f"picture: {config.picture}")
     if config.html:
-        from pipeline.answers_page import write_page
+        from pipeline.pages.answers import write_page
 
         write_page(answers, Path(config.html))
         say(f"page: {config.html}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import differences, save_config
 from pipeline.errors import PipelineError
-from pipeline.shard_writer import replacing
+from pipeline.store.writer import replacing
 
 DATA = "data.json"
 

@@ -11,7 +11,7 @@ from matcher.checkpoint import load_model
 from matcher.model import SCAN
 from pipeline.config import differences, load_config
 from pipeline.errors import PipelineError
-from pipeline.shards import Store
+from pipeline.store.reader import Store
 from pipeline.train import RUNS, TrainConfig
 
 MODEL = "best.safetensors"

@@ -15,8 +15,8 @@ from typing import Any
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import FitResult, fit
 from pipeline.config import to_dict
-from pipeline.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.device import join_processes, pick_device
+from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.run_folder import claim_run
 
 RUNS = Path("runs")

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
-from detector.fit import WEIGHTS, DetectionData, DetectorFitResult, check_recipe, fit_detector, judge_detector
-from detector.imagenet import convert_imagenet, is_imagenet
 from detector.locate import resolve
 from detector.preprocess import InputSettings
+from detector.training.fit import WEIGHTS, DetectionData, DetectorFitResult, check_recipe, fit_detector, judge_detector
+from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
-from pipeline.coco_instances import read_coco
+from pipeline.annotations.coco import read_coco
+from pipeline.annotations.records import DetectionRecords, RecordReader, check_photos, read_class_vocabulary
+from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
 from pipeline.config import to_dict
-from pipeline.detection_data import DetectionRecords, RecordReader, check_photos, read_class_vocabulary
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.run_folder import claim_run
-from pipeline.visual_genome import read_held_out, read_visual_genome
 
 DETECTORS = Path("detectors")
 WAYS = (

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from detector.regions import Regions
-from pipeline.shard_writer import ShardRows, claim_store, commit_shard, write_summary
-from pipeline.shards import Store, open_store
+from pipeline.store.reader import Store, open_store
+from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
 
 ARRAYS = ("boxes", "features", "object_ids", "object_scores", "attribute_ids", "attribute_scores")
 

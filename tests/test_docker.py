@@ -54,7 +54,7 @@ def test_what_is_copied_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_all_that_the_package_is_made_of_is_copied(name: str) -> None:
     project = PROJECT["project"]
-    packages = {name.split(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = {name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     needed = {*packages, "pyproject.toml", project["readme"], "LICENSE"}
     assert needed <= copied(name)
     (extras,) = (rest.partition("=")[2].strip('"') for step, rest in steps(name) if rest.startswith("EXTRAS="))

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 
 from pipeline.device import pick_device
-from pipeline.draw import draw_boxes, photo_of
-from pipeline.draw_explanation import ACCENT, BACKGROUND, DARKEST, INK
 from pipeline.explain import Explanation, attention_map, explain
+from pipeline.pages.explanation import ACCENT, BACKGROUND, DARKEST, INK
+from pipeline.pages.pictures import draw_boxes, photo_of
 from pipeline.retrieve import Answer, Box, photos_for
 from pipeline.runs import load_run
-from pipeline.shards import open_stores
+from pipeline.store.reader import open_stores
 
 TOP, WIDTH, HEIGHT = 5, 13.0, 4.2  # scenes for a sentence; inches, of all and of a sentence
 WORDS = 11  # panels in a row

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.demo.camera import Camera
-from pipeline.demo.shapes import SHAPES
-from pipeline.demo.sprites import Sprite, halved, sprite
+from pipeline.demo.drawing.camera import Camera
+from pipeline.demo.drawing.shapes import SHAPES
+from pipeline.demo.drawing.sprites import Sprite, halved, sprite
 
 KINDS = tuple(SHAPES)
 COLORS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")

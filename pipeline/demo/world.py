@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from pipeline.config import differences
 from pipeline.demo import annotations
-from pipeline.demo.drawing import draw_scene
+from pipeline.demo.drawing.scene import draw_scene
 from pipeline.demo.scenes import Scene, make_scene, stream
 from pipeline.errors import PipelineError
-from pipeline.shard_writer import locked, replacing, write_json
+from pipeline.store.writer import locked, replacing, write_json
 
 VERSION = 3  # of drawing and wording: scenes of different versions do not mix
 SETTINGS = "world.json"

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.images import SUFFIXES
-from pipeline.shards import Shard, Store
+from pipeline.inputs.photos import SUFFIXES
+from pipeline.store.reader import Shard, Store
 
 # The field's names of the class columns (LXMERT's; also the keys of our .npz and HDF5 files), ours, and the published type
 CLASS_COLUMNS = (

@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.regions import Regions
-from pipeline.captions import HEADER_WORDS
 from pipeline.errors import PipelineError
+from pipeline.inputs.captions import HEADER_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
 from pipeline.interchange.common import (
     ExportOptions,
@@ -21,7 +21,8 @@ from pipeline.interchange.common import (
     Source,
     visual_genome_names,
 )
-from pipeline.shard_writer import (
+from pipeline.store.reader import MANIFEST, Store, open_store, read_json
+from pipeline.store.writer import (
     ShardRows,
     claim_store,
     commit_mark,
@@ -31,7 +32,6 @@ from pipeline.shard_writer import (
     write_json,
     write_summary,
 )
-from pipeline.shards import MANIFEST, Store, open_store, read_json
 
 SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
 Say = Callable[[str], None]

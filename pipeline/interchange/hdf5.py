@@ -44,8 +44,8 @@ from pipeline.interchange.common import (
     read_lines,
     rows_of,
 )
-from pipeline.shard_writer import replacing
-from pipeline.shards import Store
+from pipeline.store.reader import Store
+from pipeline.store.writer import replacing
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own

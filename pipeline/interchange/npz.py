@@ -34,8 +34,8 @@ from pipeline.interchange.common import (
     not_held,
     rows_of,
 )
-from pipeline.shard_writer import write_json
-from pipeline.shards import Store, read_json
+from pipeline.store.reader import Store, read_json
+from pipeline.store.writer import write_json
 
 SUFFIX = ".npz"
 UNFINISHED = ".unfinished.json"  # in the target until the export is whole

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.captions import SPLIT_WORDS, split_of_name
 from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, read_image_size
+from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
+from pipeline.inputs.photos import UnreadableImage, read_image_size
 from pipeline.interchange.common import (
     ExportOptions,
     ImportOptions,
@@ -31,11 +31,11 @@ from pipeline.interchange.common import (
     read_lines,
     shards_of,
 )
-from pipeline.shard_writer import replacing
-from pipeline.shards import Store
+from pipeline.store.reader import Store
+from pipeline.store.writer import replacing
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Split
+    from pipeline.inputs.dataset import Split
 
 CAPTIONS_PER_IMAGE = 5
 MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does
@@ -107,7 +107,7 @@ class _Chosen:
 
 def _choose(store: Store, options: ExportOptions) -> _Chosen:
     """The images of a split in the order of their captions, or all where no captions are known."""
-    from pipeline.dataset import load_dataset  # brings torch: only for this
+    from pipeline.inputs.dataset import load_dataset  # brings torch: only for this
 
     try:
         dataset = load_dataset([store.path], [options.captions] if options.captions else [])

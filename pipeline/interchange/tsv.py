@@ -35,8 +35,8 @@ from pipeline.interchange.common import (
     not_held,
     rows_of,
 )
-from pipeline.shard_writer import replacing
-from pipeline.shards import Store
+from pipeline.store.reader import Store
+from pipeline.store.writer import replacing
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT_COLUMNS = (

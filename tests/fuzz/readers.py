@@ -1,6 +1,6 @@
 """Fuzz a reader with libFuzzer: python -m tests.fuzz.readers image -max_total_time=300
 
-Needs the extra: pip install '.[fuzz]'. What it finds goes to tests/fuzz/found/<reader>/, where tests/pipeline/test_hostile_files.py
+Needs the extra: pip install '.[fuzz]'. What it finds goes to tests/fuzz/found/<reader>/, where tests/pipeline/inputs/test_hostile_files.py
 reads it ever after.
 """
 

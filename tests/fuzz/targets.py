@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.captions import read_captions
 from pipeline.errors import PipelineError
-from pipeline.images import MAX_PIXELS, decode_image, read_image_size
+from pipeline.inputs.captions import read_captions
+from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size
 from pipeline.interchange.convert import import_any
-from pipeline.marks import read_mark
-from pipeline.plan import PlannedShard, planned_alike, read_plan, rebuilt_plan
-from pipeline.shards import Shard, map_safetensors, open_store, read_manifest
+from pipeline.store.format import read_mark
+from pipeline.store.plan import PlannedShard, planned_alike, read_plan, rebuilt_plan
+from pipeline.store.reader import Shard, map_safetensors, open_store, read_manifest
 
 MANIFEST = {
     "format": "scan-pipeline/shards", "format_version": 1, "num_regions": 2, "feature_dim": 3, "dtype": "float16",
@@ -34,8 +34,8 @@ PLAN = [
 
 def small_tensors() -> bytes:
     """A safetensors file of the shard that MARK marks."""
-    from pipeline.shard_writer import write_safetensors
-    from pipeline.shards import tensor_shapes
+    from pipeline.store.reader import tensor_shapes
+    from pipeline.store.writer import write_safetensors
 
     shapes = tensor_shapes(MANIFEST["num_regions"], MANIFEST["feature_dim"])
     arrays = {name: np.ones((2, *shape), dtype or np.float16) for name, (shape, dtype) in shapes.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from matcher.vocabulary import SPECIAL
-from pipeline.shards import open_store
+from pipeline.store.reader import open_store
 from tests.matcher.test_original import write as write_original
 from tests.photos import write_photos
 from tests.world import SMALL_TRAINING, lay_out_coco, scan

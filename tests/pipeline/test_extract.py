@@ -18,10 +18,10 @@ from detector.preprocess import PreparedImage
 from pipeline import extract
 from pipeline.errors import PipelineError
 from pipeline.extract import ExtractConfig, extractor_like, run
-from pipeline.images import read_image
-from pipeline.inspect_store import inspect_store
-from pipeline.shard_writer import commit_shard
-from pipeline.shards import Store, open_store
+from pipeline.inputs.photos import read_image
+from pipeline.store.inspect import inspect_store
+from pipeline.store.reader import Store, open_store
+from pipeline.store.writer import commit_shard
 from tests.photos import write_photos
 
 
@@ -193,7 +193,7 @@ def test_photos_that_vanish_with_their_disk_are_not_failures(photos: Path, extra
 def test_workers_change_nothing(
     photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, shared_memory: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.decode._room_to_share", lambda: shared_memory)
+    monkeypatch.setattr("pipeline.inputs.decode._room_to_share", lambda: shared_memory)
     extract_all(config(photos, output=str(photos.parent / "alone")), extractor)
     extract_all(config(photos, workers=2), extractor)
     assert contents(photos.parent / "alone") == contents(photos.parent / "store")

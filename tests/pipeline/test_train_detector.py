@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from detector import RegionExtractor
 from detector.config import DetectorConfig
-from detector.imagenet import convert_imagenet
-from detector.trainer import SparseTrainer
+from detector.training.imagenet import convert_imagenet
+from detector.training.trainer import SparseTrainer
 from detector.weights import load_weights, save_weights
 from pipeline.config import load_config
-from pipeline.shards import open_store
+from pipeline.store.reader import open_store
 from pipeline.train_detector import TrainDetectorConfig
 from tests.world import scan
 
@@ -153,7 +153,7 @@ def test_what_was_learnt_extracts_and_its_names_travel(inside: Path) -> None:
 def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = inside / "detectors/first"
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    monkeypatch.setattr("detector.fit.build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("detector.training.fit.build", lambda *_: pytest.fail("built again"))
     said = scan(*command(*SCRATCH, *SHORT, "--run", "detectors/first"))
     assert said.exit_code == 0, said.output
     assert "AP@.5" in said.output
@@ -219,7 +219,7 @@ def test_killed_before_it_was_judged(inside: Path, monkeypatch: pytest.MonkeyPat
 
     arguments = command(*SCRATCH, *SHORT, "--run", "detectors/unjudged", "training.evaluate_every=0")
     with monkeypatch.context() as patch:
-        patch.setattr("detector.fit._judge", dies)
+        patch.setattr("detector.training.fit._judge", dies)
         with pytest.raises(Killed):
             scan(*arguments)
     assert not (inside / "detectors/unjudged/evaluation.json").exists()
@@ -231,7 +231,7 @@ def test_killed_before_it_was_judged(inside: Path, monkeypatch: pytest.MonkeyPat
 def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = command(*SCRATCH, *SHORT, "--run", "detectors/damaged", "--steps", "3", "training.evaluate_every=0")
     with monkeypatch.context() as patch:
-        patch.setattr("detector.fit._judge", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("detector.training.fit._judge", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             scan(*arguments)
     last = inside / "detectors/damaged/checkpoints/model_final.pth"
@@ -436,8 +436,8 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 RANKS = """
 import os, torch
-import detector.fit as fit
-from detector.trainable import plain_state
+import detector.training.fit as fit
+from detector.training.model import plain_state
 from pipeline.cli import main
 
 judge = fit._judge

@@ -1,0 +1,98 @@
+"""COCO's instance annotations -> records for a detector. The layout is the official one:
+
+coco/annotations/instances_train2017.json, instances_val2017.json; coco/train2017/, coco/val2017/
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotations.records import DetectionRecords, Record, Report, clean_box, make_record, spread
+from pipeline.errors import PipelineError
+
+
+def read_coco(
+    folder: Path, *, held_out: frozenset[int] = frozenset(), evaluation_images: int = 5000
+) -> DetectionRecords:
+    """Read a folder of COCO: train to train on, val of the same year to judge.
+
+    Args:
+        folder: of COCO.
+        held_out: ids of images that may not be trained on, such as Karpathy's test split.
+        evaluation_images: at most so many, evenly over all.
+
+    Raises:
+        PipelineError: annotations missing or damaged, or two years of them; or no photos.
+    """
+    found = sorted((folder / "annotations").glob("instances_train*.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise PipelineError(f"{folder}/annotations: expected one instances_train*.json there (found {names})")
+    report = Report()
+    other = found[0].with_name(found[0].name.replace("train", "val"))
+    categories, everything = _read(folder, found[0], report)
+    also, evaluation = _read(folder, other, report)
+    if also != categories:
+        raise PipelineError(f"{other}: its categories are not those of {found[0].name}; expected the same")
+    kept = [record for record in everything if record["image_id"] not in held_out]
+    train = [record for record in kept if len(record["boxes"])]
+    for path, records in ((found[0], train), (other, evaluation)):
+        if not records:
+            photos = folder / path.stem.removeprefix("instances_")
+            raise PipelineError(f"{path}: no photo of it can be used; expected them in {photos}")
+    for what, count in (
+        ("kept from training", len(everything) - len(kept)),
+        ("without a usable box", len(kept) - len(train)),
+    ):
+        if count:
+            report.images[what] = count
+    report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
+    return DetectionRecords(train, spread(evaluation, evaluation_images), list(categories.values()), [], report)
+
+
+def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], list[Record]]:
+    """Categories by id, and records of the photos that are there."""
+    photos = folder / path.stem.removeprefix("instances_")
+    try:
+        content = json.loads(path.read_bytes())
+        categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
+        classes = {category: index for index, category in enumerate(categories)}
+        boxes: dict[int, list[tuple[Any, int]]] = {}
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd"):  # a crowd is one box around many objects
+                row = (annotation["bbox"], classes[annotation["category_id"]])
+                boxes.setdefault(annotation["image_id"], []).append(row)
+        images = [(item["id"], str(item["file_name"]), (item["height"], item["width"])) for item in content["images"]]
+        return categories, [
+            _record(photos / name, image_id, size, boxes.get(image_id, ()), report)
+            for image_id, name, size in images
+            if _is_there(path, photos, name, report)
+        ]
+    except PipelineError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PipelineError(f"{path}: not readable as COCO instances ({error!r}); download it again") from error
+
+
+def _is_there(path: Path, photos: Path, name: str, report: Report) -> bool:
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise PipelineError(f"{path}: {name!r} leads out of {photos}; expected names of photos in it")
+    if (photos / name).is_file():
+        return True
+    report.images["without a photo"] += 1
+    return False
+
+
+def _record(
+    photo: Path, image_id: int, size: tuple[int, int], annotated: Sequence[tuple[Any, int]], report: Report
+) -> Record:
+    boxes: list[list[float]] = []
+    classes: list[int] = []
+    for box, category in annotated:
+        cleaned, what = clean_box(box, size)
+        report.boxes[what] += 1
+        if cleaned is not None:
+            boxes.append(cleaned)
+            classes.append(category)
+    return make_record(photo, image_id, size, boxes, classes, [[] for _ in boxes])

@@ -1,0 +1,258 @@
+"""What a detector is trained on: records of images with boxes, cleaned and counted, and how their images are read.
+
+A record: file_name, image_id, height, width; boxes (G, 4) float32 XYXY pixels, classes (G,) int64 and attributes (G, A)
+int64 padded with -1. Letters: G boxes of an image, A attributes of a box at most, T attributes of the vocabulary.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector.detectron2_compat import detectron2_ready
+from detector.preprocess import InputSettings, prepare
+from detector.vocabulary import multi_hot
+from pipeline.errors import PipelineError
+from pipeline.inputs.photos import UnreadableImage, read_image, read_image_size
+
+with detectron2_ready():
+    from detectron2.structures import Boxes, Instances
+
+Record = dict[str, Any]
+SHOWN = 5  # names that a report lists
+SAMPLE = 25  # photos of each part whose size is checked beforehand
+
+
+class ClassVocabulary:
+    """The classes of a detector, and every name that means one of them.
+
+    A file has one class a line, synonyms after commas: `bus,buses`. The first name is the class's.
+    """
+
+    def __init__(self, lines: Iterable[str]):
+        self.names: list[str] = []
+        self._ids: dict[str, int] = {}
+        for line in lines:
+            synonyms = [normalized(name) for name in line.split(",") if normalized(name)]
+            if synonyms:
+                for name in synonyms:
+                    self._ids.setdefault(name, len(self.names))
+                self.names.append(synonyms[0])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: str) -> int | None:
+        """The class that a name means, whatever its case and spacing."""
+        return self._ids.get(normalized(name))
+
+
+def normalized(name: str) -> str:
+    """Lower case, single spaces, no full stop."""
+    return " ".join(name.lower().split()).strip(" .")
+
+
+def read_class_vocabulary(path: str, kind: str) -> ClassVocabulary:
+    """The classes in a file; "" stands for Visual Genome's, "none" for no class at all.
+
+    Args:
+        path: of the file.
+        kind: "objects" or "attributes".
+
+    Raises:
+        PipelineError: not readable, or empty.
+    """
+    if path == "none":
+        if kind == "objects":
+            raise PipelineError("--objects none: a detector without classes learns nothing; expected a vocabulary file")
+        return ClassVocabulary([])
+    try:
+        source = Path(path) if path else resources.files("detector") / "names" / f"{kind}.txt"
+        vocabulary = ClassVocabulary(source.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not readable ({error}); expected a text file, one class a line") from error
+    if not len(vocabulary):
+        raise PipelineError(f"{path}: no class in it; expected one a line, synonyms after commas")
+    return vocabulary
+
+
+@dataclass
+class Report:
+    """What became of the annotations; its string is for people."""
+
+    images: Counter[str] = field(default_factory=Counter)  # used, and why the others were not
+    boxes: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)  # kind -> names that the vocabulary does not have
+    attributes: int = 0  # labels used
+
+    def __str__(self) -> str:
+        lines = [f"images: {_counts(self.images)}", f"boxes: {_counts(self.boxes)}"]
+        if self.attributes:
+            lines.append(f"attributes: {self.attributes:,} used")
+        for kind, names in self.unknown.items():
+            if names:
+                most = ", ".join(f"{name!r} {count:,}" for name, count in names.most_common(SHOWN))
+                lines.append(
+                    f"{kind} not in the vocabulary: {sum(names.values()):,} of {len(names):,} names, most often {most}"
+                )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class DetectionRecords:
+    """Records to train and to judge a detector on."""
+
+    train: list[Record]
+    evaluation: list[Record]
+    object_names: list[str]
+    attribute_names: list[str]
+    report: Report
+
+
+def clean_box(annotated: Any, image_size: tuple[int, int]) -> tuple[list[float] | None, str]:
+    """A box of an annotation as XYXY inside its image, or None; and what was done: "used", "clipped", or why not.
+
+    Args:
+        annotated: x, y, width and height in pixels.
+        image_size: (height, width).
+    """
+    try:
+        x, y, width, height = (float(value) for value in annotated)
+    except (TypeError, ValueError):
+        return None, "not four numbers"
+    except OverflowError:
+        return None, "not finite"
+    if not all(map(math.isfinite, (x, y, width, height))):
+        return None, "not finite"
+    if width < 0 or height < 0:
+        return None, "negative size"
+    if width == 0 or height == 0:
+        return None, "zero area"
+    limit = (image_size[1], image_size[0])
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2, y2 = min(float(limit[0]), x + width), min(float(limit[1]), y + height)
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        return None, "outside" if x2 <= x1 or y2 <= y1 else "under a pixel"
+    clipped = (x1, y1, x2, y2) != (x, y, x + width, y + height)
+    return [x1, y1, x2, y2], "clipped" if clipped else "used"
+
+
+def make_record(
+    path: Path,
+    image_id: int,
+    image_size: tuple[int, int],
+    boxes: Sequence[Sequence[float]],
+    classes: Sequence[int],
+    attributes: Sequence[Sequence[int]],
+) -> Record:
+    """A record from lists; attributes hold the ids of every box."""
+    longest = max((len(ids) for ids in attributes), default=0)
+    table = np.full((len(boxes), longest), -1, dtype=np.int64)
+    for row, ids in enumerate(attributes):
+        table[row, : len(ids)] = ids
+    return {
+        "file_name": str(path),
+        "image_id": image_id,
+        "height": image_size[0],
+        "width": image_size[1],
+        "boxes": np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        "classes": np.asarray(classes, dtype=np.int64),
+        "attributes": table,
+    }
+
+
+def check_photos(records: DetectionRecords) -> None:
+    """Refuse photos of which no sample fits its annotations, before the first hour is spent on them.
+
+    Raises:
+        PipelineError: all of a sample are unreadable, or of other sizes than annotated.
+    """
+    reasons = []
+    for record in [*spread(records.train, SAMPLE), *spread(records.evaluation, SAMPLE)]:
+        try:
+            size = read_image_size(record["file_name"])
+            reason = "" if size == (record["height"], record["width"]) else _other_size(record, size)
+        except UnreadableImage as error:
+            reason = str(error)
+        if not reason:
+            return
+        reasons.append(f"{record['file_name']}: {reason}")
+    raise PipelineError(
+        f"{reasons[0]}; so are all {len(reasons)} photos looked at; expected the photos as they were annotated, not resized"
+    )
+
+
+def spread(records: list[Record], most: int) -> list[Record]:
+    """At most so many, evenly over all."""
+    if len(records) <= most:
+        return records
+    return [records[index * len(records) // most] for index in range(most)]
+
+
+def _other_size(record: Mapping[str, Any], size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]} pixels, annotated as {record['height']} x {record['width']}"
+
+
+class RecordReader:
+    """A record -> what the network is trained and judged with. Runs in worker processes.
+
+    Args:
+        settings: of the network's input.
+        num_attributes: T.
+        training: mirror half of the images, and pass over those that cannot be read; else a blank image stands for
+            one, so that its objects count as not found and an evaluation never ends a training.
+        flip: whether to mirror at all.
+    """
+
+    def __init__(self, settings: InputSettings, num_attributes: int, *, training: bool, flip: bool = True):
+        self.settings, self.num_attributes = settings, num_attributes
+        self.training, self.flip = training, flip and training
+        self._complained: set[str] = set()
+
+    def __call__(self, record: Mapping[str, Any]) -> Record | None:
+        try:
+            image = read_image(record["file_name"])
+            if image.shape[:2] != (record["height"], record["width"]):
+                raise UnreadableImage(_other_size(record, image.shape))
+        except UnreadableImage as error:
+            what = "passed over in training" if self.training else "judged as if it were blank"
+            if record["file_name"] not in self._complained:  # an image comes once an epoch
+                self._complained.add(record["file_name"])
+                warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)
+            if self.training:
+                return None
+            image = np.full((record["height"], record["width"], 3), self.settings.pixel_mean, dtype=np.uint8)
+        prepared = prepare(image, self.settings)
+        pixels, (y, x) = prepared.pixels, prepared.scale
+        boxes = record["boxes"] * np.array([x, y, x, y], dtype=np.float32)
+        if self.flip and torch.rand(()) < 0.5:
+            pixels = pixels[:, ::-1]
+            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
+        height, width = pixels.shape[:2]
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+        instances.gt_boxes.clip((height, width))
+        instances.gt_classes = torch.from_numpy(record["classes"])
+        if self.num_attributes:
+            instances.gt_attributes = torch.from_numpy(multi_hot(record["attributes"], self.num_attributes))
+        if self.training:  # a box of a pixel can vanish at the border of an image that was made smaller
+            instances = instances[instances.gt_boxes.nonempty()]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "instances": instances,
+            "image_id": record["image_id"],
+            "height": record["height"],
+            "width": record["width"],
+            "scale": min(y, x),
+        }
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counter.items()) or "none"

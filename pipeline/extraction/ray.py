@@ -1,0 +1,275 @@
+"""Extraction on a Ray cluster: Ray starts the workers, watches them, and gives the shards of a lost one to its successor.
+
+    driver (this process): plan -> a few shards a call -> workers: decode, detect, commit -> counts -> driver
+
+The features never travel: a worker commits its shards to the store itself, so every machine has to see the photos and the
+store under the same paths. A shard that is committed stands, whoever did it; so a call may be repeated at any time.
+"""
+
+import logging
+import os
+import platform
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from detector.errors import DetectorError
+from detector.locate import ENVIRONMENT
+from pipeline.device import process_share
+from pipeline.errors import PipelineError
+from pipeline.extract import ExtractConfig, LocalEngine, refuse_lost_folders
+from pipeline.store.plan import PLAN, PlannedShard
+from pipeline.store.reader import MANIFEST, read_json
+from pipeline.store.writer import claim_store, commit_mark
+
+RETRIES = 3  # of a call whose worker was lost; a shard that kills every worker is not lost machines
+CONNECT_SECONDS = 10
+SHARDS_A_CALL = 8  # at most: a worker decodes ahead within a call
+
+
+class RayEngine:
+    """Does shards on the workers of a Ray cluster."""
+
+    def __init__(self, config: ExtractConfig):
+        if process_share(config.share)[1] > 1:
+            raise PipelineError(
+                "--engine ray: Ray shares the shards out itself; start one process, without torchrun, srun or share=…"
+            )
+        self.config = _for_any_folder(config)
+        self.connected = _connect(config.ray_address)
+        self.number, self.resources = _workers(config)
+        self.workers = [self._start()]
+
+    def manifest(self) -> dict[str, Any]:
+        """As a worker says it: this process may have neither the weights nor the device."""
+        return _result(self.workers[0].manifest.remote())
+
+    def extract(self, folder: Path, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[int]:
+        """Have shards committed to a store, in any order. Yields for each the number of its failures."""
+        import ray
+
+        if not shards:
+            return
+        self.workers += [self._start() for _ in range(min(self.number, len(shards)) - 1)]
+        self._tell(bar)
+        store, size = Path(os.path.abspath(folder)), (folder / PLAN).stat().st_size
+        calls = _calls(shards, len(self.workers))
+        at_work: dict[Any, Any] = {}
+        idle = list(self.workers)
+        while True:
+            for worker in idle:
+                if call := next(calls, None):
+                    at_work[worker.extract.remote(store, size, call)] = worker
+                else:
+                    ray.kill(worker)  # its GPU may be what the successor of a lost one is waiting for
+            idle.clear()
+            if not at_work:
+                return
+            (stream,), _ = ray.wait(list(at_work), num_returns=1, fetch_local=False)
+            try:
+                photos, failures = _result(next(stream))
+            except StopIteration:
+                idle.append(at_work.pop(stream))
+                continue
+            bar.update(photos)
+            yield failures
+
+    def close(self) -> None:
+        """End the workers, and the connection if it is ours."""
+        import ray
+
+        for worker in self.workers:
+            ray.kill(worker)
+        if self.connected:
+            ray.shutdown()
+
+    def _start(self) -> Any:
+        import ray
+
+        options = {**self.resources, "max_restarts": -1, "max_task_retries": RETRIES}
+        return ray.remote(ShardWorker).options(**options).remote(self.config)
+
+    def _tell(self, bar: "tqdm[Any]") -> None:
+        of_each = ", ".join(
+            f"{value:g} {name.removeprefix('num_').upper()[:-1]}" for name, value in self.resources.items()
+        )
+        if not bar.disable:
+            bar.write(f"Ray: {len(self.workers)} workers of {of_each} each")
+
+
+class ShardWorker:
+    """One detector on some machine of the cluster. One that takes the place of a lost one is made alike, and needs no more."""
+
+    def __init__(self, config: ExtractConfig):
+        self.config = config
+        self.engine: LocalEngine | None = None
+
+    def manifest(self) -> dict[str, Any]:
+        """What the store's manifest says of the features that this worker makes."""
+        with _naming_this_machine():
+            return self._engine().manifest()
+
+    def extract(self, store: Path, plan_size: int, shards: Sequence[PlannedShard]) -> Iterator[tuple[int, int]]:
+        """Commit those of some shards that are not committed yet. Yields photos and failures of each, in order.
+
+        Args:
+            store: its folder, made by the driver.
+            plan_size: bytes of its plan, at least.
+            shards: of that plan.
+
+        Raises:
+            PipelineError: store or photos that cannot be seen from here, or what `LocalEngine.extract` raises.
+        """
+        with _naming_this_machine():
+            self._check_folders(store, plan_size)
+            done = [commit_mark(store, shard.number).is_file() for shard in shards]
+            todo = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
+            with tqdm(disable=True) as bar:
+                fresh = self._engine().extract(store, todo, bar)
+                for shard, is_done in zip(shards, done, strict=True):
+                    # When a call is repeated, Ray expects again what it yielded before.
+                    yield len(shard.photos), _failures(store, shard) if is_done else next(fresh)
+                for _ in fresh:  # to its end, where the last shard, which is still being written, is waited for
+                    raise AssertionError("more shards than were asked for")
+
+    def _engine(self) -> LocalEngine:
+        # Not in __init__: an error there ends a worker without saying why.
+        self.engine = self.engine or LocalEngine(self.config)
+        return self.engine
+
+    def _check_folders(self, store: Path, plan_size: int) -> None:
+        plan = store / PLAN
+        if not (store / MANIFEST).is_file() or not plan.is_file() or plan.stat().st_size < plan_size:
+            raise PipelineError(
+                f"{store}: not the store that was begun, or not there; --output has to name a folder that all machines share"
+            )
+        for root in self.config.images:
+            if not Path(root).is_dir():
+                raise PipelineError(f"--images {root}: not there; every machine has to see the photos under this path")
+        refuse_lost_folders([Path(root) for root in self.config.images])
+        claim_store(store, self._engine().manifest())  # refuses, where this machine found other weights than the first
+
+
+def _for_any_folder(config: ExtractConfig) -> ExtractConfig:
+    """The same configuration for processes that run in another folder, with another environment."""
+    images = tuple(os.path.abspath(root) for root in config.images)
+    weights = config.weights or os.environ.get(ENVIRONMENT, "")
+    if os.path.exists(weights):  # else the name of a hub repository
+        weights = os.path.abspath(weights)
+    return replace(config, images=images, weights=weights, engine="local")
+
+
+def _connect(address: str) -> bool:
+    """Join a cluster, or start one; whether there was no connection before.
+
+    Raises:
+        PipelineError: no Ray, or no cluster at that address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise PipelineError(f"--engine ray: Ray cannot be used ({error}); pip install 'scan-pipeline[ray]'") from error
+    if ray.is_initialized():
+        return False
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    _check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here: nobody is told
+    try:
+        ray.init(address=address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _no_cluster(address, error) from error
+    return True
+
+
+def _check_address(address: str) -> None:
+    """Refuses a cluster that is not there at once; Ray itself would try for many minutes."""
+    if address.startswith("ray://"):
+        raise PipelineError(
+            f"ray_address={address}: the address of Ray's client server; run the command on a machine of the cluster, "
+            "where ray_address=auto finds it (ray job submit does so)"
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> PipelineError:
+    return PipelineError(
+        f"ray_address={address}: no cluster to be reached ({str(error).splitlines()[0]}); start one with "
+        "ray start --head, or use ray_address=local for this machine alone"
+    )
+
+
+def _workers(config: ExtractConfig) -> tuple[int, dict[str, float]]:
+    """How many workers to ask for, and what each takes of a machine."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    if gpus and config.device != "cpu":
+        return config.ray_workers or gpus, {"num_gpus": 1.0, "num_cpus": 1.0}
+    number = config.ray_workers or max(1, len(machines))
+    together = -(-number // max(1, len(machines)))  # on one machine
+    least = min((machine["CPU"] for machine in machines), default=1.0)
+    return number, {"num_cpus": max(1.0, least // together)}
+
+
+def _calls(shards: Sequence[PlannedShard], workers: int) -> Iterator[Sequence[PlannedShard]]:
+    """Shards for one call each: ever fewer, so that all workers end together."""
+    start = 0
+    while start < len(shards):
+        size = min(SHARDS_A_CALL, max(1, (len(shards) - start) // (2 * workers)))
+        yield shards[start : start + size]
+        start += size
+
+
+def _result(reference: Any) -> Any:
+    """What a worker answered. Its errors arrive as what they were there.
+
+    Raises:
+        PipelineError: workers were lost too often.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> PipelineError:
+    """What to say when Ray itself gives up on a worker."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in lines[0]:  # a traceback follows
+        return PipelineError(
+            f"a Ray worker could not start ({lines[-1]}); every machine of the cluster needs this version of scan-pipeline"
+        )
+    return PipelineError(
+        f"Ray lost the worker of the same shards {RETRIES + 1} times ({lines[0]}); this is mostly memory: use fewer "
+        "ray_workers or a smaller --batch-size, and run the same command again to continue"
+    )
+
+
+def _failures(store: Path, shard: PlannedShard) -> int:
+    return len(read_json(commit_mark(store, shard.number), "a shard's commit mark")["failures"])
+
+
+@contextmanager
+def _naming_this_machine() -> Iterator[None]:
+    """A user's mistake that only one machine sees has to say which."""
+    try:
+        yield
+    except (PipelineError, DetectorError) as error:
+        raise PipelineError(f"on {platform.node()}: {error}") from None

@@ -1,0 +1,235 @@
+"""Stores and captions, joined into the splits that the matcher trains and evaluates on.
+
+Letters: N images, M captions. An image without captions and a caption without image are counted and said, never
+silently dropped.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from matcher.data import CaptionedImages
+from pipeline.errors import PipelineError
+from pipeline.inputs.captions import Caption, ImageIndex, read_captions, split_of_name
+from pipeline.store.reader import Store, StoreCollection, open_stores
+
+DEFAULT_FEATURES = Path("features")
+MAX_FILES_SAID = 8
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split with their captions, and the ids that name them in results."""
+
+    name: str
+    images: CaptionedImages
+    store_ids: list[str]  # (N,) image ids in the store
+    image_ids: list[int | str]  # (N,) the dataset's ids: COCO integers where the captions file has them
+    caption_ids: list[int | str]  # (M,)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Every split by name, and what a user should know of how it came about."""
+
+    splits: dict[str, Split]
+    caption_files: list[Path]
+    notes: list[str]
+
+
+def find_stores(paths: Sequence[str | Path]) -> list[Path]:
+    """The given store folders, or every store under `features/`.
+
+    Raises:
+        PipelineError: a path that is no store, or none at all.
+    """
+    if paths:
+        return [Path(path) for path in paths]
+    found = sorted(path.parent for path in DEFAULT_FEATURES.glob("*/manifest.json"))
+    if not found:
+        raise PipelineError(
+            f"{DEFAULT_FEATURES.resolve()}: no feature store found (looked for {DEFAULT_FEATURES}/*/manifest.json); "
+            "make one with: scan-pipeline extract --images DIR, or name it with --features"
+        )
+    return found
+
+
+def find_captions(store: Store) -> Path:
+    """The captions file that belongs to a store: in its folder, or where COCO and Karpathy put theirs.
+
+    Raises:
+        PipelineError: none found; the message lists where it looked.
+    """
+    patterns = [store.path / "captions*"]
+    for root in map(Path, store.manifest.get("image_roots", ())):
+        for folder in (root.parent, root.parent / "annotations"):
+            patterns += [folder / "dataset*.json", folder / f"captions_{root.name}.json"]
+        patterns += [root.parent / f"{root.name}_captions.*", root.parent / "captions.*", root / "captions.*"]
+    index = ImageIndex(store.image_ids)
+    for pattern in patterns:
+        for path in sorted(pattern.parent.glob(pattern.name)):
+            if any(index.find(caption.image) is not None for caption in read_captions(path)):
+                return path
+    looked = ", ".join(str(pattern) for pattern in patterns)
+    raise PipelineError(
+        f"{store.path}: no captions found for its images; looked for {looked}; name the file with --captions"
+    )
+
+
+def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = ()) -> Dataset:
+    """Open stores, read captions, match them, and group the images by split.
+
+    An image's split is what its captions file says (Karpathy), else what the name of its store or of the captions
+    file tells ("train2014", "flickr8k_dev"), else "" (no split).
+
+    Raises:
+        PipelineError: no captions, or none of them for an image of the stores.
+    """
+    collection = open_stores(stores)
+    notes: list[str] = []
+    paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
+    store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
+    index = ImageIndex(collection.image_ids)
+
+    rows_of_split: dict[str, dict[int, list[Caption]]] = {}
+    split_of_row: dict[int, str] = {}
+    unmatched: Counter[str] = Counter()
+    for path in paths:
+        for caption in read_captions(path):
+            row = index.find(caption.image)
+            if row is None:
+                unmatched[str(path)] += 1
+                continue
+            name = caption.split or store_splits[row] or split_of_name(path.name)
+            name = split_of_row.setdefault(row, name)
+            rows_of_split.setdefault(name, {}).setdefault(row, []).append(caption)
+    if not split_of_row:
+        raise PipelineError(
+            f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
+            "expected image names such as " + ", ".join(collection.image_ids[:2])
+        )
+    splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
+    notes += [f"{count:,} captions in {path} are of images in none of the stores" for path, count in unmatched.items()]
+    if bare := len(collection) - len(split_of_row):
+        notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
+    return Dataset(splits, paths, notes)
+
+
+def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
+    """The same dataset with a "train" and a "dev" split, images held out where no file names any.
+
+    Held-out images are those with the smallest hash of their id: a tenth, at least five where that leaves two thirds, at
+    most `dev_images`. So they are the same in every run, and for the most part the same when images are added.
+    """
+    splits, notes = dict(dataset.splits), list(dataset.notes)
+    if "train" not in splits:
+        source = "" if "" in splits else next(name for name in ("dev", "test") if name in splits)
+        notes.append(
+            f"no split is named train: using the {len(splits[source].store_ids):,} images of {source or 'the stores'}"
+        )
+        splits["train"] = splits.pop(source)
+    if "" in splits:
+        notes.append(f"{len(splits[''].store_ids):,} images belong to no split and are left out")
+    if "dev" not in splits:
+        everything = splits["train"]
+        if len(everything.store_ids) < 2:
+            raise PipelineError(f"found {len(everything.store_ids)} image with captions; training needs at least 2")
+        total = len(everything.store_ids)
+        count = min(dev_images, max(total // 10, min(5, total // 3), 1))
+        order = np.argsort(
+            [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in everything.store_ids]
+        )
+        held_out = np.sort(order[:count])
+        kept = np.sort(order[count:])
+        notes.append(
+            f"no split is named dev: holding out {count:,} of {len(order):,} train images to select the model on"
+        )
+        splits["train"], splits["dev"] = _subset(everything, "train", kept), _subset(everything, "dev", held_out)
+    elif len(splits["dev"].store_ids) > dev_images:
+        notes.append(f"selecting on the first {dev_images:,} of {len(splits['dev'].store_ids):,} dev images")
+        splits["dev"] = _subset(splits["dev"], "dev", np.arange(dev_images))
+    return Dataset(splits, dataset.caption_files, notes)
+
+
+def whole(dataset: Dataset) -> Split:
+    """All splits as one, for evaluating photos that belong to none."""
+    parts = list(dataset.splits.values())
+    offsets = np.cumsum([0, *(len(part.store_ids) for part in parts)])
+    images = CaptionedImages(
+        source=parts[0].images.source,
+        captions=[caption for part in parts for caption in part.images.captions],
+        image_of_caption=np.concatenate([p.images.image_of_caption + o for p, o in zip(parts, offsets, strict=False)]),
+        rows=np.concatenate([part.images.rows for part in parts]),
+    )
+    return Split(
+        "all",
+        images,
+        [name for part in parts for name in part.store_ids],
+        [name for part in parts for name in part.image_ids],
+        [name for part in parts for name in part.caption_ids],
+    )
+
+
+def describe(splits: Iterable[Split]) -> str:
+    """One line: "train 6,000 images / 30,000 captions, dev 1,000 / 5,000"."""
+    return ", ".join(
+        f"{split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
+        for split in splits
+    )
+
+
+def _captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
+    """The captions files of some stores. One without is noted, as photos to search need no captions; all without raise."""
+    found: dict[Path, None] = {}
+    errors = []
+    for store in stores:
+        try:
+            found[find_captions(store)] = None
+        except PipelineError as error:
+            errors.append(error)
+            notes.append(f"{store.path}: no captions found for its {len(store):,} images")
+    if not found:
+        raise errors[0]
+    return list(found)
+
+
+def _split(name: str, collection: StoreCollection, captions: dict[int, list[Caption]]) -> Split:
+    """Images in the order of the captions file (COCO's published 1K folds follow it), each with its captions."""
+    rows = list(captions)
+    ordered = [caption for row in rows for caption in captions[row]]
+    images = CaptionedImages(
+        source=collection,
+        captions=[caption.text for caption in ordered],
+        image_of_caption=np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows]),
+        rows=np.asarray(rows, dtype=np.int64),
+    )
+    ids = collection.image_ids
+    return Split(
+        name,
+        images,
+        [ids[row] for row in rows],
+        [captions[row][0].image_id for row in rows],
+        [caption.caption_id for caption in ordered],
+    )
+
+
+def _subset(split: Split, name: str, images: np.ndarray) -> Split:
+    position = np.full(len(split.store_ids), -1)
+    position[images] = np.arange(len(images))
+    captions = np.flatnonzero(position[split.images.image_of_caption] >= 0)
+    return Split(
+        name,
+        CaptionedImages(
+            source=split.images.source,
+            captions=[split.images.captions[m] for m in captions],
+            image_of_caption=position[split.images.image_of_caption[captions]],
+            rows=split.images.rows[images],
+        ),
+        [split.store_ids[n] for n in images],
+        [split.image_ids[n] for n in images],
+        [split.caption_ids[m] for m in captions],
+    )

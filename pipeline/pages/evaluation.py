@@ -1,0 +1,102 @@
+"""An evaluation as a page: recalls, ranks, training curves, and the worst mistakes, which one looks at first.
+
+Letters: N images, M captions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matcher.metrics import RetrievalMetrics, ranks
+from matcher.progress import METRICS
+from pipeline.inputs.dataset import Split
+from pipeline.pages.explanation import data_uri
+from pipeline.pages.pictures import photo_of
+from pipeline.pages.plots import as_data_uri, rank_histograms, training_curves
+from pipeline.pages.render import render
+from pipeline.store.writer import replacing
+
+MISTAKES = 6  # of each task
+SHOWN = 5  # answers per mistake
+THUMBNAIL = 320  # pixels
+
+
+def write_evaluation(
+    path: Path,
+    runs: Sequence[Path],
+    split: Split,
+    protocols: dict[str, RetrievalMetrics],
+    similarity: np.ndarray,
+) -> None:
+    """Write the page of one evaluation.
+
+    Args:
+        path: file to write.
+        runs: the run folders evaluated.
+        split: what they were evaluated on.
+        protocols: metrics by protocol.
+        similarity: (N, M).
+    """
+    owner = split.images.image_of_caption
+    found = ranks(similarity, owner)
+    curves = [run for run in runs if (run / METRICS).is_file()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = render(
+        "evaluation.html",
+        title=" + ".join(str(run) for run in runs),
+        split=split.name or "all",
+        images=len(split.store_ids),
+        captions=len(split.caption_ids),
+        protocols=protocols,
+        histograms=as_data_uri(rank_histograms(found)),
+        curves=as_data_uri(training_curves(curves)) if curves else "",
+        image_mistakes=_image_mistakes(split, similarity, found.image_retrieval),
+        caption_mistakes=_caption_mistakes(split, similarity, found.caption_retrieval),
+    )
+    with replacing(path) as file:
+        file.write(page.encode())
+
+
+def _image_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) -> list[dict[str, Any]]:
+    """Captions whose photo came last, with the photos that came first."""
+    mistakes: list[dict[str, Any]] = []
+    for caption in np.argsort(-rank, kind="stable")[:MISTAKES]:
+        own = int(split.images.image_of_caption[caption])
+        best = np.argsort(-similarity[:, caption], kind="stable")[:SHOWN]
+        mistakes.append(
+            {
+                "caption": split.images.captions[caption],
+                "rank": int(rank[caption]) + 1,
+                "own": _photo(split, own),
+                "found": [_photo(split, int(image)) for image in best],
+            }
+        )
+    return [mistake for mistake in mistakes if mistake["rank"] > 1]
+
+
+def _caption_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) -> list[dict[str, Any]]:
+    """Photos whose first right caption came last, with the captions that came first and their own."""
+    owner = split.images.image_of_caption
+    asked = np.unique(owner)  # images without captions are no queries
+    mistakes: list[dict[str, Any]] = []
+    for query in np.argsort(-rank, kind="stable")[:MISTAKES]:
+        image = int(asked[query])
+        best = np.argsort(-similarity[image], kind="stable")[:SHOWN]
+        mistakes.append(
+            {
+                "rank": int(rank[query]) + 1,
+                "own": _photo(split, image),
+                "found": [split.images.captions[caption] for caption in best],
+                "right": [split.images.captions[caption] for caption in np.flatnonzero(owner == image)[:SHOWN]],
+            }
+        )
+    return [mistake for mistake in mistakes if mistake["rank"] > 1]
+
+
+def _photo(split: Split, image: int) -> dict[str, str]:
+    source: Any = split.images.source
+    path = source.image_path(int(split.images.rows[image]))
+    photo = photo_of(str(path or ""))
+    return {"id": split.store_ids[image], "photo": "" if photo is None else data_uri(photo, THUMBNAIL)}

@@ -1,0 +1,281 @@
+"""What a store holds, and whether every byte of it is as it was written. Looking changes nothing."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tqdm import tqdm
+
+from pipeline.errors import PipelineError
+from pipeline.store.format import Mark, commit_marks, read_mark, settings_sha256
+from pipeline.store.plan import PlannedShard, check_roots, planned_alike, read_plan
+from pipeline.store.reader import MANIFEST, Shard, map_safetensors, read_manifest
+from pipeline.store.writer import FAILURES, PLAN, counts, failure_line, shard_name, temporary_files
+
+READ_BYTES = 1 << 22
+REASONS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written."""
+
+    part: str  # "manifest", "plan", "shard" (path is its commit mark) or "shards" (some are gone)
+    path: Path
+    found: str  # one line
+
+    def __str__(self) -> str:
+        return self.found.split("; to mend it:")[0]
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """The state of a store; its string is for people."""
+
+    path: Path
+    manifest: dict[str, Any] | None  # None: lost, or damaged
+    images: int
+    shards: int
+    planned: int  # images that the extraction set out to do; 0 for imported stores
+    failures: dict[str, int]  # reason -> photos
+    damaged: list[Damage]
+    behind: list[str]  # derived files that differ from what the commit marks say, as after every kill
+    left_over: list[str]  # what a killed process left, and does no harm
+    bytes: int
+    verified: bool
+    mended: list[str] = field(default_factory=list)  # what a repair did
+    to_redo: bool = False  # a repair left something for the command that made the store
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is damaged, and a repair mended everything without the photos."""
+        return not self.damaged and not self.to_redo
+
+    @property
+    def state(self) -> str:
+        """What there is still to do."""
+        missing = max(0, self.planned - self.images - sum(self.failures.values()))
+        if missing:
+            return f"{missing:,} of {self.planned:,} photos to do: run extract again"
+        if is_imported(self.manifest) and not self.manifest["complete"]:
+            return "not complete: run the same import-features again"
+        return "complete"
+
+    def __str__(self) -> str:
+        size = f"{self.images:,} images in {self.shards} shards, {self.bytes / 1e6:,.1f} MB"
+        lines = [f"{self.path}: {size}, {self.state if self.manifest else 'without a manifest'}"]
+        lines += _described(self.manifest) if self.manifest else []
+        lines.append(f"  failures  {sum(self.failures.values()):,}")
+        reasons = sorted(self.failures.items(), key=lambda item: -item[1])
+        lines += [f"    {count:6,}  {reason}" for reason, count in reasons[:REASONS_SHOWN]]
+        lines += [f"  mended    {line}" for line in self.mended]
+        lines += [f"  note      {name} differs from what the commit marks say; the marks count" for name in self.behind]
+        lines += [f"  note      {line}" for line in self.left_over]
+        lines += [f"  DAMAGED   {damage}" for damage in self.damaged]
+        if self.to_redo:
+            command = "import-features" if is_imported(self.manifest) else "extract"
+            lines.append(f"  next: the {command} command that made this store, typed again, makes what is missing")
+        if self.damaged:
+            lines.append(f"  to mend: scan-pipeline inspect {self.path} --repair")
+        elif self.verified and not self.to_redo:
+            lines.append(f"  checksums of {self.shards} shards verified")
+        return "\n".join(lines)
+
+
+def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
+    """Look a store over.
+
+    Args:
+        path: store folder.
+        verify: read every shard and compare its sha256; else only headers and counts.
+        progress: show a bar while reading.
+
+    Raises:
+        PipelineError: no store there.
+    """
+    path = Path(path)
+    files = commit_marks(path)
+    manifest, damaged = _read_manifest(path, files)
+    plan, plan_damage = _read_plan(path, manifest, files)
+    marks, damaged_shards, plan_differs = _look_at_shards(path, files, manifest, plan, verify, progress)
+    damaged += damaged_shards
+    if plan_damage or plan_differs:
+        damaged.append(plan_damage or Damage("plan", path / PLAN, f"{path / PLAN}: does not plan what the shards hold"))
+    if is_imported(manifest) and manifest["complete"] and manifest["counts"].get("shards") != len(files):
+        text = f"{path}: {len(files)} shards of {manifest['counts'].get('shards')}"
+        damaged.append(Damage("shards", path, text))
+    return StoreReport(
+        path,
+        manifest,
+        images=sum(len(mark.image_ids) for mark in marks),
+        shards=len(marks),
+        planned=sum(len(shard.photos) for shard in plan),
+        failures=dict(Counter(failure["reason"] for mark in marks for failure in mark.failures)),
+        damaged=damaged,
+        behind=_behind(path, manifest, marks, plan) if manifest is not None and not damaged else [],
+        left_over=_left_over(path),
+        bytes=sum((path / f"{shard_name(mark.number)}.safetensors").stat().st_size for mark in marks),
+        verified=verify,
+    )
+
+
+def is_imported(manifest: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the features were made elsewhere: then there is no plan, and no photo to make them of again."""
+    return manifest is not None and "imported" in manifest["extraction"]
+
+
+def check_shard(file: Path, manifest: Mapping[str, Any] | None, verify: bool) -> Mark:
+    """Read a commit mark and compare it and its tensors with what they were when they were written.
+
+    Args:
+        file: commit mark.
+        manifest: of the store; None leaves shapes and settings unchecked.
+        verify: read the tensors and compare their sha256.
+
+    Raises:
+        PipelineError: they differ.
+    """
+    mark = read_mark(file)
+    if mark.sealed is False:
+        raise PipelineError(f"{file}: is not as it was written: its own checksum is another")
+    tensors = file.with_suffix(".safetensors")
+    maps = Shard(file, manifest).tensors if manifest is not None else map_safetensors(tensors)
+    if any(array.shape[:1] != (len(mark.image_ids),) for array in maps.values()):
+        raise PipelineError(f"{tensors}: rows for another number of images than the {len(mark.image_ids)} of its mark")
+    if verify and (found := _sha256(tensors)) != mark.sha256:
+        raise PipelineError(f"{tensors}: sha256 is {found[:12]}…, its commit mark says {mark.sha256[:12]}…")
+    return mark
+
+
+def _read_manifest(path: Path, files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[Damage]]:
+    """The manifest, None where it is not to be believed."""
+    if not (path / MANIFEST).is_file() and (files or (path / PLAN).is_file()):
+        return None, [Damage("manifest", path / MANIFEST, f"{path / MANIFEST}: lost")]
+    try:
+        manifest = read_manifest(path)
+    except PipelineError as error:
+        if not (path / MANIFEST).is_file():
+            raise
+        return None, [Damage("manifest", path / MANIFEST, str(error))]
+    made_with = set()
+    for file in files:
+        with suppress(PipelineError):
+            made_with.add(read_mark(file).settings_sha256)
+    if made_with and not made_with & {None, settings_sha256(manifest)}:  # one shard may be foreign, not all of them
+        text = "its settings are not those that the shards were made with"
+        return None, [Damage("manifest", path / MANIFEST, f"{path / MANIFEST}: {text}")]
+    return manifest, []
+
+
+def _read_plan(
+    path: Path, manifest: Mapping[str, Any] | None, files: Sequence[Path]
+) -> tuple[list[PlannedShard], Damage | None]:
+    """The plan, empty where it is not to be believed."""
+    try:
+        plan = read_plan(path)
+        if manifest is not None:
+            check_roots(path, plan, len(manifest["image_roots"]))
+            if not plan and files and not is_imported(manifest):
+                raise PipelineError(f"{path / PLAN}: lost")
+    except PipelineError as error:
+        return [], Damage("plan", path / PLAN, str(error))
+    return plan, None
+
+
+def _look_at_shards(
+    path: Path,
+    files: Sequence[Path],
+    manifest: Mapping[str, Any] | None,
+    plan: Sequence[PlannedShard],
+    verify: bool,
+    progress: bool,
+) -> tuple[list[Mark], list[Damage], bool]:
+    """Marks of the shards that are whole, damage, and whether the plan is what is wrong."""
+    planned = {shard.number: shard for shard in plan}
+    marks, damaged, plan_differs = [], [], False
+    holder: dict[str, str] = {}  # image id -> name of the mark
+    for file in tqdm(files, unit="shard", desc=path.name, disable=not progress, leave=False):
+        try:
+            mark = check_shard(file, manifest, verify)
+            if twice := sorted(mark.all_ids & holder.keys()):
+                raise PipelineError(
+                    f"{file}: {len(twice)} of its images are in {holder[twice[0]]} as well ({twice[0]!r})"
+                )
+            if plan and not planned_alike(mark, planned.get(mark.number)):
+                if _is_foreign(mark, planned.get(mark.number)):
+                    raise PipelineError(f"{file}: holds other images than {PLAN} says")
+                plan_differs = True
+        except PipelineError as error:
+            damaged.append(Damage("shard", file, str(error)))
+        else:
+            holder.update(dict.fromkeys(mark.all_ids, file.name))
+            marks.append(mark)
+    return marks, damaged, plan_differs
+
+
+def _is_foreign(mark: Mark, shard: PlannedShard | None) -> bool:
+    """Which of a mark and a plan that differ is wrong: a mark whose own checksum is right is of this store at least when
+    it has an image in common with the plan, or when the plan ends before it."""
+    if mark.sealed is None:
+        return True
+    return shard is not None and mark.all_ids.isdisjoint(photo.image_id for photo in shard.photos)
+
+
+def _behind(path: Path, manifest: Mapping[str, Any], marks: Sequence[Mark], plan: Sequence[PlannedShard]) -> list[str]:
+    failures = [failure for mark in marks for failure in mark.failures]
+    wanted = counts(sum(len(mark.image_ids) for mark in marks), len(failures), len(marks))
+    complete = manifest["complete"] if is_imported(manifest) else len(marks) >= len(plan)
+    names = []
+    if (manifest["counts"], manifest["complete"]) != (wanted, complete):
+        names.append(MANIFEST)
+    if not _holds(path / FAILURES, b"".join(map(failure_line, failures))):
+        names.append(FAILURES)
+    return names
+
+
+def _left_over(path: Path) -> list[str]:
+    lines = []
+    if temporary := temporary_files(path):
+        lines.append(f"{len(temporary)} temporary files, of a process that is at work or was killed")
+    unmarked = [file for file in sorted(path.glob("shard-*.safetensors")) if not file.with_suffix(".json").is_file()]
+    if unmarked:
+        lines.append(f"{len(unmarked)} shards without a commit mark, which do not count ({unmarked[0].name})")
+    return lines
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _described(manifest: Mapping[str, Any]) -> list[str]:
+    extraction = manifest["extraction"]
+    made_by = extraction.get("imported") or (
+        f"{extraction['selection']} selection, weights sha256 {extraction['weights_sha256'][:12]}…"
+        if "weights_sha256" in extraction
+        else "unknown"
+    )
+    return [
+        f"  features  {manifest['num_regions']} regions x {manifest['feature_dim']} {manifest['dtype']}"
+        f"{'' if manifest['has_boxes'] else ', no boxes'}",
+        f"  made by   {made_by}",
+        f"  photos    {', '.join(manifest['image_roots']) or 'not recorded'}",
+        f"  classes   {len(manifest['object_names'])} objects, {len(manifest['attribute_names'])} attributes",
+    ]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

@@ -1,0 +1,313 @@
+"""Reading a store: a folder of shards with the regions of many images. The format is specified in README.md.
+
+Letters: N images of a store, n of a shard, B of a request, K regions per image, D feature dimensions.
+Opening a store reads no features; they are memory-mapped and paged in as they are asked for.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.regions import Regions
+from pipeline.errors import PipelineError
+from pipeline.store.format import commit_marks, mend, read_json, read_mark, settings_sha256, stays_inside
+
+FORMAT = "scan-pipeline/shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
+MAX_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+MANIFEST_TYPES: dict[str, type] = {
+    "num_regions": int,
+    "feature_dim": int,
+    "dtype": str,
+    "has_boxes": bool,
+    "extraction": dict,
+    "image_roots": list,
+    "object_names": list,
+    "attribute_names": list,
+    "counts": dict,
+    "complete": bool,
+}
+
+
+class Shard:
+    """One committed shard: its rows and its memory-mapped tensors."""
+
+    def __init__(self, mark: Path, manifest: Mapping[str, Any]):
+        self.mark = mark
+        self.path = mark.with_suffix(".safetensors")
+        self._manifest = manifest
+        content = read_mark(mark)
+        if content.settings_sha256 not in (None, settings_sha256(manifest)):
+            raise PipelineError(f"{mark}: made with other settings than its store; {mend(mark.parent)}")
+        self.image_ids, self.failures, self.sha256 = content.image_ids, content.failures, content.sha256
+        self._paths, self._roots = content.paths, content.roots
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Memory maps by name, each (n, …)."""
+        maps = map_safetensors(self.path)
+        shapes = tensor_shapes(self._manifest["num_regions"], self._manifest["feature_dim"])
+        for name, (shape, dtype) in shapes.items():
+            expected = (len(self), *shape), np.dtype(dtype or self._manifest["dtype"])
+            found = (maps[name].shape, maps[name].dtype) if name in maps else None
+            if found != expected:
+                what = f"{name} {found[0]} {found[1]}" if found else f"no {name}"
+                raise PipelineError(
+                    f"{self.path}: found {what}, expected {expected[0]} {expected[1]}; {mend(self.path.parent)}"
+                )
+        return maps
+
+    def regions(self, row: int) -> Regions:
+        """Everything about the image in a row, read from disk."""
+        values = {name: np.array(array[row]) for name, array in self.tensors.items()}
+        height, width = values.pop("image_sizes").tolist()
+        return Regions(**values, image_size=(height, width))
+
+    def boxes(self, row: int) -> np.ndarray:
+        """Boxes of the image in a row: (K, 4)."""
+        return np.array(self.tensors["boxes"][row])
+
+    def image_size(self, row: int) -> tuple[int, int]:
+        """(height, width) of the image in a row."""
+        height, width = self.tensors["image_sizes"][row].tolist()
+        return height, width
+
+    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """Copy the features of some rows to their places: (B,) -> out (…, K, D)."""
+        features = self.tensors["features"]
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            out[place] = features[row]
+
+    def image_path(self, row: int) -> Path | None:
+        """The photo, if it is still where it was extracted from. Never a path that leads out of the image folder."""
+        name, roots = self._paths[row], self._manifest["image_roots"]
+        if name is None or not 0 <= self._roots[row] < len(roots):
+            return None
+        if not stays_inside(name):
+            return None
+        path = Path(roots[self._roots[row]], name)
+        return path if path.is_file() else None
+
+
+class _Images(Mapping[str, Regions]):
+    """Images by id, in row order, over parts that hold a run of rows each: the shards of a store, or several stores."""
+
+    num_regions: int
+    feature_dim: int
+    dtype: np.dtype[Any]
+
+    def __init__(self, parts: Sequence["Shard | Store"], double: str):
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.image_ids: list[str] = [image_id for part in parts for image_id in part.image_ids]
+        self._rows = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        if len(self._rows) != len(self.image_ids):
+            image_id = next(name for name, count in Counter(self.image_ids).items() if count > 1)
+            raise PipelineError(f"image {image_id} is there twice: {double}")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.image_ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._rows
+
+    def __getitem__(self, image_id: str) -> Regions:
+        return self.regions(self._rows[image_id])
+
+    def row(self, image_id: str) -> int:
+        """Row of an image id. KeyError where there is none."""
+        return self._rows[image_id]
+
+    def regions(self, row: int) -> Regions:
+        """Everything about the image in a row, read from disk."""
+        part, local = self._locate(row)
+        return part.regions(local)
+
+    def image_path(self, row: int) -> Path | None:
+        """The photo in a row, if it is still where it was extracted from."""
+        part, local = self._locate(row)
+        return part.image_path(local)
+
+    def image_size(self, row: int) -> tuple[int, int]:
+        """(height, width) in pixels of the photo in a row; (0, 0) where it is unknown."""
+        part, local = self._locate(row)
+        return part.image_size(local)
+
+    def boxes(self, row: int) -> np.ndarray:
+        """Boxes of the image in a row, without its features: (K, 4) float32 XYXY."""
+        part, local = self._locate(row)
+        return part.boxes(local)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Features of some rows, in the stored type: (B,) -> (B, K, D). Reads nothing else.
+
+        Raises:
+            IndexError: a row that is not there; negative ones are not.
+        """
+        rows = np.asarray(rows)
+        out = np.empty((len(rows), self.num_regions, self.feature_dim), self.dtype)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        self.take(rows, out, np.arange(len(rows)))
+        return out
+
+    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """As `gather`, into places of an array."""
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(part_of):
+            here = np.flatnonzero(part_of == index)
+            self._parts[index].take(rows[here] - self._starts[index], out, places[here])
+
+    def _locate(self, row: int) -> tuple["Shard | Store", int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        index = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._parts[index], row - int(self._starts[index])
+
+
+class Store(_Images):
+    """The regions of many images. Cheap to open, cheap to send to another process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.num_regions = self.manifest["num_regions"]
+        self.feature_dim = self.manifest["feature_dim"]
+        self.dtype = np.dtype(self.manifest["dtype"])
+        self.extraction: dict[str, Any] = self.manifest["extraction"]
+        self.object_names: list[str] = self.manifest["object_names"]
+        self.attribute_names: list[str] = self.manifest["attribute_names"]
+        self.has_boxes: bool = self.manifest["has_boxes"]
+        self.shards = [Shard(mark, self.manifest) for mark in commit_marks(path)]
+        super().__init__(self.shards, f"in two shards of {path}; scan-pipeline inspect {path} says more")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.path,)
+
+
+class StoreCollection(_Images):
+    """Several stores as one, in order."""
+
+    def __init__(self, stores: Sequence[Store]):
+        self.stores = list(stores)
+        first = self.stores[0]
+        self.num_regions, self.feature_dim = first.num_regions, first.feature_dim
+        self.dtype = np.result_type(*(store.dtype for store in self.stores))
+        self.has_boxes = all(store.has_boxes for store in self.stores)
+        self.object_names, self.attribute_names = first.object_names, first.attribute_names
+        self.extraction = first.extraction
+        names = ", ".join(str(store.path) for store in self.stores)
+        super().__init__(self.stores, f"in two stores of {names}; choose other stores with --features")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_stores, ([store.path for store in self.stores],)
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a store folder as a mapping from image id to `Regions`.
+
+    Raises:
+        PipelineError: no store there, or one that is damaged or of another version.
+    """
+    return Store(Path(path))
+
+
+def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
+    """Open several stores as one.
+
+    Raises:
+        PipelineError: none given, a store without images, or stores whose features cannot be mixed.
+    """
+    from pipeline.config import differences
+
+    stores = [open_store(path) for path in paths]
+    if not stores:
+        raise PipelineError("no store given; name one with --features")
+    for store in stores:
+        if not len(store):
+            raise PipelineError(f"{store.path}: holds no image yet; run its extraction again, it continues")
+        first = stores[0]
+        keys = ("num_regions", "feature_dim", "extraction")
+        changed = differences({k: first.manifest.get(k) for k in keys}, {k: store.manifest.get(k) for k in keys})
+        if changed:
+            raise PipelineError(
+                f"{store.path} and {first.path}: their features cannot be mixed ({'; '.join(changed[:3])}); "
+                "choose stores of one kind with --features"
+            )
+    return StoreCollection(stores)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises:
+        PipelineError: no manifest, or not one that this version reads.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise PipelineError(f"{folder}: not a feature store (no {MANIFEST}); make one with scan-pipeline extract")
+    manifest = read_json(path, "a store's manifest")
+    if manifest.get("format") != FORMAT or manifest.get("format_version") != VERSION:
+        found = f"{manifest.get('format')} {manifest.get('format_version')}"
+        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}; {mend(folder)}")
+    for name, kind in MANIFEST_TYPES.items():
+        if not isinstance(manifest.get(name), kind):
+            raise PipelineError(f"{path}: no {kind.__name__} named {name} in it; {mend(folder)}")
+    if manifest["dtype"] not in ("float16", "float32") or min(manifest["num_regions"], manifest["feature_dim"]) < 1:
+        raise PipelineError(f"{path}: regions of another shape or type than any store has; {mend(folder)}")
+    return manifest
+
+
+def tensor_shapes(num_regions: int, feature_dim: int) -> dict[str, tuple[tuple[int, ...], type | None]]:
+    """What a shard holds, in this order: shape of a row and type; None is the type of the store's features."""
+    return {
+        "features": ((num_regions, feature_dim), None),
+        "boxes": ((num_regions, 4), np.float32),
+        "object_ids": ((num_regions,), np.int32),
+        "object_scores": ((num_regions,), np.float32),
+        "attribute_ids": ((num_regions,), np.int32),
+        "attribute_scores": ((num_regions,), np.float32),
+        "image_sizes": ((2,), np.int32),  # height, width
+    }
+
+
+def map_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Memory-map the tensors of a safetensors file: 8 bytes header length, a JSON header, then the numbers.
+
+    Raises:
+        PipelineError: missing, truncated, or with a header that does not fit the file.
+    """
+    try:
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        if len(data) < 8:
+            raise ValueError(f"{len(data)} bytes")
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        if start > min(len(data), MAX_HEADER):
+            raise ValueError(f"header to byte {start} in a file of {len(data)}")
+        header = json.loads(data[8:start].tobytes())
+        return {name: _view(data[start:], entry) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise PipelineError(f"{path}: damaged or truncated ({error}); {mend(path.parent)}") from error
+
+
+def _view(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """One tensor of the file, from the bytes after the header."""
+    dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    first, last = entry["data_offsets"]
+    if not 0 <= first <= last <= len(data) or last - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"bytes {first} to {last} of {len(data)} do not hold {shape} {dtype}")
+    return data[first:last].view(dtype).reshape(shape)

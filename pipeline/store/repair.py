@@ -1,0 +1,91 @@
+"""Mending a store. Nothing is deleted but what dead processes left half-written; what is damaged is set aside.
+
+shard                     its commit mark and tensors move to damaged/; the command that made the store makes them again
+manifest                  moves to damaged/; the next extract writes it, if its settings are those of the shards
+plan                      rebuilt from the commit marks
+failures.jsonl, counts    derived from the commit marks
+"""
+
+import os
+import sys
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from pipeline.store.format import commit_marks, read_mark
+from pipeline.store.inspect import Damage, StoreReport, inspect_store, is_imported
+from pipeline.store.plan import read_plan, rebuilt_plan, write_plan
+from pipeline.store.reader import MANIFEST
+from pipeline.store.writer import DAMAGED, PLAN, locked, sweep, temporary_files, write_summary
+
+
+def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
+    """Look a store over, and mend what can be mended without loss.
+
+    Args:
+        path, verify, progress: as of `inspect_store`.
+
+    Returns:
+        The store's state afterwards, with what was done.
+
+    Raises:
+        PipelineError: no store there, or a folder that cannot be written to.
+    """
+    path = Path(path)
+    inspect_store(path, verify=False, progress=False)  # a folder of something else stays as it is
+    with locked(path):  # a running extraction waits with its next shard
+        before = inspect_store(path, verify=verify, progress=progress)
+        shards_first = sorted(
+            before.damaged, key=lambda damage: damage.part != "shard"
+        )  # a plan is rebuilt from the rest
+        mended = [line for damage in shards_first for line in _mend(path, damage, before)]
+        mended += _sweep(path)
+    if before.manifest is not None:
+        write_summary(path, before.manifest, _planned_shards(before))
+        mended += [f"{name}: written again" for name in before.behind]
+    after = inspect_store(path, verify=False, progress=False)
+    lost = after.manifest is None
+    damaged = [damage for damage in after.damaged if damage.part != "manifest"]
+    to_redo = lost or any(damage.part in ("shard", "shards") for damage in before.damaged)
+    return replace(after, damaged=damaged, verified=verify, mended=mended, to_redo=to_redo)
+
+
+def _mend(folder: Path, damage: Damage, before: StoreReport) -> list[str]:
+    """What was done about one damage; the store is locked."""
+    if damage.part == "shard":
+        _set_aside(damage.path)  # first: without its mark the shard does not exist
+        if damage.path.with_suffix(".safetensors").is_file():
+            _set_aside(damage.path.with_suffix(".safetensors"))
+        return [f"{damage.path.stem}: moved to {folder / DAMAGED} ({damage})"]
+    if damage.part == "manifest" and damage.path.is_file():
+        _set_aside(damage.path)
+        return [f"{MANIFEST}: moved to {folder / DAMAGED} ({damage})"]
+    if damage.part == "plan":
+        marks = [read_mark(path) for path in commit_marks(folder)]
+        if before.manifest is None and any(mark.paths != mark.image_ids for mark in marks):
+            return []  # photos of several folders: the manifest is needed first
+        write_plan(folder, rebuilt_plan(marks, before.manifest["image_roots"] if before.manifest else []))
+        return [f"{PLAN}: rebuilt from {len(marks)} commit marks"]
+    return [str(damage)] if damage.part == "shards" else []
+
+
+def _planned_shards(before: StoreReport) -> int:
+    """Number of shards that the store has once it is complete."""
+    if before.manifest is None or not is_imported(before.manifest):
+        return len(read_plan(before.path))
+    return before.manifest["counts"]["shards"] if before.manifest["complete"] else sys.maxsize
+
+
+def _sweep(folder: Path) -> list[str]:
+    found = len(temporary_files(folder))
+    sweep(folder)
+    removed = found - len(temporary_files(folder))
+    return [f"{removed} temporary files of killed processes: removed"] if removed else []
+
+
+def _set_aside(path: Path) -> None:
+    """Move a file to the damaged ones, under a name that none of them has."""
+    folder = path.parent / DAMAGED
+    folder.mkdir(exist_ok=True)
+    names = (path.name if number == 0 else f"{path.name}.{number}" for number in count())
+    os.rename(path, next(folder / name for name in names if not (folder / name).exists()))

@@ -1,0 +1,176 @@
+"""Killed anywhere, an extraction continues to the same bytes, and what it left meanwhile is never wrong."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.extract import run
+from pipeline.store.inspect import inspect_store
+from pipeline.store.reader import open_store
+from pipeline.store.repair import repair_store
+from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
+from tests.photos import write_photos
+
+KILLS = 100
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def extract_quickly(photos: Path, store: Path) -> None:
+    run(small_config(photos, store), extractor=QuickDetector(), progress=False)
+
+
+def what_is_wrong(store: Path) -> list[str]:
+    """Of a store at any moment: it opens, and all that it holds is whole."""
+    if not (store / "manifest.json").is_file():
+        return [f"{path.name} before the manifest" for path in store.glob("[!.]*")]
+    open_store(store)
+    return [str(damage) for damage in inspect_store(store, progress=False).damaged]
+
+
+def kill_at_every_step(photos: Path, folder: Path) -> tuple[int, list[str]]:
+    """Runs in a clean process: the number of steps, and what went wrong."""
+    whole, store = folder / "whole", folder / "store"
+    assert forked(lambda: extract_quickly(photos, whole)) == 0
+    wrong: list[str] = []
+    for step in range(1, 1000):
+
+        def run_until_killed(step: int = step) -> None:
+            with at_step(store, step, lambda: os._exit(9)):
+                extract_quickly(photos, store)
+
+        if forked(run_until_killed) == 0:
+            return step - 1, wrong
+        wrong += [f"step {step}: {text}" for text in what_is_wrong(store)]
+        if forked(lambda: extract_quickly(photos, store), log=folder / "log") != 0:
+            wrong.append(f"step {step}: does not continue: {(folder / 'log').read_text()[-500:]}")
+        elif contents(store) != contents(whole) or list(store.glob(".*.tmp")):
+            wrong.append(f"step {step}: {sorted(path.name for path in store.iterdir())}, other bytes")
+        shutil.rmtree(store)
+    raise AssertionError("a small extraction took a thousand steps")
+
+
+def test_killed_between_any_two_file_operations(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    (tmp_path / "photos/bad.jpg").write_bytes(b"no photo")
+    steps, wrong = in_clean_process(kill_at_every_step, tmp_path / "photos", tmp_path)
+    assert wrong == []
+    assert steps > 70  # two shards, plan, manifest and failures: opened, written, synced, renamed, the folder synced
+
+
+def kill_at_random(photos: Path, weights: Path, folder: Path, kills: int) -> tuple[dict[str, int], list[str]]:
+    """Runs in a clean process: the command, killed after random times until it was killed often enough."""
+    whole, store = folder / "whole", folder / "store"
+
+    def command(output: Path, workers: int = 0) -> None:
+        import torch
+
+        from pipeline.cli import main
+
+        torch.set_num_threads(1)
+        options = f"--num-regions 4 --device cpu --batch-size 2 --workers {workers} shard_size=2".split()
+        main(["extract", "--images", str(photos), "--output", str(output), "--weights", str(weights), *options])
+
+    began = time.perf_counter()
+    assert forked(lambda: command(whole), log=folder / "log") == 0, (folder / "log").read_text()
+    takes = time.perf_counter() - began
+    rng, counts, wrong = random.Random(0), {"kills": 0, "finished": 0, "shards kept": 0}, []
+
+    def check_whole() -> None:
+        counts["finished"] += 1
+        if contents(store) != contents(whole):
+            wrong.append(f"after {counts['kills']} kills: other bytes")
+        shutil.rmtree(store)
+
+    while counts["kills"] < kills:
+        delay, workers = rng.uniform(0.2, 1.1) * takes, rng.choice([0, 0, 2])
+        if (code := forked(lambda w=workers: command(store, w), kill_after=delay, log=folder / "log")) is None:
+            counts["kills"] += 1
+            wrong += what_is_wrong(store) if store.is_dir() else []
+            counts["shards kept"] += len(list(store.glob("shard-*.json")))
+        elif code == 0:
+            check_whole()
+        else:
+            wrong.append((folder / "log").read_text()[-500:])
+    assert forked(lambda: command(store), log=folder / "log") == 0, (folder / "log").read_text()
+    check_whole()
+    return counts, wrong
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times_at_random(tmp_path: Path, small_weights: Path) -> None:
+    write_photos(tmp_path / "photos", 12)
+    counts, wrong = in_clean_process(kill_at_random, tmp_path / "photos", small_weights, tmp_path, KILLS)
+    assert wrong == []
+    assert counts["kills"] == KILLS
+    assert counts["finished"] > 1
+    assert counts["shards kept"] > KILLS // 4  # kills fell among the commits, not all before the first
+
+
+@pytest.mark.slow
+def test_the_command_killed_as_users_kill_it(tmp_path: Path, small_weights: Path) -> None:
+    """The same in fresh interpreters, and its decoding processes do not outlive it."""
+    write_photos(tmp_path / "photos", 24)
+
+    def command(output: str) -> "subprocess.Popen[bytes]":
+        options = f"--num-regions 4 --device cpu --workers 2 --weights {small_weights} shard_size=2".split()
+        arguments = ["extract", "--images", str(tmp_path / "photos"), "--output", str(tmp_path / output), *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        line = [sys.executable, "-m", "pipeline.cli", *arguments]
+        return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    assert command("whole").wait(120) == 0
+    marks_when_killed = []
+    for wanted in (1, 6):
+        process = command("store")
+        while len(marks := list((tmp_path / "store").glob("shard-*.json"))) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        marks_when_killed.append(len(marks))
+        assert what_is_wrong(tmp_path / "store") == []
+    assert marks_when_killed[0] < 12
+    assert command("store").wait(120) == 0
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def repair_at_every_step(photos: Path, folder: Path) -> tuple[int, list[str]]:
+    """Runs in a clean process: a damaged store, its repair killed at every step and begun again."""
+    whole, store = folder / "whole", folder / "store"
+    assert forked(lambda: extract_quickly(photos, whole)) == 0
+
+    def repair(**options: Any) -> None:
+        repair_store(store, progress=False, **options)
+
+    wrong = []
+    for step in range(1, 1000):
+        shutil.copytree(whole, store)
+        (store / "images.jsonl").write_bytes(b"{")
+        (store / "shard-00000.safetensors").write_bytes(b"short")
+
+        def repair_until_killed(step: int = step) -> None:
+            with at_step(store, step, lambda: os._exit(9)):
+                repair()
+
+        if forked(repair_until_killed) == 0:
+            return step - 1, wrong
+        for again in (repair, lambda: extract_quickly(photos, store)):
+            if forked(again, log=folder / "log") != 0:
+                wrong.append(f"step {step}: {(folder / 'log').read_text()[-500:]}")
+        if contents(store) != contents(whole):
+            wrong.append(f"step {step}: other bytes")
+        shutil.rmtree(store)
+    raise AssertionError("a small repair took a thousand steps")
+
+
+def test_a_repair_may_be_killed_as_well(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    steps, wrong = in_clean_process(repair_at_every_step, tmp_path / "photos", tmp_path)
+    assert wrong == []
+    assert steps > 20

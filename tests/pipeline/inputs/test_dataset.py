@@ -1,0 +1,142 @@
+"""Stores and captions, joined: splits, ids, and what is said about the rest."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.inputs.dataset import find_captions, find_stores, load_dataset, whole, with_training_splits
+from pipeline.store.reader import open_store
+from tests.pipeline.store.test_store import write_store
+
+
+def write_coco(path: Path, names: list[str], captions: int = 2) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"id": 100 + index, "file_name": name} for index, name in enumerate(names)]
+    rows = [
+        {"id": 10_000 + index * captions + number, "image_id": 100 + index, "caption": f"{number} of {name}"}
+        for index, name in enumerate(names)
+        for number in range(captions)
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": rows[::-1]}))  # last image first
+    return path
+
+
+def names(count: int) -> list[str]:
+    return [f"{index}.jpg" for index in range(count)]
+
+
+def test_coco_ids_survive_and_captions_go_to_their_images(tmp_path: Path) -> None:
+    regions = write_store(tmp_path / "train2014", [3, 2])
+    captions = write_coco(tmp_path / "captions.json", names(5))
+    split = load_dataset([tmp_path / "train2014"], [captions]).splits["train"]
+    for caption_id, text, image in zip(
+        split.caption_ids, split.images.captions, split.images.image_of_caption, strict=True
+    ):
+        row = int(split.images.rows[image])
+        assert split.image_ids[image] == 100 + row
+        assert (int(caption_id) - 10_000) // 2 == row
+        assert text.endswith(f"of {row}.jpg")
+        np.testing.assert_array_equal(split.images.source.gather(np.array([row]))[0], regions[row].features)
+
+
+def test_splits_come_from_the_file_or_from_names(tmp_path: Path) -> None:
+    write_store(tmp_path / "train2014", [2], prefix="t")
+    write_store(tmp_path / "val2014", [3], prefix="v")
+    files = [
+        write_coco(tmp_path / "captions_train2014.json", ["t0.jpg", "t1.jpg"]),
+        write_coco(tmp_path / "captions_val2014.json", ["v0.jpg", "v1.jpg", "v2.jpg"]),
+    ]
+    dataset = load_dataset([tmp_path / "train2014", tmp_path / "val2014"], files)
+    assert {name: split.store_ids for name, split in dataset.splits.items()} == {
+        "train": ["t1.jpg", "t0.jpg"],  # in the order of the captions file: folds are cut along it
+        "dev": ["v2.jpg", "v1.jpg", "v0.jpg"],
+    }
+    karpathy = tmp_path / "dataset_coco.json"
+    splits = {"t0.jpg": "train", "t1.jpg": "test", "v0.jpg": "restval", "v1.jpg": "val"}
+    karpathy.write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"filename": name, "split": split, "sentences": [{"raw": "a"}]} for name, split in splits.items()
+                ]
+            }
+        )
+    )
+    dataset = load_dataset([tmp_path / "train2014", tmp_path / "val2014"], [karpathy])
+    assert {name: split.store_ids for name, split in dataset.splits.items()} == {
+        "dev": ["v1.jpg"],
+        "test": ["t1.jpg"],
+        "train": ["t0.jpg", "v0.jpg"],
+    }
+    assert dataset.notes == ["1 of 5 images have no caption and are left out"]
+    assert len(whole(dataset).store_ids) == 4
+
+
+@pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])
+def test_captions_are_found_beside_the_photos(tmp_path: Path, place: str) -> None:
+    write_store(tmp_path / "features/train2014", [3], image_roots=[str(tmp_path / "coco/train2014")])
+    wanted = write_coco(tmp_path / "coco" / place, names(3))
+    write_coco(tmp_path / "coco/annotations/captions_val2014.json", ["other.jpg"])
+    assert find_captions(open_store(tmp_path / "features/train2014")) == wanted
+
+
+def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"no feature store found \(looked for features/\*/manifest\.json\)"):
+        find_stores([])
+    write_store(tmp_path / "features/x", [1], image_roots=[str(tmp_path / "coco/x")])
+    assert find_stores([]) == [Path("features/x")]
+    with pytest.raises(PipelineError, match=r"looked for .*coco/annotations/captions_x\.json.*--captions"):
+        load_dataset(find_stores([]))
+    other = write_coco(tmp_path / "other.json", ["else.jpg"])
+    with pytest.raises(
+        PipelineError, match=r"no caption is of an image in features/x; expected image names such as 0\.jpg"
+    ):
+        load_dataset([Path("features/x")], [other])
+
+
+def test_a_store_without_captions_is_noted_where_another_has_some(tmp_path: Path) -> None:
+    write_store(tmp_path / "a/train2014", [2], image_roots=[str(tmp_path / "coco/train2014")])
+    write_store(tmp_path / "b/mine", [3], prefix="m", image_roots=[str(tmp_path / "elsewhere/mine")])
+    write_coco(tmp_path / "coco/annotations/captions_train2014.json", names(2))
+    dataset = load_dataset([tmp_path / "a/train2014", tmp_path / "b/mine"])
+    assert dataset.notes[0] == f"{tmp_path}/b/mine: no captions found for its 3 images"
+    assert dataset.splits["train"].store_ids == ["1.jpg", "0.jpg"]
+
+
+def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
+    write_store(tmp_path / "mine", [30])
+    captions = write_coco(tmp_path / "captions.json", names(30))
+    made = [with_training_splits(load_dataset([tmp_path / "mine"], [captions]), dev_images) for dev_images in (1000, 2)]
+    assert [len(dataset.splits["dev"].store_ids) for dataset in made] == [5, 2]
+    dataset = made[0]
+    train, dev = dataset.splits["train"], dataset.splits["dev"]
+    assert set(train.store_ids) | set(dev.store_ids) == set(names(30))
+    assert not set(train.store_ids) & set(dev.store_ids)
+    for split in (train, dev):
+        for text, image in zip(split.images.captions, split.images.image_of_caption, strict=True):
+            assert text.endswith(split.store_ids[image])
+    assert set(made[1].splits["dev"].store_ids) < set(dev.store_ids)
+    assert any("holding out 5 of 30" in note for note in dataset.notes)
+
+
+def test_a_large_dev_split_is_cut_to_size(tmp_path: Path) -> None:
+    write_store(tmp_path / "train", [4], prefix="t")
+    write_store(tmp_path / "dev", [9], prefix="d")
+    files = [
+        write_coco(tmp_path / "t.json", [f"t{index}.jpg" for index in range(4)]),
+        write_coco(tmp_path / "d.json", [f"d{index}.jpg" for index in range(9)]),
+    ]
+    dataset = with_training_splits(load_dataset([tmp_path / "train", tmp_path / "dev"], files), 5)
+    assert dataset.splits["dev"].store_ids == [f"d{index}.jpg" for index in (8, 7, 6, 5, 4)]
+    assert "selecting on the first 5 of 9 dev images" in dataset.notes
+
+
+def test_one_image_cannot_be_split(tmp_path: Path) -> None:
+    write_store(tmp_path / "mine", [1])
+    captions = write_coco(tmp_path / "captions.json", names(1))
+    with pytest.raises(PipelineError, match="found 1 image with captions; training needs at least 2"):
+        with_training_splits(load_dataset([tmp_path / "mine"], [captions]), 10)

@@ -1,0 +1,177 @@
+"""Every odd file that lives in photo collections."""
+
+import os
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.inputs.photos import UnreadableImage, decode_image, list_photos, read_image, read_image_size
+
+# A scene in which every corner is told apart: red, green / blue, white (RGB).
+CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+SCENE = CORNERS.repeat(20, 0).repeat(30, 1)  # 40 high, 60 wide
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def corners(image: np.ndarray) -> np.ndarray:
+    """RGB of the four corners of a BGR image, coarsely."""
+    return (image[[3, 3, -4, -4], [3, -4, 3, -4], ::-1].astype(int) + 64) // 128
+
+
+SCENE_CORNERS = corners(SCENE[:, :, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_formats_by_content(kind: str) -> None:
+    image = decode_image(encoded(Image.fromarray(SCENE), kind))
+    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
+    np.testing.assert_array_equal(corners(image), SCENE_CORNERS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientations_come_out_upright(tmp_path: Path, orientation: int) -> None:
+    inverse = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    photo = Image.fromarray(SCENE)
+    stored = photo if inverse is None else photo.transpose(inverse)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.jpg"
+    stored.save(path, exif=exif)
+    np.testing.assert_array_equal(corners(read_image(path)), SCENE_CORNERS)
+    assert read_image_size(path) == (40, 60)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGBA", "CMYK", "I;16"])
+def test_modes_become_bgr(mode: str) -> None:
+    if mode == "I;16":
+        data = encoded(Image.fromarray(SCENE[..., 1].astype(np.uint16) * 257), "PNG")
+    else:
+        data = encoded(Image.fromarray(SCENE).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    image = decode_image(data)
+    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
+    if mode in ("P", "RGBA", "CMYK"):
+        np.testing.assert_array_equal(corners(image), SCENE_CORNERS)
+    else:
+        assert image[-4, -4].min() > 240  # white stays white, 16 bit included
+        assert image[-4, 3].max() < 120
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it is 60,000 x 60,000."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+    )
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"\x00" * 500, "not an image"),
+        (b"<html>404</html>", "not an image"),
+        (encoded(Image.fromarray(SCENE), "GIF"), "not an image"),
+        (encoded(NOISE, "JPEG")[:-900], "truncated"),
+        (encoded(NOISE, "PNG")[:-900], "truncated"),
+        (encoded(NOISE, "WEBP")[:-900], "damaged|not an image|truncated"),
+        (encoded(NOISE, "JPEG")[:30], "damaged|not an image|truncated"),
+        (bomb(), "more than 120,000,000"),
+    ],
+)
+def test_what_is_no_whole_image_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"save_all": True, "append_images": [NOISE.rotate(90)]}])
+def test_truncated_webp_is_refused_wherever_it_ends(options: dict) -> None:
+    data = encoded(NOISE, "WEBP", **options)
+    assert decode_image(data).shape == (64, 64, 3)
+    for kept in range(1, len(data), 97):
+        with pytest.raises(UnreadableImage):
+            decode_image(data[:kept])
+    with pytest.raises(UnreadableImage):
+        decode_image(data[:-1])
+
+
+def test_suffixes_may_lie(tmp_path: Path) -> None:
+    path = tmp_path / "really_a.png"
+    path.write_bytes(encoded(Image.fromarray(SCENE), "JPEG"))
+    np.testing.assert_array_equal(corners(read_image(path)), SCENE_CORNERS)
+
+
+def test_pipes_and_missing_files_do_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match="not a file"):
+        read_image(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match="No such file"):
+        read_image(tmp_path / "none.jpg")
+
+
+def test_decoding_is_what_opencv_reads(tmp_path: Path) -> None:
+    path = tmp_path / "noise.jpg"
+    NOISE.save(path)
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path)))
+
+
+def test_listing_is_recursive_sorted_and_survives_loops(tmp_path: Path) -> None:
+    for name in ("b/2.JPG", "b/10.jpeg", "a.webp", "note.txt", ".hidden.jpg", ".git/x.png", "c/d/e.bmp"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    found = [photo.image_id for photo in list_photos([tmp_path])]
+    assert found == ["a.webp", "b/10.jpeg", "b/2.JPG", "broken.png", "c/d/e.bmp", "self.jpg"]
+
+
+def test_several_folders_prefix_their_ids(tmp_path: Path) -> None:
+    for name in ("train2014/1.jpg", "val2014/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    photos = list_photos([tmp_path / "train2014", tmp_path / "val2014/"])
+    assert [(photo.image_id, photo.path, photo.root) for photo in photos] == [
+        ("train2014/1.jpg", "1.jpg", 0),
+        ("val2014/1.jpg", "1.jpg", 1),
+    ]
+
+
+def test_folders_that_hold_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"no photo found; looked for \.bmp, \.jpeg"):
+        list_photos([tmp_path])
+    with pytest.raises(PipelineError, match="not there; expected a folder of photos"):
+        list_photos([tmp_path / "nowhere"])
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(PipelineError, match="a file; expected a folder"):
+        list_photos([tmp_path / "a.jpg"])
+    with pytest.raises(PipelineError, match="two folders are named alike"):
+        list_photos([tmp_path, tmp_path])

@@ -1,0 +1,251 @@
+"""Features that others computed."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.inputs.captions import read_captions
+from pipeline.inputs.dataset import find_captions
+from pipeline.interchange.convert import import_any
+from pipeline.store.inspect import inspect_store
+from tests.photos import write_photos
+
+
+def write_precomputed(folder: Path, *, images: int = 3, repeat: int = 1, ids: bool = True) -> np.ndarray:
+    """The original code's layout; returns the features, one row an image."""
+    folder.mkdir(exist_ok=True)
+    features = np.random.default_rng(0).normal(size=(images, 4, 6)).astype(np.float32)
+    np.save(folder / "dev_ims.npy", features.repeat(repeat, axis=0))
+    lines = [f"caption {number} of image {image}" for image in range(images) for number in range(5)]
+    (folder / "dev_caps.txt").write_text("\n".join(lines) + "\n")
+    if ids:
+        (folder / "dev_ids.txt").write_text("".join(f"photo{image}\n" for image in range(images)))
+    return features
+
+
+@pytest.mark.parametrize("repeat", [1, 5])
+def test_original_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeat: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    features = write_precomputed(tmp_path / "f30k_precomp", repeat=repeat)
+    store = import_any("f30k_precomp", split="dev")
+    assert store.path == Path("features/f30k_precomp_dev")
+    assert list(store) == ["photo0", "photo1", "photo2"]
+    np.testing.assert_array_equal(store.gather(np.arange(3)), features)
+    captions = read_captions(store.path / "captions.tsv")
+    assert [(caption.image, caption.text) for caption in captions[4:6]] == [
+        ("photo0", "caption 4 of image 0"),
+        ("photo1", "caption 0 of image 1"),
+    ]
+    assert not store.has_boxes
+    assert inspect_store(store.path, progress=False).ok
+
+
+def test_photos_and_windows(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "precomp")
+    (tmp_path / "photos").mkdir()
+    for image in range(2):
+        cv2.imwrite(str(tmp_path / f"photos/photo{image}.png"), np.zeros((50, 80, 3), np.uint8))
+    windows = np.array([[0, 0, 1, 1], [0.5, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0, 0.5, 1, 1]], np.float32)
+    np.save(tmp_path / "windows.npy", windows)
+    store = import_any(
+        tmp_path / "precomp",
+        split="dev",
+        output=str(tmp_path / "store"),
+        images=str(tmp_path / "photos"),
+        boxes=str(tmp_path / "windows.npy"),
+        dtype="float16",
+    )
+    assert list(store) == ["photo0.png", "photo1.png", "photo2"]  # the suffix is that of the photo
+    np.testing.assert_array_equal(store["photo1.png"].boxes[1], [40, 0, 80, 25])
+    np.testing.assert_array_equal(store["photo2"].boxes, windows)  # its size is not known: fractions
+    assert store["photo0.png"].features.dtype == np.float16
+    assert store.image_path(0) == tmp_path / "photos/photo0.png"
+    assert store.image_path(2) is None
+
+
+def test_without_ids_images_are_numbered(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "precomp", ids=False)
+    assert list(import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"))) == ["0", "1", "2"]
+
+
+def test_counts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "precomp"
+    write_precomputed(folder)
+    with pytest.raises(PipelineError, match="say which split with --split; there are: dev"):
+        import_any(folder)
+    with pytest.raises(PipelineError, match=r"test_ims\.npy: not readable"):
+        import_any(folder, split="test")
+    (folder / "dev_ids.txt").write_text("one\n")
+    with pytest.raises(PipelineError, match="1 ids for 3 images"):
+        import_any(folder, split="dev", output=str(tmp_path / "s"))
+    (folder / "dev_caps.txt").write_text("too\nfew\n")
+    with pytest.raises(PipelineError, match="3 feature rows and 2 captions"):
+        import_any(folder, split="dev", output=str(tmp_path / "s"))
+    np.save(folder / "dev_ims.npy", np.array([{"a": 1}], dtype=object))
+    with pytest.raises(PipelineError, match="not readable as a NumPy array"):
+        import_any(folder, split="dev", output=str(tmp_path / "s"))
+
+
+def test_ids_are_kept_as_they_stand(tmp_path: Path) -> None:
+    """Spaces, numbers, and Flickr's #0: the captions still find their images."""
+    folder = tmp_path / "precomp"
+    write_precomputed(folder, images=4)
+    ids = ["a  b ", "000042", "1000092795.jpg#0", "image"]
+    (folder / "dev_ids.txt").write_bytes("".join(f"{image_id}\r\n" for image_id in ids).encode())
+    store = import_any(folder, split="dev", output=str(tmp_path / "s"))
+    assert list(store) == ids
+    captions = read_captions(find_captions(store))
+    assert [caption.image for caption in captions[::5]] == ids
+    assert [caption.caption_id for caption in captions[10:12]] == ["1000092795.jpg#0#0", "1000092795.jpg#0#1"]
+    assert captions[19].text == "caption 4 of image 3"
+
+
+def test_features_without_captions(tmp_path: Path) -> None:
+    features = write_precomputed(tmp_path / "precomp")
+    (tmp_path / "precomp/dev_caps.txt").unlink()
+    said: list[str] = []
+    store = import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"), say=said.append)
+    np.testing.assert_array_equal(store.gather(np.arange(3)), features)
+    assert said == ["no dev_caps.txt: without captions; name them with --captions to train"]
+    assert not list(store.path.glob("captions*"))
+
+
+def test_damaged_files_of_the_original_layout_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "precomp"
+    features = write_precomputed(folder)
+
+    def refused(message: str, **options: str) -> None:
+        with pytest.raises(PipelineError, match=message):
+            import_any(folder, split="dev", output=str(tmp_path / "stores" / message), progress=False, **options)
+
+    np.save(folder / "boxes.npy", np.zeros((2, 4, 4), np.float32))
+    refused(
+        r"boxes\.npy: boxes of shape \(2, 4, 4\) float32; expected \(K, 4\), or \(3, K, 4\)",
+        boxes=str(folder / "boxes.npy"),
+    )
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/photo1.jpg").write_bytes(b"not a photo")
+    refused(r"photo1\.jpg: not an image .*; take it out", images=str(tmp_path / "photos"))
+    (folder / "dev_caps.txt").write_bytes(b"caf\xe9\n" * 15)
+    refused(r"dev_caps\.txt: line 1 is not UTF-8")
+    write_precomputed(folder)
+    data = (folder / "dev_ims.npy").read_bytes()
+    (folder / "dev_ims.npy").write_bytes(data[:-10])
+    refused(r"dev_ims\.npy: not readable as a NumPy array")
+    features[2, 0, 0] = np.nan
+    np.save(folder / "dev_ims.npy", features)
+    refused(r"dev_ims\.npy: row 2 \('photo2'\): features that are not finite numbers")
+    np.save(folder / "dev_ims.npy", np.full((3, 4, 6), "a"))
+    refused(r"dev_ims\.npy: row 0 \('photo0'\): features of type <U1; expected numbers")
+    (folder / "dev_ids.txt").write_text("a\nb\na\n")
+    write_precomputed(folder, ids=False)
+    refused("'a' is there twice; a store holds every image once")
+
+
+def encode(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def tsv_row(name: str, count: int = 2, *, lxmert: bool = True, features: Any = None) -> str:
+    rng = np.random.default_rng(len(name))
+    boxes = rng.uniform(size=(count, 4)).astype(np.float32)
+    features = np.asarray(rng.normal(size=(count, 3)) if features is None else features, np.float32)
+    if not lxmert:
+        return "\t".join([name, "640", "480", str(count), encode(boxes), encode(features)])
+    ids = np.arange(count, dtype=np.int64)
+    scores = np.full(count, 0.5, np.float32)
+    cells = [name, "480", "640", encode(ids), encode(scores), encode(ids), encode(scores), str(count)]
+    return "\t".join([*cells, encode(boxes), encode(features)])
+
+
+@pytest.mark.parametrize("lxmert", [True, False])
+def test_bottom_up_tsv(tmp_path: Path, lxmert: bool) -> None:
+    path = tmp_path / "train_36.tsv"
+    path.write_text(tsv_row("a", lxmert=lxmert) + "\n" + tsv_row("bb", lxmert=lxmert) + "\n")
+    store = import_any(path, output=str(tmp_path / "s"))
+    assert list(store) == ["a", "bb"]
+    assert store["bb"].image_size == (480, 640)
+    assert store["bb"].object_ids.tolist() == ([0, 1] if lxmert else [0, 0])
+    assert len(store.object_names) == (1600 if lxmert else 0)  # six columns say nothing of classes
+
+
+def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -> None:
+    write_photos(tmp_path / "val2014", 1, names="COCO_val2014_000000391895.jpg")
+    path = tmp_path / "test2014_36.tsv"
+    path.write_text(tsv_row("391895", lxmert=False) + "\r\n\r\n" + tsv_row("42", lxmert=False) + "\r\n")
+    store = import_any(path, output=str(tmp_path / "s"), images=str(tmp_path / "val2014"))
+    assert list(store) == ["391895", "42"]
+    assert store.image_path(0) == tmp_path / "val2014/COCO_val2014_000000391895.jpg"
+    assert store.image_path(1) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty; expected rows"),
+        ("a\tb\n", "line 1 has 2 columns; expected 6"),
+        (tsv_row("a") + "\n" + tsv_row("b", 3) + "\n", "'b' has 3 regions, the first image 2"),
+        (tsv_row("a")[:-1] + "!\n", "line 1 is damaged"),
+        (tsv_row("a") + "\n" + tsv_row("b")[:-8], "line 2 is damaged"),
+        (tsv_row("a") + "\n" + tsv_row("a") + "\n", "'a' is there twice"),
+        (tsv_row("a") + "\n" + tsv_row("b", lxmert=False) + "\n", "'b' has other columns than the first image"),
+        (tsv_row("a").replace("\t480\t", "\t4.5\t"), "line 1 is damaged .*4.5"),
+        (tsv_row("a").replace("\t2\t", "\t0\t"), "line 1 is damaged"),
+        (tsv_row("a", features=[[0, 1], [np.nan, 0]]), r"line 1 \('a'\): features that are not finite"),
+        (tsv_row("a", features=[[], []]), "line 1 .* expected"),
+        ('"' + tsv_row("a"), "line 1 has 1 columns"),
+        ("x" * 2000, "line 1 is longer than 1,000 bytes"),
+    ],
+)
+def test_damaged_tsv_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text(content)
+    monkeypatch.setattr("pipeline.interchange.tsv.MAX_LINE", 1000)
+    with pytest.raises(PipelineError, match=r"x\.tsv: " + message):
+        import_any(path, output=str(tmp_path / "s"))
+
+
+def test_the_first_regions_of_photos_with_more(tmp_path: Path) -> None:
+    path = tmp_path / "adaptive.tsv"
+    path.write_text(tsv_row("a", 5) + "\n" + tsv_row("bb", 3) + "\n")
+    with pytest.raises(PipelineError, match="'bb' has 3 regions; --num-regions 4 needs that many of every image"):
+        import_any(path, output=str(tmp_path / "four"), num_regions=4)
+    store = import_any(path, output=str(tmp_path / "three"), num_regions=3)
+    whole = import_any(path, output=str(tmp_path / "one"), num_regions=1)
+    assert (store.num_regions, whole.num_regions) == (3, 1)
+    np.testing.assert_array_equal(store["a"].features[:1], whole["a"].features)
+    assert store["a"].object_ids.tolist() == [0, 1, 2]
+
+
+def test_an_interrupted_import_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.interchange.convert.SHARD_SIZE", 2)
+    path = tmp_path / "x.tsv"
+    path.write_text("".join(tsv_row("a" * length) + "\n" for length in range(1, 6)) + "cut short")
+    with pytest.raises(PipelineError, match="line 6 has 1 columns"):
+        import_any(path, output=str(tmp_path / "s"))
+    path.write_text("".join(tsv_row("a" * length) + "\n" for length in range(1, 7)))
+    assert len(import_any(path, output=str(tmp_path / "s"))) == 6
+
+
+@pytest.mark.shared
+def test_real_caffe_features(shared: Path, tmp_path: Path) -> None:
+    """Ten COCO photos through the published Caffe detector: what it saw is what is in the photos."""
+    photos = shared / "data/bottom_up/images"
+    store = import_any(shared / "data/bottom_up/train2014_obj36.tsv", output=str(tmp_path / "s"), images=str(photos))
+    assert (len(store), store.num_regions, store.feature_dim) == (10, 36, 2048)
+    for row, image_id in enumerate(store):
+        regions = store[image_id]
+        path = store.image_path(row)
+        assert path is not None
+        height, width = cv2.imread(str(path)).shape[:2]
+        assert regions.image_size == (height, width)
+        assert (regions.boxes >= 0).all()
+        assert (regions.boxes <= [width, height, width, height]).all()
+        assert (regions.features >= 0).all()  # mean-pooled rectified activations
