@@ -1,5 +1,14 @@
-"""The one exception a user's mistake raises in this package."""
+"""The error that a user of this package causes and can correct."""
 
 
 class MatcherError(ValueError):
-    """Wrong input: one line that names what was found, what was expected and the remedy."""
+    """A model, captions or scores that the matcher cannot use.
+
+    Args:
+        message: one line: the file or setting, what was found and what was expected.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str = ""):
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.message, self.remedy = message, remedy
