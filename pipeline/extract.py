@@ -10,11 +10,11 @@ a cluster may do the shards: an engine is what does them, here (`LocalEngine`) o
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ from pipeline.inputs.photos import Photo, list_photos
 from pipeline.store.plan import PlannedShard, make_plan, read_plan
 from pipeline.store.reader import Store, open_store, read_json
 from pipeline.store.writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
-
-if TYPE_CHECKING:
-    from detector import RegionExtractor
 
 MAX_FAILURES_IN_A_ROW = 8  # of the detector: then the fault is not the photos'
 WAITING_BATCHES = 4  # photos decoded and waiting for others of their shape, at most
@@ -201,33 +198,6 @@ def load_extractor(config: ExtractConfig) -> Extractor:
         precision=config.precision,
         config_overrides=config.detector,
     )
-
-
-def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> "RegionExtractor":
-    """The detector that made a store's features.
-
-    Raises:
-        PipelineError: features that no detector made, or weights other than the store's.
-    """
-    if "weights_sha256" not in extraction:
-        raise PipelineError("the run's features were imported: no detector makes such regions of a new photo")
-    from detector import RegionExtractor
-    from detector.extractor import INPUT_FIELDS
-
-    extractor = RegionExtractor.from_weights(
-        weights,
-        selection=extraction["selection"],
-        num_regions=extraction["num_regions"],
-        device=device,
-        precision=extraction.get("precision", "float32"),
-        config_overrides={name: extraction["detector"][name] for name in INPUT_FIELDS},
-    )
-    if extractor.weights_sha256 != extraction["weights_sha256"]:
-        raise PipelineError(
-            f"the weights found (sha256 {extractor.weights_sha256[:12]}…) are not those that the run's features "
-            f"were made with ({extraction['weights_sha256'][:12]}…); name those with --weights"
-        )
-    return extractor
 
 
 def _manifest(config: ExtractConfig, extractor: Extractor) -> dict[str, Any]:

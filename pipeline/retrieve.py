@@ -1,7 +1,4 @@
-"""Search: photos for a sentence, captions for a photo, each with its score and the regions that made it.
-
-Letters: N images, M captions, K regions, L words, Q queries.
-"""
+"""`scan-pipeline retrieve`: photos for sentences, captions for photos, printed, drawn, or as a page."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,23 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from detector.regions import Regions
-from matcher.collection import collection_similarity
-from matcher.data import CaptionedImages
-from matcher.similarity import similarity_matrix
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import ImageIndex, read_captions
-from pipeline.inputs.dataset import DEFAULT_FEATURES, find_stores
-from pipeline.inputs.photos import read_image
-from pipeline.runs import Run, find_run, load_run
-from pipeline.store.reader import StoreCollection, open_store, open_stores
-
-BEST_REGIONS = 3  # boxes shown per photo
+from pipeline.inputs.captions import read_captions
+from pipeline.pages.answers import write_page
+from pipeline.pages.pictures import draw_answers
+from pipeline.runs import find_run, load_run
+from pipeline.search import Answer, captions_for, fitting_stores, photos_for
 
 
 @dataclass(frozen=True)
@@ -43,51 +30,6 @@ class RetrieveConfig:
     picture: str = ""  # PNG or JPEG file to draw the photos found into
     html: str = ""  # page to write the answers into
     device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Box:
-    """One region that speaks for a photo."""
-
-    xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
-    weight: float  # share of the score, 0..1
-    name: str  # "brown dog", "" where the store carries no classes
-
-    def __str__(self) -> str:
-        corners = ", ".join(f"{value:.0f}" if max(self.xyxy) > 1 else f"{value:.2f}" for value in self.xyxy)
-        return f"{'':15}{self.weight:4.0%}  [{corners}]  {self.name}".rstrip()
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result: a photo with its best regions, or a caption with the image that it was written for."""
-
-    rank: int  # 1 is best
-    score: float
-    image: str  # id in the store
-    path: str = ""  # of the photo, where it still is
-    caption: str = ""
-    caption_id: int | str = ""
-    right: bool = False  # of a caption: it was written for the photo asked with
-    boxes: tuple[Box, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The results of one query."""
-
-    query: str
-    searched: int
-    hits: tuple[Hit, ...]
-    path: str = ""  # of the photo asked with
-
-    def __str__(self) -> str:
-        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,})"]
-        for hit in self.hits:
-            what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
-            lines.append(f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}")
-            lines += [str(box) for box in hit.boxes]
-        return "\n".join(lines)
 
 
 def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[Answer]:
@@ -109,15 +51,22 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     )
     answers = photos_for(run, collection, config.query, config.top) if config.query else []
     if config.image:
-        answers += captions_for(run, collection, config, say)
+        paths = [Path(path) for path in config.captions] or run.captions()
+        captions = [caption for path in paths for caption in read_captions(path)]
+        answers += captions_for(
+            run,
+            collection,
+            config.image,
+            captions,
+            config.top,
+            weights=config.weights,
+            device=config.device,
+            report=say,
+        )
     if config.picture:
-        from pipeline.pages.pictures import draw_answers
-
         draw_answers(answers, Path(config.picture))
         say(f"picture: {config.picture}")
     if config.html:
-        from pipeline.pages.answers import write_page
-
         write_page(answers, Path(config.html))
         say(f"page: {config.html}")
     return answers
@@ -137,153 +86,3 @@ def _read_queries(path: str) -> list[str]:
 def to_json(answers: Sequence[Answer]) -> str:
     """All answers as one JSON array."""
     return json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False)
-
-
-def photos_for(
-    run: Run, collection: StoreCollection, queries: Sequence[str], top: int, *, embeddings: Tensor | None = None
-) -> list[Answer]:
-    """The best photos of a collection for each sentence.
-
-    Args:
-        run, collection: the model, and the photos to search.
-        queries: sentences.
-        top: photos for each.
-        embeddings: (N, K, E) of the collection's regions, where they are at hand; None reads and encodes them.
-    """
-    if embeddings is None:
-        pairs = CaptionedImages(
-            collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
-        )
-        similarity = collection_similarity(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
-    else:
-        with torch.inference_mode():
-            words, lengths = run.model.encode_captions(queries)
-        similarity = similarity_matrix(embeddings, words, lengths, **run.model.similarity_options())
-    answers = []
-    for column, query in enumerate(queries):
-        order = np.argsort(-similarity[:, column], kind="stable")[:top]
-        hits = []
-        for rank, row in enumerate(order, start=1):
-            image_id = collection.image_ids[row]
-            path = collection.image_path(int(row))
-            boxes = _best_boxes(run, collection.regions(int(row)), query, collection)
-            hits.append(Hit(rank, float(similarity[row, column]), image_id, str(path or ""), boxes=boxes))
-        answers.append(Answer(query, len(collection), tuple(hits)))
-    return answers
-
-
-def captions_for(
-    run: Run, collection: StoreCollection, config: RetrieveConfig, say: Callable[[str], Any]
-) -> list[Answer]:
-    """The best captions for each photo, found by its id in a store or, failing that, by its path."""
-    paths = [Path(path) for path in config.captions] or run.captions()
-    captions = [caption for path in paths for caption in read_captions(path)]
-    texts = [caption.text for caption in captions]
-    answers = []
-    for image in config.image:
-        regions, path = find_or_extract(run, collection, image, config.weights, config.device, say)
-        scores = caption_scores(run, regions, texts)
-        order = np.argsort(-scores, kind="stable")[: config.top]
-        own = ImageIndex([image])
-        hits = tuple(
-            Hit(
-                rank,
-                float(scores[m]),
-                captions[m].image,
-                caption=captions[m].text,
-                caption_id=captions[m].caption_id,
-                right=own.find(captions[m].image) is not None,
-            )
-            for rank, m in enumerate(order, start=1)
-        )
-        answers.append(Answer(image, len(captions), hits, str(path or "")))
-    return answers
-
-
-def caption_scores(run: Run, regions: Regions, captions: Sequence[str]) -> np.ndarray:
-    """Similarity of one photo to every caption: (M,)."""
-    pairs = CaptionedImages(OneImage(regions), list(captions), np.zeros(len(captions), dtype=np.int64), np.array([0]))
-    return collection_similarity(run.model, pairs, progress=len(captions) > 50_000)[0]
-
-
-class OneImage:
-    """The regions of a single photo as a source of features for the matcher."""
-
-    def __init__(self, regions: Regions):
-        self._features = regions.features[None]
-        _, self.num_regions, self.feature_dim = self._features.shape
-
-    def __len__(self) -> int:
-        return 1
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Features of the rows: (B, K, D)."""
-        return self._features[rows]
-
-
-def fitting_stores(run: Run, features: Sequence[str], say: Callable[[str], Any]) -> StoreCollection:
-    """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
-    if not features and not any(DEFAULT_FEATURES.glob("*/manifest.json")):
-        return open_stores(run.stores())
-    fitting, reasons = [], []
-    for path in find_stores(features):
-        reason = run.misfit(open_store(path))
-        if not reason:
-            fitting.append(path)
-            continue
-        reasons.append(f"{path}: {reason}")
-        if features:
-            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason}); extract it with the run's detector")
-        say(f"note: skipping {path} ({reason})")
-    if not fitting:
-        raise PipelineError(
-            f"no store fits {run.folder}: {' | '.join(reasons)}; name stores with --features, or a --run"
-        )
-    return open_stores(fitting)
-
-
-def find_or_extract(
-    run: Run, collection: StoreCollection, image: str, weights: str, device: str, say: Callable[[str], Any]
-) -> tuple[Regions, Path | None]:
-    """Regions of a photo, and where it is: from the stores by its id or name, else from the run's detector.
-
-    Raises:
-        PipelineError: an image that is nowhere, or features that no detector makes.
-    """
-    row = ImageIndex(collection.image_ids).find(image)
-    if row is not None:
-        return collection.regions(row), collection.image_path(row)
-    if not Path(image).is_file():
-        raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
-    from pipeline.extract import extractor_like
-
-    say(f"{image} is in no store: extracting its regions")
-    try:
-        photo = read_image(image)
-        extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
-    except PipelineError as error:
-        raise PipelineError(f"--image {image}: {error}") from error
-    return extractor([photo])[0], Path(image)
-
-
-def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
-    """The regions that did most for a sentence's score, start and end marks aside."""
-    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
-    with torch.inference_mode():
-        words, _ = run.model.encode_captions([query])
-        parts = run.model.contributions(run.model.encode_images(features)[0], words[0])  # (L, K)
-    shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
-    shares = shares / max(float(shares.sum()), 1e-12)
-    boxes = []
-    for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
-        xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])
-        boxes.append(Box(xyxy, float(shares[region]), region_name(regions, int(region), collection)))  # type: ignore[arg-type]
-    return tuple(boxes)
-
-
-def region_name(regions: Regions, region: int, collection: StoreCollection) -> str:
-    """What a region shows, such as "brown dog"; "" where its store carries no classes."""
-    if not collection.object_names:
-        return ""
-    attribute = collection.attribute_names[regions.attribute_ids[region]] if collection.attribute_names else ""
-    return f"{attribute} {collection.object_names[regions.object_ids[region]]}".strip()

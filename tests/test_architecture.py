@@ -45,29 +45,14 @@ LAYERS = [
 LEFT: set[str] = {
     "pipeline.extraction.ray -> pipeline.extract",
     "pipeline.interchange.checkpoint -> pipeline.train",
-    "pipeline.pages.answers -> pipeline.retrieve",
-    "pipeline.pages.app -> pipeline.explain",
-    "pipeline.pages.app -> pipeline.extract",
-    "pipeline.pages.app -> pipeline.retrieve",
-    "pipeline.pages.explanation -> pipeline.explain",
-    "pipeline.pages.pictures -> pipeline.retrieve",
     "pipeline.runs -> pipeline.train",
     "pipeline.store.plan -> pipeline.inputs.photos",
 }
 CIRCLES: set[str] = {
     "pipeline.cli",
-    "pipeline.demo.picture",
     "pipeline.demo.run",
-    "pipeline.evaluate",
-    "pipeline.explain",
     "pipeline.extract",
     "pipeline.extraction.ray",
-    "pipeline.pages.answers",
-    "pipeline.pages.app",
-    "pipeline.pages.evaluation",
-    "pipeline.pages.explanation",
-    "pipeline.pages.pictures",
-    "pipeline.retrieve",
 }
 MODULES = {
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from pipeline.device import pick_device
-from pipeline.explain import Explanation, attention_map, explain
+from pipeline.explanation import Explanation, attention_map, explain
 from pipeline.pages.explanation import ACCENT, BACKGROUND, DARKEST, INK
 from pipeline.pages.pictures import draw_boxes, photo_of
-from pipeline.retrieve import Answer, Box, photos_for
 from pipeline.runs import load_run
+from pipeline.search import Answer, Box, photos_for
 from pipeline.store.reader import open_stores
 
 TOP, WIDTH, HEIGHT = 5, 13.0, 4.2  # scenes for a sentence; inches, of all and of a sentence

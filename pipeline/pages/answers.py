@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.pages.explanation import data_uri
 from pipeline.pages.pictures import draw_boxes, photo_of
 from pipeline.pages.render import render
-from pipeline.retrieve import Answer
+from pipeline.search import Answer
 from pipeline.store.writer import replacing
 
 THUMBNAIL = 420  # pixels, longest side: sharp at twice the size it is shown at

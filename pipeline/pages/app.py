@@ -19,8 +19,8 @@ from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.photos import decode_image, read_image
-from pipeline.retrieve import caption_scores, fitting_stores, photos_for
 from pipeline.runs import find_run, load_run
+from pipeline.search import caption_scores, fitting_stores, photos_for
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -76,7 +76,7 @@ class Search:
     @cached_property
     def extractor(self) -> Any:
         """The detector that made the run's features."""
-        from pipeline.extract import extractor_like
+        from pipeline.extraction.detectors import extractor_like
 
         return extractor_like(self.run.data["extraction"], weights=self.config.weights or None, device=self.device)
 
@@ -90,7 +90,7 @@ class Search:
 
     def attention(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
-        from pipeline.explain import explain
+        from pipeline.explanation import explain
         from pipeline.pages.explanation import attention_data
 
         path = self.collection.image_path(row)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.explain import Explanation, attention_map
+from pipeline.explanation import Explanation, attention_map
 from pipeline.pages.render import render
 from pipeline.store.writer import replacing
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.photos import UnreadableImage, read_image
-from pipeline.retrieve import Answer, Box, Hit
+from pipeline.search import Answer, Box, Hit
 
 CELL = 240  # pixels, width and height of a photo's cell
 HEADER = 36

@@ -12,7 +12,8 @@ import torch
 
 from matcher.attention import attend
 from matcher.checkpoint import load_model
-from pipeline.explain import ExplainConfig, Explanation, attention_map, run
+from pipeline.explain import ExplainConfig, run
+from pipeline.explanation import Explanation, attention_map
 from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.world import scan

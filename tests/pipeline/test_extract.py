@@ -17,7 +17,8 @@ from detector import RegionExtractor, Regions
 from detector.preprocess import PreparedImage
 from pipeline import extract
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractConfig, extractor_like, run
+from pipeline.extract import ExtractConfig, run
+from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.photos import read_image
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store

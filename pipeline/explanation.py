@@ -1,0 +1,104 @@
+"""Why a photo matched: for each word of a caption, the regions that it attends to, and what they did for the score.
+
+Letters: K regions, L words, E joint space. Attention and contributions are those that the similarity is made of.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detector.regions import Regions
+from matcher.attention import Attention
+from pipeline.errors import PipelineError
+from pipeline.inputs.photos import UnreadableImage, read_image
+from pipeline.runs import Run
+from pipeline.search import region_name
+from pipeline.store.reader import StoreCollection
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One photo and one caption, taken apart. Start and end marks are words like others."""
+
+    photo: np.ndarray  # (H, W, 3) uint8 BGR
+    image: str  # its id, or its path
+    caption: str
+    direction: Attention
+    score: float
+    words: list[str]  # (L,)
+    attention: np.ndarray  # (L, K); rows sum to one for t2i, columns for i2t
+    contributions: np.ndarray  # (L, K) terms of the cosines
+    boxes: np.ndarray  # (K, 4) XYXY, pixels of the photo
+    names: list[str]  # (K,) "brown dog", "" where the store has no classes
+
+    @property
+    def word_scores(self) -> np.ndarray:
+        """(L,) what each word did for the score: its cosine for t2i, its share of the regions' cosines for i2t."""
+        return self.contributions.sum(1)
+
+    def strongest(self, word: int) -> int:
+        """The region that a word attends to most."""
+        return int(self.attention[word].argmax())
+
+    def table(self) -> list[tuple[str, float, str]]:
+        """Word, what it did for the score, and the name of the region that it attends to most."""
+        strongest = [self.names[self.strongest(word)] for word in range(len(self.words))]
+        return list(zip(self.words, self.word_scores.tolist(), strongest, strict=True))
+
+
+def explain(
+    run: Run, collection: StoreCollection, regions: Regions, path: Path | None, image: str, caption: str
+) -> Explanation:
+    """Attention and contributions of one pair.
+
+    Raises:
+        PipelineError: the photo is not where it was, or the store has no boxes.
+    """
+    if path is None:
+        raise PipelineError(
+            f"{image}: its photo is not where it was extracted from; put it back, or name it by its path"
+        )
+    try:
+        photo = read_image(path)
+    except UnreadableImage as error:
+        raise PipelineError(f"{path}: {error}; expected a photo") from error
+    boxes = np.asarray(regions.boxes, dtype=np.float32)
+    if not boxes.any():
+        raise PipelineError(f"{image}: its store has no boxes; import it again with --boxes")
+    height, width = photo.shape[:2]
+    if boxes.max() <= 1:  # fractions of the photo
+        boxes = boxes * np.array([width, height, width, height], dtype=np.float32)
+    model = run.model
+    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(model.device)
+    with torch.inference_mode():
+        embeddings = model.encode_images(features)  # (1, K, E)
+        words, lengths = model.encode_captions([caption])  # (1, L, E)
+        score = float(model.similarity(embeddings, words, lengths))
+        attention = model.attention(embeddings[0], words[0]).cpu().numpy()
+        contributions = model.contributions(embeddings[0], words[0]).cpu().numpy()
+    names = [region_name(regions, region, collection) for region in range(len(boxes))]
+    tokens = model.vocabulary.tokens(caption)
+    direction = model.config.attention
+    return Explanation(photo, image, caption, direction, score, tokens, attention, contributions, boxes, names)  # type: ignore[arg-type]
+
+
+def attention_map(explanation: Explanation, word: int) -> np.ndarray:
+    """Attention of each pixel to a word, 0 to 1: (H, W) float32.
+
+    The mean over the regions that cover the pixel, so that a place does not shine merely because many boxes overlap
+    there; stretched to the range that the photo has. Pixels that no region covers are 0.
+    """
+    height, width = explanation.photo.shape[:2]
+    total, count = np.zeros((2, height, width), dtype=np.float32)
+    for (x1, y1, x2, y2), weight in zip(explanation.boxes, explanation.attention[word], strict=True):
+        covered = slice(round(float(y1)), round(float(y2))), slice(round(float(x1)), round(float(x2)))
+        total[covered] += weight
+        count[covered] += 1
+    mean = total / np.maximum(count, 1)
+    seen = mean[count > 0]
+    if not seen.size:
+        return mean
+    low, high = float(seen.min()), float(seen.max())
+    return np.where(count > 0, (mean - low) / max(high - low, 1e-12), 0).astype(np.float32)
