@@ -26,8 +26,8 @@ from pipeline.device import pick_device, process_share
 from pipeline.errors import PipelineError
 from pipeline.extraction.background import in_background
 from pipeline.inputs.decode import decode_photos
-from pipeline.inputs.photos import Photo, list_photos
-from pipeline.store.plan import PlannedShard, make_plan, read_plan
+from pipeline.inputs.photos import list_photos
+from pipeline.store.plan import Photo, PlannedShard, make_plan, read_plan
 from pipeline.store.reader import Store, open_store, read_json
 from pipeline.store.writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 

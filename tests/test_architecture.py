@@ -46,7 +46,6 @@ LEFT: set[str] = {
     "pipeline.extraction.ray -> pipeline.extract",
     "pipeline.interchange.checkpoint -> pipeline.train",
     "pipeline.runs -> pipeline.train",
-    "pipeline.store.plan -> pipeline.inputs.photos",
 }
 CIRCLES: set[str] = {
     "pipeline.cli",

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import Photo, read_image
+from pipeline.inputs.photos import read_image
+from pipeline.store.plan import Photo
 
 SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 

@@ -9,7 +9,6 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import PipelineError
+from pipeline.store.plan import Photo
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow knows many more, some of which start other programs
@@ -30,15 +30,6 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that sw
 
 class UnreadableImage(PipelineError):
     """Why a file is not an image that can be used."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An image file: where it is, and the id that names it everywhere."""
-
-    image_id: str  # path below its root; below the root's name where there are several roots
-    path: str  # POSIX path below its root
-    root: int  # index of the root
 
 
 def list_photos(roots: Sequence[Path | str]) -> list[Photo]:

@@ -63,7 +63,7 @@ def read_mark(path: Path) -> Mark:
         if len(mark.all_ids) < len(mark.image_ids) + len(mark.failures):
             raise ValueError("an image is there twice")
     except (KeyError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path}: not a shard's commit mark ({error!r}); {mend(path.parent)}") from error
+        raise PipelineError(f"{path}: not a shard's commit mark ({error!r})", repair_hint(path.parent)) from error
     return mark
 
 
@@ -88,9 +88,9 @@ def stays_inside(path: str) -> bool:
     return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
 
 
-def mend(folder: Path) -> str:
+def repair_hint(folder: Path) -> str:
     """The remedy for a damaged file of a store."""
-    return f"to mend it: scan-pipeline inspect {folder} --repair"
+    return f"repair it with: scan-pipeline inspect {folder} --repair"
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"found a {type(content).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise PipelineError(f"{path}: not readable as {what} ({error}); {mend(path.parent)}") from error
+        raise PipelineError(f"{path}: not readable as {what} ({error})", repair_hint(path.parent)) from error
     return content
 
 

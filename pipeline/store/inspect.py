@@ -29,7 +29,7 @@ class Damage:
     found: str  # one line
 
     def __str__(self) -> str:
-        return self.found.split("; to mend it:")[0]
+        return self.found
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _read_manifest(path: Path, files: Sequence[Path]) -> tuple[dict[str, Any] | 
     except PipelineError as error:
         if not (path / MANIFEST).is_file():
             raise
-        return None, [Damage("manifest", path / MANIFEST, str(error))]
+        return None, [Damage("manifest", path / MANIFEST, error.message)]
     made_with = set()
     for file in files:
         with suppress(PipelineError):
@@ -182,7 +182,7 @@ def _read_plan(
             if not plan and files and not is_imported(manifest):
                 raise PipelineError(f"{path / PLAN}: lost")
     except PipelineError as error:
-        return [], Damage("plan", path / PLAN, str(error))
+        return [], Damage("plan", path / PLAN, error.message)
     return plan, None
 
 
@@ -210,7 +210,7 @@ def _look_at_shards(
                     raise PipelineError(f"{file}: holds other images than {PLAN} says")
                 plan_differs = True
         except PipelineError as error:
-            damaged.append(Damage("shard", file, str(error)))
+            damaged.append(Damage("shard", file, error.message))
         else:
             holder.update(dict.fromkeys(mark.all_ids, file.name))
             marks.append(mark)

@@ -13,10 +13,18 @@ from itertools import count
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import Photo
-from pipeline.store.format import Mark, commit_marks, mend, read_mark, stays_inside
+from pipeline.store.format import Mark, commit_marks, read_mark, repair_hint, stays_inside
 from pipeline.store.reader import read_manifest
 from pipeline.store.writer import PLAN, locked, replacing
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image file: where it is, and the id that names it everywhere."""
+
+    image_id: str  # path below its root; below the root's name where there are several roots
+    path: str  # POSIX path below its root
+    root: int  # index of the root
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,9 @@ def make_plan(folder: Path, photos: Sequence[Photo], shard_size: int) -> list[Pl
         planned = {shard.number: shard for shard in plan}
         for mark in map(read_mark, commit_marks(folder)):
             if not planned_alike(mark, planned.get(mark.number)):
-                raise PipelineError(f"{folder / PLAN}: does not plan the images of shard {mark.number}; {mend(folder)}")
+                raise PipelineError(
+                    f"{folder / PLAN}: does not plan the images of shard {mark.number}", repair_hint(folder)
+                )
         known = {photo.image_id for shard in plan for photo in shard.photos}
         new = [photo for photo in photos if photo.image_id not in known]
         if not new:
@@ -72,7 +82,7 @@ def read_plan(folder: Path) -> list[PlannedShard]:
                     raise ValueError(f"{photo.image_id!r} is there twice")
                 images.add(photo.image_id)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PipelineError(f"{path}: damaged ({error}); {mend(folder)}") from error
+        raise PipelineError(f"{path}: damaged ({error})", repair_hint(folder)) from error
     return [PlannedShard(number, tuple(shards[number])) for number in sorted(shards)]
 
 
@@ -88,7 +98,9 @@ def write_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:
 def check_roots(folder: Path, plan: Sequence[PlannedShard], roots: int) -> None:
     """Refuse a plan with photos in folders that the store does not have."""
     if any(photo.root >= roots for shard in plan for photo in shard.photos):
-        raise PipelineError(f"{folder / PLAN}: photos of more folders than the {roots} of its store; {mend(folder)}")
+        raise PipelineError(
+            f"{folder / PLAN}: photos of more folders than the {roots} of its store", repair_hint(folder)
+        )
 
 
 def planned_alike(mark: Mark, shard: PlannedShard | None) -> bool:

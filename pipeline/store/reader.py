@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.store.format import commit_marks, mend, read_json, read_mark, settings_sha256, stays_inside
+from pipeline.store.format import commit_marks, read_json, read_mark, repair_hint, settings_sha256, stays_inside
 
 FORMAT = "scan-pipeline/shards"
 VERSION = 1
@@ -37,6 +37,13 @@ MANIFEST_TYPES: dict[str, type] = {
 }
 
 
+class ClassNames(NamedTuple):
+    """The names that a store's `object_ids` and `attribute_ids` index; both empty where it has no classes."""
+
+    objects: list[str]
+    attributes: list[str]
+
+
 class Shard:
     """One committed shard: its rows and its memory-mapped tensors."""
 
@@ -46,7 +53,7 @@ class Shard:
         self._manifest = manifest
         content = read_mark(mark)
         if content.settings_sha256 not in (None, settings_sha256(manifest)):
-            raise PipelineError(f"{mark}: made with other settings than its store; {mend(mark.parent)}")
+            raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
         self.image_ids, self.failures, self.sha256 = content.image_ids, content.failures, content.sha256
         self._paths, self._roots = content.paths, content.roots
 
@@ -64,7 +71,8 @@ class Shard:
             if found != expected:
                 what = f"{name} {found[0]} {found[1]}" if found else f"no {name}"
                 raise PipelineError(
-                    f"{self.path}: found {what}, expected {expected[0]} {expected[1]}; {mend(self.path.parent)}"
+                    f"{self.path}: found {what}, expected {expected[0]} {expected[1]}",
+                    repair_hint(self.path.parent),
                 )
         return maps
 
@@ -74,20 +82,10 @@ class Shard:
         height, width = values.pop("image_sizes").tolist()
         return Regions(**values, image_size=(height, width))
 
-    def boxes(self, row: int) -> np.ndarray:
-        """Boxes of the image in a row: (K, 4)."""
-        return np.array(self.tensors["boxes"][row])
-
-    def image_size(self, row: int) -> tuple[int, int]:
-        """(height, width) of the image in a row."""
-        height, width = self.tensors["image_sizes"][row].tolist()
-        return height, width
-
-    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-        """Copy the features of some rows to their places: (B,) -> out (…, K, D)."""
-        features = self.tensors["features"]
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            out[place] = features[row]
+    @property
+    def class_names(self) -> ClassNames:
+        """What its object and attribute ids index."""
+        return ClassNames(self._manifest["object_names"], self._manifest["attribute_names"])
 
     def image_path(self, row: int) -> Path | None:
         """The photo, if it is still where it was extracted from. Never a path that leads out of the image folder."""
@@ -100,21 +98,15 @@ class Shard:
         return path if path.is_file() else None
 
 
-class _Images(Mapping[str, Regions]):
-    """Images by id, in row order, over parts that hold a run of rows each: the shards of a store, or several stores."""
+class StoredImages(Mapping[str, Regions]):
+    """The regions of many images by id, in row order: the rows of some shards, one after the other."""
 
-    num_regions: int
-    feature_dim: int
-    dtype: np.dtype[Any]
-
-    def __init__(self, parts: Sequence["Shard | Store"], double: str):
-        self._parts = list(parts)
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.image_ids: list[str] = [image_id for part in parts for image_id in part.image_ids]
+    def __init__(self, shards: Sequence[Shard], *, num_regions: int, feature_dim: int, dtype: np.dtype[Any]):
+        self.shards = list(shards)
+        self.num_regions, self.feature_dim, self.dtype = num_regions, feature_dim, dtype
+        self._starts = np.cumsum([0, *map(len, self.shards)])
+        self.image_ids: list[str] = [image_id for shard in self.shards for image_id in shard.image_ids]
         self._rows = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        if len(self._rows) != len(self.image_ids):
-            image_id = next(name for name, count in Counter(self.image_ids).items() if count > 1)
-            raise PipelineError(f"image {image_id} is there twice: {double}")
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -134,23 +126,17 @@ class _Images(Mapping[str, Regions]):
 
     def regions(self, row: int) -> Regions:
         """Everything about the image in a row, read from disk."""
-        part, local = self._locate(row)
-        return part.regions(local)
+        shard, local = self._locate(row)
+        return shard.regions(local)
 
     def image_path(self, row: int) -> Path | None:
         """The photo in a row, if it is still where it was extracted from."""
-        part, local = self._locate(row)
-        return part.image_path(local)
+        shard, local = self._locate(row)
+        return shard.image_path(local)
 
-    def image_size(self, row: int) -> tuple[int, int]:
-        """(height, width) in pixels of the photo in a row; (0, 0) where it is unknown."""
-        part, local = self._locate(row)
-        return part.image_size(local)
-
-    def boxes(self, row: int) -> np.ndarray:
-        """Boxes of the image in a row, without its features: (K, 4) float32 XYXY."""
-        part, local = self._locate(row)
-        return part.boxes(local)
+    def names_of(self, row: int) -> ClassNames:
+        """Class names of the store that the image in a row is in; stores of one collection may differ in them."""
+        return self._locate(row)[0].class_names
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Features of some rows, in the stored type: (B,) -> (B, K, D). Reads nothing else.
@@ -162,56 +148,70 @@ class _Images(Mapping[str, Regions]):
         out = np.empty((len(rows), self.num_regions, self.feature_dim), self.dtype)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
-        self.take(rows, out, np.arange(len(rows)))
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(shard_of).tolist():
+            features = self.shards[index].tensors["features"]
+            for place in np.flatnonzero(shard_of == index).tolist():
+                out[place] = features[rows[place] - self._starts[index]]
         return out
 
-    def take(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-        """As `gather`, into places of an array."""
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(part_of):
-            here = np.flatnonzero(part_of == index)
-            self._parts[index].take(rows[here] - self._starts[index], out, places[here])
-
-    def _locate(self, row: int) -> tuple["Shard | Store", int]:
+    def _locate(self, row: int) -> tuple[Shard, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._parts[index], row - int(self._starts[index])
+        return self.shards[index], row - int(self._starts[index])
+
+    def _duplicate(self) -> str | None:
+        """An image id that two rows have."""
+        if len(self._rows) == len(self.image_ids):
+            return None
+        return next(image_id for image_id, count in Counter(self.image_ids).items() if count > 1)
 
 
-class Store(_Images):
-    """The regions of many images. Cheap to open, cheap to send to another process."""
+class Store(StoredImages):
+    """One store. Cheap to open, cheap to send to another process."""
 
     def __init__(self, path: Path):
         self.path = path
         self.manifest = read_manifest(path)
-        self.num_regions = self.manifest["num_regions"]
-        self.feature_dim = self.manifest["feature_dim"]
-        self.dtype = np.dtype(self.manifest["dtype"])
         self.extraction: dict[str, Any] = self.manifest["extraction"]
         self.object_names: list[str] = self.manifest["object_names"]
         self.attribute_names: list[str] = self.manifest["attribute_names"]
         self.has_boxes: bool = self.manifest["has_boxes"]
-        self.shards = [Shard(mark, self.manifest) for mark in commit_marks(path)]
-        super().__init__(self.shards, f"in two shards of {path}; scan-pipeline inspect {path} says more")
+        super().__init__(
+            [Shard(mark, self.manifest) for mark in commit_marks(path)],
+            num_regions=self.manifest["num_regions"],
+            feature_dim=self.manifest["feature_dim"],
+            dtype=np.dtype(self.manifest["dtype"]),
+        )
+        if image_id := self._duplicate():
+            raise PipelineError(f"{path}: duplicate image id {image_id!r} in two shards", repair_hint(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path,)
 
 
-class StoreCollection(_Images):
-    """Several stores as one, in order."""
+class StoreCollection(StoredImages):
+    """Several stores of one kind of features as one, in order; made by `open_stores`."""
 
     def __init__(self, stores: Sequence[Store]):
         self.stores = list(stores)
         first = self.stores[0]
-        self.num_regions, self.feature_dim = first.num_regions, first.feature_dim
-        self.dtype = np.result_type(*(store.dtype for store in self.stores))
-        self.has_boxes = all(store.has_boxes for store in self.stores)
-        self.object_names, self.attribute_names = first.object_names, first.attribute_names
         self.extraction = first.extraction
-        names = ", ".join(str(store.path) for store in self.stores)
-        super().__init__(self.stores, f"in two stores of {names}; choose other stores with --features")
+        self.object_names, self.attribute_names = (
+            first.object_names,
+            first.attribute_names,
+        )  # TODO: goes when search asks names_of(row)
+        self.has_boxes = all(store.has_boxes for store in self.stores)
+        super().__init__(
+            [shard for store in self.stores for shard in store.shards],
+            num_regions=first.num_regions,
+            feature_dim=first.feature_dim,
+            dtype=np.result_type(*(store.dtype for store in self.stores)),
+        )
+        if image_id := self._duplicate():
+            names = " and ".join(str(store.path) for store in self.stores if image_id in store)
+            raise PipelineError(f"{names}: duplicate image id {image_id!r}", "choose other stores with --features")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_stores, ([store.path for store in self.stores],)
@@ -263,12 +263,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path, "a store's manifest")
     if manifest.get("format") != FORMAT or manifest.get("format_version") != VERSION:
         found = f"{manifest.get('format')} {manifest.get('format_version')}"
-        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}; {mend(folder)}")
+        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}", repair_hint(folder))
     for name, kind in MANIFEST_TYPES.items():
         if not isinstance(manifest.get(name), kind):
-            raise PipelineError(f"{path}: no {kind.__name__} named {name} in it; {mend(folder)}")
+            raise PipelineError(f"{path}: no {kind.__name__} named {name} in it", repair_hint(folder))
     if manifest["dtype"] not in ("float16", "float32") or min(manifest["num_regions"], manifest["feature_dim"]) < 1:
-        raise PipelineError(f"{path}: regions of another shape or type than any store has; {mend(folder)}")
+        raise PipelineError(f"{path}: regions of another shape or type than any store has", repair_hint(folder))
     return manifest
 
 
@@ -301,7 +301,7 @@ def map_safetensors(path: Path) -> dict[str, np.ndarray]:
         header = json.loads(data[8:start].tobytes())
         return {name: _view(data[start:], entry) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise PipelineError(f"{path}: damaged or truncated ({error}); {mend(path.parent)}") from error
+        raise PipelineError(f"{path}: damaged or truncated ({error})", repair_hint(path.parent)) from error
 
 
 def _view(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:

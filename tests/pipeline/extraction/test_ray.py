@@ -13,8 +13,8 @@ from pipeline.errors import PipelineError
 from pipeline.extract import ExtractConfig
 from pipeline.extraction import ray as ray_engine
 from pipeline.extraction.ray import SHARDS_A_CALL, RayEngine, ShardWorker
-from pipeline.inputs.photos import Photo, list_photos
-from pipeline.store.plan import PLAN, PlannedShard, make_plan
+from pipeline.inputs.photos import list_photos
+from pipeline.store.plan import PLAN, Photo, PlannedShard, make_plan
 from pipeline.store.writer import claim_store, commit_mark
 from tests.photos import write_photos
 

@@ -149,7 +149,9 @@ def test_photos_of_several_folders_are_planned_from_where_they_are(tmp_path: Pat
         (tmp_path / "store" / name).unlink()
     report = repair_store(tmp_path / "store", progress=False)
     assert "the extract command that made this store, typed again" in str(report)
-    with pytest.raises(PipelineError, match=r"images\.jsonl: does not plan the images of shard 0; to mend it: scan"):
+    with pytest.raises(
+        PipelineError, match=r"images\.jsonl: does not plan the images of shard 0; repair it with: scan"
+    ):
         extract(tmp_path)
     repair_store(tmp_path / "store", progress=False)
     extract(tmp_path)
@@ -210,14 +212,18 @@ def test_a_lost_manifest_is_not_written_for_other_features(store: Path) -> None:
 
 def test_a_shard_of_another_detector_is_not_read(store: Path) -> None:
     foreign_shard(store)
-    with pytest.raises(PipelineError, match=r"shard-00001\.json: made with other settings than its store; to mend it"):
+    with pytest.raises(
+        PipelineError, match=r"shard-00001\.json: made with other settings than its store; repair it with"
+    ):
         open_store(store)
 
 
 def test_a_plan_that_leaves_photos_out_is_refused(store: Path) -> None:
     (store / "images.jsonl").unlink()
     write_photos(store.parent / "photos", 1, names="0000.jpg")  # would shift every photo by one
-    with pytest.raises(PipelineError, match=r"images\.jsonl: does not plan the images of shard 0; to mend it: scan"):
+    with pytest.raises(
+        PipelineError, match=r"images\.jsonl: does not plan the images of shard 0; repair it with: scan"
+    ):
         extract(store.parent)
     repair_store(store, progress=False)
     assert sorted(extract(store.parent)) == sorted(["0000.jpg", *(f"{n:03}.jpg" for n in range(10) if n != 5)])
