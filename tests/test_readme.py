@@ -1,4 +1,4 @@
-"""The README is true: its commands exist with their options, its files are there, its Python runs."""
+"""The READMEs are true: their commands exist with their options, their files are there, their Python runs."""
 
 import re
 import shlex
@@ -14,7 +14,10 @@ from tests.photos import write_photos
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
-DOCUMENTS = [REPOSITORY / "README.md", *(REPOSITORY / "configs").rglob("*.yaml"), *(REPOSITORY / "docker").iterdir()]
+PACKAGES = ("pipeline", "detector", "matcher")
+READMES = [REPOSITORY / "README.md", *(path for name in PACKAGES for path in (REPOSITORY / name).rglob("README.md"))]
+ALL_READMES = "\n".join(path.read_text() for path in READMES)
+DOCUMENTS = [*READMES, *(REPOSITORY / "configs").rglob("*.yaml"), *(REPOSITORY / "docker").iterdir()]
 COMMANDS = sorted(
     {
         match.strip()
@@ -42,12 +45,12 @@ def test_commands_and_their_options_exist(line: str) -> None:
             assert (REPOSITORY / "configs" / name / f"{value}.yaml").is_file()
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests|configs|docker)/[\w/.]+)`", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests|configs|docker)/[\w/.]+)`", ALL_READMES))))
 def test_files_that_are_named_exist(path: str) -> None:
     assert (REPOSITORY / path).exists()
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)", ALL_READMES))))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
