@@ -10,7 +10,7 @@ before it has run; everything that leads up to it is launched for all images fir
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from detector.config import DetectorConfig
 from detector.errors import DetectorError
 from detector.locate import find_weights
 from detector.model import FasterRCNN, Predictions
+from detector.pending import Finished, Pending, detect
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from detector.regions import Regions
 from detector.rewrite import for_inference
@@ -136,32 +137,16 @@ class RegionExtractor:
         Args:
             images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
         """
-        return self.launch(images)()
+        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
+        return detect(self.launch, prepared)
 
     @torch.inference_mode()
-    def launch(self, images: Sequence[np.ndarray | PreparedImage]) -> Callable[[], list[Regions]]:
-        """As a call, but a GPU is only set to work: the function returned waits for it, and selects.
+    def launch(self, images: Sequence[PreparedImage]) -> Pending:
+        """Start one batch. On a GPU the host is free to launch the next one before it asks for the result of this one.
 
-        To launch the next images before that keeps a GPU busy while the host selects.
+        Args:
+            images: of one resized shape.
         """
-        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
-        of_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(prepared):
-            of_shape.setdefault(image.pixels.shape, []).append(index)
-        launched = [
-            (indices, self._launch_one_shape([prepared[index] for index in indices])) for indices in of_shape.values()
-        ]
-
-        @torch.inference_mode()
-        def collect() -> list[Regions]:
-            candidates: dict[int, Candidates] = {}
-            for indices, downloaded in launched:
-                candidates.update(zip(indices, downloaded(), strict=True))
-            return [self._keep(image, candidates[index]) for index, image in enumerate(prepared)]
-
-        return collect
-
-    def _launch_one_shape(self, images: list[PreparedImage]) -> Callable[[], list[Candidates]]:
         features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
         proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
@@ -170,9 +155,12 @@ class RegionExtractor:
                 "no proposal: the network's scores are not finite numbers; are these the right weights?"
             )
         predictions = self.model.predict(features, proposals)
-        return self._download(list(map(self._candidates, proposals, predictions)))
+        candidates = list(map(self._candidates, proposals, predictions))
+        if self.device.type == "cpu":
+            return Finished(list(map(self._keep, images, candidates)))
+        return _Launched(images, candidates, self._keep)
 
-    def _upload(self, images: list[PreparedImage]) -> Tensor:
+    def _upload(self, images: Sequence[PreparedImage]) -> Tensor:
         """(B, 3, h, w) in the backbone's type: the pixels are channels-last already."""
         pixels = [torch.from_numpy(image.pixels) for image in images]
         pinned = self.device.type == "cuda"
@@ -198,33 +186,6 @@ class RegionExtractor:
         return Candidates(
             boxes, predictions.features, attribute_ids, attribute_scores, probabilities, object_ids, object_scores
         )
-
-    def _download(self, candidates: list[Candidates]) -> Callable[[], list[Candidates]]:
-        """All images' candidates in the host's memory: from a GPU packed, in one copy, the only one of a batch.
-
-        Returns:
-            a function that waits for the copy.
-        """
-        if self.device.type == "cpu":
-            return lambda: candidates
-        names = [field.name for field in fields(Candidates)]
-        tensors = [[getattr(one, name) for name in names] for one in candidates]
-        forms = [[(tensor.shape, tensor.dtype) for tensor in of_image] for of_image in tensors]
-        packed = torch.cat([torch.cat(list(map(_as_columns, of_image)), 1) for of_image in tensors])  # (B R, …)
-        cuda = self.device.type == "cuda"
-        host = torch.empty(packed.shape, pin_memory=cuda)
-        host.copy_(packed, non_blocking=cuda)
-        copied = torch.cuda.Event() if cuda else None
-        if copied is not None:
-            copied.record()
-
-        def wait() -> list[Candidates]:
-            if copied is not None:
-                copied.synchronize()
-            images = host.split([form[0][0][0] for form in forms])
-            return [Candidates(*_from_columns(rows, form)) for rows, form in zip(images, forms, strict=True)]
-
-        return wait
 
     def _keep(self, image: PreparedImage, candidates: Candidates) -> Regions:
         """Selection, and boxes in pixels of the original image."""
@@ -261,6 +222,37 @@ class RegionExtractor:
             width=width,
             offset=self.model.offset,
         )
+
+
+class _Launched:
+    """A batch that a device works at. Its candidates come to the host's memory packed, in the only copy of a batch."""
+
+    def __init__(
+        self,
+        images: Sequence[PreparedImage],
+        candidates: Sequence[Candidates],
+        select: Callable[[PreparedImage, Candidates], Regions],
+    ):
+        self.images, self.select = images, select
+        tensors = [list(vars(one).values()) for one in candidates]
+        self.forms = [[(tensor.shape, tensor.dtype) for tensor in of_image] for of_image in tensors]
+        packed = torch.cat([torch.cat(list(map(_as_columns, of_image)), 1) for of_image in tensors])  # (B R, …)
+        self.host = torch.empty(packed.shape, pin_memory=packed.is_cuda)
+        self.host.copy_(packed, non_blocking=packed.is_cuda)
+        self.copied = torch.cuda.Event() if packed.is_cuda else None
+        if self.copied is not None:
+            self.copied.record()
+
+    def done(self) -> bool:
+        return self.copied is None or self.copied.query()
+
+    @torch.inference_mode()
+    def result(self) -> list[Regions]:
+        if self.copied is not None:
+            self.copied.synchronize()
+        rows = self.host.split([form[0][0][0] for form in self.forms])
+        candidates = [Candidates(*_from_columns(*each)) for each in zip(rows, self.forms, strict=True)]
+        return list(map(self.select, self.images, candidates))
 
 
 def _as_columns(tensor: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ STATE = Path("last") / "state.pt"
 
 
 @dataclass
-class TrainState:
-    """The counters of a training run."""
+class Progress:
+    """How far a run is."""
 
     step: int = 0
     best_rsum: float = -1.0
@@ -25,16 +25,16 @@ class TrainState:
 
 
 def save_state(
-    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: TrainState
+    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
 ) -> None:
-    """Write `last/state.pt` atomically."""
+    """Write `last/state.pt`, whole or not at all."""
     content = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "progress": asdict(state),
+        "progress": asdict(progress),
         "vocabulary": model.vocabulary.state(),
     }
     buffer = io.BytesIO()
@@ -45,11 +45,11 @@ def save_state(
 
 def load_state(
     run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> TrainState | None:
-    """Restore model, optimizer and random numbers from `last/state.pt`; None where there is none.
+) -> Progress | None:
+    """Bring model, optimizer and random numbers back to where the run was; None where it has not begun.
 
     Raises:
-        MatcherError: damaged, or the state of another model or other captions.
+        MatcherError: a state that is damaged, or of other captions or another model.
     """
     path = run_dir / STATE
     if not path.is_file():
@@ -64,7 +64,7 @@ def load_state(
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and len(content["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(content["random_cuda"])
-        return TrainState(**content["progress"])
+        return Progress(**content["progress"])
     except MatcherError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:

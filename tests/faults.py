@@ -14,9 +14,10 @@ from unittest import mock
 
 import numpy as np
 
+from detector.pending import Finished
 from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
-from pipeline.extract import ExtractConfig
+from pipeline.extraction.job import ExtractConfig
 
 K, D = 3, 4
 
@@ -34,9 +35,9 @@ class QuickDetector:
     def describe(self) -> dict[str, Any]:
         return {"detector": {}, "selection": "caffe", "num_regions": K, "weights_sha256": self.weights}
 
-    def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
+    def launch(self, images: Sequence[PreparedImage]) -> Finished:
         self.between()
-        return [self._regions(image) for image in images]
+        return Finished([self._regions(image) for image in images])
 
     def _regions(self, image: PreparedImage) -> Regions:
         mean = image.pixels.mean()

@@ -172,7 +172,7 @@ def test_features(tmp_path: Path, trace: Path) -> None:
 
 def test_configurations(tmp_path: Path, trace: Path) -> None:
     from pipeline.config import load_config
-    from pipeline.extract import ExtractConfig
+    from pipeline.extraction.job import ExtractConfig
 
     path = tmp_path / "config.yaml"
     path.write_text(

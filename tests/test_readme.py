@@ -58,7 +58,7 @@ def test_make_targets_exist(target: str) -> None:
 @pytest.mark.parametrize("config", sorted((REPOSITORY / "configs/extract").glob("*.yaml")), ids=lambda path: path.stem)
 def test_extraction_presets_load(config: Path) -> None:
     from pipeline.config import load_config
-    from pipeline.extract import ExtractConfig
+    from pipeline.extraction.job import ExtractConfig
 
     assert load_config(ExtractConfig, group="extract", config=config.stem).num_regions == (
         12 if config.stem == "demo" else 36

@@ -1,14 +1,30 @@
-"""Loading the detector that made a store's features, for a photo that is in no store."""
+"""Loading a detector: the one that a configuration asks for, or the one that made a store's features."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.extraction.job import ExtractConfig, Extractor
 
 if TYPE_CHECKING:
     from detector import RegionExtractor
+
+
+def load_extractor(config: ExtractConfig) -> Extractor:
+    """The detector that a configuration asks for."""
+    from detector import RegionExtractor
+
+    return RegionExtractor.from_weights(
+        config.weights or None,
+        selection=config.selection,
+        num_regions=config.num_regions,
+        device=pick_device(config.device),
+        precision=config.precision,
+        config_overrides=config.detector,
+    )
 
 
 def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> "RegionExtractor":

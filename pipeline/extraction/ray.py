@@ -1,9 +1,9 @@
-"""Extraction on a Ray cluster: Ray starts the workers, watches them, and gives the shards of a lost one to its successor.
+"""Extraction on a Ray cluster: Ray starts the workers, restarts a lost one, and repeats its call.
 
     driver (this process): plan -> a few shards a call -> workers: decode, detect, commit -> counts -> driver
 
-The features never travel: a worker commits its shards to the store itself, so every machine has to see the photos and the
-store under the same paths. A shard that is committed stands, whoever did it; so a call may be repeated at any time.
+The features do not travel: a worker commits its shards to the store itself, so every machine has to see the photos and the
+store under the same paths. A committed shard is final, whoever made it, so a call may be repeated at any time.
 """
 
 import logging
@@ -22,7 +22,8 @@ from detector.errors import DetectorError
 from detector.locate import ENVIRONMENT
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractConfig, LocalEngine, refuse_lost_folders
+from pipeline.extraction.job import ExtractConfig, refuse_lost_folders
+from pipeline.extraction.local import LocalEngine
 from pipeline.store.plan import PLAN, PlannedShard
 from pipeline.store.reader import MANIFEST, read_json
 from pipeline.store.writer import claim_store, commit_mark
@@ -33,12 +34,13 @@ SHARDS_A_CALL = 8  # at most: a worker decodes ahead within a call
 
 
 class RayEngine:
-    """Does shards on the workers of a Ray cluster."""
+    """Extracts shards on the workers of a Ray cluster."""
 
     def __init__(self, config: ExtractConfig):
         if process_share(config.share)[1] > 1:
             raise PipelineError(
-                "--engine ray: Ray shares the shards out itself; start one process, without torchrun, srun or share=…"
+                "--engine ray: Ray distributes the shards itself",
+                "start one process, without torchrun, srun or share=…",
             )
         self.config = _for_any_folder(config)
         self.connected = _connect(config.ray_address)
@@ -46,17 +48,19 @@ class RayEngine:
         self.workers = [self._start()]
 
     def manifest(self) -> dict[str, Any]:
-        """As a worker says it: this process may have neither the weights nor the device."""
+        """From a worker: this process may have neither the weights nor the device."""
         return _result(self.workers[0].manifest.remote())
 
     def extract(self, folder: Path, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[int]:
-        """Have shards committed to a store, in any order. Yields for each the number of its failures."""
+        """Have shards committed to a store, in any order. Yields the number of failures of each."""
         import ray
 
         if not shards:
             return
         self.workers += [self._start() for _ in range(min(self.number, len(shards)) - 1)]
-        self._tell(bar)
+        if not bar.disable:
+            each = ", ".join(f"{n:g} {kind.removeprefix('num_').upper()[:-1]}" for kind, n in self.resources.items())
+            bar.write(f"Ray: {len(self.workers)} workers of {each} each")
         store, size = Path(os.path.abspath(folder)), (folder / PLAN).stat().st_size
         calls = _calls(shards, len(self.workers))
         at_work: dict[Any, Any] = {}
@@ -80,7 +84,7 @@ class RayEngine:
             yield failures
 
     def close(self) -> None:
-        """End the workers, and the connection if it is ours."""
+        """Stop the workers, and disconnect if `_connect` connected."""
         import ray
 
         for worker in self.workers:
@@ -94,28 +98,21 @@ class RayEngine:
         options = {**self.resources, "max_restarts": -1, "max_task_retries": RETRIES}
         return ray.remote(ShardWorker).options(**options).remote(self.config)
 
-    def _tell(self, bar: "tqdm[Any]") -> None:
-        of_each = ", ".join(
-            f"{value:g} {name.removeprefix('num_').upper()[:-1]}" for name, value in self.resources.items()
-        )
-        if not bar.disable:
-            bar.write(f"Ray: {len(self.workers)} workers of {of_each} each")
-
 
 class ShardWorker:
-    """One detector on some machine of the cluster. One that takes the place of a lost one is made alike, and needs no more."""
+    """One detector on some machine of the cluster. It has no state beyond its configuration, so Ray can restart it."""
 
     def __init__(self, config: ExtractConfig):
         self.config = config
         self.engine: LocalEngine | None = None
 
     def manifest(self) -> dict[str, Any]:
-        """What the store's manifest says of the features that this worker makes."""
+        """The store's manifest, as far as this worker's features decide it."""
         with _naming_this_machine():
             return self._engine().manifest()
 
     def extract(self, store: Path, plan_size: int, shards: Sequence[PlannedShard]) -> Iterator[tuple[int, int]]:
-        """Commit those of some shards that are not committed yet. Yields photos and failures of each, in order.
+        """Commit the given shards, except those that are committed. Yields photos and failures of each, in order.
 
         Args:
             store: its folder, made by the driver.
@@ -123,7 +120,7 @@ class ShardWorker:
             shards: of that plan.
 
         Raises:
-            PipelineError: store or photos that cannot be seen from here, or what `LocalEngine.extract` raises.
+            PipelineError: store or photos that this machine does not see, or what `LocalEngine.extract` raises.
         """
         with _naming_this_machine():
             self._check_folders(store, plan_size)
@@ -134,7 +131,7 @@ class ShardWorker:
                 for shard, is_done in zip(shards, done, strict=True):
                     # When a call is repeated, Ray expects again what it yielded before.
                     yield len(shard.photos), _failures(store, shard) if is_done else next(fresh)
-                for _ in fresh:  # to its end, where the last shard, which is still being written, is waited for
+                for _ in fresh:  # to its end, where it waits for the last shard to be written
                     raise AssertionError("more shards than were asked for")
 
     def _engine(self) -> LocalEngine:
@@ -146,17 +143,20 @@ class ShardWorker:
         plan = store / PLAN
         if not (store / MANIFEST).is_file() or not plan.is_file() or plan.stat().st_size < plan_size:
             raise PipelineError(
-                f"{store}: not the store that was begun, or not there; --output has to name a folder that all machines share"
+                f"{store}: not there, or not the store that the driver planned",
+                "--output has to name a folder that all machines share",
             )
         for root in self.config.images:
             if not Path(root).is_dir():
-                raise PipelineError(f"--images {root}: not there; every machine has to see the photos under this path")
+                raise PipelineError(
+                    f"--images {root}: not there", "every machine has to see the photos under this path"
+                )
         refuse_lost_folders([Path(root) for root in self.config.images])
-        claim_store(store, self._engine().manifest())  # refuses, where this machine found other weights than the first
+        claim_store(store, self._engine().manifest())  # refuses a machine that found other weights
 
 
 def _for_any_folder(config: ExtractConfig) -> ExtractConfig:
-    """The same configuration for processes that run in another folder, with another environment."""
+    """The same configuration, for processes with another working folder and environment."""
     images = tuple(os.path.abspath(root) for root in config.images)
     weights = config.weights or os.environ.get(ENVIRONMENT, "")
     if os.path.exists(weights):  # else the name of a hub repository
@@ -165,7 +165,10 @@ def _for_any_folder(config: ExtractConfig) -> ExtractConfig:
 
 
 def _connect(address: str) -> bool:
-    """Join a cluster, or start one; whether there was no connection before.
+    """Join a cluster, or start one.
+
+    Returns:
+        False where the caller of this program had connected before; then the connection is theirs.
 
     Raises:
         PipelineError: no Ray, or no cluster at that address.
@@ -173,12 +176,14 @@ def _connect(address: str) -> bool:
     try:
         import ray
     except ImportError as error:
-        raise PipelineError(f"--engine ray: Ray cannot be used ({error}); pip install 'scan-pipeline[ray]'") from error
+        raise PipelineError(
+            f"--engine ray: Ray cannot be used ({error})", "pip install 'scan-pipeline[ray]'"
+        ) from error
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS", "")
     _check_address(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here: nobody is told
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
     try:
         ray.init(address=address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -187,11 +192,11 @@ def _connect(address: str) -> bool:
 
 
 def _check_address(address: str) -> None:
-    """Refuses a cluster that is not there at once; Ray itself would try for many minutes."""
+    """Refuse an unreachable cluster at once: Ray itself tries for many minutes."""
     if address.startswith("ray://"):
         raise PipelineError(
-            f"ray_address={address}: the address of Ray's client server; run the command on a machine of the cluster, "
-            "where ray_address=auto finds it (ray job submit does so)"
+            f"ray_address={address}: the address of Ray's client server",
+            "run the command on a machine of the cluster, where ray_address=auto finds it (ray job submit does so)",
         )
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
@@ -203,13 +208,13 @@ def _check_address(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> PipelineError:
     return PipelineError(
-        f"ray_address={address}: no cluster to be reached ({str(error).splitlines()[0]}); start one with "
-        "ray start --head, or use ray_address=local for this machine alone"
+        f"ray_address={address}: no cluster can be reached ({str(error).splitlines()[0]})",
+        "start one with ray start --head, or use ray_address=local for this machine alone",
     )
 
 
 def _workers(config: ExtractConfig) -> tuple[int, dict[str, float]]:
-    """How many workers to ask for, and what each takes of a machine."""
+    """The number of workers, and the resources of each, in Ray's words."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -217,13 +222,13 @@ def _workers(config: ExtractConfig) -> tuple[int, dict[str, float]]:
     if gpus and config.device != "cpu":
         return config.ray_workers or gpus, {"num_gpus": 1.0, "num_cpus": 1.0}
     number = config.ray_workers or max(1, len(machines))
-    together = -(-number // max(1, len(machines)))  # on one machine
-    least = min((machine["CPU"] for machine in machines), default=1.0)
-    return number, {"num_cpus": max(1.0, least // together)}
+    on_one_machine = -(-number // max(1, len(machines)))
+    fewest_cpus = min((machine["CPU"] for machine in machines), default=1.0)
+    return number, {"num_cpus": max(1.0, fewest_cpus // on_one_machine)}
 
 
 def _calls(shards: Sequence[PlannedShard], workers: int) -> Iterator[Sequence[PlannedShard]]:
-    """Shards for one call each: ever fewer, so that all workers end together."""
+    """Shards, grouped into calls: ever fewer a call, so that all workers end at the same time."""
     start = 0
     while start < len(shards):
         size = min(SHARDS_A_CALL, max(1, (len(shards) - start) // (2 * workers)))
@@ -232,7 +237,7 @@ def _calls(shards: Sequence[PlannedShard], workers: int) -> Iterator[Sequence[Pl
 
 
 def _result(reference: Any) -> Any:
-    """What a worker answered. Its errors arrive as what they were there.
+    """What a worker returned; what it raised is raised here.
 
     Raises:
         PipelineError: workers were lost too often.
@@ -252,13 +257,13 @@ def _result(reference: Any) -> Any:
 def _lost(error: Exception) -> PipelineError:
     """What to say when Ray itself gives up on a worker."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if "creation task" in lines[0]:  # a traceback follows
+    if getattr(error, "actor_init_failed", False):  # of RayActorError; the last line of its traceback says why
         return PipelineError(
-            f"a Ray worker could not start ({lines[-1]}); every machine of the cluster needs this version of scan-pipeline"
+            f"a Ray worker could not start ({lines[-1]})", "install this version of scan-pipeline on every machine"
         )
     return PipelineError(
-        f"Ray lost the worker of the same shards {RETRIES + 1} times ({lines[0]}); this is mostly memory: use fewer "
-        "ray_workers or a smaller --batch-size, and run the same command again to continue"
+        f"Ray lost the worker of the same shards {RETRIES + 1} times ({lines[0]}), in most cases for lack of memory",
+        "use fewer ray_workers or a smaller --batch-size, and run the same command again to continue",
     )
 
 
@@ -268,7 +273,7 @@ def _failures(store: Path, shard: PlannedShard) -> int:
 
 @contextmanager
 def _naming_this_machine() -> Iterator[None]:
-    """A user's mistake that only one machine sees has to say which."""
+    """Errors name the machine: another one may not have them."""
     try:
         yield
     except (PipelineError, DetectorError) as error:

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import detector.extractor
 import detector.model
-import pipeline.extract
 from detector import RegionExtractor
 from detector.config import DetectorConfig
 from detector.extractor import PRECISIONS
@@ -36,6 +36,9 @@ from detector.model import FasterRCNN
 from detector.preprocess import PreparedImage
 from detector.rewrite import FrozenBatchNorm2d
 from detector.weights import Weights
+from pipeline.extract import run
+from pipeline.extraction import local
+from pipeline.extraction.job import ExtractConfig
 from tests.benchmarks.similarity import fastest
 from tests.published import PublishedDetector
 
@@ -98,25 +101,25 @@ class Stages:
     @contextmanager
     def watching(self, extractor: RegionExtractor) -> Iterator[None]:
         """Every stage of extraction, timed."""
-        model, decode, pool = extractor.model, pipeline.extract.decode_photos, detector.model.pooled_chunks
+        model, decode, pool = extractor.model, local.decode_photos, detector.model.pooled_chunks
         targets = {
             "upload": (extractor, "_upload"),
             "backbone": (model.backbone, "forward"),
             "RPN": (model, "proposals"),
             "res5": (model.roi_heads.res5, "forward"),
             "predictors": (model, "_read_out"),
-            "download": (extractor, "_download"),
+            "download": (detector.extractor, "_Launched"),
             "selection": (extractor, "_keep"),
         }
         with ExitStack() as stack:
             for stage, (owner, name) in targets.items():
                 stack.enter_context(mock.patch.object(owner, name, self.timed(stage, getattr(owner, name))))
-            write = self.timed("write", pipeline.extract.commit_shard, wait=False)
-            stack.enter_context(mock.patch.object(pipeline.extract, "commit_shard", write))
+            write = self.timed("write", local.commit_shard, wait=False)
+            stack.enter_context(mock.patch.object(local, "commit_shard", write))
             pooled = lambda *a, **k: self.waited("RoI pool", pool(*a, **k))  # noqa: E731
             stack.enter_context(mock.patch.object(detector.model, "pooled_chunks", pooled))
             waited = lambda *a, **k: self.waited("decode wait", decode(*a, **k))  # noqa: E731
-            stack.enter_context(mock.patch.object(pipeline.extract, "decode_photos", waited))
+            stack.enter_context(mock.patch.object(local, "decode_photos", waited))
             yield
 
 
@@ -153,13 +156,13 @@ def finished(function: Callable[[], object], device: torch.device) -> Callable[[
 
 
 def bench_stages(extractor: RegionExtractor, folder: Path, photos: int, batch_size: int, *, store: Path) -> None:
-    settings = pipeline.extract.ExtractConfig(
+    settings = ExtractConfig(
         images=(str(folder),), output=str(store), limit=photos, batch_size=batch_size, shard_size=batch_size
     )
     stages = Stages(extractor.device)
     with stages.watching(extractor):
         started = time.perf_counter()
-        count = len(pipeline.extract.run(settings, extractor=extractor, progress=False))
+        count = len(run(settings, extractor=extractor, progress=False))
         seconds = time.perf_counter() - started
     written = stages.seconds.pop("write")
     rest = seconds - sum(stages.seconds.values())

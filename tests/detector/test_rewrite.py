@@ -13,7 +13,7 @@ from detector import RegionExtractor
 from detector.boxes import apply_deltas, clip, nms_boxes
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
-from detector.extractor import Candidates
+from detector.extractor import Candidates, _Launched
 from detector.model import FasterRCNN
 from detector.rewrite import FrozenBatchNorm2d, UndilatedStage, fold_norms, for_inference
 from detector.weights import Weights, load_weights
@@ -197,8 +197,10 @@ def test_packing_for_the_download_loses_nothing(selection: str, monkeypatch: pyt
     extractor = RegionExtractor(model, weights, selection=selection, device="cpu")
     with torch.inference_mode():
         candidates = detect_without_nms(extractor, torch.randn(2, 3, 96, 128), monkeypatch)
-    extractor.device = torch.device("mps")  # any that is not the host: the tensors stay where they are
-    for packed, plain in zip(extractor._download(candidates)(), candidates, strict=True):
+    photo = extractor.prepare(np.zeros((96, 128, 3), np.uint8))
+    launched = _Launched([photo] * 2, candidates, select=lambda _, found: found)  # type: ignore[arg-type,return-value]
+    assert launched.done()
+    for packed, plain in zip(launched.result(), candidates, strict=True):
         for field in fields(Candidates):
             left, right = getattr(packed, field.name), getattr(plain, field.name)
             assert left.dtype == right.dtype

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from detector import RegionExtractor, Regions
+from detector.pending import Pending
 from detector.preprocess import PreparedImage
 from pipeline import extract
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractConfig, run
+from pipeline.extract import run
 from pipeline.extraction.detectors import extractor_like
+from pipeline.extraction.job import ExtractConfig
 from pipeline.inputs.photos import read_image
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
@@ -62,13 +64,13 @@ class Fragile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
+    def launch(self, images: Sequence[PreparedImage]) -> Pending:
         self.calls += 1
         if self.calls == self.dies_at:
             raise Killed
         if any(image.image_size in self.fails for image in images):
             raise RuntimeError("too hard")
-        return self.inner(images)
+        return self.inner.launch(images)
 
 
 def extract_all(settings: ExtractConfig, extractor: Any) -> Store:
@@ -178,8 +180,8 @@ def test_a_detector_that_never_works_is_not_the_photos_fault(photos: Path, extra
 
 def test_photos_that_vanish_with_their_disk_are_not_failures(photos: Path, extractor: RegionExtractor) -> None:
     class Unmounting(Fragile):
-        def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
-            found = super().__call__(images)
+        def launch(self, images: Sequence[PreparedImage]) -> Pending:
+            found = super().launch(images)
             for path in photos.glob("*.jpg"):
                 path.unlink()
             return found
@@ -206,9 +208,9 @@ def test_a_shard_is_written_while_the_next_is_made(
     begun = threading.Event()
 
     class Announcing(Fragile):
-        def __call__(self, images: Sequence[PreparedImage]) -> list[Regions]:
-            found = super().__call__(images)
-            if self.calls == 3:  # shards of four photos in batches of three: the first of the second shard
+        def launch(self, images: Sequence[PreparedImage]) -> Pending:
+            found = super().launch(images)
+            if self.calls == 4:  # the first shard is three batches, by shape
                 begun.set()
             return found
 
@@ -216,7 +218,7 @@ def test_a_shard_is_written_while_the_next_is_made(
         assert number > 0 or begun.wait(60), "the second shard was not begun before the first was written"
         commit_shard(folder, number, *arguments, **options)
 
-    monkeypatch.setattr("pipeline.extract.commit_shard", patient)
+    monkeypatch.setattr("pipeline.extraction.local.commit_shard", patient)
     assert len(extract_all(config(photos), Announcing(extractor))) == 10
 
 
@@ -231,7 +233,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
             raise OSError(errno.ENOSPC, "No space left on device")
         commit_shard(folder, of, *arguments, **options)
 
-    monkeypatch.setattr("pipeline.extract.commit_shard", full)
+    monkeypatch.setattr("pipeline.extraction.local.commit_shard", full)
     with pytest.raises(OSError, match="No space left"):
         extract_all(config(photos), extractor)
     assert len(open_store(config(photos).output)) == 4 * number
@@ -244,7 +246,7 @@ def test_what_was_handed_to_the_writer_is_written_when_the_detector_dies(
     photos: Path, extractor: RegionExtractor
 ) -> None:
     with pytest.raises(Killed):
-        extract_all(config(photos), Fragile(extractor, dies_at=3))
+        extract_all(config(photos), Fragile(extractor, dies_at=4))  # the first shard is three batches, by shape
     assert list(open_store(config(photos).output)) == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
 
 
@@ -253,18 +255,24 @@ def test_launching_ahead_as_on_a_gpu_changes_nothing(
     photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch, fails: list[tuple[int, int]]
 ) -> None:
     class Launching(Fragile):
-        device = torch.device("cuda")
         ahead = most_ahead = 0
 
-        def launch(self, images: Sequence[PreparedImage]) -> Any:
+        def launch(self, images: Sequence[PreparedImage]) -> Pending:
             self.ahead += 1
             self.most_ahead = max(self.ahead, self.most_ahead)
+            return Waiting(self, images)
 
-            def collect() -> list[Regions]:
-                self.ahead -= 1
-                return self(images)
+    @dataclasses.dataclass
+    class Waiting:
+        launching: Launching
+        images: Sequence[PreparedImage]
 
-            return collect
+        def done(self) -> bool:
+            return False
+
+        def result(self) -> list[Regions]:
+            self.launching.ahead -= 1
+            return Fragile.launch(self.launching, self.images).result()
 
     extract_all(config(photos, output=str(photos.parent / "alone"), shard_size=10), Fragile(extractor, fails=fails))
     launching = Launching(extractor, fails=fails)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract import ExtractConfig, run
+from pipeline.extract import run
+from pipeline.extraction.job import ExtractConfig
 from tests.photos import write_photos
 
 REPOSITORY = Path(__file__).resolve().parents[3]
