@@ -21,7 +21,7 @@ FORMAT = "scan-pipeline/matcher"
 
 
 def save_model(path: Path, model: SCAN) -> None:
-    """Write a model so that the file is either the old or the new one, whole."""
+    """Write a model atomically: the file is the old or the new one, never a part."""
     # One entry: safetensors writes several in no fixed order, and the same model should be the same bytes.
     metadata = {FORMAT: json.dumps({"config": asdict(model.config), "vocabulary": model.vocabulary.state()})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -49,7 +49,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise MatcherError(
-            f"{path}: its tensors do not fit its configuration ({str(error).splitlines()[-1]})"
+            f"{path}: its tensors do not match its configuration ({str(error).splitlines()[-1]})"
         ) from error
     return model.to(device).eval()
 

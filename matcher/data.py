@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matcher.distributed import World
+from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
 from matcher.vocabulary import PAD, Tokens
 
@@ -55,14 +55,14 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """B captions and the distinct images that they are of, or one process's share of both."""
+    """B captions and the distinct images that they are of, or one process's part of both."""
 
     features: Tensor  # (n, K, D) of the own images, in the stored type
     tokens: Tensor  # (b, L) int64 of the own captions, padded with 0
     own_lengths: Tensor  # (b,) int64 of the own captions; stays on the CPU
     lengths: Tensor  # (B,) int64 of all captions; stays on the CPU
     image_of_caption: Tensor  # (B,) int64, index into all images
-    image_counts: list[int]  # images of each process; a batch too small to share is one whole for each of them
+    image_counts: list[int]  # images of each process; a batch too small to divide goes to each of them in full
     caption_counts: list[int]  # captions of each process
 
     def to(self, device: torch.device) -> "Batch":
@@ -77,9 +77,9 @@ class Batch:
 
 
 class Batches:
-    """The training batches of every epoch; all that is random about them is decided by the seed, epoch and step.
+    """The training batches of every epoch; everything random in them depends on the seed, epoch and step alone.
 
-    So a run that was killed continues in the middle of an epoch by asking for its batches from some step on.
+    So a killed run continues in the middle of an epoch: it asks for the batches from that step on.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Batches:
         *,
         region_dropout: float = 0.0,
         word_dropout: float = 0.0,
-        world: World | None = None,
+        group: ProcessGroup | None = None,
     ):
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.region_dropout, self.word_dropout = region_dropout, word_dropout
-        self.world = world or World()
+        self.group = group or ProcessGroup()
         encoded = [np.asarray(vocabulary.encode(caption), dtype=np.int32) for caption in data.captions]
         self._lengths = np.array([len(ids) for ids in encoded])
         self._starts = np.cumsum([0, *self._lengths[:-1]])
@@ -103,8 +103,8 @@ class Batches:
 
     def __len__(self) -> int:
         """Steps of an epoch; a last batch of one caption, which has no negatives, is left out."""
-        whole, rest = divmod(len(self.data.captions), self.batch_size)
-        return whole + (rest > 1)
+        full, rest = divmod(len(self.data.captions), self.batch_size)
+        return full + (rest > 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `start` on, read ahead by a thread."""
@@ -118,16 +118,16 @@ class Batches:
         )
 
     def assemble(self, captions: np.ndarray, random: np.random.Generator) -> Batch:
-        """The batch of some captions (B,); each distinct image is there once."""
+        """The batch of some captions (B,); each distinct image once."""
         images, image_of_caption = np.unique(self.data.image_of_caption[captions], return_inverse=True)
         words = [self._words(caption, random) for caption in captions]
         lengths = np.array([len(ids) for ids in words])
         tokens = np.full((len(captions), lengths.max()), PAD, dtype=np.int64)
         for row, ids in enumerate(words):
             tokens[row, : len(ids)] = ids
-        world = self.world if min(len(images), len(captions)) >= self.world.size else World()
+        group = self.group if min(len(images), len(captions)) >= self.group.size else ProcessGroup()
         regions = self._regions(len(images), random)
-        own_images, own_captions = world.share(len(images)), world.share(len(captions))
+        own_images, own_captions = group.slice_of(len(images)), group.slice_of(len(captions))
         features = torch.from_numpy(self.data.source.gather(self.data.rows[images[own_images]]))
         if regions is not None:
             features = features.take_along_dim(torch.from_numpy(regions[own_images, :, None]), dim=1)
@@ -137,12 +137,12 @@ class Batches:
             torch.from_numpy(lengths[own_captions]),
             torch.from_numpy(lengths),
             torch.from_numpy(image_of_caption.astype(np.int64)),
-            world.counts(len(images)),
-            world.counts(len(captions)),
+            group.counts(len(images)),
+            group.counts(len(captions)),
         )
 
     def _words(self, caption: int, random: np.random.Generator) -> np.ndarray:
-        """Ids of a caption; under dropout some words are left out, start and end never."""
+        """Ids of a caption; word dropout leaves some out, but never start and end."""
         start = self._starts[caption]
         ids = self._ids[start : start + self._lengths[caption]]
         if not self.word_dropout:
@@ -152,7 +152,7 @@ class Batches:
         return ids[keep]
 
     def _regions(self, images: int, random: np.random.Generator) -> np.ndarray | None:
-        """(N, k) regions that each image keeps under dropout; all images keep equally many. None keeps all."""
+        """(N, k) regions that each image keeps under region dropout, equally many for each; None keeps all."""
         count = self.data.source.num_regions
         kept = count - int(random.random() * (int(self.region_dropout * count) + 1)) if self.region_dropout else count
         if kept == count:
@@ -161,7 +161,7 @@ class Batches:
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, made by a thread while the last ones are used. Reading releases the interpreter lock."""
+    """The same batches, prepared by a thread while earlier ones are used. Reading releases the interpreter lock."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=PREFETCH)
     stopped = threading.Event()
 

@@ -1,8 +1,8 @@
-"""Several processes, one batch: each encodes its share, and the loss is that of the whole.
+"""Several processes train on one batch: each encodes a part of it, and the loss is that of the full batch.
 
-Images and captions of a batch are dealt out. Word embeddings are gathered, every process scores its images against all
-captions, and the rows of the similarity are gathered: so negatives come from everywhere, the hardest included, and one
-process alone would compute the same loss and the same update.
+Images and captions of a batch are divided among the processes. Word embeddings are gathered, every process scores its
+images against all captions, and the rows of the similarity are gathered. So negatives, the hardest included, come from
+the full batch, and one process alone would compute the same loss and the same update.
 """
 
 from dataclasses import dataclass
@@ -15,46 +15,46 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class World:
-    """Which of how many processes this is."""
+class ProcessGroup:
+    """The processes of a training, and which of them this is."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def current(cls) -> "World":
-        """As torch.distributed was initialised; one process where it was not."""
+    def current(cls) -> "ProcessGroup":
+        """The group that torch.distributed was initialised with; one process where it was not."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
     def counts(self, items: int) -> list[int]:
-        """How many of some items each process takes, in order of rank."""
-        whole, rest = divmod(items, self.size)
-        return [whole + (rank < rest) for rank in range(self.size)]
+        """How many of `items` items each process takes, in order of rank."""
+        each, rest = divmod(items, self.size)
+        return [each + (rank < rest) for rank in range(self.size)]
 
-    def share(self, items: int) -> slice:
-        """Which of some items this process takes."""
+    def slice_of(self, items: int) -> slice:
+        """Which of `items` items this process takes."""
         counts = self.counts(items)
         start = sum(counts[: self.rank])
         return slice(start, start + counts[self.rank])
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process gets here."""
         if self.size > 1:
             dist.barrier()
 
     def gather(self, own: Tensor, counts: list[int]) -> Tensor:
-        """Everybody's rows, in order of rank, with gradients to their owners: (counts[rank], …) -> (sum, …)."""
+        """The rows of all processes, in order of rank, with gradients to their owners: (counts[rank], …) -> (sum, …)."""
         return own if self.size == 1 else _Gather.apply(own, counts, self.rank)
 
     def complete(self, own: Tensor, counts: list[int]) -> Tensor:
-        """As `gather`, but only the own rows carry gradients: for a loss that every process computes alike."""
+        """As `gather`, but only the own rows carry gradients: for a loss that every process computes in full."""
         if self.size == 1:
             return own
         parts = _all_gather(own.detach(), counts)
@@ -62,7 +62,7 @@ class World:
         return torch.cat(parts)
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Adds up every parameter's gradient over the processes, in one message."""
+        """Sum every parameter's gradient over the processes, in one message."""
         if self.size == 1:
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -76,13 +76,13 @@ class World:
             gradient.copy_(summed.view_as(gradient))
 
     def same_start(self, model: nn.Module) -> None:
-        """Everybody begins with the first process's parameters."""
+        """Copy the main process's parameters to all others."""
         if self.size > 1:
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
 
     def gather_arrays(self, own: np.ndarray) -> np.ndarray:
-        """Everybody's rows of an array, in order of rank."""
+        """The rows of all processes of an array, in order of rank."""
         if self.size == 1:
             return own
         parts: list[Any] = [None] * self.size
@@ -91,7 +91,7 @@ class World:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows from everybody; backward, each owner gets what all processes say of its rows."""
+    """Rows of all processes; backward, each owner gets the sum of all processes' gradients of its rows."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -106,7 +106,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _all_gather(own: Tensor, counts: list[int]) -> list[Tensor]:
-    """Everybody's rows; padded on the way, as messages must be of one size."""
+    """The rows of all processes; padded for the transfer, as messages must be of one size."""
     padded = own.new_zeros(max(counts), *own.shape[1:])
     padded[: len(own)] = own
     parts = [torch.empty_like(padded) for _ in counts]

@@ -18,13 +18,13 @@ from matcher.checkpoint import save_model
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages
-from matcher.distributed import World
+from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
 from matcher.loss import triplet_loss
 from matcher.metrics import ranks, recalls
+from matcher.metrics_log import MetricsLog
 from matcher.model import SCAN
-from matcher.progress import MetricsLog
-from matcher.state import Progress, load_state, save_state
+from matcher.state import TrainState, load_state, save_state
 from matcher.transformer import TransformerEncoder
 
 BEST = "best.safetensors"
@@ -32,7 +32,7 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a training run ended."""
+    """The outcome of a training run."""
 
     best_rsum: float  # on dev
     best_step: int
@@ -90,7 +90,7 @@ def make_optimizer(model: SCAN, config: FitConfig) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """The training loop and what it carries along."""
+    """The training loop and its state."""
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class Trainer:
         run_dir: Path,
         progress: bool,
     ):
-        self.world = World.current()
+        self.group = ProcessGroup.current()
         self.model, self.config, self.dev, self.run_dir = model, config, dev, run_dir
-        self.show = progress and self.world.leads
+        self.show = progress and self.group.is_main
         self.batches = Batches(
             train,
             model.vocabulary,
@@ -111,39 +111,39 @@ class Trainer:
             config.seed,
             region_dropout=config.region_dropout,
             word_dropout=config.word_dropout,
-            world=self.world,
+            group=self.group,
         )
         self.optimizer = make_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=config.precision == "fp16")
-        self.progress = load_state(run_dir, model, self.optimizer, self.scaler) or Progress()
-        self.world.same_start(model)
-        if not self.world.leads:
-            torch.manual_seed(config.seed + self.world.rank)  # an encoder's dropout, different in every process
-        self.log = MetricsLog(run_dir, self.progress.step, write=self.world.leads)
+        self.state = load_state(run_dir, model, self.optimizer, self.scaler) or TrainState()
+        self.group.same_start(model)
+        if not self.group.is_main:
+            torch.manual_seed(config.seed + self.group.rank)  # an encoder's dropout, different in every process
+        self.log = MetricsLog(run_dir, self.state.step, write=self.group.is_main)
 
     def run(self) -> FitResult:
-        """Train to the end, from wherever the run is."""
+        """Train to the end, from the step that the run has reached."""
         started = time.perf_counter()
         total = self.config.epochs * len(self.batches)
-        with self.log, tqdm(total=total, initial=self.progress.step, unit="step", disable=not self.show) as bar:
-            while self.progress.step < total and not self._is_stale():
-                self._epoch(self.progress.step // len(self.batches), bar)
+        with self.log, tqdm(total=total, initial=self.state.step, unit="step", disable=not self.show) as bar:
+            while self.state.step < total and not self._is_stale():
+                self._epoch(self.state.step // len(self.batches), bar)
         seconds = time.perf_counter() - started
-        return FitResult(self.progress.best_rsum, self.progress.best_step, self.progress.step, seconds)
+        return FitResult(self.state.best_rsum, self.state.best_step, self.state.step, seconds)
 
     def _epoch(self, epoch: int, bar: "tqdm[None]") -> None:
         """One epoch, or what is left of it."""
         self._set_learning_rate(epoch)
         hardest = self.config.hardest_negatives and epoch >= self.config.warmup_epochs
-        first = self.progress.step % len(self.batches)
+        first = self.state.step % len(self.batches)
         if hardest and epoch == self.config.warmup_epochs and not first:
             self.optimizer.state.clear()  # moments of the other loss: they would hold the new one back
         waited = time.perf_counter()
         for batch in self.batches.epoch(epoch, first):
             got = time.perf_counter()
             loss, norm = self._step(batch.to(self.model.device), hardest)
-            self.progress.step += 1
-            step = self.progress.step
+            self.state.step += 1
+            step = self.state.step
             bar.update()
             last = step % len(self.batches) == 0
             if step % self.config.log_every == 0 or last:
@@ -158,20 +158,20 @@ class Trainer:
     def _step(self, batch: Batch, hardest: bool) -> tuple[Tensor, Tensor]:
         """One update; returns loss and gradient norm without waiting for the device."""
         self.model.train()
-        shared = len(batch.caption_counts) == self.world.size
-        world = self.world if shared else World()
+        shared = len(batch.caption_counts) == self.group.size
+        group = self.group if shared else ProcessGroup()
         with self._autocast():
             # Stored float16 becomes float32 on the device, not before: half the bytes to move.
             regions = self.model.encode_images(batch.features.float())
             words = self.model.encode_tokens(batch.tokens, batch.own_lengths)
-            words = world.gather(words, batch.caption_counts)
+            words = group.gather(words, batch.caption_counts)
             own_rows = self.model.similarity(regions, words, batch.lengths)
-            similarity = world.complete(own_rows, batch.image_counts)
+            similarity = group.complete(own_rows, batch.image_counts)
         loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
         self.optimizer.zero_grad(set_to_none=True)
-        # A batch that every process did as a whole counts once, not once per process.
-        self.scaler.scale(loss if shared else loss / self.world.size).backward()
-        self.world.sum_gradients(self.model)
+        # A batch that every process computed in full counts once, not once per process.
+        self.scaler.scale(loss if shared else loss / self.group.size).backward()
+        self.group.sum_gradients(self.model)
         self.scaler.unscale_(self.optimizer)
         largest = self.config.grad_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
@@ -195,11 +195,11 @@ class Trainer:
         value = float(loss)  # waits for the device: once in `log_every` steps
         if not torch.isfinite(loss):
             raise MatcherError(
-                f"{self.run_dir}: loss is {value} at step {self.progress.step}; lower training.learning_rate, or use "
+                f"{self.run_dir}: loss is {value} at step {self.state.step}; lower training.learning_rate, or use "
                 "training.precision=float32"
             )
         self.log.write(
-            self.progress.step,
+            self.state.step,
             "train",
             loss=value,
             grad_norm=float(norm),
@@ -208,26 +208,26 @@ class Trainer:
             captions=len(batch.lengths),
             data_wait=round(waited, 4),  # share of the step spent waiting for its batch
         )
-        bar.set_postfix(epoch=epoch, loss=f"{value:.2f}", best=f"{self.progress.best_rsum:.1f}", refresh=False)
+        bar.set_postfix(epoch=epoch, loss=f"{value:.2f}", best=f"{self.state.best_rsum:.1f}", refresh=False)
 
     def _validate(self, epoch: int, bar: "tqdm[None]") -> None:
         """Recalls on dev; keeps the model if it is the best so far, and everything to continue from here."""
         bar.set_postfix(epoch=epoch, state="validating")
         self.model.eval()
-        share = self.world.share(self.dev.num_images)
+        share = self.group.slice_of(self.dev.num_images)
         rows = collection_similarity(self.model, self.dev, images=share, progress=self.show)
-        metrics = recalls(ranks(self.world.gather_arrays(rows), self.dev.image_of_caption))
-        if metrics.rsum > self.progress.best_rsum:
-            self.progress.best_rsum, self.progress.best_step = metrics.rsum, self.progress.step
-            self.progress.stale = 0
-            if self.world.leads:
+        metrics = recalls(ranks(self.group.gather_arrays(rows), self.dev.image_of_caption))
+        if metrics.rsum > self.state.best_rsum:
+            self.state.best_rsum, self.state.best_step = metrics.rsum, self.state.step
+            self.state.stale = 0
+            if self.group.is_main:
                 save_model(self.run_dir / BEST, self.model)
         else:
-            self.progress.stale += 1
-        self.log.write(self.progress.step, "dev", epoch=epoch, **metrics.flat())
-        if self.world.leads:
-            save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.progress)
-        self.world.wait()
+            self.state.stale += 1
+        self.log.write(self.state.step, "dev", epoch=epoch, **metrics.flat())
+        if self.group.is_main:
+            save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.state)
+        self.group.wait()
 
     def _is_stale(self) -> bool:
-        return 0 < self.config.early_stopping <= self.progress.stale
+        return 0 < self.config.early_stopping <= self.state.stale

@@ -26,7 +26,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """How well one task went."""
+    """Metrics of one task."""
 
     r1: float  # percent of queries whose first right answer is the first, …
     r5: float  # … among the first five, …

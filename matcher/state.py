@@ -15,8 +15,8 @@ STATE = Path("last") / "state.pt"
 
 
 @dataclass
-class Progress:
-    """How far a run is."""
+class TrainState:
+    """The counters of a training run."""
 
     step: int = 0
     best_rsum: float = -1.0
@@ -25,16 +25,16 @@ class Progress:
 
 
 def save_state(
-    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: TrainState
 ) -> None:
-    """Write `last/state.pt`, whole or not at all."""
+    """Write `last/state.pt` atomically."""
     content = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "progress": asdict(progress),
+        "progress": asdict(state),
         "vocabulary": model.vocabulary.state(),
     }
     buffer = io.BytesIO()
@@ -45,11 +45,11 @@ def save_state(
 
 def load_state(
     run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Progress | None:
-    """Bring model, optimizer and random numbers back to where the run was; None where it has not begun.
+) -> TrainState | None:
+    """Restore model, optimizer and random numbers from `last/state.pt`; None where there is none.
 
     Raises:
-        MatcherError: a state that is damaged, or of other captions or another model.
+        MatcherError: damaged, or the state of another model or other captions.
     """
     path = run_dir / STATE
     if not path.is_file():
@@ -64,7 +64,7 @@ def load_state(
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and len(content["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(content["random_cuda"])
-        return Progress(**content["progress"])
+        return TrainState(**content["progress"])
     except MatcherError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:

@@ -111,8 +111,8 @@ def train_detector(
     settings = load_config(
         stage.TrainDetectorConfig, group="train-detector", config=config, overrides=overrides, options=options
     )
-    trained = stage.run(stage.named(settings, config), say=click.echo)
-    if not trained.leads:
+    trained = stage.run(settings, say=click.echo)
+    if not trained.is_main:
         return
     click.echo(f"{trained.weights}: {trained.result}")
     say_next(f"scan-pipeline extract --images DIR --weights {trained.weights}")
@@ -222,8 +222,8 @@ def train(
         "model.text_encoder": text_encoder,
     }
     settings = load_config(stage.TrainConfig, group="train", config=config, overrides=overrides, options=options)
-    trained = stage.run(stage.named(settings, config), say=click.echo)
-    if not trained.leads:
+    trained = stage.run(settings, report=click.echo)
+    if not trained.is_main:
         return
     click.echo(f"{trained.run}: {trained.result}")
     say_next(
@@ -250,7 +250,7 @@ def evaluate(**options: Any) -> None:
     """Recalls for both tasks, printed and written to the run folder."""
     from pipeline import evaluate as stage
 
-    evaluation = stage.run(stage.EvaluateConfig(**given(options)), say=click.echo)
+    evaluation = stage.run(stage.EvaluateConfig(**given(options)), report=click.echo)
     click.echo(str(evaluation))
     if not evaluation.verified:
         raise SystemExit(1)

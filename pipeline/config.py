@@ -32,7 +32,7 @@ def load_config(
     Args:
         schema: a dataclass with a default for every field; nested dataclasses are sections.
         group: folder of the command's presets under `configs/`, such as "train".
-        config: name of a preset, or path of a YAML file.
+        config: name of a preset, or path of a YAML file; its stem goes to the field `preset`, where there is one.
         overrides: "key=value" or "section.key=value" strings, values in YAML.
         options: command line options by dotted key; None and empty values leave the field alone.
 
@@ -53,6 +53,8 @@ def load_config(
             update = OmegaConf.create()
             OmegaConf.update(update, key, list(value) if isinstance(value, tuple) else value)
             merged = _merge(merged, update, f"--{key.split('.')[-1].replace('_', '-')}")
+    if config and "preset" in {field.name for field in dataclasses.fields(schema)}:  # type: ignore[arg-type]
+        OmegaConf.update(merged, "preset", Path(config).stem)
     return _build(merged, config)
 
 

@@ -1,11 +1,11 @@
-"""Choosing the device that work runs on, and joining the processes that share it."""
+"""Which device and which part of the work this process takes."""
 
 import os
 
 import torch
 import torch.distributed as dist
 
-from matcher.distributed import World
+from matcher.distributed import ProcessGroup
 from pipeline.errors import PipelineError
 
 
@@ -38,7 +38,7 @@ def process_share(part: str = "") -> tuple[int, int]:
             an array are not told apart without it: they may just as well have been given different folders.
 
     Raises:
-        PipelineError: numbers that do not fit each other.
+        PipelineError: a rank or an index beyond the count.
     """
     job, separator, jobs = part.partition("/")
     if part and not (separator and job.isdigit() and jobs.isdigit() and int(job) < int(jobs)):
@@ -54,11 +54,11 @@ def process_share(part: str = "") -> tuple[int, int]:
     return (int(job) * processes + rank, int(jobs) * processes) if part else (rank, processes)
 
 
-def join_processes(device: str) -> World:
-    """Meet the other processes that torchrun started; one process where there are none."""
+def join_processes(device: str) -> ProcessGroup:
+    """Join the processes that torchrun started; one process where it did not."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         picked = pick_device(device)
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
         dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
-    return World.current()
+    return ProcessGroup.current()

@@ -15,8 +15,8 @@ from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import Dataset, Split, describe, load_dataset, whole, with_training_splits
-from pipeline.runs import Run, find_run, load_run
+from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_training_splits
+from pipeline.runs import TrainedRun, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -56,7 +56,7 @@ class Evaluation:
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
-def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluation:
+def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Evaluation:
     """Evaluate a run, or an ensemble of runs, on one split.
 
     Raises:
@@ -64,11 +64,11 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
     """
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
-    say(f"run: {', '.join(str(run.folder) for run in runs)}")
+    report(f"run: {', '.join(str(member.folder) for member in runs)}")
     split = _choose_split(runs[0], config)
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
-        _refuse_misfits(member, split)
+        _refuse_incompatible(member, split)
         similarity += collection_similarity(member.model, split.images, progress=True) / np.float32(len(runs))
     protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
     more: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def run(config: EvaluateConfig, *, say: Callable[[str], Any] = print) -> Evaluat
         from pipeline.pages.evaluation import write_evaluation
 
         write_evaluation(Path(config.html), [member.folder for member in runs], split, protocols, similarity)
-        say(f"page: {config.html}")
+        report(f"page: {config.html}")
     extras = [text(more[name]) for name, text in _EXTRAS.items() if name in more]
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
@@ -157,7 +157,7 @@ def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
 _EXTRAS: dict[str, Callable[[Any], str]] = {"confidence_95": _intervals_text, "eccv_caption": _eccv_text}
 
 
-def run_dataset(run: Run, features: Sequence[str] = (), captions: Sequence[str] = ()) -> Dataset:
+def run_dataset(run: TrainedRun, features: Sequence[str] = (), captions: Sequence[str] = ()) -> Dataset:
     """The splits a run was trained on, or those of other stores and captions."""
     dataset = load_dataset(
         [Path(path) for path in features] or run.stores(), captions or ([] if features else run.captions())
@@ -166,11 +166,11 @@ def run_dataset(run: Run, features: Sequence[str] = (), captions: Sequence[str] 
     return with_training_splits(dataset, run.config.dev_images) if own else dataset
 
 
-def _choose_split(run: Run, config: EvaluateConfig) -> Split:
+def _choose_split(run: TrainedRun, config: EvaluateConfig) -> Split:
     dataset = run_dataset(run, config.features, config.captions)
     wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
     if wanted == "all":
-        return whole(dataset)
+        return all_splits(dataset)
     if wanted not in dataset.splits:
         known = ", ".join(sorted(name for name in dataset.splits if name))
         raise PipelineError(
@@ -179,9 +179,9 @@ def _choose_split(run: Run, config: EvaluateConfig) -> Split:
     return dataset.splits[wanted]
 
 
-def _refuse_misfits(run: Run, split: Split) -> None:
-    for store in split.images.source.stores:  # type: ignore[attr-defined]
-        if reason := run.misfit(store):
+def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
+    for store in split.stores.stores:
+        if reason := run.incompatibility(store):
             raise PipelineError(
                 f"{store.path}: {run.folder} cannot read these features ({reason}); name other --features"
             )
@@ -200,7 +200,7 @@ def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int)
 
 
 def _write(
-    runs: Sequence[Run],
+    runs: Sequence[TrainedRun],
     split: Split,
     protocols: dict[str, RetrievalMetrics],
     similarity: np.ndarray,
@@ -247,7 +247,7 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return np.take_along_axis(best, order, axis=1)
 
 
-def _verify(run: Run, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
+def _verify(run: TrainedRun, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
     expected = run.config.expected
     if not expected:
         raise PipelineError(f"{run.folder / 'config.yaml'}: has no expected recalls; --verify needs a run of a preset")

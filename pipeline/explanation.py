@@ -13,7 +13,7 @@ from detector.regions import Regions
 from matcher.attention import Attention
 from pipeline.errors import PipelineError
 from pipeline.inputs.photos import UnreadableImage, read_image
-from pipeline.runs import Run
+from pipeline.runs import TrainedRun
 from pipeline.search import region_name
 from pipeline.store.reader import StoreCollection
 
@@ -49,7 +49,7 @@ class Explanation:
 
 
 def explain(
-    run: Run, collection: StoreCollection, regions: Regions, path: Path | None, image: str, caption: str
+    run: TrainedRun, collection: StoreCollection, regions: Regions, path: Path | None, image: str, caption: str
 ) -> Explanation:
     """Attention and contributions of one pair.
 

@@ -1,24 +1,52 @@
-"""Finding a run folder again, and what it was trained on."""
+"""Run folders of the matcher: what is in them, choosing and claiming one, finding and loading one.
+
+runs/t2i_mean/
+  config.yaml         the resolved configuration; `--config runs/t2i_mean/config.yaml` repeats the run
+  data.json           stores, captions files and the kind of features, to find them again and to check others
+  best.safetensors    the model with the best recalls on dev, with its configuration and vocabulary inside
+  last/               everything to resume from
+  metrics.jsonl, events.out.tfevents…
+"""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from matcher.checkpoint import load_model
+from matcher.config import FitConfig, ModelConfig
+from matcher.fit import BEST
 from matcher.model import SCAN
-from pipeline.config import differences, load_config
+from pipeline.config import differences, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.store.reader import Store
-from pipeline.train import RUNS, TrainConfig
+from pipeline.store.writer import replacing
 
-MODEL = "best.safetensors"
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainConfig:
+    """What `scan-pipeline train` does. The matcher's own fields are documented in `matcher/config.py`."""
+
+    features: tuple[str, ...] = ()  # store folders; none: every store under features/
+    captions: tuple[str, ...] = ()  # captions files; none: looked for beside the photos of each store
+    run: str = ""  # run folder; "": runs/ and the preset's name, or the attention and pooling
+    device: str = "auto"  # "auto" takes a GPU where there is one
+    dev_images: int = 1000  # size of the split that selects the model, as published
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: FitConfig = field(default_factory=FitConfig)
+    expected: dict[str, Any] = field(default_factory=dict)  # published recalls, for `evaluate --verify`
+    preset: str = ""  # the preset or YAML file that the fields come from; recorded by `load_config`
+
+
+@dataclass(frozen=True)
+class TrainedRun:
     """A trained model and where its data was."""
 
     folder: Path
@@ -26,13 +54,13 @@ class Run:
     config: TrainConfig
     data: dict[str, Any]
 
-    def misfit(self, store: Store) -> str:
+    def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
         if store.feature_dim != self.model.config.feature_dim:
             return f"features of {store.feature_dim} numbers, the run was trained on {self.model.config.feature_dim}"
-        if not self.data["extraction"]:  # an imported checkpoint does not say what its features were
+        if not self.data["extraction"]:  # an imported checkpoint does not record the kind of its features
             return ""
-        changed = differences(self.data["extraction"], store.manifest.get("extraction", {}))
+        changed = differences(self.data["extraction"], store.extraction)
         return "; ".join(changed[:3])
 
     def stores(self) -> list[Path]:
@@ -46,11 +74,11 @@ class Run:
     def _recorded(self, key: str, option: str) -> list[Path]:
         paths = [Path(path) for path in self.data[key]]
         if not paths:
-            raise PipelineError(f"{self.folder}: was imported, and knows of no {key}; name them with {option}")
+            raise PipelineError(f"{self.folder}: an imported run, which records no {key}", f"name them with {option}")
         for path in paths:
             if not path.exists():
                 raise PipelineError(
-                    f"{path}: gone since {self.folder} was trained on it; say where it is with {option}"
+                    f"{path}: does not exist any more; {self.folder} was trained on it", f"name its new place: {option}"
                 )
         return paths
 
@@ -62,27 +90,53 @@ def find_run(folder: str | None) -> Path:
         PipelineError: no run there, or none at all.
     """
     if folder:
-        if not (Path(folder) / MODEL).is_file():
-            raise PipelineError(f"{folder}: no {MODEL} in it; expected a run folder made by scan-pipeline train")
+        if not (Path(folder) / BEST).is_file():
+            raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
         return Path(folder)
-    found = sorted(RUNS.glob(f"*/{MODEL}"), key=lambda path: path.stat().st_mtime)
+    found = sorted(RUNS.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise PipelineError(
-            f"{RUNS.resolve()}: no trained run found (looked for {RUNS}/*/{MODEL}); "
-            "make one with: scan-pipeline train, or name it with --run"
+            f"{RUNS.resolve()}: no trained run found (looked for {RUNS}/*/{BEST})",
+            "make one with: scan-pipeline train, or name it with --run",
         )
     return found[-1].parent
 
 
-def load_run(folder: Path, device: torch.device) -> Run:
+def load_run(folder: Path, device: torch.device) -> TrainedRun:
     """Load the best model of a run.
 
     Raises:
         PipelineError: files missing or damaged.
     """
     try:
-        data = json.loads((folder / "data.json").read_text())["data"]
+        data = json.loads((folder / DATA).read_text())["data"]
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(f"{folder / 'data.json'}: not readable ({error}); expected a run folder") from error
-    config = load_config(TrainConfig, group="train", config=str(folder / "config.yaml"))
-    return Run(folder, load_model(folder / MODEL, device), config, data)
+        raise PipelineError(f"{folder / DATA}: not readable ({error}); expected a run folder") from error
+    config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
+    return TrainedRun(folder, load_model(folder / BEST, device), config, data)
+
+
+def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
+    """The folder of a new run: as asked, else in `root` after the preset, else after what is trained."""
+    name = otherwise if preset in {"", Path(CONFIG).stem} else preset  # every run folder has a config.yaml
+    return Path(run or root / name)
+
+
+def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
+    """Write the configuration and the identity of a run: what must not change while it goes on.
+
+    Raises:
+        PipelineError: the folder holds another run; the message names what differs.
+    """
+    path = folder / DATA
+    if path.is_file():
+        changed = differences(json.loads(path.read_text()), identity)
+        if changed:
+            raise PipelineError(
+                f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
+                "choose another folder with --run, or delete this one",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / CONFIG)
+    with replacing(path) as file:
+        file.write(json.dumps(identity, indent=1, sort_keys=True).encode())

@@ -22,7 +22,7 @@ from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.captions import Caption, ImageIndex
 from pipeline.inputs.dataset import DEFAULT_FEATURES, find_stores
 from pipeline.inputs.photos import read_image
-from pipeline.runs import Run
+from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection, open_store, open_stores
 
 BEST_REGIONS = 3  # boxes shown per photo
@@ -74,7 +74,7 @@ class Answer:
 
 
 def photos_for(
-    run: Run, collection: StoreCollection, queries: Sequence[str], top: int, *, embeddings: Tensor | None = None
+    run: TrainedRun, collection: StoreCollection, queries: Sequence[str], top: int, *, embeddings: Tensor | None = None
 ) -> list[Answer]:
     """The best photos of a collection for each sentence.
 
@@ -107,7 +107,7 @@ def photos_for(
 
 
 def captions_for(
-    run: Run,
+    run: TrainedRun,
     collection: StoreCollection,
     images: Sequence[str],
     captions: Sequence[Caption],
@@ -152,7 +152,7 @@ def captions_for(
     return answers
 
 
-def caption_scores(run: Run, regions: Regions, captions: Sequence[str]) -> np.ndarray:
+def caption_scores(run: TrainedRun, regions: Regions, captions: Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
     pairs = CaptionedImages(OneImage(regions), list(captions), np.zeros(len(captions), dtype=np.int64), np.array([0]))
     return collection_similarity(run.model, pairs, progress=len(captions) > 50_000)[0]
@@ -173,13 +173,13 @@ class OneImage:
         return self._features[rows]
 
 
-def fitting_stores(run: Run, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
+def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
     """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
     if not features and not any(DEFAULT_FEATURES.glob("*/manifest.json")):
         return open_stores(run.stores())
     fitting, reasons = [], []
     for path in find_stores(features):
-        reason = run.misfit(open_store(path))
+        reason = run.incompatibility(open_store(path))
         if not reason:
             fitting.append(path)
             continue
@@ -195,7 +195,7 @@ def fitting_stores(run: Run, features: Sequence[str], report: Callable[[str], An
 
 
 def find_or_extract(
-    run: Run, collection: StoreCollection, image: str, weights: str, device: str, report: Callable[[str], Any]
+    run: TrainedRun, collection: StoreCollection, image: str, weights: str, device: str, report: Callable[[str], Any]
 ) -> tuple[Regions, Path | None]:
     """Regions of a photo, and where it is: from the stores by its id or name, else from the run's detector.
 
@@ -216,7 +216,7 @@ def find_or_extract(
     return extractor([photo])[0], Path(image)
 
 
-def _best_boxes(run: Run, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
+def _best_boxes(run: TrainedRun, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
     """The regions that did most for a sentence's score, start and end marks aside."""
     features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
     with torch.inference_mode():

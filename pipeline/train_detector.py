@@ -27,7 +27,7 @@ from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
-from pipeline.run_folder import claim_run
+from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
 WAYS = (
@@ -57,12 +57,13 @@ class TrainDetectorConfig:
     attributes: str = ""  # vocabulary file; "": the 400 of Visual Genome; "none": no attributes (COCO: none)
     evaluation_images: int = 5000  # at most so many of those held out
     init: str = "imagenet"  # ImageNet's from the hub, a file, a hub name, or "none"
-    run: str = ""  # run folder; "": detectors/ and the preset's name
+    run: str = ""  # run folder; "": detectors/ and the preset's name, or the annotations'
     device: str = "auto"  # "auto" takes a GPU where there is one
     workers: int = 2  # processes that read images, for every process that trains
     evaluate_only: bool = False  # judge the run's detector, or that of --init, and stop
     network: DetectorConfig = field(default_factory=DetectorConfig)  # num_objects and num_attributes: the vocabularies'
     training: DetectorFitConfig = field(default_factory=DetectorFitConfig)
+    preset: str = ""  # the preset or YAML file that the fields come from; recorded by `load_config`
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TrainedDetector:
 
     run: Path
     result: DetectorFitResult
-    leads: bool  # whether this is the process that speaks, of several
+    is_main: bool  # whether this is the process that speaks, of several
 
     @property
     def weights(self) -> Path:
@@ -86,21 +87,23 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         PipelineError: no annotations, or a run folder that holds another run.
         DetectorError: no network to start from, or a recipe that this machine does not allow.
     """
-    world = join_processes(config.device)
-    say = say if world.leads else lambda _: None
+    group = join_processes(config.device)
+    say = say if group.is_main else lambda _: None
     records = read_records(config, say)
-    folder = Path(config.run or DETECTORS / "detector")
+    annotations = "coco" if config.coco else "vg"
+    folder = choose_folder(config.run, DETECTORS, config.preset, f"{annotations}_r{config.network.depth}")
+    config = replace(config, run=str(folder))
     common: dict[str, Any] = {"device": pick_device(config.device), "workers": config.workers, "progress": progress}
     if config.evaluate_only:
         weights = _judged(config, folder)
         data = _as_data(records, load_weights(weights).config, config.training)
-        return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), world.leads)
+        return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
     check_recipe(recipe, common["device"], folder, bool(start))
-    if world.leads:
+    if group.is_main:
         claim_run(folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)})
-    world.wait()
+    group.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     say(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
@@ -108,7 +111,7 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         f"{recipe.batch_size} images ({epochs:.1f} epochs)"
     )
     result = fit_detector(network, recipe, _as_data(records, network, recipe), folder, start=start, **common)
-    return TrainedDetector(folder, result, world.leads)
+    return TrainedDetector(folder, result, group.is_main)
 
 
 def _as_data(records: DetectionRecords, network: DetectorConfig, recipe: DetectorFitConfig) -> DetectionData:
@@ -137,14 +140,6 @@ def _judged(config: TrainDetectorConfig, folder: Path) -> Path:
     if own.is_file() and not own.samefile(path):
         raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation; choose another --run")
     return path
-
-
-def named(config: TrainDetectorConfig, preset: str | None) -> TrainDetectorConfig:
-    """The configuration with its run folder: as asked, else after the preset, else after the annotations."""
-    name = Path(preset).stem if preset else ""
-    if name in {"", "config"}:
-        name = f"{'coco' if config.coco else 'vg'}_r{config.network.depth}"
-    return replace(config, run=config.run or str(DETECTORS / name))
 
 
 def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> DetectionRecords:
@@ -205,7 +200,7 @@ def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tu
 def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
     """What must not change between a run and its continuation: not the device, nor how long it goes on."""
     fields = to_dict(config)
-    for key in ("run", "device", "workers", "images", "evaluate_only", "visual_genome", "coco", "init"):
+    for key in ("run", "preset", "device", "workers", "images", "evaluate_only", "visual_genome", "coco", "init"):
         del fields[key]
     for key in ("checkpoint_every", "evaluate_every"):
         del fields["training"][key]

@@ -1,7 +1,6 @@
 """Stores and captions, joined into the splits that the matcher trains and evaluates on.
 
-Letters: N images, M captions. An image without captions and a caption without image are counted and said, never
-silently dropped.
+Letters: N images, M captions. Images without captions and captions without an image are counted in `Dataset.notes`.
 """
 
 import hashlib
@@ -18,7 +17,6 @@ from pipeline.inputs.captions import Caption, ImageIndex, read_captions, split_o
 from pipeline.store.reader import Store, StoreCollection, open_stores
 
 DEFAULT_FEATURES = Path("features")
-MAX_FILES_SAID = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class Split:
     """The images of one split with their captions, and the ids that name them in results."""
 
     name: str
-    images: CaptionedImages
+    stores: StoreCollection
+    images: CaptionedImages  # of these stores
     store_ids: list[str]  # (N,) image ids in the store
     image_ids: list[int | str]  # (N,) the dataset's ids: COCO integers where the captions file has them
     caption_ids: list[int | str]  # (M,)
@@ -36,6 +35,7 @@ class Split:
 class Dataset:
     """Every split by name, and what a user should know of how it came about."""
 
+    stores: StoreCollection
     splits: dict[str, Split]
     caption_files: list[Path]
     notes: list[str]
@@ -116,7 +116,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += [f"{count:,} captions in {path} are of images in none of the stores" for path, count in unmatched.items()]
     if bare := len(collection) - len(split_of_row):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
-    return Dataset(splits, paths, notes)
+    return Dataset(collection, splits, paths, notes)
 
 
 def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
@@ -152,21 +152,22 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
     elif len(splits["dev"].store_ids) > dev_images:
         notes.append(f"selecting on the first {dev_images:,} of {len(splits['dev'].store_ids):,} dev images")
         splits["dev"] = _subset(splits["dev"], "dev", np.arange(dev_images))
-    return Dataset(splits, dataset.caption_files, notes)
+    return Dataset(dataset.stores, splits, dataset.caption_files, notes)
 
 
-def whole(dataset: Dataset) -> Split:
-    """All splits as one, for evaluating photos that belong to none."""
+def all_splits(dataset: Dataset) -> Split:
+    """All splits as one, for evaluating photos that belong to no split."""
     parts = list(dataset.splits.values())
     offsets = np.cumsum([0, *(len(part.store_ids) for part in parts)])
     images = CaptionedImages(
-        source=parts[0].images.source,
+        source=dataset.stores,
         captions=[caption for part in parts for caption in part.images.captions],
         image_of_caption=np.concatenate([p.images.image_of_caption + o for p, o in zip(parts, offsets, strict=False)]),
         rows=np.concatenate([part.images.rows for part in parts]),
     )
     return Split(
         "all",
+        dataset.stores,
         images,
         [name for part in parts for name in part.store_ids],
         [name for part in parts for name in part.image_ids],
@@ -210,6 +211,7 @@ def _split(name: str, collection: StoreCollection, captions: dict[int, list[Capt
     ids = collection.image_ids
     return Split(
         name,
+        collection,
         images,
         [ids[row] for row in rows],
         [captions[row][0].image_id for row in rows],
@@ -223,8 +225,9 @@ def _subset(split: Split, name: str, images: np.ndarray) -> Split:
     captions = np.flatnonzero(position[split.images.image_of_caption] >= 0)
     return Split(
         name,
+        split.stores,
         CaptionedImages(
-            source=split.images.source,
+            source=split.stores,
             captions=[split.images.captions[m] for m in captions],
             image_of_caption=position[split.images.image_of_caption[captions]],
             rows=split.images.rows[images],

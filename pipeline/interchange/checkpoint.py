@@ -10,13 +10,12 @@ from matcher.original import load_original
 from matcher.vocabulary import Vocabulary
 from pipeline.config import save_config
 from pipeline.errors import PipelineError
-from pipeline.runs import MODEL
-from pipeline.train import RUNS, TrainConfig
+from pipeline.runs import BEST, CONFIG, DATA, RUNS, TrainConfig
 
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """What became of a checkpoint."""
+    """The run folder that a checkpoint was written to."""
 
     run: Path
     variant: str
@@ -37,11 +36,11 @@ def import_original(source: Path | str, vocabulary: Path | str, output: Path | s
     checkpoint = load_original(Path(source), Vocabulary.from_json(vocabulary))
     folder = Path(output or RUNS / Path(source).name.split(".")[0])
     if folder.exists():
-        raise PipelineError(f"{folder}: is there already; choose another with --output")
+        raise PipelineError(f"{folder}: exists already", "choose another folder with --output")
     folder.mkdir(parents=True)
     config = checkpoint.model.config
-    save_config(TrainConfig(model=config, run=str(folder)), folder / "config.yaml")
+    save_config(TrainConfig(model=config, run=str(folder)), folder / CONFIG)
     data: dict[str, Any] = {"stores": [], "captions": [], "extraction": {}}  # its training data was elsewhere
-    (folder / "data.json").write_text(json.dumps({"data": data, "imported": str(source)}, indent=1))
-    save_model(folder / MODEL, checkpoint.model)
+    (folder / DATA).write_text(json.dumps({"data": data, "imported": str(source)}, indent=1))
+    save_model(folder / BEST, checkpoint.model)
     return ImportedRun(folder, f"{config.attention} {config.pooling}", checkpoint.epoch, checkpoint.best_rsum)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from matcher.metrics import RetrievalMetrics, ranks
-from matcher.progress import METRICS
+from matcher.metrics_log import METRICS
 from pipeline.inputs.dataset import Split
 from pipeline.pages.explanation import data_uri
 from pipeline.pages.pictures import photo_of
@@ -96,7 +96,6 @@ def _caption_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) ->
 
 
 def _photo(split: Split, image: int) -> dict[str, str]:
-    source: Any = split.images.source
-    path = source.image_path(int(split.images.rows[image]))
+    path = split.stores.image_path(int(split.images.rows[image]))
     photo = photo_of(str(path or ""))
     return {"id": split.store_ids[image], "photo": "" if photo is None else data_uri(photo, THUMBNAIL)}

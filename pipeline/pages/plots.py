@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matcher.metrics import Ranks
-from matcher.progress import METRICS, read_metrics
+from matcher.metrics_log import METRICS, read_metrics
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:

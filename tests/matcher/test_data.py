@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from matcher.data import Batches, CaptionedImages
-from matcher.distributed import World
+from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
 from matcher.vocabulary import Vocabulary
 from tests.toy import ArraySource, toy_world
@@ -77,14 +77,16 @@ def test_processes_share_a_batch(size: int) -> None:
     world = toy_world(10)
     vocabulary = Vocabulary.build(world.captions, 1)
     whole = next(Batches(world, vocabulary, 7, seed=3).epoch(0))
-    parts = [next(Batches(world, vocabulary, 7, seed=3, world=World(rank, size)).epoch(0)) for rank in range(size)]
+    parts = [
+        next(Batches(world, vocabulary, 7, seed=3, group=ProcessGroup(rank, size)).epoch(0)) for rank in range(size)
+    ]
     torch.testing.assert_close(torch.cat([part.features for part in parts]), whole.features)
     torch.testing.assert_close(torch.cat([part.tokens for part in parts]), whole.tokens)
     for part in parts:
         torch.testing.assert_close(part.lengths, whole.lengths)
         torch.testing.assert_close(part.image_of_caption, whole.image_of_caption)
         assert sum(part.caption_counts) == 7
-    lonely = next(Batches(world, vocabulary, 2, seed=3, world=World(4, 8)).epoch(0))
+    lonely = next(Batches(world, vocabulary, 2, seed=3, group=ProcessGroup(4, 8)).epoch(0))
     assert lonely.caption_counts == [2]  # too few to share: everybody does all
 
 

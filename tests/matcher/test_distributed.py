@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from matcher.checkpoint import load_model
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import BEST, fit
-from matcher.progress import read_metrics
+from matcher.metrics_log import read_metrics
 from tests.toy import DIMENSIONS, toy_world
 
 MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)

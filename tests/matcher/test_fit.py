@@ -14,7 +14,7 @@ from matcher.data import CaptionedImages
 from matcher.errors import MatcherError
 from matcher.fit import BEST, FitResult, Trainer, fit
 from matcher.metrics import ranks, recalls
-from matcher.progress import read_metrics
+from matcher.metrics_log import read_metrics
 from matcher.state import STATE
 from tests.toy import DIMENSIONS, toy_world
 
@@ -37,7 +37,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     take = Trainer._step
 
     def mortal(self: Trainer, *arguments: Any) -> Any:
-        if self.progress.step + 1 == step:
+        if self.state.step + 1 == step:
             raise Killed
         return take(self, *arguments)
 

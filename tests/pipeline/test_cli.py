@@ -116,7 +116,7 @@ def test_an_original_checkpoint_becomes_a_run(inside: Path) -> None:
     assert scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json").exit_code == 2
     asked = scan("evaluate", "--run", "runs/model_best")
     assert asked.exit_code == 2
-    assert "was imported, and knows of no stores; name them with --features" in asked.output
+    assert "an imported run, which records no stores; name them with --features" in asked.output
     asked = scan("evaluate", "--run", "runs/model_best", "--features", "features/train2014")
     assert asked.exit_code == 2  # made for features of 12 numbers
     assert "features of 64 numbers, the run was trained on 12" in asked.output
@@ -190,7 +190,7 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("train --captions coco/train2014/COCO_train2014_000000000003.jpg", "captions not readable"),
         ("train training.epochs=many", "training.epochs=many: "),
         ("train model.attention=both", "attention is 'both'; expected one of t2i, i2t"),
-        ("evaluate --run nowhere", "nowhere: no best.safetensors in it; expected a run folder"),
+        ("evaluate --run nowhere", "nowhere: has no best.safetensors; expected a run folder"),
         ("evaluate --split test", "--split test: the data has no such split; it has dev, train"),
         ("retrieve", 'nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH'),
         ("retrieve --query dog --top 0", "--top 0: expected at least 1"),

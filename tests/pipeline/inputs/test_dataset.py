@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import find_captions, find_stores, load_dataset, whole, with_training_splits
+from pipeline.inputs.dataset import all_splits, find_captions, find_stores, load_dataset, with_training_splits
 from pipeline.store.reader import open_store
 from tests.pipeline.store.test_store import write_store
 
@@ -72,7 +72,7 @@ def test_splits_come_from_the_file_or_from_names(tmp_path: Path) -> None:
         "train": ["t0.jpg", "v0.jpg"],
     }
     assert dataset.notes == ["1 of 5 images have no caption and are left out"]
-    assert len(whole(dataset).store_ids) == 4
+    assert len(all_splits(dataset).store_ids) == 4
 
 
 @pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])

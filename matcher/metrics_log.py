@@ -1,4 +1,4 @@
-"""The numbers of a training run: `metrics.jsonl` for programs, TensorBoard events for eyes."""
+"""The numbers of a training run: `metrics.jsonl` for programs, TensorBoard events for people."""
 
 import json
 import os
@@ -10,9 +10,9 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends rows; a resumed run drops the rows that its predecessor wrote after the last checkpoint.
+    """Appends rows; a resumed run drops the rows written after the last checkpoint.
 
-    With `write` off it does nothing: of several processes, one keeps the log.
+    With `write` off it does nothing: of several processes, one writes the log.
     """
 
     def __init__(self, run_dir: Path, step: int, *, write: bool = True):
@@ -52,7 +52,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that was cut short is left out."""
+    """The rows of a `metrics.jsonl`; a truncated last line is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
