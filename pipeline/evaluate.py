@@ -3,7 +3,6 @@
 Letters: N images, M captions. Several runs are an ensemble: their similarity matrices are averaged, as published.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_training_splits
 from pipeline.runs import TrainedRun, find_run, load_run
 
@@ -218,8 +218,8 @@ def _write(
         **more,
     }
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1))
-    (folder / f"{name}_rankings.json").write_text(json.dumps(_rankings(similarity, split), indent=0))
+    write_json(path, content, indent=1)
+    write_json(folder / f"{name}_rankings.json", _rankings(similarity, split), indent=0)
     return path
 
 

@@ -19,9 +19,10 @@ from pipeline.device import process_share
 from pipeline.errors import PipelineError
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
+from pipeline.files import read_json
 from pipeline.inputs.photos import list_photos
 from pipeline.store.plan import Photo, PlannedShard, make_plan, read_plan
-from pipeline.store.reader import Store, open_store, read_json
+from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import claim_store, commit_mark, write_summary
 
 

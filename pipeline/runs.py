@@ -8,7 +8,6 @@ runs/t2i_mean/
   metrics.jsonl, events.out.tfevents…
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,8 @@ from matcher.fit import BEST
 from matcher.model import SCAN
 from pipeline.config import differences, load_config, save_config
 from pipeline.errors import PipelineError
+from pipeline.files import read_json, write_json
 from pipeline.store.reader import Store
-from pipeline.store.writer import replacing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -108,10 +107,11 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     Raises:
         PipelineError: files missing or damaged.
     """
-    try:
-        data = json.loads((folder / DATA).read_text())["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(f"{folder / DATA}: not readable ({error}); expected a run folder") from error
+    data = read_json(folder / DATA, "a run's identity", "expected a run folder made by scan-pipeline train").get("data")
+    if not isinstance(data, dict):
+        raise PipelineError(
+            f"{folder / DATA}: no section data in it", "expected a run folder made by scan-pipeline train"
+        )
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
     return TrainedRun(folder, load_model(folder / BEST, device), config, data)
 
@@ -130,7 +130,7 @@ def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
     """
     path = folder / DATA
     if path.is_file():
-        changed = differences(json.loads(path.read_text()), identity)
+        changed = differences(read_json(path, "a run's identity"), identity)
         if changed:
             raise PipelineError(
                 f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
@@ -138,5 +138,4 @@ def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG)
-    with replacing(path) as file:
-        file.write(json.dumps(identity, indent=1, sort_keys=True).encode())
+    write_json(path, identity, indent=1)

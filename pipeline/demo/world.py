@@ -16,7 +16,7 @@ from pipeline.demo import annotations
 from pipeline.demo.drawing.scene import draw_scene
 from pipeline.demo.scenes import Scene, make_scene, stream
 from pipeline.errors import PipelineError
-from pipeline.store.writer import locked, replacing, write_json
+from pipeline.files import locked, replacing, write_json
 
 VERSION = 3  # of drawing and wording: scenes of different versions do not mix
 SETTINGS = "world.json"
@@ -186,10 +186,9 @@ def _is_whole(photo: Path) -> bool:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a photo under a temporary name first. It is not forced to disk: one that a power cut takes is drawn again."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    """Write a photo. It is not forced to disk: one that a power cut takes is drawn again."""
+    with replacing(path, sync=False) as file:
+        file.write(data)
 
 
 def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:

@@ -1,6 +1,5 @@
 """A checkpoint of the original SCAN code -> a run folder that evaluate and retrieve take."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from matcher.original import load_original
 from matcher.vocabulary import Vocabulary
 from pipeline.config import save_config
 from pipeline.errors import PipelineError
+from pipeline.files import write_json
 from pipeline.runs import BEST, CONFIG, DATA, RUNS, TrainConfig
 
 
@@ -41,6 +41,6 @@ def import_original(source: Path | str, vocabulary: Path | str, output: Path | s
     config = checkpoint.model.config
     save_config(TrainConfig(model=config, run=str(folder)), folder / CONFIG)
     data: dict[str, Any] = {"stores": [], "captions": [], "extraction": {}}  # its training data was elsewhere
-    (folder / DATA).write_text(json.dumps({"data": data, "imported": str(source)}, indent=1))
+    write_json(folder / DATA, {"data": data, "imported": str(source)}, indent=1)
     save_model(folder / BEST, checkpoint.model)
     return ImportedRun(folder, f"{config.attention} {config.pooling}", checkpoint.epoch, checkpoint.best_rsum)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.files import read_json, remove_abandoned, replacing, write_json
 from pipeline.inputs.captions import HEADER_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
 from pipeline.interchange.common import (
@@ -21,17 +22,8 @@ from pipeline.interchange.common import (
     Source,
     visual_genome_names,
 )
-from pipeline.store.reader import MANIFEST, Store, open_store, read_json
-from pipeline.store.writer import (
-    ShardRows,
-    claim_store,
-    commit_mark,
-    commit_shard,
-    replacing,
-    sweep,
-    write_json,
-    write_summary,
-)
+from pipeline.store.reader import MANIFEST, Store, open_store
+from pipeline.store.writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
 
 SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
 Say = Callable[[str], None]
@@ -145,7 +137,7 @@ def export_store(
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in {target, target.parent}:
         if folder.is_dir():
-            sweep(folder)
+            remove_abandoned(folder)
     for note in written.write(opened, target, ExportOptions(split, captions, progress)):
         say(note)
     return opened

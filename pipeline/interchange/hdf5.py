@@ -28,6 +28,7 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.files import replacing
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
     ExportOptions,
@@ -45,7 +46,6 @@ from pipeline.interchange.common import (
     rows_of,
 )
 from pipeline.store.reader import Store
-from pipeline.store.writer import replacing
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own

@@ -21,6 +21,7 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.files import read_json, replacing, write_json
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
     ExportOptions,
@@ -34,12 +35,10 @@ from pipeline.interchange.common import (
     not_held,
     rows_of,
 )
-from pipeline.store.reader import Store, read_json
-from pipeline.store.writer import write_json
+from pipeline.store.reader import Store
 
 SUFFIX = ".npz"
 UNFINISHED = ".unfinished.json"  # in the target until the export is whole
-TEMPORARY = ".unfinished.npz.tmp"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 
 
@@ -78,9 +77,8 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
         if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (target / TEMPORARY).open("wb") as file:
+        with replacing(path, sync=False) as file:
             np.savez(file, **_arrays(store, regions))
-        os.replace(target / TEMPORARY, path)
     os.sync()  # once, not for each of a hundred thousand files
     (target / UNFINISHED).unlink()
     notes = not_held(store, boxes=True, classes=True, dtype=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.photos import UnreadableImage, read_image_size
 from pipeline.interchange.common import (
@@ -32,7 +33,6 @@ from pipeline.interchange.common import (
     shards_of,
 )
 from pipeline.store.reader import Store
-from pipeline.store.writer import replacing
 
 if TYPE_CHECKING:
     from pipeline.inputs.dataset import Split

@@ -19,6 +19,7 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.files import replacing
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
     ExportOptions,
@@ -36,7 +37,6 @@ from pipeline.interchange.common import (
     rows_of,
 )
 from pipeline.store.reader import Store
-from pipeline.store.writer import replacing
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT_COLUMNS = (

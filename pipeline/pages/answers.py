@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import replacing
 from pipeline.pages.explanation import data_uri
 from pipeline.pages.pictures import draw_boxes, photo_of
 from pipeline.pages.render import render
 from pipeline.search import Answer
-from pipeline.store.writer import replacing
 
 THUMBNAIL = 420  # pixels, longest side: sharp at twice the size it is shown at
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from matcher.metrics import RetrievalMetrics, ranks
 from matcher.metrics_log import METRICS
+from pipeline.files import replacing
 from pipeline.inputs.dataset import Split
 from pipeline.pages.explanation import data_uri
 from pipeline.pages.pictures import photo_of
 from pipeline.pages.plots import as_data_uri, rank_histograms, training_curves
 from pipeline.pages.render import render
-from pipeline.store.writer import replacing
 
 MISTAKES = 6  # of each task
 SHOWN = 5  # answers per mistake

@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, attention_map
+from pipeline.files import replacing
 from pipeline.pages.render import render
-from pipeline.store.writer import replacing
 
 DARKEST = 0.22  # brightness where the attention is nothing
 PANEL = 2.9  # inches

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import read_json
 
 SETTINGS = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")  # of a manifest
 SEAL = "mark_sha256"
@@ -44,7 +45,7 @@ def read_mark(path: Path) -> Mark:
     Raises:
         PipelineError: not readable, or not a commit mark.
     """
-    content = read_json(path, "a shard's commit mark")
+    content = read_json(path, "a shard's commit mark", repair_hint(path.parent))
     try:
         mark = Mark(
             _number(path),
@@ -91,21 +92,6 @@ def stays_inside(path: str) -> bool:
 def repair_hint(folder: Path) -> str:
     """The remedy for a damaged file of a store."""
     return f"repair it with: scan-pipeline inspect {folder} --repair"
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file of a store.
-
-    Raises:
-        PipelineError: not there, or not JSON.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"found a {type(content).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PipelineError(f"{path}: not readable as {what} ({error})", repair_hint(path.parent)) from error
-    return content
 
 
 def _number(path: Path) -> int:

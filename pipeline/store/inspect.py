@@ -11,10 +11,11 @@ from typing import Any, TypeGuard
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
+from pipeline.files import temporary_files
 from pipeline.store.format import Mark, commit_marks, read_mark, settings_sha256
 from pipeline.store.plan import PlannedShard, check_roots, planned_alike, read_plan
 from pipeline.store.reader import MANIFEST, Shard, map_safetensors, read_manifest
-from pipeline.store.writer import FAILURES, PLAN, counts, failure_line, shard_name, temporary_files
+from pipeline.store.writer import FAILURES, PLAN, counts, failure_line, shard_name
 
 READ_BYTES = 1 << 22
 REASONS_SHOWN = 5

@@ -13,9 +13,10 @@ from itertools import count
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import locked, replacing
 from pipeline.store.format import Mark, commit_marks, read_mark, repair_hint, stays_inside
 from pipeline.store.reader import read_manifest
-from pipeline.store.writer import PLAN, locked, replacing
+from pipeline.store.writer import PLAN
 
 
 @dataclass(frozen=True)

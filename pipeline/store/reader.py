@@ -16,7 +16,8 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.store.format import commit_marks, read_json, read_mark, repair_hint, settings_sha256, stays_inside
+from pipeline.files import read_json
+from pipeline.store.format import commit_marks, read_mark, repair_hint, settings_sha256, stays_inside
 
 FORMAT = "scan-pipeline/shards"
 VERSION = 1
@@ -260,7 +261,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise PipelineError(f"{folder}: not a feature store (no {MANIFEST}); make one with scan-pipeline extract")
-    manifest = read_json(path, "a store's manifest")
+    manifest = read_json(path, "a store's manifest", repair_hint(folder))
     if manifest.get("format") != FORMAT or manifest.get("format_version") != VERSION:
         found = f"{manifest.get('format')} {manifest.get('format_version')}"
         raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}", repair_hint(folder))

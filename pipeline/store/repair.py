@@ -12,11 +12,12 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from pipeline.files import locked, remove_abandoned
 from pipeline.store.format import commit_marks, read_mark
 from pipeline.store.inspect import Damage, StoreReport, inspect_store, is_imported
 from pipeline.store.plan import read_plan, rebuilt_plan, write_plan
 from pipeline.store.reader import MANIFEST
-from pipeline.store.writer import DAMAGED, PLAN, locked, sweep, temporary_files, write_summary
+from pipeline.store.writer import DAMAGED, PLAN, write_summary
 
 
 def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
@@ -39,7 +40,8 @@ def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True
             before.damaged, key=lambda damage: damage.part != "shard"
         )  # a plan is rebuilt from the rest
         mended = [line for damage in shards_first for line in _mend(path, damage, before)]
-        mended += _sweep(path)
+        if removed := remove_abandoned(path):
+            mended.append(f"{removed} temporary files of killed processes: removed")
     if before.manifest is not None:
         write_summary(path, before.manifest, _planned_shards(before))
         mended += [f"{name}: written again" for name in before.behind]
@@ -74,13 +76,6 @@ def _planned_shards(before: StoreReport) -> int:
     if before.manifest is None or not is_imported(before.manifest):
         return len(read_plan(before.path))
     return before.manifest["counts"]["shards"] if before.manifest["complete"] else sys.maxsize
-
-
-def _sweep(folder: Path) -> list[str]:
-    found = len(temporary_files(folder))
-    sweep(folder)
-    removed = found - len(temporary_files(folder))
-    return [f"{removed} temporary files of killed processes: removed"] if removed else []
 
 
 def _set_aside(path: Path) -> None:

@@ -4,16 +4,11 @@ The same images give the same bytes: fixed order of tensors, sorted keys, no dat
 processes may write to one store: what they share is replaced under a lock, and a shard that is there already stands.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import platform
 import struct
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from pathlib import Path
@@ -24,6 +19,7 @@ import numpy as np
 from detector.regions import Regions
 from pipeline.config import differences
 from pipeline.errors import PipelineError
+from pipeline.files import disk_errors, locked, remove_abandoned, rename, replacing, temporary_file, write_json
 from pipeline.store.format import MARK_NAME, SEAL, SETTINGS, commit_marks, read_mark, seal, settings_sha256
 from pipeline.store.reader import FORMAT, MANIFEST, VERSION, read_manifest, tensor_shapes
 
@@ -31,7 +27,6 @@ FAILURES = "failures.jsonl"
 PLAN = "images.jsonl"
 DAMAGED = "damaged"  # folder within a store, for what inspect --repair sets aside
 OURS = {FAILURES, PLAN, DAMAGED, "captions.tsv"}  # beside manifest and shards
-ABANDONED = 24 * 3600  # seconds; no file takes a day to write
 SAFETENSORS_NAMES = {"float16": "F16", "float32": "F32", "int32": "I32"}
 
 
@@ -75,7 +70,7 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         raise PipelineError(f"{folder}: image {image_id} is there twice in what shard {number} is made of")
     arrays = _stack(rows, num_regions, feature_dim, np.dtype(dtype))
     tensors, mark = folder / f"{shard_name(number)}.safetensors", commit_mark(folder, number)
-    with _temporary(tensors) as file:
+    with temporary_file(tensors) as file:
         sha256 = write_safetensors(file, arrays)
     content = {
         "image_ids": rows.image_ids,
@@ -93,7 +88,7 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
                 return
             raise PipelineError(f"{folder}: has become a store of other features; choose another with --output")
         content["settings_sha256"] = settings_sha256(manifest)
-        _put(file.name, tensors)
+        rename(file.name, tensors)
         write_json(mark, {**content, SEAL: seal(mark.name, content)})
 
 
@@ -129,7 +124,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
     complete = {"format": FORMAT, "format_version": VERSION, **manifest}
-    with _explained(folder):
+    with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():
             strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
             if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
@@ -138,7 +133,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
                 )
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        sweep(folder)
+        remove_abandoned(folder)
         if (folder / MANIFEST).is_file():
             changed = differences(_identity(read_manifest(folder)), _identity(complete))
             if changed:
@@ -191,107 +186,6 @@ def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int
 def failure_line(failure: Mapping[str, str]) -> bytes:
     """A row of `failures.jsonl`."""
     return json.dumps(failure, sort_keys=True).encode() + b"\n"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either the old or the new one, whole."""
-    with replacing(path) as file:
-        file.write(json.dumps(content, sort_keys=True).encode() + b"\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write that takes its name only when it is whole and on disk.
-
-    Raises:
-        PipelineError: a disk that is full or takes no writing; then the old file stands.
-    """
-    with _temporary(path) as file:
-        yield file
-    _put(file.name, path)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a store to ourselves, against other processes. A process that dies lets go of it."""
-    with _explained(folder):
-        file = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below, where what the holder raises is its own)
-    with file:
-        with suppress(OSError):  # a file system without locks: then one process at a time is the user's business
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[BufferedWriter]:
-    """A hidden file beside `path`, on disk at the end, removed when something goes wrong."""
-    name = path.with_name(f".{path.name}{_owner()}{os.getpid()}.tmp")
-    try:
-        with _explained(path), name.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with suppress(OSError):  # the first error counts
-            name.unlink(missing_ok=True)
-        raise
-
-
-def _put(temporary: str | Path, path: Path) -> None:
-    with _explained(path):
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the name, too, has to reach the disk
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What a file system says when it takes no writing, as one line with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and run the same command again to continue"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
-            remedy = "expected a folder that can be written to; choose another with --output"
-        else:
-            remedy = "see to the disk and run the same command again to continue"
-        raise PipelineError(f"{path}: {error.strerror or error}; {remedy}") from error
-
-
-def _owner() -> str:
-    """Marks temporary files of this machine; their process id follows."""
-    return f".{platform.node().replace('.', '-')}."
-
-
-def temporary_files(folder: Path) -> list[Path]:
-    """Files that processes are writing, or were writing when they were killed."""
-    return sorted(folder.glob(".*.tmp"))
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: dead ones on this machine, old ones on any."""
-    for path in temporary_files(folder):
-        with suppress(FileNotFoundError):  # another process sweeps as well
-            if _is_abandoned(path):
-                path.unlink()
-
-
-def _is_abandoned(path: Path) -> bool:
-    if time.time() - path.stat().st_mtime > ABANDONED:
-        return True
-    if _owner() not in path.name:
-        return False
-    try:
-        os.kill(int(path.name.split(".")[-2]), 0)
-    except (ProcessLookupError, OverflowError, ValueError):
-        return True
-    except PermissionError:
-        pass  # somebody else's, and alive
-    return False
 
 
 def _is_ours(name: str) -> bool:

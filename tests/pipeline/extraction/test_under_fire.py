@@ -59,7 +59,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(("code", "remedy"), [
     (errno.ENOSPC, f"No space left on device; free some space and {CONTINUE}"),
     (errno.EROFS, "Read-only file system; expected a folder that can be written to; choose another with --output"),
-    (errno.EIO, f"Input/output error; see to the disk and {CONTINUE}"),
+    (errno.EIO, f"Input/output error; check the disk and {CONTINUE}"),
 ])  # fmt: skip
 def test_a_disk_that_fails_at_any_step(photos: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -289,7 +289,7 @@ def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"error: {tmp_path}/out.h5: File too large; see to the disk")
+    assert line.startswith(f"error: {tmp_path}/out.h5: File too large; check the disk")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 

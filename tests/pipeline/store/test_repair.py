@@ -173,11 +173,11 @@ def test_what_follows_from_the_marks_is_written_again(store: Path, name: str) ->
 
 
 def test_temporary_files_of_the_dead_are_removed(store: Path) -> None:
-    from pipeline.store import writer as shard_writer
+    from pipeline import files
 
     dead, old, other = (store / f".shard-00001.json{owner}.tmp" for owner in (
-        f"{shard_writer._owner()}999999999", ".elsewhere.1", ".elsewhere.2"))  # fmt: skip
-    alive = store / f".shard-00002.json{shard_writer._owner()}{os.getpid()}.tmp"
+        f"{files._owner()}999999999", ".elsewhere.1", ".elsewhere.2"))  # fmt: skip
+    alive = store / f".shard-00002.json{files._owner()}{os.getpid()}.tmp"
     for path in (dead, old, other, alive):
         path.touch()
     os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
