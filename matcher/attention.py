@@ -3,7 +3,7 @@
 Letters: N images, M captions, K regions, L words, D dimensions. One side *queries*, the other is the *context* it
 attends to. In `t2i` words query regions, in `i2t` regions query words.
 
-No attended vector is ever built. Where s are the dot products of one query with its context, a its attention weights and
+For collections no attended vector is ever built. Where s are the dot products of one query with its context, a its attention weights and
 G the context's Gram matrix, the attended vector v = Σ a_i c_i has  q·v = a·s  and  |v|² = aᵀ G a,  hence
 
     cos(q, v) = (a·s) / (|q| sqrt(aᵀ G a))
@@ -84,17 +84,28 @@ def attended_square(weights: Tensor, gram: Tensor, attention: Attention) -> Tens
     return (product * weights).sum(CONTEXT_DIM[attention])
 
 
-def query_cosines(scores: Tensor, weights: Tensor, gram: Tensor, query_norms: Tensor, attention: Attention) -> Tensor:
+def square_of_attended(weights: Tensor, regions: Tensor) -> Tensor:
+    """`attended_square` for t2i by building the attended vectors, which is cheaper where words are fewer than regions.
+
+    weights: (M, L, N, K); regions: (N, K, D). Returns (M, L, N).
+    """
+    M, L, N, K = weights.shape
+    attended = torch.bmm(weights.view(M * L, N, K).transpose(0, 1), regions)  # (N, ML, D)
+    return attended.square().sum(-1).T.reshape(M, L, N)
+
+
+def query_cosines(
+    scores: Tensor, weights: Tensor, squares: Tensor, query_norms: Tensor, attention: Attention
+) -> Tensor:
     """Cosine of each query with its attended vector.
 
-    scores, weights: (M, L, N, K); gram: as in `attended_square`; query_norms: lengths of the queries, (M, L) of the words
-    for t2i, (N, K) of the regions for i2t.
+    scores, weights: (M, L, N, K); squares: as of `attended_square`; query_norms: lengths of the queries, (M, L) of the
+    words for t2i, (N, K) of the regions for i2t.
     Returns (M, L, N) for t2i and (M, N, K) for i2t.
     """
     dot = (weights * scores).sum(CONTEXT_DIM[attention])
-    attended_norms = attended_square(weights, gram, attention).clamp_min(SQUARE_FLOOR).sqrt()
     norms = query_norms[:, :, None] if attention == "t2i" else query_norms
-    return dot / (norms * attended_norms).clamp_min(COSINE_EPS)
+    return dot / (norms * squares.clamp_min(SQUARE_FLOOR).sqrt()).clamp_min(COSINE_EPS)
 
 
 def pool(cosines: Tensor, dim: int, *, pooling: Pooling, lse_temperature: float) -> Tensor:
@@ -106,3 +117,15 @@ def pool(cosines: Tensor, dim: int, *, pooling: Pooling, lse_temperature: float)
     if pooling == "Max":
         return cosines.amax(dim)
     return cosines.sum(dim)
+
+
+def pool_weights(cosines: Tensor, dim: int, pooling: Pooling, lse_temperature: float) -> Tensor:
+    """How much each cosine counts in `pool`: its derivative, of the shape of the cosines."""
+    if pooling == "LogSumExp":
+        return (cosines * lse_temperature).softmax(dim)
+    if pooling == "Mean":
+        return torch.full_like(cosines, 1 / cosines.shape[dim])
+    if pooling == "Max":
+        best = cosines.argmax(dim, keepdim=True)
+        return torch.zeros_like(cosines).scatter(dim, best, 1.0)
+    return torch.ones_like(cosines)

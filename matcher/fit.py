@@ -215,7 +215,9 @@ class Trainer:
         bar.set_postfix(epoch=epoch, state="validating")
         self.model.eval()
         share = self.group.slice_of(self.dev.num_images)
-        rows = collection_similarity(self.model, self.dev, images=share, progress=self.show)
+        rows = collection_similarity(
+            self.model, self.dev.source, self.dev.rows[share], self.dev.captions, progress=self.show
+        )
         metrics = recalls(ranks(self.group.gather_arrays(rows), self.dev.image_of_caption))
         if metrics.rsum > self.state.best_rsum:
             self.state.best_rsum, self.state.best_step = metrics.rsum, self.state.step

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matcher.attention import COSINE_EPS, attend
+from matcher.attention import COSINE_EPS, Attention, attend, pool_weights
 from matcher.config import ModelConfig
 from matcher.encoders import GruEncoder, ImageEncoder
 from matcher.errors import MatcherError
@@ -52,38 +52,45 @@ class SCAN(nn.Module):
         """Token ids (B, L) and lengths (B,) on the CPU -> word embeddings (B, L, E)."""
         return self.text_encoder(tokens.to(self.device, non_blocking=True), lengths)
 
-    def similarity(self, regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    def similarity(self, regions: Tensor, words: Tensor, lengths: Tensor, direction: Attention | None = None) -> Tensor:
         """Embeddings (N, K, E), (M, L, E) and lengths (M,) -> similarity (N, M)."""
-        return cross_attention_similarity(regions, words, lengths, **self.similarity_options())
+        return cross_attention_similarity(regions, words, lengths, **self.similarity_options(direction))
 
-    def attention(self, regions: Tensor, words: Tensor) -> Tensor:
+    def attention(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> Tensor:
         """Attention between one image (K, E) and one caption (L, E), every word real: (L, K).
 
-        Rows sum to one for t2i, columns for i2t. The same weights that the similarity is made of.
+        Rows sum to one for t2i, columns for i2t. The same weights that the similarity is made of; `direction` asks for
+        those of the other attention.
         """
         scores = (words @ regions.T).float()[None, :, None]  # (1, L, 1, K)
-        options = self.similarity_options()
+        options = self.similarity_options(direction)
         names = ("attention", "normalization", "softmax_temperature")
         return attend(scores, **{name: options[name] for name in names})[0, :, 0]
 
-    def contributions(self, regions: Tensor, words: Tensor) -> Tensor:
-        """How each word and region made the score of one image (K, E) and one caption (L, E): (L, K).
+    def contributions(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> Tensor:
+        """What each word and region adds to the score of one image (K, E) and one caption (L, E): (L, K).
 
-        The cosine of a query with its attended vector is a sum over the context; these are its terms. So for t2i rows
-        sum to the words' cosines, for i2t columns to the regions'.
+        The cosine of a query with its attended vector is a sum over the context; these are its terms, each times the
+        weight of its query in the pooling. With Mean, Sum and Max they add up to the score; with LogSumExp to the
+        weighted mean of the cosines, which is the score less a part that no word makes.
         """
-        weights = self.attention(regions, words)  # (L, K)
+        options = self.similarity_options(direction)
+        weights = self.attention(regions, words, direction)  # (L, K)
         products = weights * (words @ regions.T).float()
-        if self.config.attention == "t2i":
-            lengths = words.norm(dim=-1) * (weights @ regions).norm(dim=-1)  # (L,)
-            return products / lengths.clamp_min(COSINE_EPS)[:, None]
-        lengths = regions.norm(dim=-1) * (weights.T @ words).norm(dim=-1)  # (K,)
-        return products / lengths.clamp_min(COSINE_EPS)
+        if options["attention"] == "t2i":
+            lengths = (words.norm(dim=-1) * (weights @ regions).norm(dim=-1))[:, None]  # (L, 1)
+        else:
+            lengths = regions.norm(dim=-1) * (weights.T @ words).norm(dim=-1)  # (K,)
+        terms = products / lengths.clamp_min(COSINE_EPS)
+        context = 1 if options["attention"] == "t2i" else 0
+        cosines = terms.sum(context, keepdim=True)
+        return terms * pool_weights(cosines, 1 - context, options["pooling"], options["lse_temperature"])
 
-    def similarity_options(self) -> dict[str, Any]:
-        """The configuration's part of `matcher.similarity.cross_attention_similarity`."""
+    def similarity_options(self, direction: Attention | None = None) -> dict[str, Any]:
+        """The configuration's part of `matcher.similarity.cross_attention_similarity`; `direction` in its attention's place."""
         names = ("attention", "normalization", "pooling", "softmax_temperature", "lse_temperature")
-        return {name: getattr(self.config, name) for name in names}
+        options = {name: getattr(self.config, name) for name in names}
+        return options | ({"attention": direction} if direction else {})
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

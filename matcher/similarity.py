@@ -21,9 +21,11 @@ from matcher.attention import (
     Normalization,
     Pooling,
     attend,
+    attended_square,
     check_options,
     pool,
     query_cosines,
+    square_of_attended,
 )
 from matcher.errors import MatcherError
 
@@ -62,9 +64,18 @@ def cross_attention_similarity(
     Raises MatcherError on shapes that do not fit, lengths outside 1..L and unknown variants.
     """
     options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
-    lengths = check_shapes(regions, words, lengths)
-    order = torch.argsort(lengths, stable=True)
-    block = CaptionBlock.of(words, lengths, order)
+    if regions.ndim != 3 or words.ndim != 3 or regions.shape[-1] != words.shape[-1]:
+        raise MatcherError(
+            f"regions {tuple(regions.shape)} and words {tuple(words.shape)} do not fit; "
+            "expected (N, K, D) and (M, L, D) with one D"
+        )
+    if 0 in regions.shape[:2] or not len(words):
+        raise MatcherError(
+            f"regions {tuple(regions.shape)} or words {tuple(words.shape)} are empty; nothing to compare"
+        )
+    padded = PaddedWords(words, lengths)
+    order = torch.argsort(padded.lengths, stable=True)
+    block = CaptionBlock.of(padded, order)
     columns = grouped_similarity(regions, block.packed, block.groups, options)
     return columns.index_select(0, torch.argsort(order).to(columns.device)).T
 
@@ -72,17 +83,43 @@ def cross_attention_similarity(
 class RegionEmbeddings(Protocol):
     """Region embeddings of N images, made when they are asked for. A tensor (N, K, D) is one."""
 
-    def __len__(self) -> int: ...
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, K, D)."""
+        ...
 
     def __getitem__(self, images: slice, /) -> Tensor:
-        """(n, K, D) of a run of images."""
+        """(n, K, D) of consecutive images."""
         ...
 
 
+class WordEmbeddings(Protocol):
+    """Word embeddings of M captions, made when they are asked for; `PaddedWords` holds those of a tensor."""
+
+    lengths: Tensor  # (M,) int64 on the CPU: words per caption
+    device: torch.device  # where the work is done
+
+    def pack(self, captions: Tensor, /) -> Tensor:
+        """The words of some captions, one after another: (T, D)."""
+        ...
+
+
+class PaddedWords:
+    """Word embeddings of M captions as a tensor (M, L, D); what stands behind a caption's length is never read."""
+
+    def __init__(self, words: Tensor, lengths: Tensor | Sequence[int]):
+        """lengths: (M,) words per caption, 1..L. Raises MatcherError on shapes that do not fit."""
+        self.words, self.lengths, self.device = words, check_lengths(words, lengths), words.device
+
+    def pack(self, captions: Tensor) -> Tensor:
+        """The words of some captions, one after another: (T, D)."""
+        return pack(self.words, self.lengths, captions)
+
+
+@torch.inference_mode()
 def similarity_matrix(
     regions: RegionEmbeddings,
-    words: Tensor,
-    lengths: Tensor | Sequence[int],
+    words: WordEmbeddings,
     *,
     attention: Attention,
     normalization: Normalization = "clipped_l2norm",
@@ -90,29 +127,39 @@ def similarity_matrix(
     softmax_temperature: float = 9.0,
     lse_temperature: float = 6.0,
     memory_budget: int = MEMORY_BUDGET,
+    bytes_per_region: int = 0,
     out: np.ndarray | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """`cross_attention_similarity` of whole collections, block by block: the same numbers, whatever the blocks.
 
-    regions: (N, K, D) region embeddings, a tensor or anything that can be sliced like one; each image is asked for once.
-    words: (M, L, D) word embeddings, padded, on the device that shall do the work.
-    lengths: (M,) words per caption, 1..L.
-    memory_budget: bytes for blocks and their temporaries.
+    regions: (N, K, D) region embeddings, a tensor or anything that can be sliced like one.
+    words: of M captions, such as `PaddedWords(words, lengths)`.
+    memory_budget: bytes for the packed words and blocks. Where the words alone need more than half of it, the images
+        are gone through several times; else each is asked for once.
+    bytes_per_region: what making a region's embedding takes; 0: no more than the embedding.
     out: (N, M) float32 to fill, such as a memory map; None makes one, on disk where it would exceed the budget.
     progress: show a bar.
 
     Returns (N, M) float32. No gradients. Raises MatcherError as `cross_attention_similarity`.
     """
-    lengths = check_shapes(regions[0:1], words, lengths)
     options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
+    lengths, (N, K, D) = words.lengths, regions.shape
+    out = result_array(N, len(lengths), memory_budget) if out is None else out
+    if not N or not len(lengths):
+        return out
+    image_block, block_words = block_size(N, K, max(bytes_per_region, 4 * D), memory_budget // 2, words.device)
     order = torch.argsort(lengths, stable=True)
-    _, K, D = regions[0:1].shape
-    images, limit = block_size(len(regions), K, 4 * D, memory_budget, words.device)
-    out = result_array(len(regions), len(words), memory_budget) if out is None else out
-    blocks = [CaptionBlock.of(words, lengths, captions) for captions in split_by_words(order, lengths[order], limit)]
-    with tqdm(total=len(regions), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
-        fill_similarity(out, regions, blocks, options, images, bar)
+    passes = split_by_words(order, lengths, max(1, memory_budget // 2 // (4 * D)))
+    with tqdm(total=N * len(passes), unit="image", desc="similarity", disable=not progress, leave=False) as bar:
+        for captions in passes:
+            blocks = [CaptionBlock.of(words, some) for some in split_by_words(captions, lengths, block_words)]
+            for start in range(0, N, image_block):
+                some_regions = regions[start : start + image_block].to(words.device)
+                for block in blocks:
+                    scores = grouped_similarity(some_regions, block.packed, block.groups, options)
+                    out[start : start + len(some_regions), block.captions] = scores.T.cpu().numpy()
+                bar.update(len(some_regions))
     return out
 
 
@@ -132,18 +179,17 @@ class Options:
 
 @dataclass(frozen=True)
 class CaptionBlock:
-    """Captions that are compared together, shortest first, packed."""
+    """Captions that are compared together, shortest first."""
 
-    captions: Tensor  # (m,) their columns in the result
+    captions: np.ndarray  # (m,) their columns in the result
     packed: Tensor  # (T, D) their words
     groups: list[tuple[int, int]]  # (captions, words in each)
 
     @classmethod
-    def of(cls, words: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor | None = None) -> "CaptionBlock":
-        """The captions in some rows of (M, L, D), in ascending order of length; `columns` where they differ from rows."""
-        sizes, counts = torch.unique_consecutive(lengths[rows], return_counts=True)
-        groups = list(zip(counts.tolist(), sizes.tolist(), strict=True))
-        return cls(rows if columns is None else columns, pack(words, lengths, rows), groups)
+    def of(cls, words: WordEmbeddings, captions: Tensor) -> "CaptionBlock":
+        """Some captions, in ascending order of length."""
+        sizes, counts = torch.unique_consecutive(words.lengths[captions], return_counts=True)
+        return cls(captions.numpy(), words.pack(captions), list(zip(counts.tolist(), sizes.tolist(), strict=True)))
 
 
 def block_size(
@@ -157,15 +203,18 @@ def block_size(
     return block, max(1, elements // (block * num_regions))
 
 
-def split_by_words(order: Tensor, lengths: Tensor, limit: int) -> list[Tensor]:
-    """Cuts captions, in order, into runs of at most `limit` words; a caption that is longer stands alone."""
-    runs, start, words = [], 0, 0
-    for index, length in enumerate(lengths.tolist()):
+def split_by_words(captions: Tensor, lengths: Tensor, limit: int) -> list[Tensor]:
+    """Cuts captions, in order, into parts of at most `limit` words; a caption that is longer stands alone.
+
+    captions: (m,) indices into lengths (M,).
+    """
+    parts, start, words = [], 0, 0
+    for index, length in enumerate(lengths[captions].tolist()):
         if words + length > limit and index > start:
-            runs.append(order[start:index])
+            parts.append(captions[start:index])
             start, words = index, 0
         words += length
-    return [*runs, order[start:]]
+    return [*parts, captions[start:]]
 
 
 def result_array(images: int, captions: int, memory_budget: int) -> np.ndarray:
@@ -176,41 +225,16 @@ def result_array(images: int, captions: int, memory_budget: int) -> np.ndarray:
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(images, captions))
 
 
-@torch.inference_mode()
-def fill_similarity(
-    out: np.ndarray,
-    regions: RegionEmbeddings,
-    blocks: Sequence[CaptionBlock],
-    options: Options,
-    image_block: int,
-    bar: "tqdm[None]",
-) -> None:
-    """Write the columns of some caption blocks, for every image, into the result (N, M)."""
-    for start in range(0, len(regions), image_block):
-        some = regions[start : start + image_block]
-        for block in blocks:
-            columns = grouped_similarity(some.to(block.packed.device), block.packed, block.groups, options)
-            out[start : start + len(some), block.captions.numpy()] = columns.T.cpu().numpy()
-        bar.update(len(some))
-
-
-def check_shapes(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-    """The lengths as an int64 CPU tensor, after everything that could be wrong with the three was ruled out."""
+def check_lengths(words: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
+    """The lengths of padded words (M, L, D) as an int64 CPU tensor (M,). Raises MatcherError where they do not fit."""
     lengths = torch.as_tensor(lengths, dtype=torch.int64).cpu()
-    if regions.ndim != 3 or words.ndim != 3 or regions.shape[-1] != words.shape[-1]:
-        raise MatcherError(
-            f"regions {tuple(regions.shape)} and words {tuple(words.shape)} do not fit; "
-            "expected (N, K, D) and (M, L, D) with one D"
-        )
-    if regions.shape[0] == 0 or regions.shape[1] == 0 or words.shape[0] == 0:
-        raise MatcherError(
-            f"regions {tuple(regions.shape)} or words {tuple(words.shape)} are empty; nothing to compare"
-        )
     if lengths.shape != words.shape[:1]:
         raise MatcherError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(words)},), one per caption")
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > words.shape[1]:
-        raise MatcherError(f"lengths are {low}..{high}; expected 1..{words.shape[1]}, the padded length of words")
+    if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= words.shape[1]:
+        raise MatcherError(
+            f"lengths are {int(lengths.min())}..{int(lengths.max())}; "
+            f"expected 1..{words.shape[1]}, the padded length of words"
+        )
     return lengths
 
 
@@ -230,7 +254,9 @@ def grouped_similarity(regions: Tensor, packed: Tensor, groups: list[tuple[int, 
     scores = packed @ regions.flatten(0, 1).T  # (T, NK), the one product that touches D
     with torch.autocast(scores.device.type, enabled=False):
         scores, regions, packed = scores.float(), regions.float(), packed.float()
-        region_gram = regions @ regions.mT if attention == "t2i" else None  # (N, K, K)
+        # Few words, as of a query: their attended vectors cost less than the Gram matrices of all regions.
+        few_words = attention == "t2i" and len(packed) < K
+        region_gram = regions @ regions.mT if attention == "t2i" and not few_words else None  # (N, K, K)
         query_norms = torch.linalg.vector_norm(packed if attention == "t2i" else regions, dim=-1)
         rows = [captions * length for captions, length in groups]
         similarities = []
@@ -249,12 +275,15 @@ def grouped_similarity(regions: Tensor, packed: Tensor, groups: list[tuple[int, 
                 normalization=options.normalization,
                 softmax_temperature=options.softmax_temperature,
             )
-            if region_gram is not None:
-                gram, norms = region_gram, norms.view(m, L)
-            else:
+            if attention == "i2t":
                 group_words = group_words.view(m, L, D)
-                gram = group_words @ group_words.mT  # (m, L, L)
-            cosines = query_cosines(group_scores, weights, gram, norms, attention)  # (m, L, N) or (m, N, K)
+                squares = attended_square(weights, group_words @ group_words.mT, attention)  # (m, N, K)
+            elif region_gram is None:
+                squares = square_of_attended(weights, regions)  # (m, L, N)
+            else:
+                squares = attended_square(weights, region_gram, attention)
+            norms = norms.view(m, L) if attention == "t2i" else norms
+            cosines = query_cosines(group_scores, weights, squares, norms, attention)  # (m, L, N) or (m, N, K)
             queries = 1 if attention == "t2i" else 2
             pooled = pool(cosines, queries, pooling=options.pooling, lse_temperature=options.lse_temperature)
             similarities.append(pooled)

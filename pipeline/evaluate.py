@@ -69,7 +69,10 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
         _refuse_incompatible(member, split)
-        similarity += collection_similarity(member.model, split.images, progress=True) / np.float32(len(runs))
+        images = split.images
+        similarity += collection_similarity(
+            member.model, images.source, images.rows, images.captions, progress=True
+        ) / np.float32(len(runs))
     protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
     more: dict[str, Any] = {}
     if config.bootstrap:

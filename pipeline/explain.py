@@ -1,10 +1,11 @@
 """`scan-pipeline explain`: what each word of a caption looked at in a photo, as a figure or a page."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from matcher.attention import Attention
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, explain
@@ -47,9 +48,16 @@ def run(config: ExplainConfig, *, say: Callable[[str], Any] = print) -> Explanat
     run = load_run(find_run(config.run or None), device)
     if config.attention and config.attention != run.model.config.attention:
         say(f"note: {run.folder} was trained with {run.model.config.attention} attention; showing {config.attention}")
-        run.model.config = replace(run.model.config, attention=config.attention)
     collection = fitting_stores(run, config.features, say)
     regions, path = find_or_extract(run, collection, config.image, config.weights, config.device, say)
-    explanation = explain(run, collection, regions, path, config.image, config.caption)
+    explanation = explain(
+        run,
+        collection,
+        regions,
+        path,
+        config.image,
+        config.caption,
+        direction=cast("Attention | None", config.attention or None),
+    )
     draw(explanation, Path(config.output))
     return explanation

@@ -49,9 +49,16 @@ class Explanation:
 
 
 def explain(
-    run: TrainedRun, collection: StoreCollection, regions: Regions, path: Path | None, image: str, caption: str
+    run: TrainedRun,
+    collection: StoreCollection,
+    regions: Regions,
+    path: Path | None,
+    image: str,
+    caption: str,
+    *,
+    direction: Attention | None = None,
 ) -> Explanation:
-    """Attention and contributions of one pair.
+    """Attention and contributions of one pair; `direction` in place of the run's own.
 
     Raises:
         PipelineError: the photo is not where it was, or the store has no boxes.
@@ -75,13 +82,13 @@ def explain(
     with torch.inference_mode():
         embeddings = model.encode_images(features)  # (1, K, E)
         words, lengths = model.encode_captions([caption])  # (1, L, E)
-        score = float(model.similarity(embeddings, words, lengths))
-        attention = model.attention(embeddings[0], words[0]).cpu().numpy()
-        contributions = model.contributions(embeddings[0], words[0]).cpu().numpy()
+        score = float(model.similarity(embeddings, words, lengths, direction))
+        attention = model.attention(embeddings[0], words[0], direction).cpu().numpy()
+        contributions = model.contributions(embeddings[0], words[0], direction).cpu().numpy()
     names = [region_name(regions, region, collection) for region in range(len(boxes))]
     tokens = model.vocabulary.tokens(caption)
-    direction = model.config.attention
-    return Explanation(photo, image, caption, direction, score, tokens, attention, contributions, boxes, names)  # type: ignore[arg-type]
+    used: Attention = direction or model.config.attention  # type: ignore[assignment]
+    return Explanation(photo, image, caption, used, score, tokens, attention, contributions, boxes, names)
 
 
 def attention_map(explanation: Explanation, word: int) -> np.ndarray:

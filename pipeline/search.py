@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from detector.regions import Regions
-from matcher.collection import collection_similarity
-from matcher.data import CaptionedImages
+from matcher.collection import EncodedCaptions, collection_similarity
 from matcher.similarity import similarity_matrix
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
@@ -85,14 +84,11 @@ def photos_for(
         embeddings: (N, K, E) of the collection's regions, where they are at hand; None reads and encodes them.
     """
     if embeddings is None:
-        pairs = CaptionedImages(
-            collection, list(queries), np.zeros(len(queries), dtype=np.int64), np.arange(len(collection))
-        )
-        similarity = collection_similarity(run.model, pairs, progress=len(collection) > 5000)  # (N, Q)
+        rows = np.arange(len(collection))
+        similarity = collection_similarity(run.model, collection, rows, queries, progress=len(rows) > 5000)  # (N, Q)
     else:
-        with torch.inference_mode():
-            words, lengths = run.model.encode_captions(queries)
-        similarity = similarity_matrix(embeddings, words, lengths, **run.model.similarity_options())
+        encoded = EncodedCaptions(run.model, queries)
+        similarity = similarity_matrix(embeddings, encoded, **run.model.similarity_options())
     answers = []
     for column, query in enumerate(queries):
         order = np.argsort(-similarity[:, column], kind="stable")[:top]
@@ -154,23 +150,11 @@ def captions_for(
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
-    pairs = CaptionedImages(OneImage(regions), list(captions), np.zeros(len(captions), dtype=np.int64), np.array([0]))
-    return collection_similarity(run.model, pairs, progress=len(captions) > 50_000)[0]
-
-
-class OneImage:
-    """The regions of a single photo as a source of features for the matcher."""
-
-    def __init__(self, regions: Regions):
-        self._features = regions.features[None]
-        _, self.num_regions, self.feature_dim = self._features.shape
-
-    def __len__(self) -> int:
-        return 1
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Features of the rows: (B, K, D)."""
-        return self._features[rows]
+    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
+    with torch.inference_mode():
+        embeddings = run.model.encode_images(features)  # (1, K, E)
+    encoded = EncodedCaptions(run.model, captions)
+    return similarity_matrix(embeddings, encoded, **run.model.similarity_options(), progress=len(captions) > 50_000)[0]
 
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:

@@ -110,7 +110,7 @@ def bench_memory(budget: int) -> None:
     captions = [" ".join(["word7"] * (length - 2)) for length in coco_lengths(5000).tolist()]
     data = CaptionedImages(ArraySource(features), captions, np.repeat(np.arange(1000), 5), np.arange(1000))
     few = replace(data, captions=captions[:10], image_of_caption=np.zeros(10, int), rows=np.arange(10))
-    collection_similarity(model, few)  # so that the libraries' own buffers are there
+    collection_similarity(model, few.source, few.rows, few.captions)  # so that the libraries' own buffers are there
     before = peak = resident()
     done = threading.Event()
 
@@ -122,7 +122,7 @@ def bench_memory(budget: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    collection_similarity(model, data, memory_budget=budget)
+    collection_similarity(model, data.source, data.rows, data.captions, memory_budget=budget)
     seconds = time.perf_counter() - started
     done.set()
     watcher.join()

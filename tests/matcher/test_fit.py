@@ -55,7 +55,7 @@ def test_learns_a_small_world(tmp_path: Path, attention: str) -> None:
     assert result.best_rsum > 450  # of 600, on unseen images; chance is about 200 with 12
     best = load_model(tmp_path / BEST)
     dev = toy_world(12, seed=5)
-    found = recalls(ranks(collection_similarity(best, dev), dev.image_of_caption))
+    found = recalls(ranks(collection_similarity(best, dev.source, dev.rows, dev.captions), dev.image_of_caption))
     assert found.rsum == pytest.approx(result.best_rsum)
     validations = [row for row in rows(tmp_path) if row["split"] == "dev"]
     assert max(row["rsum"] for row in validations) == pytest.approx(result.best_rsum)

@@ -1,17 +1,19 @@
 """Encoders, the model as a whole, and its file."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from matcher.attention import Attention, Pooling
 from matcher.checkpoint import load_model, save_model
 from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.model import SCAN, pad
-from matcher.similarity import cross_attention_similarity, similarity_matrix
+from matcher.similarity import PaddedWords, cross_attention_similarity, similarity_matrix
 from matcher.vocabulary import Vocabulary
 from tests.toy import DIMENSIONS, toy_world
 
@@ -75,11 +77,44 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
         parts = model.contributions(regions[1], sentence)  # (L, K)
         per_query = parts.sum(1 if attention == "t2i" else 0)
     torch.testing.assert_close(score, similarity[1, 0])
-    torch.testing.assert_close(per_query, torch.cosine_similarity(queries, attended, dim=-1))
+    torch.testing.assert_close(per_query, torch.cosine_similarity(queries, attended, dim=-1) / len(queries))
     torch.testing.assert_close(
         weights.sum(1 if attention == "t2i" else 0).sum(),
         torch.tensor(float(len(queries) if attention == "t2i" else 5)),
     )
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_contributions_add_up_to_the_score(pooling: str, direction: Attention) -> None:
+    model, world = small_model(attention="t2i", pooling=pooling), toy_world(3)
+    with torch.inference_mode():
+        regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
+        words, lengths = model.encode_captions(CAPTIONS)
+        score = model.similarity(regions, words, lengths, direction)[2, 0]
+        sentence = words[0, : lengths[0]]
+        parts = model.contributions(regions[2], sentence, direction)
+        attention = model.attention(regions[2], sentence, direction)
+    assert model.config.attention == "t2i"  # asking for the other direction changes nothing of the model
+    context = 1 if direction == "t2i" else 0
+    torch.testing.assert_close(attention.sum(context), torch.ones(parts.shape[1 - context]))
+    if pooling != "LogSumExp":
+        torch.testing.assert_close(parts.sum(), score)
+    else:  # a weighted mean of the cosines: no more than the largest, which LogSumExp is at least
+        assert parts.sum() <= score
+
+
+def test_few_words_and_many_give_the_same_scores() -> None:
+    """Words fewer than regions take the way of the attended vectors, more that of the Gram matrices."""
+    generator = torch.Generator().manual_seed(0)
+    regions, words = torch.randn(6, 12, 8, generator=generator), torch.randn(5, 4, 8, generator=generator)
+    lengths = [4, 3, 4, 1, 2]  # 14 words together
+    together = cross_attention_similarity(regions, words, lengths, attention="t2i")
+    for caption in range(5):
+        alone = cross_attention_similarity(
+            regions, words[caption : caption + 1], lengths[caption : caption + 1], attention="t2i"
+        )
+        torch.testing.assert_close(alone[:, 0], together[:, caption], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])
@@ -90,18 +125,23 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, attention: str, 
         regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
         words, lengths = model.encode_captions(world.captions)
         whole = model.similarity(regions, words, lengths)
-    found = similarity_matrix(regions, words, lengths, memory_budget=budget, **model.similarity_options())
+    padded = PaddedWords(words, lengths)
+    found = similarity_matrix(regions, padded, memory_budget=budget, **model.similarity_options())
     np.testing.assert_allclose(found, whole, atol=1e-6)
     assert isinstance(found, np.memmap) == (budget < 9 * 18 * 4)
     monkeypatch.setattr("matcher.similarity.IMAGE_BLOCK", 4)
     monkeypatch.setattr("matcher.collection.ENCODE_CAPTIONS", 5)
-    np.testing.assert_allclose(collection_similarity(model, world, memory_budget=budget), whole, atol=1e-6)
+    found = collection_similarity(model, world.source, world.rows, world.captions, memory_budget=budget)
+    np.testing.assert_allclose(found, whole, atol=1e-6)
+    some = collection_similarity(model, world.source, world.rows[3:5], world.captions[:4], memory_budget=budget)
+    np.testing.assert_allclose(some, whole[3:5, :4], atol=1e-6)
+    assert collection_similarity(model, world.source, world.rows, []).shape == (9, 0)
 
 
 def test_a_result_can_be_given(tmp_path: Path) -> None:
     regions, words = torch.randn(5, 3, 4), torch.randn(6, 7, 4)
     out = np.lib.format.open_memmap(tmp_path / "s.npy", "w+", np.float32, (5, 6))
-    found = similarity_matrix(regions, words, [7, 1, 2, 2, 5, 6], attention="t2i", out=out)
+    found = similarity_matrix(regions, PaddedWords(words, [7, 1, 2, 2, 5, 6]), attention="t2i", out=out)
     assert found is out
     out.flush()
     wanted = cross_attention_similarity(regions, words, [7, 1, 2, 2, 5, 6], attention="t2i")
