@@ -1,83 +1,122 @@
-"""What a SCAN model is and how it is trained. Every field is documented where it stands."""
+"""What a SCAN model is and how it is trained. A field's help, choices and range stand with it, and every value is checked."""
 
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from matcher.attention import check_options
+from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
 
 
-@dataclass(frozen=True)
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field with its help and the values it accepts.
+
+    Args:
+        default: the value where none is given.
+        help: one line.
+        limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive. Of a tuple: of each item.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The defaults are the paper's t2i AVG model."""
 
     # similarity
-    attention: str = "t2i"  # "t2i": words attend to regions; "i2t": regions attend to words
-    normalization: str = "clipped_l2norm"  # of the scores, over the queries; or l2norm, clipped_l1norm, l1norm, …
-    pooling: str = "Mean"  # of the queries' cosines: LogSumExp, Mean, Max, Sum
-    softmax_temperature: float = 9.0  # λ of the attention's softmax; the paper: 9 for t2i, 4 for i2t
-    lse_temperature: float = 6.0  # λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO)
+    attention: str = setting(
+        "t2i", "t2i: words attend to regions; i2t: regions attend to words.", choices=get_args(Attention)
+    )
+    normalization: str = setting("clipped_l2norm", "Of the scores, over the queries.", choices=get_args(Normalization))
+    pooling: str = setting("Mean", "Of the queries' cosines.", choices=get_args(Pooling))
+    softmax_temperature: float = setting(
+        9.0, "λ of the attention's softmax; the paper: 9 for t2i, 4 for i2t.", above=0, max=1000
+    )
+    lse_temperature: float = setting(
+        6.0, "λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO).", above=0, max=1000
+    )
 
     # encoders
-    text_encoder: str = "gru"  # or a transformers encoder: its hub name, or a folder
-    feature_dim: int = 2048  # D, of the region features; taken from the stores
-    embed_dim: int = 1024  # E, of the joint space
-    word_dim: int = 300  # of the GRU's word embeddings
-    num_layers: int = 1  # of the GRU
-    bidirectional: bool = True  # GRU in both directions, outputs averaged
-    image_norm: bool = True  # L2-normalise region embeddings
-    text_norm: bool = True  # L2-normalise word embeddings
-    image_weight_norm: bool = False  # weight-normalised image layer
-    image_mlp: bool = False  # two layers beside the image layer, added to it (VSE∞, Chen et al. 2021)
+    text_encoder: str = setting("gru", "gru, or a transformers encoder: its hub name, or a folder.")
+    feature_dim: int = setting(2048, "D, of the region features; taken from the stores.", min=1, max=65536)
+    embed_dim: int = setting(1024, "E, of the joint space.", min=1, max=65536)
+    word_dim: int = setting(300, "Of the GRU's word embeddings.", min=1, max=65536)
+    num_layers: int = setting(1, "Of the GRU.", min=1, max=100)
+    bidirectional: bool = setting(True, "GRU in both directions, outputs averaged.")
+    image_norm: bool = setting(True, "L2-normalise region embeddings.")
+    text_norm: bool = setting(True, "L2-normalise word embeddings.")
+    image_weight_norm: bool = setting(False, "Weight-normalised image layer.")
+    image_mlp: bool = setting(False, "Two layers beside the image layer, added to it (VSE∞, Chen et al. 2021).")
 
     def __post_init__(self) -> None:
-        check_options(self.attention, self.normalization, self.pooling)
-        _at_least_one(self, "feature_dim", "embed_dim", "word_dim", "num_layers")
-        if self.softmax_temperature <= 0 or self.lse_temperature <= 0:
-            raise MatcherError("softmax_temperature and lse_temperature must be positive: they multiply")
+        check_settings(self)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FitConfig:
     """The defaults are the paper's Flickr30K recipe, with one epoch of warm-up on all negatives."""
 
-    epochs: int = 30
-    batch_size: int = 128  # captions per step
-    optimizer: str = "adam"  # "adam", as published, or "adamw"
-    weight_decay: float = 1e-4  # of adamw
-    learning_rate: float = 2e-4
-    text_encoder_factor: float = 0.1  # a pretrained text encoder learns at this share of the rate
-    decay_epochs: tuple[int, ...] = (15,)  # the learning rate is multiplied by `decay_factor` after each of these
-    decay_factor: float = 0.1
-    grad_clip: float = 2.0  # largest gradient norm; 0: no clipping
-    margin: float = 0.2  # of the hinge
-    hardest_negatives: bool = True  # else the sum over all negatives
-    warmup_epochs: int = 1  # epochs on all negatives first: hardest negatives alone can sit on their plateau for long
-    validate_every: int = 500  # steps; and always at an epoch's end
-    early_stopping: int = 0  # stop after so many validations without improvement; 0: never
-    region_dropout: float = 0.0  # share of each image's regions left out of a step, at most; 0.2 in VSE∞
-    word_dropout: float = 0.0  # chance of each word (not start and end) to be left out of a step
-    word_vectors: str = ""  # text file of "word number number …" (GloVe) to start the word embeddings from
-    precision: str = "float32"  # "float32", "bf16" or "fp16" (autocast)
-    min_word_count: int = 4  # rarer words of train and dev are unknown
-    seed: int = 0
-    log_every: int = 10  # steps between rows of metrics.jsonl
+    epochs: int = setting(30, "Passes over the captions.", min=1, max=100_000)
+    batch_size: int = setting(128, "Captions per step; one alone has no negatives.", min=2, max=65536)
+    optimizer: str = setting("adam", "adam, as published, or adamw.", choices=("adam", "adamw"))
+    weight_decay: float = setting(1e-4, "Of adamw.", min=0, max=1)
+    learning_rate: float = setting(2e-4, "Of the first epochs.", above=0, max=10)
+    text_encoder_factor: float = setting(
+        0.1, "A pretrained text encoder learns at this share of the rate.", min=0, max=100
+    )
+    decay_epochs: tuple[int, ...] = setting(
+        (15,), "The learning rate is multiplied by `decay_factor` after each of these.", min=0
+    )
+    decay_factor: float = setting(0.1, "See `decay_epochs`.", above=0, max=1)
+    grad_clip: float = setting(2.0, "Largest gradient norm; 0: no clipping.", min=0)
+    margin: float = setting(0.2, "Of the hinge.", min=0, max=100)
+    hardest_negatives: bool = setting(True, "Else the sum over all negatives.")
+    warmup_epochs: int = setting(
+        1, "Epochs on all negatives first: hardest negatives alone can stay on a plateau for long.", min=0
+    )
+    validate_every: int = setting(500, "Steps; a validation also ends every epoch.", min=1)
+    early_stopping: int = setting(0, "Stop after so many validations without improvement; 0: never.", min=0)
+    checkpoint_minutes: float = setting(5.0, "Time between checkpoints; each validation writes one too.", min=0)
+    region_dropout: float = setting(
+        0.0, "Largest share of each image's regions left out of a step; 0.2 in VSE∞.", min=0, below=1
+    )
+    word_dropout: float = setting(
+        0.0, "Chance of each word (not start and end) to be left out of a step.", min=0, below=1
+    )
+    word_vectors: str = setting("", 'Text file of "word number number …" (GloVe) to start the word embeddings from.')
+    precision: str = setting("float32", "float32, or bf16 or fp16 (autocast).", choices=("float32", "bf16", "fp16"))
+    min_word_count: int = setting(4, "Rarer words of train and dev are unknown.", min=1)
+    seed: int = setting(0, "Of parameters, order and dropout.", min=0, max=2**63 - 1)
+    log_every: int = setting(10, "Steps between rows of metrics.jsonl.", min=1)
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "epochs", "batch_size", "validate_every", "log_every", "min_word_count")
-        if self.precision not in ("float32", "bf16", "fp16"):
-            raise MatcherError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
-        if self.optimizer not in ("adam", "adamw"):
-            raise MatcherError(f"optimizer {self.optimizer!r}: expected adam or adamw")
-        for name in ("region_dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise MatcherError(f"{name} {getattr(self, name)}: expected 0 to less than 1")
-        if self.batch_size < 2:
-            raise MatcherError("batch_size 1: a lone caption has no negatives; expected at least 2")
-        if self.learning_rate <= 0:
-            raise MatcherError(f"learning_rate {self.learning_rate}: expected a positive number")
+        check_settings(self)
 
 
-def _at_least_one(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise MatcherError(f"{name} {getattr(config, name)}: expected at least 1")
+def check_settings(config: Any) -> None:
+    """Refuse values outside the limits of their fields.
+
+    Raises:
+        MatcherError: naming the field, the value and what was expected.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if expected := _refusal(field.metadata, item):
+                raise MatcherError(f"{field.name} {item!r}: expected {expected}")
+
+
+def _refusal(limits: Mapping[str, Any], value: Any) -> str:
+    """What was expected in place of a value that its field does not accept; "" where it does."""
+    if choices := limits.get("choices"):
+        return "" if value in choices else f"one of {', '.join(choices)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    for name, words in (("min", "at least"), ("above", "more than"), ("max", "at most"), ("below", "less than")):
+        if (bound := limits.get(name)) is None:
+            continue
+        accepted = {"min": value >= bound, "above": value > bound, "max": value <= bound, "below": value < bound}
+        if not accepted[name]:
+            return f"{words} {bound}"
+    return ""

@@ -21,7 +21,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.?!])(?<!\b\w\.)\s+(?=[^\s'\")\]}”’])")  # not after "t.v.", nor before what closes
-_CLITIC = re.compile(r"(.*[^' ])('s|'m|'d|'ll|'re|'ve|n't|')")
+_CLITIC = re.compile(r"(?<=[^' ])('s|'m|'d|'ll|'re|'ve|n't|')\Z")
+_LONGEST_CLITIC = 3
+_CLOSING = frozenset("'\")]}>”’»")
 _TWO_WORDS = {
     "cannot": ["can", "not"],
     "d'ye": ["d", "'ye"],
@@ -33,6 +35,7 @@ _TWO_WORDS = {
     "'tis": ["'t", "is"],
     "'twas": ["'t", "was"],
 }
+_LONGEST_OF_TWO = max(map(len, _TWO_WORDS))
 
 
 def tokenize(caption: str) -> list[str]:
@@ -43,14 +46,16 @@ def tokenize(caption: str) -> list[str]:
 def _sentence(text: str) -> list[str]:
     tokens: list[str] = []
     matches = list(_TOKEN.finditer(text))
+    # The sentence's own period: nothing but closing marks may follow it.
+    last = len(matches) - 1
+    while last > 0 and matches[last].group() in _CLOSING:
+        last -= 1
     for number, match in enumerate(matches):
         word = match.group()
         if word in ('"', "''"):
             tokens.append("``" if _opens(text, match.start()) else "''")
             continue
-        # The sentence's own period: nothing but closing marks may follow it.
-        last = all(later.group() in "'\")]}>”’»" for later in matches[number + 1 :])
-        period = last and len(word) > 1 and word.endswith(".") and not word.endswith("..")
+        period = number >= last and len(word) > 1 and word.endswith(".") and not word.endswith("..")
         tokens += [*_split_clitics(word[:-1]), "."] if period else _split_clitics(word)
     return tokens
 
@@ -61,7 +66,13 @@ def _opens(text: str, position: int) -> bool:
 
 
 def _split_clitics(word: str) -> list[str]:
-    if word in _TWO_WORDS:
-        return _TWO_WORDS[word]
-    match = _CLITIC.fullmatch(word)
-    return [*_split_clitics(match[1]), match[2]] if match else [word]
+    clitics: list[str] = []
+    end = len(word)
+    while end > _LONGEST_OF_TWO or word[:end] not in _TWO_WORDS:
+        match = _CLITIC.search(word, max(0, end - _LONGEST_CLITIC), end)
+        if not match:
+            break
+        clitics.append(match[1])
+        end = match.start()
+    word = word[:end]
+    return [*_TWO_WORDS.get(word, [word]), *reversed(clitics)]

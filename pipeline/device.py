@@ -18,15 +18,18 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+            if not local.isdecimal():
+                raise PipelineError(f"LOCAL_RANK or SLURM_LOCALID is {local!r}: expected a number from 0")
             return torch.device("cuda", int(local) % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PipelineError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PipelineError(f"--device {name}: not available here ({reason})", "try --device cpu") from error
     return device
 
 
@@ -46,7 +49,7 @@ def process_share(part: str = "") -> tuple[int, int]:
     # Not SLURM_NTASKS: a batch script has it as well, outside of srun, where there is only one process.
     names = ("RANK", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
-    if not all(value.isdigit() for value in values) or int(values[0]) >= int(values[1]):
+    if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[1]):
         raise PipelineError(
             f"{names[0]}={values[0]}, {names[1]}={values[1]}: expected a rank below the number of processes"
         )
@@ -56,7 +59,8 @@ def process_share(part: str = "") -> tuple[int, int]:
 
 def join_processes(device: str) -> ProcessGroup:
     """Join the processes that torchrun started; one process where it did not."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    torchrun = "WORLD_SIZE" in os.environ and process_share()[1] > 1
+    if torchrun and not dist.is_initialized():
         picked = pick_device(device)
         if picked.type == "cuda":
             torch.cuda.set_device(picked)

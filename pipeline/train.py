@@ -52,7 +52,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     fields = to_dict(config)
     for key in ("run", "preset", "device", "features", "captions", "expected"):
         del fields[key]
-    for key in ("epochs", "early_stopping", "log_every"):
+    for key in ("epochs", "early_stopping", "log_every", "checkpoint_minutes"):
         del fields["training"][key]
     return fields
 

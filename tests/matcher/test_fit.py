@@ -164,16 +164,37 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "expected"),
     [
-        ({"batch_size": 1}, "no negatives"),
-        ({"precision": "int8"}, "expected float32, bf16 or fp16"),
-        ({"learning_rate": 0.0}, "expected a positive number"),
-        ({"epochs": 0}, "epochs 0: expected at least 1"),
-        ({"optimizer": "sgd"}, "expected adam or adamw"),
-        ({"word_dropout": 1.0}, "expected 0 to less than 1"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"precision": "int8"}, "one of float32, bf16, fp16"),
+        ({"optimizer": "sgd"}, "one of adam, adamw"),
+        ({"epochs": 0}, "at least 1"),
+        ({"learning_rate": 0.0}, "more than 0"),
+        ({"learning_rate": float("nan")}, "a finite number"),
+        ({"learning_rate": float("inf")}, "a finite number"),
+        ({"word_dropout": 1.0}, "less than 1"),
+        ({"grad_clip": -1.0}, "at least 0"),
+        ({"margin": -5.0}, "at least 0"),
+        ({"seed": -1}, "at least 0"),
+        ({"decay_epochs": (3, -1)}, "at least 0"),
     ],
 )
-def test_recipes_are_checked(changes: dict, message: str) -> None:
-    with pytest.raises(MatcherError, match=message):
+def test_recipes_are_checked(changes: dict, expected: str) -> None:
+    ((name, value),) = changes.items()
+    found = value[1] if isinstance(value, tuple) else value
+    with pytest.raises(MatcherError, match=f"^{name} {found!r}: expected {expected}$"):
         FitConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": 2_000_000_000}, "embed_dim 2000000000: expected at most 65536"),
+        ({"softmax_temperature": 0.0}, "softmax_temperature 0.0: expected more than 0"),
+        ({"pooling": "mean"}, "pooling 'mean': expected one of LogSumExp, Mean, Max, Sum"),
+    ],
+)
+def test_models_are_checked(changes: dict, message: str) -> None:
+    with pytest.raises(MatcherError, match=message):
+        ModelConfig(**changes)

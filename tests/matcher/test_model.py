@@ -181,7 +181,7 @@ def test_damaged_model_files_are_refused(tmp_path: Path) -> None:
     [
         ({"attention": "both"}, "expected one of t2i, i2t"),
         ({"embed_dim": 0}, "embed_dim 0: expected at least 1"),
-        ({"softmax_temperature": 0.0}, "must be positive"),
+        ({"softmax_temperature": 0.0}, "expected more than 0"),
     ],
 )
 def test_configurations_are_checked(changes: dict, message: str) -> None:

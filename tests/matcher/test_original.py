@@ -109,7 +109,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(MatcherError, match="not a checkpoint of the original SCAN code"):
         load_original(path, VOCABULARY)
-    with pytest.raises(MatcherError, match="attention is 'both'"):
+    with pytest.raises(MatcherError, match="attention 'both': expected"):
         load_original(write(tmp_path / "b.pth.tar", cross_attn="both"), VOCABULARY)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(MatcherError):

@@ -1,6 +1,7 @@
 """Tokens and vocabularies."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def test_any_text_gives_tokens_without_spaces(text: str) -> None:
     for token in tokenize(text):
         assert token
         assert token.split() == [token]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dog's " * 20_000, "'s" * 50_000, "it's" * 30_000, ") " * 50_000, '"' * 50_000, "a" * 300_000, "a. " * 50_000],
+)
+def test_time_grows_with_length_and_no_faster(text: str) -> None:
+    """Twice the text takes no more than about twice the time, and no length ends in a recursion."""
+
+    def seconds(length: int) -> float:
+        started = time.process_time()
+        tokenize(text[:length])
+        return time.process_time() - started
+
+    half, full = (min(seconds(length) for _ in range(3)) for length in (len(text) // 2, len(text)))
+    assert full < 3 * half + 0.05
 
 
 @pytest.mark.shared

@@ -189,7 +189,7 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("train --captions nowhere.json", "nowhere.json: captions not readable"),
         ("train --captions coco/train2014/COCO_train2014_000000000003.jpg", "captions not readable"),
         ("train training.epochs=many", "training.epochs=many: "),
-        ("train model.attention=both", "attention is 'both'; expected one of t2i, i2t"),
+        ("train model.attention=both", "attention 'both': expected one of t2i, i2t"),
         ("evaluate --run nowhere", "nowhere: has no best.safetensors; expected a run folder"),
         ("evaluate --split test", "--split test: the data has no such split; it has dev, train"),
         ("retrieve", 'nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH'),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.device import pick_device, process_share
+from pipeline.device import join_processes, pick_device, process_share
 from pipeline.errors import PipelineError
 
 NAMES = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"]
@@ -68,3 +68,26 @@ def test_every_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch, environment: d
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert pick_device("auto") == torch.device("cuda", expected)
+
+
+@pytest.mark.parametrize("name", ["meta", "vulkan", "xla", "cuda:99", "nonsense", "cpu:-3", "mps:2", "hpu", ""])
+def test_devices_that_are_not_here(name: str) -> None:
+    with pytest.raises(PipelineError, match=f"--device {name}: not available here") as error:
+        pick_device(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "abc"},
+        {"WORLD_SIZE": "-1"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "2", "RANK": "two"},
+        {"WORLD_SIZE": "²"},
+    ],
+)
+def test_numbers_of_processes_that_are_none(monkeypatch: pytest.MonkeyPatch, environment: dict) -> None:
+    set_environment(monkeypatch, environment)
+    with pytest.raises(PipelineError, match="expected a rank below the number of processes"):
+        join_processes("cpu")
