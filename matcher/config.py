@@ -102,7 +102,7 @@ def check_settings(config: Any) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        for item in value if isinstance(value, tuple) else (value,):
+        for item in value if isinstance(value, list | tuple) else (value,):
             if expected := _refusal(field.metadata, item):
                 raise MatcherError(f"{field.name} {item!r}: expected {expected}")
 
