@@ -9,6 +9,7 @@ extracts them, in this process (`pipeline.extraction.local`) or on Ray (`pipelin
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,13 +22,15 @@ from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
 from pipeline.inputs.photos import list_photos
-from pipeline.store.plan import Photo, PlannedShard, make_plan, read_plan
+from pipeline.store.format import FEATURES, commit_mark
+from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
-from pipeline.store.writer import claim_store, commit_mark, write_summary
+from pipeline.store.update import update_plan
+from pipeline.store.writer import claim_store, write_summary
 
 
 def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: bool = True) -> Store:
-    """Extract the regions of every photo that the store does not hold yet.
+    """Extract the regions of every photo that the store does not hold yet, or that changed since.
 
     Args:
         config: what to extract, and where to.
@@ -41,12 +44,14 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     if not config.images:
         raise PipelineError("no photos given; name their folder with --images DIR")
     photos = list_photos(config.images)
-    photos = photos[: config.limit] if config.limit else photos
-    folder = Path(config.output or Path("features") / os.path.basename(os.path.abspath(config.images[-1])))
+    folder = Path(config.output or FEATURES / os.path.basename(os.path.abspath(config.images[-1])))
     with closing(_engine(config, extractor)) as engine:
         manifest = claim_store(folder, engine.manifest())
-        shards = _own_shards(config, make_plan(folder, photos, config.shard_size))
-        open_shards = _open_shards(config, folder, shards, photos)
+        plan = update_plan(folder, photos, config.shard_size, roots=config.images, limit=config.limit)
+        if str(plan):
+            tqdm.write(f"{folder}: {plan}", file=sys.stderr)
+        shards = _own_shards(config, plan.shards)
+        open_shards = _open_shards(config, folder, shards, photos[: config.limit or None])
         remaining = sum(len(shard.photos) for shard in open_shards)
         done = sum(len(shard.photos) for shard in shards) - remaining
         write_summary(folder, manifest, len(read_plan(folder)))

@@ -6,6 +6,7 @@ Nothing here knows what the files hold.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -122,6 +123,17 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
     if len(content) > limit:
         raise PipelineError(f"{path}: more than {limit:,} bytes, expected {what}", remedy)
     return content
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a regular file; "" where there is none that can be read."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 @contextmanager

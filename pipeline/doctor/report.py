@@ -178,7 +178,8 @@ def _weights() -> Iterator[Check]:
 
 def _stores() -> Iterator[Check]:
     from pipeline.errors import PipelineError
-    from pipeline.store.reader import MANIFEST, read_manifest
+    from pipeline.store.format import MANIFEST
+    from pipeline.store.manifest import read_manifest
 
     paths = sorted(Path("features").glob(f"*/{MANIFEST}"))
     if not paths:

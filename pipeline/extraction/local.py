@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import load_extractor
 from pipeline.extraction.job import ExtractConfig, Extractor, refuse_lost_folders
-from pipeline.inputs.decode import decode_photos
-from pipeline.store.plan import PlannedShard
+from pipeline.inputs.decode import DecodedPhoto, decode_photos
+from pipeline.store.plan import Photo, PlannedShard
 from pipeline.store.writer import ShardRows, commit_shard
 
 MAX_FAILURES_IN_A_ROW = 8  # of the detector: then the fault is not the photos'
@@ -82,7 +81,8 @@ class LocalEngine:
         decoded = decode_photos(photos, roots, settings, workers=self.config.workers, ahead=2 * size)
         for shard in shards:
             rows = ShardRows()
-            outcomes = self.detection.outcomes(islice(decoded, len(shard.photos)), size, bar)
+            images = self._recorded(zip(shard.photos, decoded, strict=False), rows)
+            outcomes = self.detection.outcomes(images, size, bar)
             for photo, outcome in zip(shard.photos, outcomes, strict=True):
                 if isinstance(outcome, str):
                     rows.failures.append({"image_id": photo.image_id, "path": photo.path, "reason": outcome})
@@ -95,6 +95,14 @@ class LocalEngine:
             if rows.failures:
                 refuse_lost_folders(roots)
             yield shard, rows
+
+    @staticmethod
+    def _recorded(photos: Iterable[tuple[Photo, DecodedPhoto]], rows: ShardRows) -> Iterator[PreparedImage | str]:
+        """The images, while the checksums of their files go to the rows."""
+        for photo, decoded in photos:
+            if decoded.sha256 is not None:
+                rows.photo_sha256[photo.image_id] = decoded.sha256
+            yield decoded.image
 
 
 class Detection:

@@ -25,9 +25,9 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.job import ExtractConfig, refuse_lost_folders
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
-from pipeline.store.plan import PLAN, PlannedShard
-from pipeline.store.reader import MANIFEST
-from pipeline.store.writer import claim_store, commit_mark
+from pipeline.store.format import MANIFEST, PLAN, commit_mark
+from pipeline.store.plan import PlannedShard
+from pipeline.store.writer import claim_store
 
 RETRIES = 3  # of a call whose worker was lost; a shard that kills every worker is not lost machines
 CONNECT_SECONDS = 10

@@ -1,9 +1,10 @@
 """Photos -> network input, ahead of the network and in worker processes that never see it."""
 
+import hashlib
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import read_image
+from pipeline.inputs.photos import UnreadableImage, decode_image, read_image_file
 from pipeline.store.plan import Photo
 
 SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 
 
+@dataclass(frozen=True)
+class DecodedPhoto:
+    """A photo as the network takes it."""
+
+    image: PreparedImage | str  # or the reason why it cannot be decoded
+    sha256: str | None  # of the file as it was read; None where it could not be
+
+
 def decode_photos(
     photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings, *, workers: int, ahead: int
-) -> Iterator[PreparedImage | str]:
+) -> Iterator[DecodedPhoto]:
     """Each photo decoded and resized, or the reason why it cannot be, in order.
 
     Args:
@@ -46,7 +55,7 @@ def decode_photos(
     )
     try:
         for item in loader:
-            yield item if isinstance(item, str) else replace(item, pixels=np.asarray(item.pixels))
+            yield _with_array(item)
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
@@ -56,7 +65,7 @@ def decode_photos(
         ) from error
 
 
-class _Photos(Dataset[PreparedImage | str]):
+class _Photos(Dataset[DecodedPhoto]):
     """Picklable and small: all that a worker needs."""
 
     def __init__(self, photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings, shared: bool):
@@ -65,16 +74,28 @@ class _Photos(Dataset[PreparedImage | str]):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> PreparedImage | str:
+    def __getitem__(self, index: int) -> DecodedPhoto:
         photo = self.photos[index]
         try:
-            image = prepare(read_image(self.roots[photo.root] / photo.path), self.settings)
+            content = read_image_file(self.roots[photo.root] / photo.path)
+        except UnreadableImage as error:
+            return DecodedPhoto(str(error), None)
+        sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            image = prepare(decode_image(content), self.settings)
         except ValueError as error:
-            return str(error)
+            return DecodedPhoto(str(error), sha256)
         except MemoryError:
-            return "not enough memory to decode it"
+            return DecodedPhoto("not enough memory to decode it", sha256)
         pixels: Any = torch.from_numpy(image.pixels) if self.shared else image.pixels
-        return replace(image, pixels=pixels)
+        return DecodedPhoto(replace(image, pixels=pixels), sha256)
+
+
+def _with_array(photo: DecodedPhoto) -> DecodedPhoto:
+    """The photo with its pixels as an array, where a worker shared them as a tensor."""
+    if isinstance(photo.image, str):
+        return photo
+    return replace(photo, image=replace(photo.image, pixels=np.asarray(photo.image.pixels)))
 
 
 def _room_to_share() -> bool:

@@ -46,7 +46,7 @@ def list_photos(roots: Sequence[Path | str]) -> list[Photo]:
                 f"--images {root}: {'a file' if root.exists() else 'not there'}; expected a folder of photos"
             )
         prefix = f"{os.path.basename(os.path.abspath(root))}/" if several else ""
-        photos += [Photo(prefix + path, path, index) for path in _walk(root, "", set())]
+        photos += [_photo(root, path, prefix, index) for path in _walk(root, "", set())]
     if not photos:
         folders = ", ".join(map(str, roots))
         raise PipelineError(
@@ -61,11 +61,28 @@ def list_photos(roots: Sequence[Path | str]) -> list[Photo]:
     return photos
 
 
+def _photo(root: Path, path: str, prefix: str, index: int) -> Photo:
+    try:
+        status = os.stat(root / path)
+    except OSError:  # a broken link, or a file that vanished meanwhile
+        return Photo(prefix + path, path, index)
+    return Photo(prefix + path, path, index, status.st_size, status.st_mtime_ns)
+
+
 def read_image(path: Path | str) -> np.ndarray:
     """Decode one image file: (H, W, 3) uint8 BGR, upright.
 
     Raises:
         UnreadableImage: missing, empty, no image, damaged, truncated, or too large.
+    """
+    return decode_image(read_image_file(path))
+
+
+def read_image_file(path: Path | str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnreadableImage: missing, no regular file, or too large.
     """
     try:
         status = os.stat(path)
@@ -77,7 +94,7 @@ def read_image(path: Path | str) -> np.ndarray:
             data = file.read(MAX_BYTES)  # and no more, should it have grown since
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
-    return decode_image(data)
+    return data
 
 
 def decode_image(data: bytes) -> np.ndarray:

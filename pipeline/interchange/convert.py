@@ -22,8 +22,9 @@ from pipeline.interchange.common import (
     Source,
     visual_genome_names,
 )
-from pipeline.store.reader import MANIFEST, Store, open_store
-from pipeline.store.writer import ShardRows, claim_store, commit_mark, commit_shard, write_summary
+from pipeline.store.format import MANIFEST, commit_mark
+from pipeline.store.reader import Store, open_store
+from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
 
 SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
 Say = Callable[[str], None]

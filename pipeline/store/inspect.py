@@ -1,29 +1,30 @@
-"""What a store holds, and whether every byte of it is as it was written. Looking changes nothing."""
+"""What a store holds, and whether every byte of it is as it was written. Inspecting changes nothing."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
-from pipeline.files import temporary_files
-from pipeline.store.format import Mark, commit_marks, read_mark, settings_sha256
-from pipeline.store.plan import PlannedShard, check_roots, planned_alike, read_plan
-from pipeline.store.reader import MANIFEST, Shard, map_safetensors, read_manifest
-from pipeline.store.writer import FAILURES, PLAN, counts, failure_line, shard_name
+from pipeline.files import file_sha256, temporary_files
+from pipeline.store.format import FAILURES, MANIFEST, PLAN, commit_mark, commit_marks
+from pipeline.store.manifest import counts, is_imported, read_manifest, settings_sha256
+from pipeline.store.marks import Mark, read_mark
+from pipeline.store.plan import PlannedShard, check_roots, is_as_planned, read_plan
+from pipeline.store.reader import Shard
+from pipeline.store.tensors import map_safetensors
+from pipeline.store.writer import failure_line
 
-READ_BYTES = 1 << 22
 REASONS_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was written."""
+    """A part of a store that is not as it was written."""
 
     part: str  # "manifest", "plan", "shard" (path is its commit mark) or "shards" (some are gone)
     path: Path
@@ -41,27 +42,27 @@ class StoreReport:
     manifest: dict[str, Any] | None  # None: lost, or damaged
     images: int
     shards: int
-    planned: int  # images that the extraction set out to do; 0 for imported stores
+    planned: int  # images of the plan; 0 for imported stores
     failures: dict[str, int]  # reason -> photos
     damaged: list[Damage]
-    behind: list[str]  # derived files that differ from what the commit marks say, as after every kill
-    left_over: list[str]  # what a killed process left, and does no harm
+    behind: list[str]  # derived files that differ from the commit marks, as after every kill
+    left_over: list[str]  # files of a killed process, which do no harm
     bytes: int
     verified: bool
-    mended: list[str] = field(default_factory=list)  # what a repair did
-    to_redo: bool = False  # a repair left something for the command that made the store
+    repairs: list[str] = field(default_factory=list)  # what a repair did
+    to_redo: bool = False  # after a repair, the command that made the store has shards to make again
 
     @property
     def ok(self) -> bool:
-        """Nothing is damaged, and a repair mended everything without the photos."""
+        """Nothing is damaged, and a repair left no shard to make again."""
         return not self.damaged and not self.to_redo
 
     @property
     def state(self) -> str:
-        """What there is still to do."""
+        """What remains to be extracted."""
         missing = max(0, self.planned - self.images - sum(self.failures.values()))
         if missing:
-            return f"{missing:,} of {self.planned:,} photos to do: run extract again"
+            return f"{missing:,} of {self.planned:,} photos to extract: run extract again"
         if is_imported(self.manifest) and not self.manifest["complete"]:
             return "not complete: run the same import-features again"
         return "complete"
@@ -73,22 +74,22 @@ class StoreReport:
         lines.append(f"  failures  {sum(self.failures.values()):,}")
         reasons = sorted(self.failures.items(), key=lambda item: -item[1])
         lines += [f"    {count:6,}  {reason}" for reason, count in reasons[:REASONS_SHOWN]]
-        lines += [f"  mended    {line}" for line in self.mended]
-        lines += [f"  note      {name} differs from what the commit marks say; the marks count" for name in self.behind]
+        lines += [f"  repaired  {line}" for line in self.repairs]
+        lines += [f"  note      {name} differs from the commit marks, which count" for name in self.behind]
         lines += [f"  note      {line}" for line in self.left_over]
         lines += [f"  DAMAGED   {damage}" for damage in self.damaged]
         if self.to_redo:
             command = "import-features" if is_imported(self.manifest) else "extract"
-            lines.append(f"  next: the {command} command that made this store, typed again, makes what is missing")
+            lines.append(f"  next: the {command} command that made this store, typed again, makes the missing shards")
         if self.damaged:
-            lines.append(f"  to mend: scan-pipeline inspect {self.path} --repair")
+            lines.append(f"  repair it with: scan-pipeline inspect {self.path} --repair")
         elif self.verified and not self.to_redo:
             lines.append(f"  checksums of {self.shards} shards verified")
         return "\n".join(lines)
 
 
 def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
-    """Look a store over.
+    """Inspect a store.
 
     Args:
         path: store folder.
@@ -102,7 +103,7 @@ def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = Tru
     files = commit_marks(path)
     manifest, damaged = _read_manifest(path, files)
     plan, plan_damage = _read_plan(path, manifest, files)
-    marks, damaged_shards, plan_differs = _look_at_shards(path, files, manifest, plan, verify, progress)
+    marks, damaged_shards, plan_differs = _check_shards(path, files, manifest, plan, verify, progress)
     damaged += damaged_shards
     if plan_damage or plan_differs:
         damaged.append(plan_damage or Damage("plan", path / PLAN, f"{path / PLAN}: does not plan what the shards hold"))
@@ -119,14 +120,9 @@ def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = Tru
         damaged=damaged,
         behind=_behind(path, manifest, marks, plan) if manifest is not None and not damaged else [],
         left_over=_left_over(path),
-        bytes=sum((path / f"{shard_name(mark.number)}.safetensors").stat().st_size for mark in marks),
+        bytes=sum((commit_mark(path, mark.number).with_suffix(".safetensors")).stat().st_size for mark in marks),
         verified=verify,
     )
-
-
-def is_imported(manifest: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
-    """Whether the features were made elsewhere: then there is no plan, and no photo to make them of again."""
-    return manifest is not None and "imported" in manifest["extraction"]
 
 
 def check_shard(file: Path, manifest: Mapping[str, Any] | None, verify: bool) -> Mark:
@@ -141,19 +137,17 @@ def check_shard(file: Path, manifest: Mapping[str, Any] | None, verify: bool) ->
         PipelineError: they differ.
     """
     mark = read_mark(file)
-    if mark.sealed is False:
-        raise PipelineError(f"{file}: is not as it was written: its own checksum is another")
     tensors = file.with_suffix(".safetensors")
     maps = Shard(file, manifest).tensors if manifest is not None else map_safetensors(tensors)
     if any(array.shape[:1] != (len(mark.image_ids),) for array in maps.values()):
-        raise PipelineError(f"{tensors}: rows for another number of images than the {len(mark.image_ids)} of its mark")
-    if verify and (found := _sha256(tensors)) != mark.sha256:
+        raise PipelineError(f"{tensors}: expected rows for the {len(mark.image_ids)} images of its mark")
+    if verify and (found := file_sha256(tensors)) != mark.sha256:
         raise PipelineError(f"{tensors}: sha256 is {found[:12]}…, its commit mark says {mark.sha256[:12]}…")
     return mark
 
 
 def _read_manifest(path: Path, files: Sequence[Path]) -> tuple[dict[str, Any] | None, list[Damage]]:
-    """The manifest, None where it is not to be believed."""
+    """The manifest, None where it is damaged."""
     if not (path / MANIFEST).is_file() and (files or (path / PLAN).is_file()):
         return None, [Damage("manifest", path / MANIFEST, f"{path / MANIFEST}: lost")]
     try:
@@ -166,7 +160,7 @@ def _read_manifest(path: Path, files: Sequence[Path]) -> tuple[dict[str, Any] | 
     for file in files:
         with suppress(PipelineError):
             made_with.add(read_mark(file).settings_sha256)
-    if made_with and not made_with & {None, settings_sha256(manifest)}:  # one shard may be foreign, not all of them
+    if made_with and settings_sha256(manifest) not in made_with:  # one shard may be foreign, not all of them
         text = "its settings are not those that the shards were made with"
         return None, [Damage("manifest", path / MANIFEST, f"{path / MANIFEST}: {text}")]
     return manifest, []
@@ -175,7 +169,7 @@ def _read_manifest(path: Path, files: Sequence[Path]) -> tuple[dict[str, Any] | 
 def _read_plan(
     path: Path, manifest: Mapping[str, Any] | None, files: Sequence[Path]
 ) -> tuple[list[PlannedShard], Damage | None]:
-    """The plan, empty where it is not to be believed."""
+    """The plan, empty where it is damaged."""
     try:
         plan = read_plan(path)
         if manifest is not None:
@@ -187,7 +181,7 @@ def _read_plan(
     return plan, None
 
 
-def _look_at_shards(
+def _check_shards(
     path: Path,
     files: Sequence[Path],
     manifest: Mapping[str, Any] | None,
@@ -195,7 +189,7 @@ def _look_at_shards(
     verify: bool,
     progress: bool,
 ) -> tuple[list[Mark], list[Damage], bool]:
-    """Marks of the shards that are whole, damage, and whether the plan is what is wrong."""
+    """Marks of the undamaged shards, damage, and whether the plan is wrong."""
     planned = {shard.number: shard for shard in plan}
     marks, damaged, plan_differs = [], [], False
     holder: dict[str, str] = {}  # image id -> name of the mark
@@ -206,7 +200,7 @@ def _look_at_shards(
                 raise PipelineError(
                     f"{file}: {len(twice)} of its images are in {holder[twice[0]]} as well ({twice[0]!r})"
                 )
-            if plan and not planned_alike(mark, planned.get(mark.number)):
+            if plan and not is_as_planned(mark, planned.get(mark.number)):
                 if _is_foreign(mark, planned.get(mark.number)):
                     raise PipelineError(f"{file}: holds other images than {PLAN} says")
                 plan_differs = True
@@ -219,10 +213,8 @@ def _look_at_shards(
 
 
 def _is_foreign(mark: Mark, shard: PlannedShard | None) -> bool:
-    """Which of a mark and a plan that differ is wrong: a mark whose own checksum is right is of this store at least when
-    it has an image in common with the plan, or when the plan ends before it."""
-    if mark.sealed is None:
-        return True
+    """Whether the mark is wrong where it and the plan differ. The plan is, where it ends before the mark or has an image in
+    common with it."""
     return shard is not None and mark.all_ids.isdisjoint(photo.image_id for photo in shard.photos)
 
 
@@ -241,7 +233,7 @@ def _behind(path: Path, manifest: Mapping[str, Any], marks: Sequence[Mark], plan
 def _left_over(path: Path) -> list[str]:
     lines = []
     if temporary := temporary_files(path):
-        lines.append(f"{len(temporary)} temporary files, of a process that is at work or was killed")
+        lines.append(f"{len(temporary)} temporary files, of a running or a killed process")
     unmarked = [file for file in sorted(path.glob("shard-*.safetensors")) if not file.with_suffix(".json").is_file()]
     if unmarked:
         lines.append(f"{len(unmarked)} shards without a commit mark, which do not count ({unmarked[0].name})")
@@ -256,27 +248,26 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _described(manifest: Mapping[str, Any]) -> list[str]:
-    extraction = manifest["extraction"]
-    made_by = extraction.get("imported") or (
-        f"{extraction['selection']} selection, weights sha256 {extraction['weights_sha256'][:12]}…"
-        if "weights_sha256" in extraction
-        else "unknown"
-    )
+    features = f"{manifest['num_regions']} regions x {manifest['feature_dim']} {manifest['dtype']}"
+    objects, attributes = len(manifest["object_names"]), len(manifest["attribute_names"])
     return [
-        f"  features  {manifest['num_regions']} regions x {manifest['feature_dim']} {manifest['dtype']}"
-        f"{'' if manifest['has_boxes'] else ', no boxes'}",
-        f"  made by   {made_by}",
+        f"  features  {features}{'' if manifest['has_boxes'] else ', no boxes'}",
+        f"  made by   {_maker(manifest['extraction'])}",
         f"  photos    {', '.join(manifest['image_roots']) or 'not recorded'}",
-        f"  classes   {len(manifest['object_names'])} objects, {len(manifest['attribute_names'])} attributes",
+        f"  classes   {f'{objects:,} objects, {attributes:,} attributes' if objects else 'not recorded'}",
     ]
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(READ_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
+def _maker(extraction: Mapping[str, Any]) -> str:
+    """What the features were made with, in one line: "detector 0123456789ab…, caffe selection, float32"."""
+    if "imported" in extraction:
+        return f"another program; imported from {extraction['imported']}"
+    weights = str(extraction.get("weights_sha256", "of unknown weights"))
+    parts = [f"detector {weights[:12]}…" if "weights_sha256" in extraction else f"detector {weights}"]
+    if "selection" in extraction:
+        parts.append(f"{extraction['selection']} selection")
+    known = {"weights_sha256", "selection", "num_regions", "detector"}
+    parts += [
+        str(value) for key, value in sorted(extraction.items()) if key not in known and isinstance(value, str | int)
+    ]
+    return ", ".join(parts)

@@ -1,31 +1,33 @@
 """Which image belongs to which shard, decided before any image is read.
 
-The plan is a file of the store, `images.jsonl`: one row per image, shards in ascending order. It only grows: images
-found later are planned into new shards. So a run that was killed, or shared among processes, makes the same shards.
-Commit marks must agree with it: a plan that was lost or changed would leave images out, or do them twice.
+The plan is a file of the store, `images.jsonl`: one row per image, shards in ascending order. Images found later are planned
+into new shards, so a run that was killed, or shared among processes, makes the same shards. Images that changed are
+extracted again where they are; those that vanished are dropped. Commit marks must agree with the plan: one that was lost or
+changed would leave images out, or extract them twice.
 """
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.files import locked, replacing
-from pipeline.store.format import Mark, commit_marks, read_mark, repair_hint, stays_inside
-from pipeline.store.reader import read_manifest
-from pipeline.store.writer import PLAN
+from pipeline.files import replacing
+from pipeline.store.format import PLAN, repair_hint, stays_inside
+from pipeline.store.marks import Mark
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image file: where it is, and the id that names it everywhere."""
+    """An image file: where it is, the id that names it everywhere, and what tells whether it changed."""
 
     image_id: str  # path below its root; below the root's name where there are several roots
     path: str  # POSIX path below its root
     root: int  # index of the root
+    size: int = 0  # bytes; 0, with a time of 0, where it is not known or there is no file
+    mtime_ns: int = 0  # of its last modification, since 1970
 
 
 @dataclass(frozen=True)
@@ -36,31 +38,14 @@ class PlannedShard:
     photos: tuple[Photo, ...]
 
 
-def make_plan(folder: Path, photos: Sequence[Photo], shard_size: int) -> list[PlannedShard]:
-    """The store's plan, extended by the images that it does not hold yet, and written down.
-
-    Raises:
-        PipelineError: a plan that is damaged, or shards that are not of it.
-    """
-    with locked(folder):
-        plan = read_plan(folder)
-        check_roots(folder, plan, len(read_manifest(folder)["image_roots"]))
-        planned = {shard.number: shard for shard in plan}
-        for mark in map(read_mark, commit_marks(folder)):
-            if not planned_alike(mark, planned.get(mark.number)):
-                raise PipelineError(
-                    f"{folder / PLAN}: does not plan the images of shard {mark.number}", repair_hint(folder)
-                )
-        known = {photo.image_id for shard in plan for photo in shard.photos}
-        new = [photo for photo in photos if photo.image_id not in known]
-        if not new:
-            return plan
-        numbers = (number for number in count() if number not in planned)  # gaps come from a plan that was rebuilt
-        for start in range(0, len(new), shard_size):
-            plan.append(PlannedShard(next(numbers), tuple(new[start : start + shard_size])))
-        plan.sort(key=lambda shard: shard.number)
-        write_plan(folder, plan)
-        return plan
+def extended(plan: Sequence[PlannedShard], new: Sequence[Photo], shard_size: int) -> list[PlannedShard]:
+    """The plan with more images, in new shards."""
+    taken = {shard.number for shard in plan}
+    numbers = (number for number in count() if number not in taken)  # gaps: a plan that was rebuilt, or dropped images
+    shards = list(plan)
+    for start in range(0, len(new), shard_size):
+        shards.append(PlannedShard(next(numbers), tuple(new[start : start + shard_size])))
+    return sorted(shards, key=lambda shard: shard.number)
 
 
 def read_plan(folder: Path) -> list[PlannedShard]:
@@ -80,9 +65,9 @@ def read_plan(folder: Path) -> list[PlannedShard]:
                 number, photo = _row(line)
                 shards.setdefault(number, []).append(photo)
                 if photo.image_id in images:
-                    raise ValueError(f"{photo.image_id!r} is there twice")
+                    raise ValueError(f"duplicate image id {photo.image_id!r}")
                 images.add(photo.image_id)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{path}: damaged ({error})", repair_hint(folder)) from error
     return [PlannedShard(number, tuple(shards[number])) for number in sorted(shards)]
 
@@ -92,8 +77,7 @@ def write_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:
     with replacing(folder / PLAN) as file:
         for shard in plan:
             for photo in shard.photos:
-                row = {"image_id": photo.image_id, "path": photo.path, "root": photo.root, "shard": shard.number}
-                file.write(json.dumps(row).encode() + b"\n")
+                file.write(json.dumps({**asdict(photo), "shard": shard.number}).encode() + b"\n")
 
 
 def check_roots(folder: Path, plan: Sequence[PlannedShard], roots: int) -> None:
@@ -104,13 +88,25 @@ def check_roots(folder: Path, plan: Sequence[PlannedShard], roots: int) -> None:
         )
 
 
-def planned_alike(mark: Mark, shard: PlannedShard | None) -> bool:
-    """Whether a mark holds the images that were planned, each from where it was planned to come."""
-    if shard is None or len(shard.photos) != len(mark.image_ids) + len(mark.failures):
+def is_as_planned(mark: Mark, shard: PlannedShard | None, among: Container[str] | None = None) -> bool:
+    """Whether the images of a mark were planned for its shard, each from where it came.
+
+    Some of the plan may be missing from the mark: those that vanished, when an update was killed.
+
+    Args:
+        mark: of the shard.
+        shard: as planned; None: it is not.
+        among: image ids to compare; None: all.
+    """
+    if shard is None:
         return False
     place = {photo.image_id: (photo.path, photo.root) for photo in shard.photos}
     rows = zip(mark.image_ids, mark.paths, mark.roots, strict=True)
-    return mark.all_ids == place.keys() and all(place[image_id] == (path, root) for image_id, path, root in rows)
+    came_from = {image_id: (path, root) for image_id, path, root in rows}
+    compared = [image_id for image_id in mark.all_ids if among is None or image_id in among]
+    return all(
+        image_id in place and came_from.get(image_id, place[image_id]) == place[image_id] for image_id in compared
+    )
 
 
 def rebuilt_plan(marks: Sequence[Mark], roots: Sequence[str]) -> list[PlannedShard]:
@@ -141,9 +137,11 @@ def _root_of(image_id: str, path: str, roots: Sequence[str]) -> int:
 
 def _row(line: str) -> tuple[int, Photo]:
     row = json.loads(line)
-    number, photo = row["shard"], Photo(row["image_id"], row["path"], row["root"])
-    if not (type(number) is int and type(photo.root) is int and number >= 0 <= photo.root):
-        raise TypeError(f"shard {number!r}, root {photo.root!r}")
+    number = row.pop("shard")
+    photo = Photo(**row)
+    integers = (number, photo.root, photo.size, photo.mtime_ns)
+    if not all(type(value) is int for value in integers) or min(integers[:3]) < 0:
+        raise TypeError(f"shard, root, size and time {integers}")
     if not isinstance(photo.image_id, str) or not isinstance(photo.path, str) or not stays_inside(photo.path):
         raise ValueError(f"path {photo.path!r}")
     return number, photo

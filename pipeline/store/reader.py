@@ -1,11 +1,10 @@
-"""Reading a store: a folder of shards with the regions of many images. The format is specified in README.md.
+"""Reading a store: a folder of shards with the regions of many images. The format is specified in README.md beside this file.
 
 Letters: N images of a store, n of a shard, B of a request, K regions per image, D feature dimensions.
 Opening a store reads no features; they are memory-mapped and paged in as they are asked for.
 """
 
-import json
-import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,26 +15,10 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.store.format import commit_marks, read_mark, repair_hint, settings_sha256, stays_inside
-
-FORMAT = "scan-pipeline/shards"
-VERSION = 1
-MANIFEST = "manifest.json"
-DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
-MAX_HEADER = 100_000_000  # bytes, the safetensors library's own limit
-MANIFEST_TYPES: dict[str, type] = {
-    "num_regions": int,
-    "feature_dim": int,
-    "dtype": str,
-    "has_boxes": bool,
-    "extraction": dict,
-    "image_roots": list,
-    "object_names": list,
-    "attribute_names": list,
-    "counts": dict,
-    "complete": bool,
-}
+from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
+from pipeline.store.manifest import read_manifest, settings_sha256
+from pipeline.store.marks import read_mark
+from pipeline.store.tensors import map_safetensors
 
 
 class ClassNames(NamedTuple):
@@ -53,7 +36,7 @@ class Shard:
         self.path = mark.with_suffix(".safetensors")
         self._manifest = manifest
         content = read_mark(mark)
-        if content.settings_sha256 not in (None, settings_sha256(manifest)):
+        if content.settings_sha256 != settings_sha256(manifest):
             raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
         self.image_ids, self.failures, self.sha256 = content.image_ids, content.failures, content.sha256
         self._paths, self._roots = content.paths, content.roots
@@ -89,14 +72,18 @@ class Shard:
         return ClassNames(self._manifest["object_names"], self._manifest["attribute_names"])
 
     def image_path(self, row: int) -> Path | None:
-        """The photo, if it is still where it was extracted from. Never a path that leads out of the image folder."""
-        name, roots = self._paths[row], self._manifest["image_roots"]
-        if name is None or not 0 <= self._roots[row] < len(roots):
+        """The photo, if it is where it was extracted from, or moved together with the store. Never a path outside of its
+        image folder."""
+        name, root = self._paths[row], self._roots[row]
+        if name is None or not stays_inside(name):
             return None
-        if not stays_inside(name):
-            return None
-        path = Path(roots[self._roots[row]], name)
-        return path if path.is_file() else None
+        folder = os.path.abspath(self.path.parent)
+        for roots in (self._manifest["image_roots"], self._manifest["relative_roots"]):
+            if 0 <= root < len(roots):
+                path = Path(os.path.normpath(os.path.join(folder, roots[root], name)))
+                if path.is_file():
+                    return path
+        return None
 
 
 class StoredImages(Mapping[str, Regions]):
@@ -250,65 +237,3 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
                 "choose stores of one kind with --features"
             )
     return StoreCollection(stores)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store.
-
-    Raises:
-        PipelineError: no manifest, or not one that this version reads.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise PipelineError(f"{folder}: not a feature store (no {MANIFEST}); make one with scan-pipeline extract")
-    manifest = read_json(path, "a store's manifest", repair_hint(folder))
-    if manifest.get("format") != FORMAT or manifest.get("format_version") != VERSION:
-        found = f"{manifest.get('format')} {manifest.get('format_version')}"
-        raise PipelineError(f"{path}: found format {found}, expected {FORMAT} {VERSION}", repair_hint(folder))
-    for name, kind in MANIFEST_TYPES.items():
-        if not isinstance(manifest.get(name), kind):
-            raise PipelineError(f"{path}: no {kind.__name__} named {name} in it", repair_hint(folder))
-    if manifest["dtype"] not in ("float16", "float32") or min(manifest["num_regions"], manifest["feature_dim"]) < 1:
-        raise PipelineError(f"{path}: regions of another shape or type than any store has", repair_hint(folder))
-    return manifest
-
-
-def tensor_shapes(num_regions: int, feature_dim: int) -> dict[str, tuple[tuple[int, ...], type | None]]:
-    """What a shard holds, in this order: shape of a row and type; None is the type of the store's features."""
-    return {
-        "features": ((num_regions, feature_dim), None),
-        "boxes": ((num_regions, 4), np.float32),
-        "object_ids": ((num_regions,), np.int32),
-        "object_scores": ((num_regions,), np.float32),
-        "attribute_ids": ((num_regions,), np.int32),
-        "attribute_scores": ((num_regions,), np.float32),
-        "image_sizes": ((2,), np.int32),  # height, width
-    }
-
-
-def map_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Memory-map the tensors of a safetensors file: 8 bytes header length, a JSON header, then the numbers.
-
-    Raises:
-        PipelineError: missing, truncated, or with a header that does not fit the file.
-    """
-    try:
-        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
-        if len(data) < 8:
-            raise ValueError(f"{len(data)} bytes")
-        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        if start > min(len(data), MAX_HEADER):
-            raise ValueError(f"header to byte {start} in a file of {len(data)}")
-        header = json.loads(data[8:start].tobytes())
-        return {name: _view(data[start:], entry) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise PipelineError(f"{path}: damaged or truncated ({error})", repair_hint(path.parent)) from error
-
-
-def _view(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """One tensor of the file, from the bytes after the header."""
-    dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
-    first, last = entry["data_offsets"]
-    if not 0 <= first <= last <= len(data) or last - first != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"bytes {first} to {last} of {len(data)} do not hold {shape} {dtype}")
-    return data[first:last].view(dtype).reshape(shape)

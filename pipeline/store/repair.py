@@ -1,4 +1,4 @@
-"""Mending a store. Nothing is deleted but what dead processes left half-written; what is damaged is set aside.
+"""Repairing a store. Damaged files are set aside; nothing is deleted but the temporary files of killed processes.
 
 shard                     its commit mark and tensors move to damaged/; the command that made the store makes them again
 manifest                  moves to damaged/; the next extract writes it, if its settings are those of the shards
@@ -13,15 +13,16 @@ from itertools import count
 from pathlib import Path
 
 from pipeline.files import locked, remove_abandoned
-from pipeline.store.format import commit_marks, read_mark
-from pipeline.store.inspect import Damage, StoreReport, inspect_store, is_imported
+from pipeline.store.format import DAMAGED, MANIFEST, PLAN, commit_marks
+from pipeline.store.inspect import Damage, StoreReport, inspect_store
+from pipeline.store.manifest import is_imported
+from pipeline.store.marks import read_mark
 from pipeline.store.plan import read_plan, rebuilt_plan, write_plan
-from pipeline.store.reader import MANIFEST
-from pipeline.store.writer import DAMAGED, PLAN, write_summary
+from pipeline.store.writer import write_summary
 
 
 def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
-    """Look a store over, and mend what can be mended without loss.
+    """Inspect a store, and repair what can be repaired without loss.
 
     Args:
         path, verify, progress: as of `inspect_store`.
@@ -39,20 +40,20 @@ def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True
         shards_first = sorted(
             before.damaged, key=lambda damage: damage.part != "shard"
         )  # a plan is rebuilt from the rest
-        mended = [line for damage in shards_first for line in _mend(path, damage, before)]
+        repairs = [line for damage in shards_first for line in _repair(path, damage, before)]
         if removed := remove_abandoned(path):
-            mended.append(f"{removed} temporary files of killed processes: removed")
+            repairs.append(f"{removed} temporary files of killed processes: removed")
     if before.manifest is not None:
         write_summary(path, before.manifest, _planned_shards(before))
-        mended += [f"{name}: written again" for name in before.behind]
+        repairs += [f"{name}: written again" for name in before.behind]
     after = inspect_store(path, verify=False, progress=False)
     lost = after.manifest is None
     damaged = [damage for damage in after.damaged if damage.part != "manifest"]
     to_redo = lost or any(damage.part in ("shard", "shards") for damage in before.damaged)
-    return replace(after, damaged=damaged, verified=verify, mended=mended, to_redo=to_redo)
+    return replace(after, damaged=damaged, verified=verify, repairs=repairs, to_redo=to_redo)
 
 
-def _mend(folder: Path, damage: Damage, before: StoreReport) -> list[str]:
+def _repair(folder: Path, damage: Damage, before: StoreReport) -> list[str]:
     """What was done about one damage; the store is locked."""
     if damage.part == "shard":
         _set_aside(damage.path)  # first: without its mark the shard does not exist

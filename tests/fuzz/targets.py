@@ -9,39 +9,41 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size
 from pipeline.interchange.convert import import_any
-from pipeline.store.format import read_mark
-from pipeline.store.plan import PlannedShard, planned_alike, read_plan, rebuilt_plan
-from pipeline.store.reader import Shard, map_safetensors, open_store, read_manifest
+from pipeline.store.manifest import read_manifest, settings_sha256
+from pipeline.store.marks import SEAL, read_mark, seal
+from pipeline.store.plan import PlannedShard, is_as_planned, read_plan, rebuilt_plan
+from pipeline.store.reader import Shard, open_store
+from pipeline.store.tensors import map_safetensors
 
 MANIFEST = {
     "format": "scan-pipeline/shards", "format_version": 1, "num_regions": 2, "feature_dim": 3, "dtype": "float16",
-    "has_boxes": True, "extraction": {"imported": "by hand"}, "image_roots": ["/photos"], "object_names": ["dog"],
+    "has_boxes": True, "extraction": {"imported": "by hand"}, "image_roots": ["/photos"], "relative_roots": ["../photos"], "object_names": ["dog"],
     "attribute_names": ["red"], "counts": {"images": 1, "failures": 0, "shards": 1}, "complete": True,
 }  # fmt: skip
 MARK = {
     "image_ids": ["a.jpg", "b/c.jpg"], "paths": ["a.jpg", None], "roots": [0, 0], "sha256": "0" * 64,
+    "settings_sha256": "0" * 64, "photo_sha256": {"a.jpg": "1" * 64},
     "failures": [{"image_id": "d.jpg", "path": "d.jpg", "reason": "truncated"}],
 }  # fmt: skip
 PLAN = [
-    {"image_id": f"{name}.jpg", "path": f"{name}.jpg", "root": 0, "shard": number} for number, name in enumerate("abc")
+    {"image_id": f"{name}.jpg", "path": f"{name}.jpg", "root": 0, "shard": number, "size": 9, "mtime_ns": 1}
+    for number, name in enumerate("abc")
 ]
 
 
 def small_tensors() -> bytes:
     """A safetensors file of the shard that MARK marks."""
-    from pipeline.store.reader import tensor_shapes
-    from pipeline.store.writer import write_safetensors
+    from pipeline.store.format import tensor_shapes
 
     shapes = tensor_shapes(MANIFEST["num_regions"], MANIFEST["feature_dim"])
     arrays = {name: np.ones((2, *shape), dtype or np.float16) for name, (shape, dtype) in shapes.items()}
-    buffer = BytesIO()
-    write_safetensors(buffer, arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return save(arrays)
 
 
 def small_images() -> list[bytes]:
@@ -82,17 +84,30 @@ def tensors(data: bytes) -> None:
         for array in map_safetensors(path).values():
             array.sum()
     with _file("shard-00000.safetensors", data) as path, suppress(PipelineError):
-        (path.parent / "shard-00000.json").write_text(json.dumps(MARK))
+        (path.parent / "shard-00000.json").write_bytes(sealed(json.dumps(MARK).encode()))
         shard = Shard(path.parent / "shard-00000.json", MANIFEST)
         assert shard.regions(1).features.shape == (2, 3)
 
 
+def sealed(data: bytes) -> bytes:
+    """A mark with the right checksums of itself and its settings, where it is JSON at all."""
+    try:
+        content = json.loads(data)
+        if "settings_sha256" in content:
+            content["settings_sha256"] = settings_sha256(MANIFEST)
+        return json.dumps({**content, SEAL: seal("shard-00000.json", content)}).encode()
+    except (ValueError, TypeError, RecursionError):
+        return data
+
+
 def mark(data: bytes) -> None:
     with _file("shard-00000.json", data) as path, suppress(PipelineError):
+        read_mark(path)
+    with _file("shard-00000.json", sealed(data)) as path, suppress(PipelineError):
         found = read_mark(path)
         assert len(found.image_ids) == len(found.roots)
         plan = rebuilt_plan([found], ["/photos", "/more"])
-        planned_alike(found, plan[0])
+        is_as_planned(found, plan[0])
         for row in range(len(found.image_ids)):
             assert ".." not in str(Shard(path, MANIFEST).image_path(row)).split("/")
 

@@ -14,8 +14,10 @@ from pipeline.extraction import ray as ray_engine
 from pipeline.extraction.job import ExtractConfig
 from pipeline.extraction.ray import SHARDS_A_CALL, RayEngine, ShardWorker
 from pipeline.inputs.photos import list_photos
-from pipeline.store.plan import PLAN, Photo, PlannedShard, make_plan
-from pipeline.store.writer import claim_store, commit_mark
+from pipeline.store.format import PLAN, commit_mark
+from pipeline.store.plan import Photo, PlannedShard
+from pipeline.store.update import update_plan
+from pipeline.store.writer import claim_store
 from tests.photos import write_photos
 
 
@@ -32,7 +34,7 @@ def begun(settings: ExtractConfig) -> tuple[Path, list[PlannedShard]]:
     """A store that a driver has planned."""
     store = Path(settings.output)
     claim_store(store, ShardWorker(settings).manifest())
-    return store, make_plan(store, list_photos(settings.images), 2)
+    return store, update_plan(store, list_photos(settings.images), 2).shards
 
 
 def test_a_repeated_call_finds_what_stands(settings: ExtractConfig, begun: tuple[Path, list[PlannedShard]]) -> None:

@@ -99,7 +99,7 @@ def test_a_full_disk_ends_in_one_line_and_more_space_continues(
 ) -> None:
     command = ["extract", "--images", str(photos), "--weights", str(small_weights), "--device", "cpu"]
     command += ["--num-regions", "36", "--workers", "0", "--dtype", "float32", "shard_size=2"]
-    assert scan(*command, "--output", str(tmp_path / "whole")).exit_code == 0
+    assert scan(*command, "--output", str(tmp_path / "other/whole")).exit_code == 0
     with mounted(tmp_path / "disk", "size=80k") as remount:
         said = scan(*command, "--output", str(tmp_path / "disk/store"))
         assert said.exit_code == 2
@@ -109,7 +109,7 @@ def test_a_full_disk_ends_in_one_line_and_more_space_continues(
         assert 0 < len(open_store(tmp_path / "disk/store")) < 10
         remount("size=4m")
         assert scan(*command, "--output", str(tmp_path / "disk/store")).exit_code == 0
-        assert contents(tmp_path / "disk/store") == contents(tmp_path / "whole")
+        assert contents(tmp_path / "disk/store") == contents(tmp_path / "other/whole")
 
 
 def test_a_read_only_output_ends_in_one_line(photos: Path, tmp_path: Path) -> None:
@@ -207,7 +207,10 @@ def test_photos_that_change_while_they_are_read(photos: Path) -> None:
     assert len(store) == 8
     assert store["008.jpg"].image_size == store["001.jpg"].image_size  # as it was when it was read
     again = extract(photos)
-    assert sorted([*again, *failures]) == sorted([f"{n:03}.jpg" for n in range(10)] + ["new0.jpg", "new1.jpg"])
+    assert sorted([*again, "006.jpg", "007.jpg"]) == sorted(
+        [f"{n:03}.jpg" for n in range(10)] + ["new0.jpg", "new1.jpg"]
+    )
+    assert [row["image_id"] for shard in again.shards for row in shard.failures] == ["007.jpg"]  # 006 is gone
     assert inspect_store(again.path, progress=False).ok
 
 
@@ -261,6 +264,7 @@ def test_names_that_nobody_expected(tmp_path: Path, small_weights: Path) -> None
     assert contents(store.path) == before
     (store.path / "images.jsonl").unlink()
     assert scan("inspect", str(store.path), "--repair").exit_code == 0
+    assert scan(*command).exit_code == 0  # adds sizes and times of the photos to the plan
     assert contents(store.path) == before
 
 

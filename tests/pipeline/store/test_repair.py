@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract import run
 from pipeline.interchange.convert import SHARD_SIZE, import_any
 from pipeline.store.inspect import inspect_store
+from pipeline.store.marks import seal
 from pipeline.store.reader import Store, open_store
 from pipeline.store.repair import repair_store
 from tests.faults import QuickDetector, contents, small_config
@@ -112,10 +113,10 @@ def test_mended_and_continued_it_is_as_if_nothing_had_happened(store: Path, dama
     report = inspect_store(store, progress=False)
     assert not report.ok
     assert "DAMAGED" in str(report)
-    assert f"to mend: scan-pipeline inspect {store} --repair" in str(report)
+    assert f"repair it with: scan-pipeline inspect {store} --repair" in str(report)
     assert contents(store) == damaged  # looking changes nothing
     mended = repair_store(store, progress=False)
-    assert mended.mended or mended.manifest is None  # nothing to move where it is gone
+    assert mended.repairs or mended.manifest is None  # nothing to move where it is gone
     assert mended.to_redo == (not mended.ok)
     assert not mended.damaged
     set_aside = [path for path in (store / "damaged").glob("*") if path.read_bytes() not in damaged.values()]
@@ -144,6 +145,7 @@ def test_photos_of_several_folders_are_planned_from_where_they_are(tmp_path: Pat
     whole = contents(extract(tmp_path).path)
     (tmp_path / "store/images.jsonl").unlink()
     assert repair_store(tmp_path / "store", progress=False).ok
+    extract(tmp_path)  # adds sizes and times of the photos
     assert contents(tmp_path / "store") == whole
     for name in ("images.jsonl", "manifest.json"):  # two rounds: the manifest says where the failed photos are
         (tmp_path / "store" / name).unlink()
@@ -167,8 +169,8 @@ def test_what_follows_from_the_marks_is_written_again(store: Path, name: str) ->
         change(store / name, '"images": 9', '"images": 8')
     report = inspect_store(store, progress=False)
     assert report.ok  # as after a kill: the marks count
-    assert f"note      {name} differs from what the commit marks say" in str(report)
-    assert repair_store(store, progress=False).mended == [f"{name}: written again"]
+    assert f"note      {name} differs from the commit marks" in str(report)
+    assert repair_store(store, progress=False).repairs == [f"{name}: written again"]
     assert contents(store) == whole
 
 
@@ -184,7 +186,7 @@ def test_temporary_files_of_the_dead_are_removed(store: Path) -> None:
     report = inspect_store(store, progress=False)
     assert report.ok
     assert "4 temporary files" in str(report)
-    assert repair_store(store, progress=False).mended == ["2 temporary files of killed processes: removed"]
+    assert repair_store(store, progress=False).repairs == ["2 temporary files of killed processes: removed"]
     assert not dead.exists()
     assert not old.exists()
     assert other.exists()  # of another machine, which may be at work
@@ -195,7 +197,7 @@ def test_a_store_that_was_killed_is_not_damaged(store: Path) -> None:
     (store / "shard-00001.json").unlink()
     report = inspect_store(store, progress=False)
     assert report.ok
-    assert "4 of 10 photos to do: run extract again" in str(report)
+    assert "4 of 10 photos to extract: run extract again" in str(report)
     assert "1 shards without a commit mark, which do not count (shard-00001.safetensors)" in str(report)
 
 
@@ -254,7 +256,7 @@ def test_imported_stores_keep_what_is_whole_and_say_how_to_get_the_rest(tmp_path
     assert not inspect_store(store, progress=False).ok
     report = repair_store(store, progress=False)
     assert not report.ok
-    assert "the import-features command that made this store, typed again, makes what is missing" in str(report)
+    assert "the import-features command that made this store, typed again, makes the missing shards" in str(report)
     assert len(open_store(store)) == (SHARD_SIZE if gone else REST)
     assert not open_store(store).manifest["complete"]
     assert "not complete: run the same import-features again" in str(inspect_store(store, progress=False))
@@ -266,7 +268,7 @@ def test_images_in_two_shards_of_an_imported_store(tmp_path: Path) -> None:
     store = imported(tmp_path)
     copy_shard(store, 1, 2)
     mark = json.loads((store / "shard-00002.json").read_text())
-    del mark["mark_sha256"]  # as older versions wrote it
+    mark["mark_sha256"] = seal("shard-00002.json", mark)
     (store / "shard-00002.json").write_text(json.dumps(mark))
     report = repair_store(store, progress=False)
     assert f"{REST} of its images are in shard-00001.json as well" in str(report)
@@ -281,9 +283,9 @@ def test_the_command_and_its_exit_codes(store: Path) -> None:
     assert (said.exit_code, "DAMAGED" in said.output) == (1, True)
     said = scan("inspect", str(store), "--repair")
     assert said.exit_code == 1
-    assert "mended    shard-00001: moved to" in said.output
+    assert "repaired  shard-00001: moved to" in said.output
     assert "next: the extract command that made this store, typed again" in said.output
     said = scan("inspect", str(store))
-    assert (said.exit_code, "4 of 10 photos to do" in said.output) == (0, True)
+    assert (said.exit_code, "4 of 10 photos to extract" in said.output) == (0, True)
     said = scan("inspect", str(store.parent / "photos"), "--repair")
     assert (said.exit_code, "not a feature store" in said.output) == (2, True)

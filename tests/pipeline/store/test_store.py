@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.store.inspect import inspect_store
+from pipeline.store.marks import seal
 from pipeline.store.reader import open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
 
@@ -246,6 +247,7 @@ def test_paths_never_lead_out_of_the_photo_folder(tmp_path: Path) -> None:
     mark = tmp_path / "s/shard-00000.json"
     content = json.loads(mark.read_text())
     content["paths"] = ["0.jpg", "../secret.jpg"]
+    content["mark_sha256"] = seal(mark.name, content)
     mark.write_text(json.dumps(content))
     store = open_store(tmp_path / "s")
     assert store.image_path(0) == tmp_path / "photos/0.jpg"

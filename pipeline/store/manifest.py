@@ -1,0 +1,85 @@
+"""The manifest of a store: what its features are, of which photos, and how many there are."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.store.format import FORMAT, MANIFEST, VERSION, repair_hint
+
+SETTINGS = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")  # decide what the features are
+TYPES: dict[str, type] = {
+    "num_regions": int,
+    "feature_dim": int,
+    "dtype": str,
+    "has_boxes": bool,
+    "extraction": dict,
+    "image_roots": list,
+    "relative_roots": list,
+    "object_names": list,
+    "attribute_names": list,
+    "counts": dict,
+    "complete": bool,
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises:
+        PipelineError: no manifest, or not one that this version reads.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise PipelineError(
+            f"{folder}: not a feature store (no {MANIFEST})", "make one with: scan-pipeline extract --images DIR"
+        )
+    manifest = read_json(path, "a store's manifest", repair_hint(folder))
+    try:
+        _check(manifest)
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}", repair_hint(folder)) from error
+    return manifest
+
+
+def settings_sha256(manifest: Mapping[str, Any]) -> str:
+    """Checksum of everything in a manifest that decides what its features are."""
+    settings = json.dumps({key: manifest.get(key) for key in SETTINGS}, sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay the same when a store grows. Image folders may have moved, but not to one of another name."""
+    roots = [os.path.basename(root) for root in manifest["image_roots"]]
+    return {**{key: manifest.get(key) for key in SETTINGS}, "images": roots}
+
+
+def counts(images: int, failures: int, shards: int) -> dict[str, int]:
+    """What the manifest counts."""
+    return {"images": images, "failures": failures, "shards": shards}
+
+
+def is_imported(manifest: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the features were made elsewhere: then there is no plan, and no photo to extract again."""
+    return manifest is not None and "imported" in manifest["extraction"]
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    found = f"{manifest.get('format')} {manifest.get('format_version')}"
+    if found != f"{FORMAT} {VERSION}":
+        raise ValueError(f"found format {found}, expected {FORMAT} {VERSION}")
+    for name, kind in TYPES.items():
+        if type(manifest.get(name)) is not kind:
+            raise ValueError(f"{name} is of type {type(manifest.get(name)).__name__}, expected {kind.__name__}")
+    for name in ("image_roots", "relative_roots", "object_names", "attribute_names"):
+        if not all(isinstance(item, str) for item in manifest[name]):
+            raise ValueError(f"{name} holds what is not text")
+    for name in ("num_regions", "feature_dim"):
+        if manifest[name] < 1:
+            raise ValueError(f"{name} is {manifest[name]}, expected at least 1")
+    if manifest["dtype"] not in ("float16", "float32"):
+        raise ValueError(f"dtype is {manifest['dtype']!r}, expected float16 or float32")
