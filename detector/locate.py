@@ -2,16 +2,15 @@
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from detector.errors import DetectorError
 
 ENVIRONMENT = "SCAN_PIPELINE_WEIGHTS"
 DEFAULT_HUB = "unc-nlp/frcnn-vg-finetuned"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 
@@ -85,12 +84,16 @@ def _download(name: str, origin: str, remedy: str) -> Path:
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
     owner, repository, *file = name.split("/", 2)
-    reason, offline = "", not _hub_resolves()
+    unreachable, reason = _hub_unreachable(), ""
     for candidate in file or HUB_FILES:
         try:
-            return Path(hf_hub_download(f"{owner}/{repository}", candidate, local_files_only=offline))
+            offline = bool(unreachable)
+            found = hf_hub_download(
+                f"{owner}/{repository}", candidate, local_files_only=offline, etag_timeout=ANSWER_TIMEOUT
+            )
+            return Path(found)
         except LocalEntryNotFoundError as error:
-            reason = "the hub cannot be reached" if offline else _first_line(error)
+            reason = unreachable = unreachable or _first_line(error)
         except EntryNotFoundError as error:
             reason = _first_line(error)
         except Exception as error:  # gone, private, refused: the library has many errors for "not to be had"
@@ -99,17 +102,15 @@ def _download(name: str, origin: str, remedy: str) -> Path:
     raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason}); {remedy}")
 
 
-def _hub_resolves() -> bool:
-    """Whether the hub's name resolves at all; without this, being offline costs a minute of the library's retries."""
-    from huggingface_hub import constants
+def _hub_unreachable() -> str:
+    """Why the hub does not answer, through a proxy where one is set; "" where it does. Downloads would retry for a minute."""
+    from huggingface_hub import constants, get_session
 
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # the proxy resolves names
     try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
-    except OSError:
-        return False
-    return True
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT)
+    except Exception as error:  # of whichever HTTP client the library uses
+        return f"the hub does not answer: {_first_line(error)}"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ Letters: B images of one resized shape, R proposals, A anchors per cell, C objec
 Parameters have the names of the published LXMERT-layout checkpoint, so that a file loads without renaming.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +22,13 @@ from detector.boxes import (
 )
 from detector.config import BLOCKS, STRIDE, DetectorConfig
 from detector.detectron2_compat import detectron2_ready
-from detector.roi_pool import pooled_chunks
 
 with detectron2_ready():
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+
+CHUNKS = {"cpu": 16}  # boxes pooled at once: what res5 makes of them stays in a CPU's caches …
+CHUNK = 300  # … and takes 480 MB on a GPU at full size
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class FasterRCNN(nn.Module):
         return boxes[kept[:-1][: self.config.rpn_post_nms]]
 
     def predict(self, features: Tensor, proposals: list[Tensor]) -> list[Predictions]:
-        """RoI head over the proposals of many images at once, in chunks that bound the memory.
+        """RoI head over the proposals of many images, in chunks that bound the memory.
 
         Args:
             features: (B, channels, H, W) of res4.
@@ -216,3 +219,26 @@ def _stage(
         norm=norm,
         **shared,
     )
+
+
+def pooled_chunks(features: Tensor, boxes: Sequence[Tensor], size: int, scale: float) -> Iterator[Tensor]:
+    """The boxes of many images pooled with RoIPool (Girshick 2015), in order, a chunk of one image at a time.
+
+    A chunk never holds boxes of two images: what a library computes of a box may depend on the chunk that it is in.
+
+    Args:
+        features: (B, C, H, W).
+        boxes: B tensors (R, 4), in pixels.
+        size: S, cells a side.
+        scale: cells of the feature map per pixel.
+
+    Returns:
+        (R', C, S, S) each, channels-last in memory, in the features' type.
+    """
+    planes = features.float().contiguous()  # as the operator reads them; otherwise every chunk would make its own copy
+    for index, of_image in enumerate(boxes):
+        if not len(of_image):
+            continue
+        for chunk in of_image.split(CHUNKS.get(features.device.type, CHUNK)):
+            pooled = roi_pool(planes, F.pad(chunk, (1, 0), value=index), (size, size), scale)
+            yield pooled.to(dtype=features.dtype, memory_format=torch.channels_last)

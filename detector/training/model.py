@@ -5,7 +5,7 @@ Anchors and proposals are labelled, sampled and (for the RPN) scored by detectro
 Letters: B images of a batch, G boxes of an image, R sampled proposals, C objects, T attributes, D feature dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,6 +29,7 @@ with detectron2_ready():
     from detectron2.structures import Boxes, ImageList, Instances
 
 DETECTIONS, SCORE_THRESHOLD, NMS_THRESHOLD = 400, 1e-3, 0.3  # of an evaluation, as published (there without threshold)
+ONEDNN_BLOCK = 16  # float32 numbers in a register of AVX-512
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,6 +53,7 @@ class TrainableDetector(nn.Module):
                 "expected continuous boxes with background last: start from another file with --init"
             )
         self.model, self.recipe = model, recipe
+        subsample_before_narrow_convolutions(model)
         self.rpn = RPN(
             in_features=["res4"],
             head=self._rpn_head,
@@ -209,6 +211,24 @@ def initialize(model: FasterRCNN) -> None:
         nn.init.normal_(layer.weight, std=0.001 if layer is head.bbox_pred else 0.01)
         if isinstance(layer, nn.Linear):
             nn.init.zeros_(layer.bias)
+
+
+def subsample_before_narrow_convolutions(model: nn.Module) -> None:
+    """Let narrow 1x1 convolutions of stride s, in place, run with stride 1 on every s-th cell: the same numbers.
+
+    On a CPU with AVX-512, oneDNN 3.12 (torch 2.14) writes out of bounds in the backward pass of such a convolution when it has
+    fewer than 16 input channels, channels-last tensors and more than one thread (`tests/detector/training/test_onednn.py`).
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride == (1, 1):
+            continue
+        if module.in_channels < ONEDNN_BLOCK:
+            module.register_forward_pre_hook(_every(module.stride))
+            module.stride = (1, 1)
+
+
+def _every(stride: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    return lambda _, inputs: (inputs[0][:, :, :: stride[0], :: stride[1]],)
 
 
 def plain_state(model: FasterRCNN) -> dict[str, Tensor]:

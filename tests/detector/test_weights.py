@@ -1,11 +1,14 @@
 import os
 import pickle
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import close_session
 from torch import Tensor
 
 from detector import locate
@@ -141,7 +144,7 @@ def test_truncated_files_of_both_kinds_are_refused(small: Weights, small_weights
 def test_weights_are_looked_for_in_order(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
-    monkeypatch.setattr("detector.locate._hub_resolves", lambda: False)
+    monkeypatch.setattr("detector.locate._hub_unreachable", lambda: "offline")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(DetectorError) as error:
         find_weights()
@@ -156,6 +159,27 @@ def test_weights_are_looked_for_in_order(small_weights: Path, tmp_path: Path, mo
     assert find_weights(str(cached)) == cached
     with pytest.raises(DetectorError, match=r"--weights nowhere\.bin: no such file, nor a hub name"):
         find_weights("nowhere.bin")
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_dead_proxy_costs_seconds(listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that refuses, and one that accepts a connection and never answers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
+    monkeypatch.setattr("detector.locate.ANSWER_TIMEOUT", 0.5)
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        if listens:
+            dead.listen()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{dead.getsockname()[1]}")
+        close_session()  # it has read the environment
+        started = time.monotonic()
+        with pytest.raises(DetectorError, match=r"nobody/nothing: could not be fetched .*the hub does not answer"):
+            find_weights("nobody/nothing")
+    assert time.monotonic() - started < 15
+    close_session()
 
 
 def test_places_are_those_where_weights_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_without_weights_the_error_names_every_way(
 ) -> None:
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("detector.locate._hub_resolves", lambda: False)
+    monkeypatch.setattr("detector.locate._hub_unreachable", lambda: "offline")
     monkeypatch.setattr("detector.locate.DEFAULT_HUB", "nobody/nothing")
     said = scan("extract", "--images", "coco/train2014")
     assert said.exit_code == 2
