@@ -27,7 +27,7 @@ def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str])
     if config.text_encoder != "gru":
         if recipe.word_vectors:
             raise MatcherError(f"word_vectors: {config.text_encoder} brings its own; they are for text_encoder=gru")
-        model = SCAN(config, WordPieces.from_pretrained(config.text_encoder))
+        model = SCAN(config, WordPieces.from_pretrained(config.text_encoder, frozen=config.text_encoder_frozen))
         assert isinstance(model.text_encoder, TransformerEncoder)
         model.text_encoder.load_pretrained(config.text_encoder)
         return model

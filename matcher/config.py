@@ -38,7 +38,10 @@ class ModelConfig:
     )
 
     # encoders
-    text_encoder: str = setting("gru", "gru, or a transformers encoder: its hub name, or a folder.")
+    text_encoder: str = setting("gru", "gru, or a transformers encoder: hub name, folder, or package:NAME (installed).")
+    text_encoder_frozen: bool = setting(
+        False, "A transformers encoder is not trained, and outside of the model's file."
+    )
     feature_dim: int = setting(2048, "D, of the region features; taken from the stores.", min=1, max=65536)
     embed_dim: int = setting(1024, "E, of the joint space.", min=1, max=65536)
     word_dim: int = setting(300, "Of the GRU's word embeddings.", min=1, max=65536)
@@ -51,6 +54,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.text_encoder_frozen and self.text_encoder == "gru":
+            raise MatcherError("text_encoder_frozen: a GRU starts from nothing; expected a transformers text_encoder")
 
 
 @dataclasses.dataclass(frozen=True)

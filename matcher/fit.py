@@ -77,7 +77,7 @@ def fit(
 def make_optimizer(model: SCAN, config: FitConfig) -> torch.optim.Optimizer:
     """Adam or AdamW; the parameters of a pretrained text encoder in a group of their own, with its share of the rate."""
     text = model.text_encoder
-    pretrained = set(text.encoder.parameters()) if isinstance(text, TransformerEncoder) else set()
+    pretrained = text.pretrained_parameters() if isinstance(text, TransformerEncoder) else set()
     groups = [
         {"params": [p for p in model.parameters() if p not in pretrained], "factor": 1.0},
         {"params": [p for p in model.parameters() if p in pretrained], "factor": config.text_encoder_factor},

@@ -4,11 +4,17 @@ Word pieces are the words of the attention: each is compared with the regions by
 pool pieces into words first would blur what the encoder keeps apart, and published successors of SCAN with BERT do not
 do it either. The encoder's start and end marks take part, as the GRU's do.
 
+A frozen encoder is no part of the model: only the layer on top is trained and saved, and the encoder is found again by its
+name, and known by the hash of its weights.
+
 Letters: B captions, L word pieces, H hidden size, E joint space.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +24,14 @@ from matcher.config import ModelConfig
 from matcher.encoders import l2_normalize
 from matcher.errors import MatcherError
 
+PACKAGE = "package:"  # before the name of an installed package that ships an encoder
+CACHE_BYTES = 2 << 30  # of a frozen encoder's states that training keeps; captions beyond that are encoded every epoch
+
 
 class WordPieces:
     """A tokenizer and the configuration of its encoder: all that a checkpoint needs to build both again, offline."""
 
-    def __init__(self, tokenizer: str, encoder: Mapping[str, Any]):
+    def __init__(self, tokenizer: str, encoder: Mapping[str, Any], weights_sha256: str = ""):
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_str(tokenizer)
@@ -30,19 +39,22 @@ class WordPieces:
         limit = encoder.get("max_position_embeddings")
         self._tokenizer.enable_truncation(min(limit or 512, 512) - 2)  # RoBERTa counts positions from 2
         self.encoder = dict(encoder)
+        self.weights_sha256 = weights_sha256  # of a frozen encoder
 
     @classmethod
-    def from_pretrained(cls, name: str) -> "WordPieces":
-        """Read tokenizer and configuration from a folder or the hub.
+    def from_pretrained(cls, name: str, *, frozen: bool = False) -> "WordPieces":
+        """Read tokenizer and configuration from a folder, an installed package or the hub.
 
         Raises:
             MatcherError: not there, or without a fast tokenizer.
         """
         from transformers import AutoConfig, AutoTokenizer
 
+        folder = encoder_folder(name)
+        sha256 = _weights_sha256(folder) if frozen else ""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer.to_str()
-            return cls(tokenizer, json.loads(AutoConfig.from_pretrained(name).to_json_string(use_diff=False)))
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer.to_str()
+            return cls(tokenizer, json.loads(AutoConfig.from_pretrained(folder).to_json_string(use_diff=False)), sha256)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise _not_loaded(name, error) from error
 
@@ -56,7 +68,8 @@ class WordPieces:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        return {"tokenizer": self._tokenizer.to_str(), "encoder": self.encoder}
+        state = {"tokenizer": self._tokenizer.to_str(), "encoder": self.encoder}
+        return {**state, "weights_sha256": self.weights_sha256} if self.weights_sha256 else state
 
 
 class TransformerEncoder(nn.Module):
@@ -67,43 +80,150 @@ class TransformerEncoder(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         self.normalize = config.text_norm
-        settings = dict(pieces.encoder)
-        self.encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).float()
-        self._drop_pooler()
-        self.fc = nn.Linear(self.encoder.config.hidden_size, config.embed_dim)
+        self.frozen: FrozenEncoder | None = None
+        if config.text_encoder_frozen:
+            self.frozen = FrozenEncoder(config.text_encoder, pieces.weights_sha256)
+        else:
+            settings = dict(pieces.encoder)
+            self.encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).float()
+            _drop_pooler(self.encoder)
+        self.fc = nn.Linear(pieces.encoder["hidden_size"], config.embed_dim)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
     def load_pretrained(self, name: str) -> None:
-        """Take the encoder's parameters from a folder or the hub.
+        """Take the encoder's parameters from a folder, an installed package or the hub; a frozen one has them already.
 
         Raises:
             MatcherError: not there.
         """
-        from transformers import AutoModel
+        if self.frozen is None:
+            self.encoder = _load_encoder(name)
 
-        try:
-            self.encoder = AutoModel.from_pretrained(name, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise _not_loaded(name, error) from error
-        self._drop_pooler()
+    def pretrained_parameters(self) -> set[nn.Parameter]:
+        """Parameters that training starts from and changes."""
+        return set(self.encoder.parameters()) if self.frozen is None else set()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids (B, L) padded and lengths (B,) on the CPU -> (B, L, E) float32."""
-        places = torch.arange(tokens.shape[1])
-        mask = (places < lengths[:, None]).to(tokens.device, non_blocking=True)  # (B, L)
-        embeddings = self.fc(self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state)
+        if self.frozen is not None:
+            states = self.frozen.states(tokens, lengths, keep=self.training)
+        else:
+            states = _states(self.encoder, tokens, lengths)
+        embeddings = self.fc(states)
         return l2_normalize(embeddings) if self.normalize else embeddings.float()
 
-    def _drop_pooler(self) -> None:
-        """It reads the first token for other tasks; here it would be parameters without gradient."""
-        if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None
+
+class FrozenEncoder:
+    """An encoder that is not trained. No module: it has no parameters to train, to save or to average over processes."""
+
+    def __init__(self, name: str, sha256: str):
+        found = _weights_sha256(encoder_folder(name))
+        if found != sha256:
+            raise MatcherError(
+                f"text encoder {name}: its weights have sha256 {found[:12]}…, the model was trained with {sha256[:12]}…",
+                "install the version that the model names, or train again",
+            )
+        self._encoder = _load_encoder(name).eval().requires_grad_(False)
+        self._kept: dict[bytes, Tensor] = {}  # token ids -> (L, H) float16 on the CPU
+        self._room = CACHE_BYTES
+
+    @torch.no_grad()
+    def states(self, tokens: Tensor, lengths: Tensor, *, keep: bool) -> Tensor:
+        """Ids (B, L) padded and lengths (B,) on the CPU -> (B, L, H) float32.
+
+        Args:
+            keep: remember the states of each caption, which training meets once an epoch.
+        """
+        self._encoder.to(tokens.device)
+        if not keep:
+            return _states(self._encoder, tokens, lengths)
+        rows = tokens.cpu().numpy()
+        keys = [rows[index, :length].tobytes() for index, length in enumerate(lengths.tolist())]
+        missing = [index for index, key in enumerate(keys) if key not in self._kept]
+        states = torch.zeros(*tokens.shape, self.hidden_size, device=tokens.device)
+        if missing:
+            states[missing] = _states(self._encoder, tokens[missing], lengths[missing]).float()
+        fresh = set(missing)
+        for index, (key, length) in enumerate(zip(keys, lengths.tolist(), strict=True)):
+            if index not in fresh:
+                states[index, :length] = self._kept[key].to(states)
+            elif self._room > 0:
+                self._kept[key] = states[index, :length].half().cpu()
+                self._room -= self._kept[key].nbytes
+        return states
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._encoder.config.hidden_size)
+
+
+def encoder_folder(name: str) -> str:
+    """The folder of an encoder in an installed package, for "package:NAME"; other names as they are.
+
+    The package is looked up, not imported.
+
+    Raises:
+        MatcherError: not installed, or without an encoder.
+    """
+    if not name.startswith(PACKAGE):
+        return name
+    package = name.removeprefix(PACKAGE)
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise MatcherError(f"text encoder {name}: the package is not installed", f"pip install {package}") from None
+    folders = [Path(str(file.locate())).parent for file in files if file.name == "config.json"]
+    for folder in folders:
+        if (folder / "model.safetensors").is_file():
+            return str(folder)
+    raise MatcherError(f"text encoder {name}: no folder with config.json and model.safetensors in the package")
+
+
+def _weights_sha256(folder: str) -> str:
+    """The hash of a local encoder's weights.
+
+    Raises:
+        MatcherError: not a local file.
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise MatcherError(
+            f"{path}: not there; a frozen text encoder is a folder or an installed package with this file"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _load_encoder(name: str) -> Any:
+    from transformers import AutoModel
+
+    try:
+        encoder = AutoModel.from_pretrained(encoder_folder(name), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        if isinstance(error, MatcherError):
+            raise
+        raise _not_loaded(name, error) from error
+    _drop_pooler(encoder)
+    return encoder
+
+
+def _drop_pooler(encoder: Any) -> None:
+    """It reads the first token for other tasks; here it would be parameters without gradient."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+
+
+def _states(encoder: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Ids (B, L) padded and lengths (B,) on the CPU -> the last layer's states (B, L, H)."""
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]  # (B, L)
+    mask = mask.to(tokens.device, non_blocking=True)
+    states: Tensor = encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    return states
 
 
 def _not_loaded(name: str, error: Exception) -> MatcherError:
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return MatcherError(
         f"text encoder {name}: could not be loaded ({first[:160]}); expected gru, a folder with config.json, "
-        "tokenizer.json and model.safetensors, or a hub name that this machine can reach"
+        "tokenizer.json and model.safetensors, package: and an installed package, or a hub name that this machine can reach"
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from matcher.checkpoint import load_model, save_model
 from matcher.config import FitConfig, ModelConfig
 from matcher.errors import MatcherError
 from matcher.fit import BEST, fit, make_optimizer
-from matcher.transformer import TransformerEncoder
+from matcher.transformer import TransformerEncoder, encoder_folder
 from matcher.vocabulary import SPECIAL, Vocabulary
 from tests.toy import DIMENSIONS, THINGS, toy_world
 
@@ -81,6 +83,78 @@ def test_encoders_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MatcherError, match="could not be loaded"):
         build_model(dataclasses.replace(MODEL, text_encoder=str(tmp_path)), RECIPE, [])
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_outside_of_the_file(tiny_bert: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(MODEL, text_encoder=tiny_bert, text_encoder_frozen=True)
+    result = fit(config, RECIPE, toy_world(40), toy_world(12, seed=5), tmp_path, progress=False)
+    assert result.best_rsum > 250  # chance is about 200
+    found = load_model(tmp_path / BEST)
+    assert {name for name in found.state_dict() if name.startswith("text")} == {
+        "text_encoder.fc.weight",
+        "text_encoder.fc.bias",
+    }
+    fresh = build_model(config, RECIPE, []).eval()
+    fresh.load_state_dict(found.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(fresh.encode_captions(CAPTIONS)[0], found.encode_captions(CAPTIONS)[0])
+    longer = dataclasses.replace(RECIPE, epochs=5)
+    assert fit(config, longer, toy_world(40), toy_world(12, seed=5), tmp_path, progress=False).steps == 25  # continued
+
+
+def test_kept_states_of_a_frozen_encoder_are_those_of_the_encoder(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(MODEL, text_encoder=tiny_bert, text_encoder_frozen=True)
+    model = build_model(config, RECIPE, []).eval()
+    with torch.no_grad():
+        wanted = model.encode_captions(CAPTIONS)[0]
+        model.train()
+        for captions in (CAPTIONS[:1], CAPTIONS, CAPTIONS):  # nothing kept, some, all
+            found, lengths = model.encode_captions(captions)
+            for row, length in enumerate(lengths):
+                torch.testing.assert_close(found[row, :length], wanted[row, :length], atol=2e-3, rtol=2e-3)
+        asked: list[int] = []
+        monkeypatch.setattr("matcher.transformer._states", lambda _, tokens, __: asked.append(len(tokens)))
+        model.encode_captions(CAPTIONS)
+    assert not asked  # all are kept
+
+
+def test_a_frozen_encoder_of_other_weights_is_refused(tiny_bert: str, tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    config = dataclasses.replace(MODEL, text_encoder=str(folder), text_encoder_frozen=True)
+    save_model(tmp_path / "m.safetensors", build_model(config, RECIPE, []))
+    torch.manual_seed(1)
+    BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
+    with pytest.raises(MatcherError, match=r"its weights have sha256 .* the model was trained with .*train again"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_an_encoder_in_a_package(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        MatcherError, match="package:no-such-package: the package is not installed; pip install no-such"
+    ):
+        encoder_folder("package:no-such-package")
+
+    class File:
+        name = "config.json"
+
+        def __init__(self, folder: str):
+            self.folder = folder
+
+        def locate(self) -> Path:
+            return Path(self.folder) / self.name
+
+    monkeypatch.setattr(metadata, "files", lambda name: [File("/elsewhere"), File(tiny_bert)])
+    assert encoder_folder("package:tiny") == tiny_bert
+    config = dataclasses.replace(MODEL, text_encoder="package:tiny", text_encoder_frozen=True)
+    assert build_model(config, RECIPE, []).vocabulary.tokens("a dog")[1:-1] == ["a", "dog"]
+
+
+def test_a_gru_cannot_be_frozen() -> None:
+    with pytest.raises(MatcherError, match="a GRU starts from nothing"):
+        dataclasses.replace(MODEL, text_encoder_frozen=True)
 
 
 @pytest.mark.slow
