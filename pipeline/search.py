@@ -18,8 +18,9 @@ from matcher.similarity import similarity_matrix
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import extractor_like
-from pipeline.inputs.captions import Caption, ImageIndex
+from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import DEFAULT_FEATURES, find_stores
+from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.photos import read_image
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection, open_store, open_stores

@@ -1,23 +1,22 @@
-"""Captions: COCO `captions_*.json`, Karpathy's `dataset_*.json` and plain `image<TAB or comma>caption` files.
+"""Captions: COCO `captions_*.json`, Karpathy's `dataset_*.json`, and tables of images and captions (CSV, TSV, token files).
 
-The format is told from the content. Rows keep the order of the file, and the dataset's own image and caption
-ids (COCO's integers) travel to the results.
+The format is recognised from the content. Rows keep the order of the file, and the dataset's own image and caption
+ids (COCO's integers) travel to the results. `ImageIndex` finds the photos that the rows name.
 """
 
-import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.inputs.tables import read_table
 
 FORMATS = (
-    "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences) "
-    "or text lines image<TAB>caption or image,caption"
+    "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
+    "text lines image<TAB>caption, or CSV with columns image and caption"
 )
 SPLIT_WORDS = {
     "train": "train",
@@ -28,8 +27,6 @@ SPLIT_WORDS = {
     "test": "test",
     "testall": "test",  # the original code's name for COCO's 5K test images
 }
-COCO_NAME = re.compile(r"(?:COCO_\w+_)?(?=\d{12}$)0*([1-9]\d*)")  # COCO_val2014_000000391895, 000000391895
-HEADER_WORDS = {"image", "images", "image_id", "image_name", "filename", "file_name", "file"}
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,31 @@ class Caption:
     split: str = ""  # "train", "dev" or "test" where the file says so
 
 
-def read_captions(path: Path | str) -> list[Caption]:
+def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
     """Read one captions file of any known format, in its order.
+
+    Args:
+        path: the file.
+        notes: takes a line for every kind of row that was skipped: empty captions, annotations of unknown images.
 
     Raises:
         PipelineError: missing, unreadable, unknown format, or no caption in it.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        if not path.is_file():
+            raise OSError("not a file" if path.exists() else "no such file")
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or not UTF-8
         raise PipelineError(f"{path}: captions not readable ({error}); expected {FORMATS}") from error
-    captions = _read_json(path, text) if text.lstrip()[:1] in {"{", "["} else _read_plain(path, text)
+    skipped: dict[str, int] = {}
+    is_json = text.lstrip()[:1] in {"{", "["}
+    captions = _read_json(path, text, skipped) if is_json else _read_rows(path, text, skipped)
     if not captions:
         raise PipelineError(f"{path}: no caption found; expected {FORMATS}")
+    if notes is not None:
+        notes += [f"{path}: skipped {count:,} {what}" for what, count in skipped.items()]
     return captions
 
 
@@ -68,113 +76,120 @@ def split_of_name(name: str) -> str:
     return ""
 
 
-class ImageIndex:
-    """Finds the store's image that a captions file means.
-
-    Files write the same photo as `COCO_val2014_1.jpg`, `val2014/COCO_val2014_1.jpg` or without suffix. The exact
-    id wins, then the base name, then the base name without suffix; a short name that fits several images fits none.
-    Where all ids are numbers, as in Caffe's files, COCO's file names are found by theirs.
-    """
-
-    def __init__(self, image_ids: Sequence[str]):
-        self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
-        self._by_name = _unique((image_id.rsplit("/", 1)[-1], row) for row, image_id in enumerate(image_ids))
-        self._by_stem = _unique((_stem(image_id), row) for row, image_id in enumerate(image_ids))
-        numbers = all(map(str.isdecimal, image_ids))
-        counted = all(image_id == str(row) for row, image_id in enumerate(image_ids))  # not COCO's, but nobody's
-        self._by_number = self._exact if numbers and not counted else {}
-
-    def find(self, image: str) -> int | None:
-        """Row of the image, or None."""
-        if image in self._exact:
-            return self._exact[image]
-        name = image.rsplit("/", 1)[-1]
-        row = self._by_name.get(name, self._by_stem.get(_stem(image)))
-        if row is None and self._by_number and (number := COCO_NAME.fullmatch(_stem(image))):
-            row = self._by_number.get(number[1])
-        return None if row == _AMBIGUOUS else row
+class _Mismatch(Exception):
+    """JSON of another shape than captions have; says where."""
 
 
-_AMBIGUOUS = -1
-
-
-def _stem(image: str) -> str:
-    name = image.rsplit("/", 1)[-1]
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and len(suffix) <= 4 else name
-
-
-def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for name, row in pairs:
-        rows[name] = _AMBIGUOUS if name in rows else row
-    return rows
-
-
-def _read_json(path: Path, text: str) -> list[Caption]:
+def _read_json(path: Path, text: str, skipped: dict[str, int]) -> list[Caption]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PipelineError(f"{path}: not valid JSON ({error}); download or write it again") from error
+        raise PipelineError(f"{path}: not valid JSON ({error})", "download or write it again") from error
     try:
-        images = content["images"]
-        if "annotations" in content:
-            return _read_coco(images, content["annotations"])
-        return _read_karpathy(images)
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise PipelineError(f"{path}: JSON, but not captions ({what}); expected {FORMATS}") from error
+        images = _field(content, "images", (list,), "the file")
+        read = _read_coco if "annotations" in content else _read_karpathy
+        return read(content, images, skipped)
+    except _Mismatch as error:
+        raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 
 
-def _read_coco(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[Caption]:
-    names = {image["id"]: image["file_name"] for image in images}
-    return [
-        Caption(_one_line(row["caption"]), names[row["image_id"]], row["image_id"], row["id"]) for row in annotations
-    ]
-
-
-def _read_karpathy(images: Sequence[Mapping[str, Any]]) -> list[Caption]:
-    captions: list[Caption] = []
-    for image in images:
-        name = "/".join(part for part in (image.get("filepath", ""), image["filename"]) if part)
-        image_id = image.get("cocoid", image.get("imgid", name))
-        split = SPLIT_WORDS.get(image.get("split", ""), "")
-        for sentence in image["sentences"]:
-            caption_id = sentence.get("sentid", len(captions))
-            captions.append(Caption(_one_line(sentence["raw"]), name, image_id, caption_id, split))
+def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: dict[str, int]) -> list[Caption]:
+    names: dict[int | str, str] = {}
+    for number, image in enumerate(images):
+        where = f"images[{number}]"
+        image_id = _field(image, "id", (int, str), where)
+        name = _name(_field(image, "file_name", (str,), where))
+        if names.setdefault(image_id, name) != name:
+            raise _Mismatch(f"{where}: id {image_id!r} is also that of {names[image_id]!r}")
+    captions = []
+    for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
+        where = f"annotations[{number}]"
+        text = _one_line(_field(row, "caption", (str,), where))
+        image_id = _field(row, "image_id", (int, str), where)
+        caption_id = _id(_field(row, "id", (int, str), where))
+        if image_id not in names:
+            _count(skipped, "annotations of images that the file does not list")
+        elif not text:
+            _count(skipped, "empty captions")
+        else:
+            captions.append(Caption(text, names[image_id], _id(image_id), caption_id))
     return captions
 
 
-def _read_plain(path: Path, text: str) -> list[Caption]:
-    lines = text.split("\n")  # not splitlines(): a caption may hold other line separators
-    tabs = any("\t" in line for line in lines[:2])
+def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: dict[str, int]) -> list[Caption]:
     captions: list[Caption] = []
-    count_of_image: Counter[str] = Counter()
-    for number, line in enumerate(lines):
-        image, caption = _split_at_tab(line) if tabs else _split_at_comma(line)
-        if not line.strip() or (number == 0 and image.lower() in HEADER_WORDS):
+    for index, image in enumerate(images):
+        where = f"images[{index}]"
+        folder = _field(image, "filepath", (str,), where, default="")
+        name = _name("/".join(part for part in (folder, _field(image, "filename", (str,), where)) if part))
+        image_id = _field(
+            image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
+        )
+        split = SPLIT_WORDS.get(_field(image, "split", (str,), where, default=""), "")
+        for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
+            text = _one_line(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"))
+            caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
+            if text:
+                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split))
+            else:
+                _count(skipped, "empty captions")
+    return captions
+
+
+def _read_rows(path: Path, text: str, skipped: dict[str, int]) -> list[Caption]:
+    captions = []
+    count_of_image: dict[str, int] = {}
+    for row in read_table(path, text):
+        caption = _one_line(row.caption)
+        if not caption:
+            _count(skipped, "empty captions")
             continue
-        if not image or not caption:
-            raise PipelineError(
-                f"{path}: line {number + 1} is {line[:60]!r}; expected image<TAB>caption or image,caption"
-            )
-        image = re.sub(r"#\d+$", "", image)  # Flickr's token files number an image's captions already
-        captions.append(Caption(_one_line(caption), image, image, f"{image}#{count_of_image[image]}"))
-        count_of_image[image] += 1
+        image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
+        number = count_of_image.get(image, 0)
+        count_of_image[image] = number + 1
+        split = SPLIT_WORDS.get(row.split.lower(), "")
+        captions.append(Caption(caption, image, image, f"{image}#{number}", split))
     return captions
 
 
-def _split_at_tab(line: str) -> tuple[str, str]:
-    image, _, caption = line.partition("\t")
-    return image.strip(), caption.strip()
+def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: Any = None) -> Any:
+    """A field of a JSON object, which must be of one of these types. Without a default it must be there."""
+    if not isinstance(row, dict):
+        raise _Mismatch(f"{where} is {_shown(row)}; expected an object")
+    if key not in row:
+        if default is None:
+            raise _Mismatch(f"{where} has no {key!r}")
+        return default
+    value = row[key]
+    if not isinstance(value, types) or isinstance(value, bool):
+        expected = " or ".join(
+            {"str": "text", "int": "a whole number", "list": "a list"}[kind.__name__] for kind in types
+        )
+        raise _Mismatch(f"{where}: {key!r} is {_shown(value)}; expected {expected}")
+    return value
 
 
-def _split_at_comma(line: str) -> tuple[str, str]:
-    image, _, caption = line.partition(",")
-    if caption.startswith('"'):  # a quoted field, quotes inside doubled
-        caption = ",".join(next(csv.reader([caption])))
-    return image.strip(), caption.strip()
+def _shown(value: Any) -> str:
+    return ascii(value)[:40]
+
+
+def _count(skipped: dict[str, int], what: str) -> None:
+    skipped[what] = skipped.get(what, 0) + 1
 
 
 def _one_line(caption: str) -> str:
-    return " ".join(caption.split())
+    return " ".join(_without_surrogates(caption).split())
+
+
+def _name(name: str) -> str:
+    """An image's name. Bytes of names that are not UTF-8 stay; other lone surrogates, which no file name has, do not."""
+    return name if re.search("[\ud800-\udc7f\udd00-\udfff]", name) is None else _without_surrogates(name)
+
+
+def _id(value: int | str) -> int | str:
+    return _without_surrogates(value) if isinstance(value, str) else value
+
+
+def _without_surrogates(text: str) -> str:
+    """JSON may hold halves of characters, which no output can; they become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

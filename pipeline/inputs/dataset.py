@@ -13,7 +13,8 @@ import numpy as np
 
 from matcher.data import CaptionedImages
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import Caption, ImageIndex, read_captions, split_of_name
+from pipeline.inputs.captions import Caption, read_captions, split_of_name
+from pipeline.inputs.image_index import ImageIndex
 from pipeline.store.reader import Store, StoreCollection, open_stores
 
 DEFAULT_FEATURES = Path("features")
@@ -58,8 +59,10 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def find_captions(store: Store) -> Path:
+def find_captions(store: Store, notes: list[str] | None = None) -> Path:
     """The captions file that belongs to a store: in its folder, or where COCO and Karpathy put theirs.
+
+    Files of such a name that are no captions are skipped; `notes` takes a line for each.
 
     Raises:
         PipelineError: none found; the message lists where it looked.
@@ -70,13 +73,22 @@ def find_captions(store: Store) -> Path:
             patterns += [folder / "dataset*.json", folder / f"captions_{root.name}.json"]
         patterns += [root.parent / f"{root.name}_captions.*", root.parent / "captions.*", root / "captions.*"]
     index = ImageIndex(store.image_ids)
+    skipped: list[str] = []
     for pattern in patterns:
-        for path in sorted(pattern.parent.glob(pattern.name)):
-            if any(index.find(caption.image) is not None for caption in read_captions(path)):
+        for path in sorted(filter(Path.is_file, pattern.parent.glob(pattern.name))):
+            try:
+                captions = read_captions(path)
+            except PipelineError as error:
+                skipped.append(f"skipped {error.message}")
+                continue
+            if any(index.candidates(caption.image) for caption in captions):
+                if notes is not None:
+                    notes += skipped
                 return path
     looked = ", ".join(str(pattern) for pattern in patterns)
+    reasons = "".join(f"; {reason}" for reason in skipped)
     raise PipelineError(
-        f"{store.path}: no captions found for its images; looked for {looked}; name the file with --captions"
+        f"{store.path}: no captions found for its images; looked for {looked}{reasons}", "name the file with --captions"
     )
 
 
@@ -93,14 +105,17 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes: list[str] = []
     paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
-    index = ImageIndex(collection.image_ids)
+    index = ImageIndex(collection.image_ids, _full_paths(collection))
 
     rows_of_split: dict[str, dict[int, list[Caption]]] = {}
     split_of_row: dict[int, str] = {}
     unmatched: Counter[str] = Counter()
-    for path in paths:
-        for caption in read_captions(path):
-            row = index.find(caption.image)
+    captions_of_file = {path: read_captions(path, notes) for path in paths}
+    names = (caption.image for captions in captions_of_file.values() for caption in captions)
+    row_of_image = index.match(names, ", ".join(map(str, paths)))
+    for path, captions in captions_of_file.items():
+        for caption in captions:
+            row = row_of_image.get(caption.image)
             if row is None:
                 unmatched[str(path)] += 1
                 continue
@@ -183,13 +198,22 @@ def describe(splits: Iterable[Split]) -> str:
     )
 
 
+def _full_paths(collection: StoreCollection) -> list[str]:
+    """What is known of each photo's path: its id, below its root where the store has one root alone."""
+    paths = []
+    for store in collection.stores:
+        roots = store.manifest["image_roots"]
+        paths += [f"{roots[0]}/{image_id}" if len(roots) == 1 else image_id for image_id in store.image_ids]
+    return paths
+
+
 def _captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     """The captions files of some stores. One without is noted, as photos to search need no captions; all without raise."""
     found: dict[Path, None] = {}
     errors = []
     for store in stores:
         try:
-            found[find_captions(store)] = None
+            found[find_captions(store, notes)] = None
         except PipelineError as error:
             errors.append(error)
             notes.append(f"{store.path}: no captions found for its {len(store):,} images")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, remove_abandoned, replacing, write_json
-from pipeline.inputs.captions import HEADER_WORDS
+from pipeline.inputs.tables import IMAGE_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
 from pipeline.interchange.common import (
     ExportOptions,
@@ -276,4 +276,4 @@ def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[s
 
 def _fits_a_line(image_id: str) -> bool:
     special = not image_id or image_id != image_id.strip() or re.search(r"[\t\r\n\udc80-\udcff]|#\d+$", image_id)
-    return not special and image_id.lower() not in HEADER_WORDS
+    return not special and image_id.lower() not in IMAGE_WORDS

@@ -1,10 +1,14 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import Caption, ImageIndex, read_captions, split_of_name
+from pipeline.inputs.captions import Caption, read_captions, split_of_name
+from pipeline.inputs.image_index import ImageIndex
 
 
 def write(path: Path, content: object) -> Path:
@@ -128,3 +132,178 @@ def test_real_coco_captions(shared: Path) -> None:
     photos = sorted(path.name for path in (shared / "data/coco_mini/val2017").iterdir())
     index = ImageIndex(photos)
     assert {index.find(caption.image) for caption in captions} == set(range(119))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('image,caption\na.jpg,"A ""big"" dog, running."\n', ['A "big" dog, running.']),
+        ('image,caption\na.jpg,"A dog\nruns"\nb.jpg,A cat\n', ["A dog runs", "A cat"]),
+        ("image,caption\na.jpg,Two dogs, running.\n", ["Two dogs, running."]),
+        ('a.jpg,"Stop" says the sign\n', ['"Stop" says the sign']),
+        (
+            "image_name| comment_number| comment\na.jpg| 0| Two dogs .\na.jpg| 4   A dog runs .\n",
+            ["Two dogs .", "A dog runs ."],
+        ),
+        ("\ufeffimage_name,comment_number,comment\na.jpg,0,Two dogs\na.jpg,1,A tree\n", ["Two dogs", "A tree"]),
+        ("a.jpg,0,Two dogs, running\na.jpg,1,A tree\n", ["Two dogs, running", "A tree"]),
+        ("caption;image\nTwo dogs;a.jpg\n", ["Two dogs"]),
+        (
+            'a.jpg#0\t"Stop" , says the sign\nb.jpg#0\t"A dog\nc.jpg#0\truns"\n',
+            ['"Stop" , says the sign', '"A dog', 'runs"'],
+        ),
+        ("a.jpg," + "dog " * 50_000 + "\n", [("dog " * 50_000).strip()]),
+        ("a.jpg,A dog\n\nb.jpg,\nc.jpg,A cat", ["A dog", "A cat"]),
+    ],
+    ids=[
+        "quotes",
+        "lines",
+        "commas",
+        "no-csv-quotes",
+        "flickr30k",
+        "bom-header",
+        "numbered",
+        "columns",
+        "token",
+        "long",
+        "empty",
+    ],
+)
+def test_tables_as_people_have_them(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert [caption.text for caption in read_captions(write(tmp_path / "c.csv", text))] == expected
+
+
+def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes("image\tcaption\na.jpg\tdéjà vu\n".encode("utf-16"))
+    assert [caption.text for caption in read_captions(tmp_path / "c.txt")] == ["déjà vu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('image,caption\na.jpg,"A dog\nb.jpg,A cat"\n', "line 2 opens a quote that goes on over line 3"),
+        ('image,caption\na.jpg,"A dog\nruns\n', "line 2 opens a quote that is not closed"),
+        ('a.jpg,"Hi", he said\n', "line 1 .* quoted and unquoted text side by side"),
+        ("image,caption,x\na.jpg,A dog\n", "line 2 is 'a.jpg,A dog'; expected 3 columns"),
+        ("image,caption\n,A dog\n", "line 2 is ',A dog'"),
+        ("image,width,height\na.jpg,1,2\n", "line 1 has the columns image, width, height"),
+    ],
+)
+def test_tables_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        read_captions(write(tmp_path / "c.csv", text))
+
+
+def test_what_is_skipped_is_counted(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image_id": 9, "caption": " "},
+        {"id": 2, "image_id": 8, "caption": "a"},
+        {"id": 3, "image_id": 9, "caption": "b"},
+    ]
+    path = write(tmp_path / "c.json", {"images": [{"id": 9, "file_name": "9.jpg"}], "annotations": rows})
+    notes: list[str] = []
+    assert [caption.text for caption in read_captions(path, notes)] == ["b"]
+    assert notes == [
+        f"{path}: skipped 1 empty captions",
+        f"{path}: skipped 1 annotations of images that the file does not list",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_name": 7}, r"images\[0\]: 'file_name' is 7; expected text"),
+        ({"id": [1]}, r"images\[0\]: 'id' is \[1\]; expected a whole number or text"),
+        ({"id": True}, r"images\[0\]: 'id' is True"),
+    ],
+)
+def test_values_of_another_type_name_their_place(tmp_path: Path, change: dict, message: str) -> None:
+    image = {"id": 9, "file_name": "9.jpg"} | change
+    path = write(tmp_path / "c.json", {"images": [image], "annotations": [{"id": 3, "image_id": 9, "caption": "b"}]})
+    with pytest.raises(PipelineError, match=message):
+        read_captions(path)
+
+
+def test_halves_of_characters_become_the_replacement_character(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.json",
+        '{"images": [{"id": 9, "file_name": "\\ud800.jpg"}], "annotations": [{"id": 1, "image_id": 9, "caption": "a \\udc00 dog \\ud83d\\udc36"}]}',
+    )
+    (caption,) = read_captions(path)
+    assert (caption.text, caption.image) == ("a \ufffd dog 🐶", "\ufffd.jpg")
+    caption.text.encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "images",
+                    "annotations",
+                    "id",
+                    "image_id",
+                    "caption",
+                    "file_name",
+                    "filename",
+                    "filepath",
+                    "sentences",
+                    "raw",
+                    "split",
+                    "sentid",
+                    "cocoid",
+                ]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.fixed_dictionaries({"images": st.lists(JSON), "annotations": st.lists(JSON)}))
+def test_any_json_is_read_or_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "any.json"
+    path.write_text(json.dumps(content))
+    with suppress(PipelineError):
+        assert all(caption.text.encode() for caption in read_captions(path))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(['"', ",", "\t", "|", ";", "\n", "\r", "a.jpg", "image", "caption", " ", "0", "dog", "\x00"]),
+        max_size=25,
+    ).map("".join)
+    | st.text()
+)
+def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "any.csv"
+    path.write_bytes(text.encode())
+    with suppress(PipelineError):
+        assert all(caption.text and caption.image for caption in read_captions(path))
+
+
+def test_the_folder_decides_between_photos_of_one_name() -> None:
+    index = ImageIndex(["train/1.jpg", "val/1.jpg", "val/2.jpg"])
+    assert index.candidates("1.jpg") == [0, 1]
+    assert index.find("coco/val/1.jpg") == 1
+    assert index.match(["x/train/1.jpg", "x/val/1.jpg", "2.jpg"], "c.json") == {
+        "x/train/1.jpg": 0,
+        "x/val/1.jpg": 1,
+        "2.jpg": 2,
+    }
+    with pytest.raises(PipelineError, match=r"c\.json: image '1\.jpg' can be train/1\.jpg or val/1\.jpg"):
+        index.match(["1.jpg"], "c.json")
+
+
+def test_captions_of_another_folder_do_not_go_to_a_photo_of_the_same_name() -> None:
+    index = ImageIndex(["1.jpg", "2.jpg"], ["/data/coco/train/1.jpg", "/data/coco/train/2.jpg"])
+    assert index.match(["train/1.jpg", "val/1.jpg", "1.jpg"], "d.json") == {"train/1.jpg": 0, "1.jpg": 0}
+    with pytest.raises(PipelineError, match=r"'a/1\.jpg' and 'b/1\.jpg' both can be 1\.jpg"):
+        index.match(["a/1.jpg", "b/1.jpg"], "d.json")
+    assert index.match(["1.png", "1.jpg"], "d.json") == {"1.jpg": 0}

@@ -140,3 +140,29 @@ def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     captions = write_coco(tmp_path / "captions.json", names(1))
     with pytest.raises(PipelineError, match="found 1 image with captions; training needs at least 2"):
         with_training_splits(load_dataset([tmp_path / "mine"], [captions]), 10)
+
+
+def test_stray_files_beside_the_photos_are_skipped_and_counted(tmp_path: Path) -> None:
+    write_store(tmp_path / "features/mine", [3], image_roots=[str(tmp_path / "mine")])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "dataset-metadata.json").write_text('{"title": "photos"}')
+    (tmp_path / "features/mine/captions_old").mkdir()
+    (tmp_path / "features/mine/captions.bak").write_bytes(b"\xff\xfe\xfd")
+    wanted = write_coco(tmp_path / "mine/captions.json", names(3))
+    dataset = load_dataset([tmp_path / "features/mine"])
+    assert dataset.caption_files == [wanted]
+    assert [note.split(": ")[0] for note in dataset.notes] == [
+        f"skipped {tmp_path}/features/mine/captions.bak",
+        f"skipped {tmp_path}/dataset-metadata.json",
+    ]
+
+
+def test_karpathys_folders_keep_photos_of_one_name_apart(tmp_path: Path) -> None:
+    write_store(tmp_path / "features/train", [2], image_roots=[str(tmp_path / "train")])
+    images = [
+        {"filepath": folder, "filename": "0.jpg", "split": folder, "sentences": [{"raw": f"of {folder}"}]}
+        for folder in ("val", "train")
+    ]
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": images}))
+    dataset = load_dataset([tmp_path / "features/train"], [tmp_path / "dataset.json"])
+    assert dataset.splits["train"].images.captions == ["of train"]

@@ -1,0 +1,188 @@
+"""Tables of images and captions as people have them: CSV, TSV, Flickr's token files and Flickr30k's results.csv.
+
+Delimiter and columns come from the header where there is one, else from the first row. What cannot be told apart is
+refused with its line number.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+DELIMITERS = ("\t", "|", ";", ",")
+IMAGE_WORDS = {
+    "image",
+    "images",
+    "image_id",
+    "image_name",
+    "image_path",
+    "filename",
+    "file_name",
+    "file",
+    "filepath",
+    "img",
+}
+CAPTION_WORDS = {"caption", "captions", "comment", "text", "sentence", "description"}
+IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
+SHOWN = 60  # characters of a line in a message
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row."""
+
+    image: str
+    caption: str
+    split: str = ""  # as the table has it
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which delimiter and which columns a table has."""
+
+    delimiter: str
+    header: bool
+    columns: int
+    image: int
+    caption: int
+    split: int | None = None
+
+
+def read_table(path: Path, text: str) -> Iterator[TableRow]:
+    """The rows of a table, blank ones left out.
+
+    Args:
+        path: named in errors.
+        text: the file's content.
+
+    Raises:
+        PipelineError: a line that is no row, or that can be read in two ways.
+    """
+    text = text.replace("\r\n", "\n")
+    lines = text.replace("\r", " " if "\n" in text else "\n").split("\n")  # a caption may hold other line separators
+    first = next((line for line in lines if line.strip()), "")
+    layout = _layout(path, first)
+    numbered = first and _is_numbered(lines, layout)
+    header = layout.header
+    for number, fields in _records(path, lines, layout):
+        if not any(field.strip() for field in fields):
+            continue
+        if header:
+            header = False
+            continue
+        if numbered:
+            fields = _without_number(fields)
+        yield _row(path, number, lines[number - 1], fields, layout)
+
+
+def _layout(path: Path, first: str) -> _Layout:
+    """The layout that the header states, else the one of a row."""
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        image = next((index for index, name in enumerate(names) if name in IMAGE_WORDS), None)
+        caption = next((index for index, name in enumerate(names) if name in CAPTION_WORDS), None)
+        if image is None or len(names) < 2:
+            continue
+        if caption is None and len(names) == 2 and image == 0:
+            caption = 1
+        if caption is None:
+            raise PipelineError(
+                f"{path}: line 1 has the columns {', '.join(names)[:SHOWN]}; expected one of {', '.join(sorted(CAPTION_WORDS))}"
+            )
+        split = names.index("split") if "split" in names else None
+        return _Layout(delimiter, True, len(names), image, caption, split)
+    named = [mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE)]
+    found = [mark for mark in DELIMITERS if mark in first]
+    return _Layout("\t" if "\t" in found else (named or [","])[0], False, 2, 0, 1)
+
+
+def _is_numbered(lines: list[str], layout: _Layout) -> bool:
+    """Whether a table without header has captions' numbers in its second column: image, 0, caption."""
+    if layout.header:
+        return False
+    rows = [line.split(layout.delimiter, 2) for line in lines if line.strip()]
+    return all(len(row) == 3 and row[1].strip().isdecimal() for row in rows)
+
+
+def _without_number(fields: list[str]) -> list[str]:
+    return [fields[0], *fields[2:]]
+
+
+def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """(line number from 1, fields) of every record. Quotes are CSV's where they can be read so, else plain characters."""
+    if layout.delimiter == "\t" and not layout.header and not _is_quoted(lines, layout):
+        yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1))
+        return
+    start = 0
+    limit = csv.field_size_limit(1 << 31)
+    try:
+        while start < len(lines):
+            rest = (lines[number] + "\n" for number in range(start, len(lines)))
+            reader = csv.reader(rest, delimiter=layout.delimiter, strict=True)
+            before = 0
+            try:
+                for fields in reader:
+                    _check_lines(path, lines, start + before, start + reader.line_num, layout)
+                    yield start + before + 1, fields
+                    before = reader.line_num
+                return
+            except csv.Error as error:
+                if reader.line_num - before > 1:
+                    raise PipelineError(
+                        f"{path}: line {start + before + 1} opens a quote that is not closed as CSV closes it ({error})",
+                        "quote the field properly, or separate image and caption by a tab",
+                    ) from error
+                start += before  # one line whose quotes are not CSV's: they belong to the caption
+                yield start + 1, lines[start].split(layout.delimiter)
+                start += 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_quoted(lines: list[str], layout: _Layout) -> bool:
+    """Whether the quotes of a table of tabs without header are CSV's. In Flickr's token files they are the captions'."""
+    reader = csv.reader((line + "\n" for line in lines), delimiter=layout.delimiter, strict=True)
+    limit = csv.field_size_limit(1 << 31)
+    try:
+        before = 0
+        for _ in reader:
+            _check_lines(Path(), lines, before, reader.line_num, layout)
+            before = reader.line_num
+    except (csv.Error, PipelineError):
+        return False
+    finally:
+        csv.field_size_limit(limit)
+    return True
+
+
+def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _Layout) -> None:
+    """Refuse a quoted field over several lines that look like rows of their own."""
+    for number in range(start + 1, end):
+        if re.match(IMAGE_NAME + re.escape(layout.delimiter), lines[number], re.IGNORECASE):
+            raise PipelineError(
+                f"{path}: line {start + 1} opens a quote that goes on over line {number + 1}, which looks like a row",
+                "close the quote in its line, or double quotes that belong to a caption",
+            )
+
+
+def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout) -> TableRow:
+    columns, caption = layout.columns, layout.caption
+    if len(fields) > columns and caption == columns - 1:  # delimiters of a caption without quotes
+        if f'{layout.delimiter}"' in line:
+            raise PipelineError(
+                f"{path}: line {number} is {line[:SHOWN]!r}: quoted and unquoted text side by side; expected {columns} columns",
+                "quote the full caption and double the quotes in it",
+            )
+        fields = [*fields[:caption], layout.delimiter.join(fields[caption:])]
+    if len(fields) == columns - 1 == 2 and (split := re.fullmatch(r"\s*(\d+)\s+(\S.*)", fields[1])):
+        fields = [fields[0], *split.groups()]  # Flickr30k's results.csv lacks a delimiter in one row
+    if len(fields) != columns or not fields[layout.image].strip():
+        raise PipelineError(
+            f"{path}: line {number} is {line[:SHOWN]!r}; expected "
+            + (f"{columns} columns" if layout.header else "image<TAB>caption or image,caption")
+        )
+    split_name = "" if layout.split is None else fields[layout.split].strip()
+    return TableRow(fields[layout.image].strip(), fields[caption].strip(), split_name)
