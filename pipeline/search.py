@@ -19,10 +19,11 @@ from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import DEFAULT_FEATURES, find_stores
+from pipeline.inputs.dataset import find_stores
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.photos import read_image
 from pipeline.runs import TrainedRun
+from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import StoreCollection, open_store, open_stores
 
 BEST_REGIONS = 3  # boxes shown per photo
@@ -160,7 +161,7 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: Sequence[str]) -
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
     """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
-    if not features and not any(DEFAULT_FEATURES.glob("*/manifest.json")):
+    if not features and not any(FEATURES.glob(f"*/{MANIFEST}")):
         return open_stores(run.stores())
     fitting, reasons = [], []
     for path in find_stores(features):

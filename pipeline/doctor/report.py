@@ -142,8 +142,9 @@ def _probe() -> Iterator[Check]:
 
 def _disk() -> Iterator[Check]:
     from detector.locate import cache_folder
+    from pipeline.store.format import FEATURES
 
-    for purpose, folder in (("features/", Path.cwd() / "features"), ("the weights cache", cache_folder())):
+    for purpose, folder in (("features/", FEATURES.resolve()), ("the weights cache", cache_folder())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(there, os.W_OK):
             state = BROKEN if purpose == "features/" else NOTE
@@ -178,12 +179,12 @@ def _weights() -> Iterator[Check]:
 
 def _stores() -> Iterator[Check]:
     from pipeline.errors import PipelineError
-    from pipeline.store.format import MANIFEST
+    from pipeline.store.format import FEATURES, MANIFEST
     from pipeline.store.manifest import read_manifest
 
-    paths = sorted(Path("features").glob(f"*/{MANIFEST}"))
+    paths = sorted(FEATURES.glob(f"*/{MANIFEST}"))
     if not paths:
-        yield Check("stores", NOTE, f"none in {Path('features').resolve()}")
+        yield Check("stores", NOTE, f"none in {FEATURES.resolve()}")
     for path in paths:
         try:
             manifest = read_manifest(path.parent)

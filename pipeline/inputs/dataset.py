@@ -15,9 +15,8 @@ from matcher.data import CaptionedImages
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions, split_of_name
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_stores
-
-DEFAULT_FEATURES = Path("features")
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     """
     if paths:
         return [Path(path) for path in paths]
-    found = sorted(path.parent for path in DEFAULT_FEATURES.glob("*/manifest.json"))
+    found = sorted(path.parent for path in FEATURES.glob(f"*/{MANIFEST}"))
     if not found:
         raise PipelineError(
-            f"{DEFAULT_FEATURES.resolve()}: no feature store found (looked for {DEFAULT_FEATURES}/*/manifest.json); "
+            f"{FEATURES.resolve()}: no feature store found (looked for {FEATURES}/*/{MANIFEST}); "
             "make one with: scan-pipeline extract --images DIR, or name it with --features"
         )
     return found

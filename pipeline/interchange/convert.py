@@ -22,7 +22,7 @@ from pipeline.interchange.common import (
     Source,
     visual_genome_names,
 )
-from pipeline.store.format import MANIFEST, commit_mark
+from pipeline.store.format import FEATURES, MANIFEST, commit_mark
 from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
 
@@ -86,7 +86,7 @@ def import_any(
     opened = reader(source, chosen)
     for note in opened.notes:
         say(note)
-    target = Path(output or Path("features") / opened.name)
+    target = Path(output or FEATURES / opened.name)
     rows = _alike(source, opened.rows, num_regions)
     first = next(rows, None)
     if first is None:
