@@ -121,15 +121,15 @@ class RegionExtractor:
         return prepare(image, self.input_settings)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides what the features are, as JSON. Without "precision" it is float32."""
+        """Everything that decides what the features are, as JSON."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
-        described = {
+        return {
             "detector": config,
             "selection": self.selection,
             "num_regions": self.num_regions,
             "weights_sha256": self.weights_sha256,
+            "precision": self.precision,
         }
-        return described if self.precision == "float32" else {**described, "precision": self.precision}
 
     def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
         """Regions of each image, in order.

@@ -120,15 +120,15 @@ class WindowExtractor:
         return prepare(image, self.input_settings)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides what the features are, as JSON. Without "precision" it is float32."""
-        described = {
+        """Everything that decides what the features are, as JSON."""
+        return {
             "source": "windows",
             "network": self.network.name,
             "input_size": self.network.input_size,
             "num_regions": self.num_regions,
             "weights_sha256": self.network.sha256,
+            "precision": self.precision,
         }
-        return described if self.precision == "float32" else {**described, "precision": self.precision}
 
     def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
         """Regions of each image, in order; the windows' order is that of `pyramid`.

@@ -43,7 +43,7 @@ def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device
         selection=extraction["selection"],
         num_regions=extraction["num_regions"],
         device=device,
-        precision=extraction.get("precision", "float32"),
+        precision=extraction["precision"],
         config_overrides={name: extraction["detector"][name] for name in INPUT_FIELDS},
     )
     if extractor.weights_sha256 != extraction["weights_sha256"]:

@@ -259,15 +259,12 @@ def _described(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _maker(extraction: Mapping[str, Any]) -> str:
-    """What the features were made with, in one line: "detector 0123456789ab…, caffe selection, float32"."""
+    """What the features were made with, in one line."""
     if "imported" in extraction:
         return f"another program; imported from {extraction['imported']}"
-    weights = str(extraction.get("weights_sha256", "of unknown weights"))
-    parts = [f"detector {weights[:12]}…" if "weights_sha256" in extraction else f"detector {weights}"]
+    parts = [f"weights {str(extraction.get('weights_sha256', 'unknown'))[:12]}…"]
+    if "network" in extraction:
+        parts.insert(0, f"{extraction.get('source')} pooled from {extraction['network']}")
     if "selection" in extraction:
-        parts.append(f"{extraction['selection']} selection")
-    known = {"weights_sha256", "selection", "num_regions", "detector"}
-    parts += [
-        str(value) for key, value in sorted(extraction.items()) if key not in known and isinstance(value, str | int)
-    ]
-    return ", ".join(parts)
+        parts.insert(0, f"detector with {extraction['selection']} selection")
+    return ", ".join([*parts, *([str(extraction["precision"])] if "precision" in extraction else [])])

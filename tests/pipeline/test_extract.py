@@ -173,7 +173,7 @@ def test_other_settings_in_the_same_folder_are_refused(photos: Path, small_weigh
         ({"selection": "maxclass"}, "extraction.selection: found caffe, asked maxclass"),
         ({"dtype": "float32"}, "dtype: found float16, asked float32"),
         ({"detector": {"min_size": 64}}, "extraction.detector.min_size: found 96, asked 64"),
-        ({"precision": "bf16"}, "extraction.precision: found nothing, asked bf16"),
+        ({"precision": "bf16"}, "extraction.precision: found float32, asked bf16"),
     ):
         with pytest.raises(PipelineError, match=message):
             run(dataclasses.replace(settings, **change), progress=False)

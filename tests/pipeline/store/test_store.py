@@ -265,7 +265,9 @@ def test_class_names_are_those_of_the_store_that_an_image_is_in(tmp_path: Path) 
 def test_inspect_says_in_one_line_what_made_the_features(tmp_path: Path) -> None:
     detector = {"weights_sha256": "0123456789abcdef" * 4, "selection": "caffe", "detector": {"min_size": 600}}
     write_store(tmp_path / "a", [1], extraction={**detector, "precision": "bf16"})
-    assert "\n  made by   detector 0123456789ab…, caffe selection, bf16\n" in str(inspect_store(tmp_path / "a"))
+    assert "\n  made by   detector with caffe selection, weights 0123456789ab…, bf16\n" in str(
+        inspect_store(tmp_path / "a")
+    )
     write_store(tmp_path / "b", [1], object_names=[], attribute_names=[])
     report = str(inspect_store(tmp_path / "b", progress=False))
     assert "\n  made by   another program; imported from by hand\n" in report
