@@ -71,12 +71,9 @@ def explain(
         photo = read_image(path)
     except UnreadableImage as error:
         raise PipelineError(f"{path}: {error}; expected a photo") from error
-    boxes = np.asarray(regions.boxes, dtype=np.float32)
+    boxes = regions.pixel_boxes(*photo.shape[:2])
     if not boxes.any():
         raise PipelineError(f"{image}: its store has no boxes; import it again with --boxes")
-    height, width = photo.shape[:2]
-    if boxes.max() <= 1:  # fractions of the photo
-        boxes = boxes * np.array([width, height, width, height], dtype=np.float32)
     model = run.model
     features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(model.device)
     with torch.inference_mode():
@@ -89,23 +86,3 @@ def explain(
     tokens = model.vocabulary.tokens(caption)
     used: Attention = direction or model.config.attention  # type: ignore[assignment]
     return Explanation(photo, image, caption, used, score, tokens, attention, contributions, boxes, names)
-
-
-def attention_map(explanation: Explanation, word: int) -> np.ndarray:
-    """Attention of each pixel to a word, 0 to 1: (H, W) float32.
-
-    The mean over the regions that cover the pixel, so that a place does not shine merely because many boxes overlap
-    there; stretched to the range that the photo has. Pixels that no region covers are 0.
-    """
-    height, width = explanation.photo.shape[:2]
-    total, count = np.zeros((2, height, width), dtype=np.float32)
-    for (x1, y1, x2, y2), weight in zip(explanation.boxes, explanation.attention[word], strict=True):
-        covered = slice(round(float(y1)), round(float(y2))), slice(round(float(x1)), round(float(x2)))
-        total[covered] += weight
-        count[covered] += 1
-    mean = total / np.maximum(count, 1)
-    seen = mean[count > 0]
-    if not seen.size:
-        return mean
-    low, high = float(seen.min()), float(seen.max())
-    return np.where(count > 0, (mean - low) / max(high - low, 1e-12), 0).astype(np.float32)

@@ -46,9 +46,8 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     device = pick_device(config.device)
     run = load_run(find_run(config.run or None), device)
     collection = fitting_stores(run, config.features, say)
-    say(
-        f"run: {run.folder}; searching {len(collection):,} photos in {', '.join(str(s.path) for s in collection.stores)}"
-    )
+    stores = ", ".join(str(store.path) for store in collection.stores)
+    say(f"run: {run.folder}; searching {len(collection):,} photos in {stores}")
     answers = photos_for(run, collection, config.query, config.top) if config.query else []
     if config.image:
         paths = [Path(path) for path in config.captions] or run.captions()
@@ -64,10 +63,10 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
             report=say,
         )
     if config.picture:
-        draw_answers(answers, Path(config.picture))
+        draw_answers(answers, Path(config.picture), f"run {run.folder} · {len(collection):,} photos in {stores}")
         say(f"picture: {config.picture}")
     if config.html:
-        write_page(answers, Path(config.html))
+        write_page(answers, Path(config.html), run, collection)
         say(f"page: {config.html}")
     return answers
 

@@ -54,6 +54,7 @@ class Hit:
     caption_id: int | str = ""
     right: bool = False  # of a caption: it was written for the photo asked with
     boxes: tuple[Box, ...] = ()
+    image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ def photos_for(
         for rank, row in enumerate(order, start=1):
             image_id = collection.image_ids[row]
             path = collection.image_path(int(row))
-            boxes = _best_boxes(run, collection.regions(int(row)), query, collection)
-            hits.append(Hit(rank, float(similarity[row, column]), image_id, str(path or ""), boxes=boxes))
+            regions = collection.regions(int(row))
+            boxes = _best_boxes(run, regions, query, collection)
+            score, size = float(similarity[row, column]), regions.image_size
+            hits.append(Hit(rank, score, image_id, str(path or ""), boxes=boxes, image_size=size))
         answers.append(Answer(query, len(collection), tuple(hits)))
     return answers
 

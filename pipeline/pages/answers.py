@@ -4,37 +4,90 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+from pipeline.explanation import explain
 from pipeline.files import replacing
-from pipeline.pages.explanation import data_uri
-from pipeline.pages.pictures import draw_boxes, photo_of
-from pipeline.pages.render import render
-from pipeline.search import Answer
+from pipeline.pages.explanation import attention_data
+from pipeline.pages.photos import data_uri, photo_of, shape_of_cell
+from pipeline.pages.render import render, script_json
+from pipeline.pages.style import REGIONS
+from pipeline.runs import TrainedRun
+from pipeline.search import Answer, Hit
+from pipeline.store.reader import StoreCollection
 
-THUMBNAIL = 420  # pixels, longest side: sharp at twice the size it is shown at
+LONGEST_SIDE = 960  # pixels: of the photos in a page, which open large
+MOST_EXPLAINED = 100  # photos of a page that carry the view of words; some 10 KB each
 
 
-def write_page(answers: Sequence[Answer], path: Path) -> None:
-    """Write all answers as one page. Photos that have moved are said to be missing."""
+def write_page(answers: Sequence[Answer], path: Path, run: TrainedRun, collection: StoreCollection) -> None:
+    """Write all answers as one page. Photos that have moved are said to be missing.
+
+    Args:
+        answers: of photos or of captions.
+        path: file to write.
+        run, collection: the model and the stores that gave the answers.
+    """
+    items: list[dict[str, Any]] = []  # what opens large
+    sections = [_section(answer, run, collection, items) for answer in answers]
+    stores = ", ".join(str(store.path) for store in collection.stores)
+    page = render(
+        "answers.html",
+        title=answers[0].query if len(answers) == 1 else f"{len(answers)} queries",
+        subtitle=f"run {run.folder} · {len(collection):,} photos in {stores}",
+        boxes=any(hit.boxes for answer in answers for hit in answer.hits),
+        colors=REGIONS,
+        sections=sections,
+        items=script_json(items),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    sections = [_section(answer) for answer in answers]
     with replacing(path) as file:
-        file.write(render("answers.html", title="scan-pipeline retrieve", sections=sections).encode())
+        file.write(page.encode())
 
 
-def _section(answer: Answer) -> dict[str, Any]:
-    hits = []
-    for hit in answer.hits:
-        photo = photo_of(hit.path)
-        if photo is not None:
-            draw_boxes(photo, hit.boxes)
-        names = ", ".join(box.name for box in hit.boxes if box.name)
-        hits.append({"hit": hit, "names": names, "photo": data_uri(photo, THUMBNAIL) if photo is not None else ""})
+def _section(
+    answer: Answer, run: TrainedRun, collection: StoreCollection, items: list[dict[str, Any]]
+) -> dict[str, Any]:
+    of_captions = any(hit.caption for hit in answer.hits)
     asked = photo_of(answer.path)
     return {
-        "query": answer.query,
-        "searched": answer.searched,
-        "hits": hits,
-        "of_captions": any(hit.caption for hit in answer.hits),
+        "answer": answer,
+        "hits": [] if of_captions else [_shown(answer.query, hit, run, collection, items) for hit in answer.hits],
+        "of_captions": of_captions,
         "knows_right": any(hit.right for hit in answer.hits),
-        "photo": data_uri(asked, THUMBNAIL) if asked is not None else "",
+        "photo": data_uri(asked, LONGEST_SIDE) if asked is not None else "",
     }
+
+
+def _shown(
+    query: str, hit: Hit, run: TrainedRun, collection: StoreCollection, items: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A photo of a page, with its boxes; what it shows when it opens goes to `items`."""
+    photo = photo_of(hit.path)
+    names = ", ".join(box.name for box in hit.boxes if box.name)
+    shown: dict[str, Any] = {"hit": hit, "names": names, "photo": "", "ratio": 1.0}
+    if photo is None:
+        return shown
+    height, width = hit.image_size if hit.image_size != (0, 0) else (1, 1)
+    boxes = [(*box.xyxy, color) for box, color in zip(hit.boxes, REGIONS, strict=False)]
+    attention = _attention(query, hit, run, collection) if len(items) < MOST_EXPLAINED else None
+    items.append({"rank": hit.rank, "score": hit.score, "image": hit.image, "query": query, "attention": attention})
+    # The best box is drawn last, on top. A unit square is stretched to the photo, as fractions are.
+    return shown | {
+        "photo": data_uri(photo, LONGEST_SIDE),
+        "ratio": shape_of_cell(photo.shape[1] / photo.shape[0]),
+        "index": len(items) - 1,
+        "width": width,
+        "height": height,
+        "boxes": boxes[::-1],
+    }
+
+
+def _attention(query: str, hit: Hit, run: TrainedRun, collection: StoreCollection) -> dict[str, Any] | None:
+    """What each word looked at; None where the store has no boxes."""
+    if not collection.has_boxes:
+        return None
+    regions = collection.regions(collection.row(hit.image))
+    try:
+        return attention_data(explain(run, collection, regions, Path(hit.path), hit.image, query))
+    except PipelineError:  # this photo has no boxes
+        return None

@@ -13,9 +13,8 @@ from matcher.metrics import RetrievalMetrics, ranks
 from matcher.metrics_log import METRICS
 from pipeline.files import replacing
 from pipeline.inputs.dataset import Split
-from pipeline.pages.explanation import data_uri
-from pipeline.pages.pictures import photo_of
-from pipeline.pages.plots import as_data_uri, rank_histograms, training_curves
+from pipeline.pages.photos import data_uri, photo_of
+from pipeline.pages.plots import as_svg, rank_histograms, training_curves
 from pipeline.pages.render import render
 
 MISTAKES = 6  # of each task
@@ -50,8 +49,8 @@ def write_evaluation(
         images=len(split.store_ids),
         captions=len(split.caption_ids),
         protocols=protocols,
-        histograms=as_data_uri(rank_histograms(found)),
-        curves=as_data_uri(training_curves(curves)) if curves else "",
+        histograms=as_svg(rank_histograms(found)),
+        curves=as_svg(training_curves(curves)) if curves else "",
         image_mistakes=_image_mistakes(split, similarity, found.image_retrieval),
         caption_mistakes=_caption_mistakes(split, similarity, found.caption_retrieval),
     )

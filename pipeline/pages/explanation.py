@@ -1,8 +1,10 @@
-"""An explanation as a figure, one panel a word, or as a page to hover over. Both hold all they need."""
+"""An explanation as a figure, one panel a word, or as a page to hover over. Both hold all they need.
 
-import base64
-import json
+Letters: K regions, L words, H and W pixels.
+"""
+
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,20 @@ import cv2
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.explanation import Explanation, attention_map
+from pipeline.explanation import Explanation
 from pipeline.files import replacing
-from pipeline.pages.render import render
+from pipeline.pages.photos import data_uri, shrunk
+from pipeline.pages.render import render, script_json
+from pipeline.pages.style import ACCENT, FAINT, figure_style
 
-DARKEST = 0.22  # brightness where the attention is nothing
+DARKEST = 0.4  # brightness of a pixel without attention, as in the figures of Lee et al.
+FULL = 3.0  # attention that is shown at full brightness, as a multiple of uniform attention
+FADE = 0.3  # of a region's width and height, over which its border fades out
+SCALE = f"Brightness: {DARKEST:.0%} at no attention, 100% at {FULL:.0f} times the average."
 PANEL = 2.9  # inches
+PANEL_PIXELS = 480  # longest side of a panel's photo
 COLUMNS = 4
 LONGEST_SIDE = 960  # pixels of the photo in a page
-BACKGROUND, INK, ACCENT = "#fbfbfa", "#222222", "#d1495b"
 
 
 def draw(explanation: Explanation, path: Path) -> None:
@@ -29,11 +36,11 @@ def draw(explanation: Explanation, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if path.suffix == ".html":
-            with replacing(path) as file:
+        with replacing(path) as file:
+            if path.suffix == ".html":
                 file.write(page(explanation).encode())
-        else:
-            _figure(explanation, path)
+            else:
+                _figure(explanation).savefig(file, format=path.suffix[1:], dpi=110)
     except OSError as error:
         raise PipelineError(f"--output {path}: cannot be written ({error.strerror})") from error
 
@@ -46,7 +53,8 @@ def page(explanation: Explanation) -> str:
         image=explanation.image,
         score=explanation.score,
         direction=explanation.direction,
-        photo=data_uri(explanation.photo),
+        scale=SCALE,
+        photo=data_uri(explanation.photo, LONGEST_SIDE),
         content=script_json(attention_data(explanation)),
         alt=script_json(f"The photo {explanation.image}, described as: {explanation.caption}"),
     )
@@ -54,62 +62,126 @@ def page(explanation: Explanation) -> str:
 
 def attention_data(explanation: Explanation) -> dict[str, Any]:
     """What `templates/attention.js` shows."""
+    words = shown_words(explanation)
     height, width = explanation.photo.shape[:2]
     return {
         "width": width,
         "height": height,
         "words": explanation.words,
+        "shown": words,
         "attention": np.round(explanation.attention, 4).tolist(),
-        "scores": np.round(explanation.word_scores, 3).tolist(),
+        "shares": np.round(_shares(explanation, words), 3).tolist(),
+        "uniform": uniform_attention(explanation),
+        "darkest": DARKEST,
+        "full": FULL,
+        "fade": FADE,
         "boxes": np.round(explanation.boxes, 1).tolist(),
         "names": explanation.names,
         "strongest": [explanation.strongest(word) for word in range(len(explanation.words))],
     }
 
 
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
+def shown_words(explanation: Explanation) -> list[int]:
+    """The words that a reader sees: neither start and end marks nor punctuation."""
+    words = range(1, len(explanation.words) - 1)
+    return [word for word in words if any(map(str.isalnum, explanation.words[word]))]
 
 
-def data_uri(photo: np.ndarray, longest_side: int = LONGEST_SIDE) -> str:
-    """A photo (H, W, 3) BGR inside a page, no larger than needed."""
-    scale = min(1.0, longest_side / max(photo.shape[:2]))
-    small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else photo
-    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+def _shares(explanation: Explanation, words: Sequence[int]) -> np.ndarray:
+    """(L,) each shown word's share of what the shown words add to the score; 0 for the others."""
+    shares = np.zeros(len(explanation.words))
+    shares[words] = explanation.word_scores[words].clip(0)
+    return shares / max(shares.sum(), 1e-12)
 
 
-def _figure(explanation: Explanation, path: Path) -> None:
-    import matplotlib
+def uniform_attention(explanation: Explanation) -> float:
+    """The weight that every region (t2i) or every word (i2t) has where attention prefers none."""
+    return 1 / explanation.attention.shape[1 if explanation.direction == "t2i" else 0]
 
-    matplotlib.use("agg")  # no window, wherever this runs
-    from matplotlib import pyplot as plt
+
+def coverage(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """How much each region says about each pixel: (K, H, W) float32.
+
+    Sums to one over the regions where any covers the pixel, so that uniform attention is uniform over the photo; to
+    zero where none does. Small regions count more than large ones, by their area, and borders fade out.
+
+    Args:
+        boxes: (K, 4) XYXY, pixels.
+        height, width: of the photo.
+    """
+    along_x, along_y = _along(boxes[:, [0, 2]], width), _along(boxes[:, [1, 3]], height)  # (K, W), (K, H)
+    inside = along_y[:, :, None] * along_x[:, None, :]  # (K, H, W)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    weights = inside / sides.prod(axis=1)[:, None, None]
+    covered = np.minimum(inside.sum(axis=0), 1)
+    return (weights * (covered / np.maximum(weights.sum(axis=0), 1e-12))).astype(np.float32)
+
+
+def _along(ends: np.ndarray, size: int) -> np.ndarray:
+    """1 inside, 0 outside, and a slope between, for the two ends (K, 2) of boxes along one side of a photo: (K, size)."""
+    centers = np.arange(size) + 0.5
+    fade = FADE * np.maximum(ends[:, 1:] - ends[:, :1], 1)
+    low = np.where(ends[:, :1] <= 1, -np.inf, ends[:, :1])  # a box at the photo's border does not fade towards it
+    high = np.where(ends[:, 1:] >= size - 1, np.inf, ends[:, 1:])
+    return np.clip((centers - low) / fade + 0.5, 0, 1) * np.clip((high - centers) / fade + 0.5, 0, 1)
+
+
+def dimmed_photos(explanation: Explanation, words: Sequence[int]) -> list[np.ndarray]:
+    """The photo as each word sees it: (H, W, 3) uint8 RGB, bright where the attention is.
+
+    Brightness is linear in the attention, from `DARKEST` at none to 1 at `FULL` times the uniform attention: the same
+    scale for every word, so that a word that prefers nothing leaves an evenly dimmed photo.
+    """
+    photo = cv2.cvtColor(shrunk(explanation.photo, PANEL_PIXELS), cv2.COLOR_BGR2RGB)
+    height, width = photo.shape[:2]
+    scale = np.array([width, height] * 2) / np.array(explanation.photo.shape[1::-1] * 2)
+    cover = coverage(explanation.boxes * scale, height, width)
+    relative = explanation.attention[list(words)] / uniform_attention(explanation)  # (words, K)
+    maps = np.minimum(np.tensordot(relative, cover, axes=1) / FULL, 1)  # (words, H, W)
+    return [(photo * (DARKEST + (1 - DARKEST) * one)[..., None]).astype(np.uint8) for one in maps]
+
+
+def draw_word(axis: Any, dimmed: np.ndarray, explanation: Explanation, word: int) -> None:
+    """One panel of a figure: the dimmed photo, and the region that the word attends to most with its name."""
     from matplotlib.patches import Rectangle
 
-    photo = cv2.cvtColor(explanation.photo, cv2.COLOR_BGR2RGB) / 255.0
-    height, width = photo.shape[:2]
-    panels = len(explanation.words) + 1
-    rows = -(-panels // COLUMNS)
-    size = (COLUMNS * PANEL, rows * (PANEL * min(height / width, 1.5) + 0.55) + 0.7)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=size, squeeze=False, facecolor=BACKGROUND, layout="constrained")
-    for axis in axes.flat:
+    height, width = explanation.photo.shape[:2]
+    axis.imshow(dimmed, extent=(0, width, height, 0))
+    region = explanation.strongest(word)
+    x1, y1, x2, y2 = explanation.boxes[region]
+    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ACCENT, linewidth=1.5))
+    if name := explanation.names[region]:
+        right = x1 > width / 2  # the label grows towards the middle and stays inside the photo
+        place = {"x": x2 if right else x1, "y": y1, "ha": "right" if right else "left", "va": "top"}
+        text = textwrap.shorten(name, 28, placeholder="…")
+        style = {"fontsize": 7, "color": "white", "clip_on": True}
+        axis.text(**place, s=text, **style, bbox={"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5})
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.axis("off")
+
+
+@figure_style()
+def _figure(explanation: Explanation) -> Any:
+    from matplotlib.figure import Figure
+
+    height, width = explanation.photo.shape[:2]
+    words = shown_words(explanation)
+    columns = min(COLUMNS, len(words) + 1)
+    rows = -(-(len(words) + 1) // columns)
+    panel = PANEL * min(max(height / width, 0.2), 1.5) + 0.4
+    figure = Figure(figsize=(columns * PANEL, rows * panel + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    first = next(axes)
+    first.imshow(cv2.cvtColor(shrunk(explanation.photo, 2 * PANEL_PIXELS), cv2.COLOR_BGR2RGB))
+    first.set_title(f"score {explanation.score:.3f}", fontsize=10)
+    first.axis("off")
+    for word, dimmed in zip(words, dimmed_photos(explanation, words), strict=True):
+        axis = next(axes)
+        draw_word(axis, dimmed, explanation, word)
+        axis.set_title(explanation.words[word], fontsize=12)
+    for axis in axes:  # of the last row
         axis.axis("off")
-    axes[0, 0].imshow(photo)
-    axes[0, 0].set_title(f"score {explanation.score:.3f}", fontsize=10, color=INK)
-    for word, axis in enumerate(axes.flat[1:panels]):
-        brightness = DARKEST + (1 - DARKEST) * attention_map(explanation, word)
-        axis.imshow(photo * brightness[..., None])
-        region = explanation.strongest(word)
-        x1, y1, x2, y2 = explanation.boxes[region]
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ACCENT, linewidth=2))
-        name = explanation.names[region]
-        axis.set_title(f"{explanation.words[word]}  {explanation.word_scores[word]:+.2f}", fontsize=12, color=INK)
-        if name:
-            axis.text(x1, max(y1, 0.07 * height), name, fontsize=8, color="white", backgroundcolor=ACCENT, va="bottom")
-    title = "\n".join(textwrap.wrap(explanation.caption, 90))
-    figure.suptitle(f"{title}\n{explanation.direction} attention", fontsize=12, color=INK)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=110)
-    plt.close(figure)
-    temporary.replace(path)
+    caption = "\n".join(textwrap.wrap(explanation.caption, 26 * columns))
+    figure.suptitle(caption, fontsize=13)
+    figure.supxlabel(f"{explanation.direction} attention. {SCALE}", fontsize=8, color=FAINT)
+    return figure

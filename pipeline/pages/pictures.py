@@ -1,97 +1,164 @@
-"""Answers as one picture: a row of photos for each sentence, best first, with the regions that matched."""
+"""Answers as one picture: for each sentence the photos found, best first, with the regions that matched.
 
+Photos keep their shape and fill their rows; a caption stands directly below its photo.
+"""
+
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import UnreadableImage, read_image
-from pipeline.search import Answer, Box, Hit
+from pipeline.files import replacing
+from pipeline.pages.photos import photo_of, shape_of_cell, shrunk
+from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
+from pipeline.search import Answer, Hit
 
-CELL = 240  # pixels, width and height of a photo's cell
-HEADER = 36
-FOOTER = 24
-PER_ROW = 5
-INK = (40, 40, 40)
-BOX_COLORS = ((60, 60, 230), (40, 170, 240), (90, 200, 90))  # BGR: best region red, then orange, then green
+WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos
+ROW_HEIGHT = 250  # of photos, about
+CAPTION, HEADER = 24, 44
+LEGEND = "boxes: regions that did most for the score, "
 
 
-def draw_answers(answers: Sequence[Answer], path: Path) -> None:
-    """Write the photos of all answers, side by side, as one image file.
+def draw_answers(answers: Sequence[Answer], path: Path, title: str = "") -> None:
+    """Write the photos of all answers as one image file.
+
+    Args:
+        answers: those without a photo, such as captions, are left out.
+        path: .png or .jpg.
+        title: first line of the picture, such as the run and the stores searched.
 
     Raises:
         PipelineError: no photo to draw, or a suffix that is no image format.
     """
-    strips = [_strip(answer) for answer in answers if any(hit.path for hit in answer.hits)]
-    if not strips:
+    shown = [answer for answer in answers if any(hit.path for hit in answer.hits)]
+    if not shown:
         raise PipelineError(f"--picture {path}: no photo to draw: the answers hold captions, or the photos have moved")
-    width = max(strip.shape[1] for strip in strips)
-    page = np.vstack(
-        [cv2.copyMakeBorder(s, 0, 0, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3) for s in strips]
-    )
+    format_ = Image.registered_extensions().get(path.suffix.lower())
+    if format_ not in Image.SAVE or format_ == "PDF":
+        raise PipelineError(f"--picture {path}: not a picture format", "expected a name that ends in .png or .jpg")
+    strips = [_heading(title), *map(_strip, shown)]
+    page = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips) + MARGIN), BACKGROUND)
+    top = 0
+    for strip in strips:
+        page.paste(strip, (0, top))
+        top += strip.height
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = cv2.imwrite(str(path), page)
-    except cv2.error as error:
-        raise PipelineError(
-            f"--picture {path}: not a picture file that OpenCV writes; expected .png or .jpg"
-        ) from error
-    if not written:
-        raise PipelineError(f"--picture {path}: could not be written")
+    with replacing(path) as file:
+        page.save(file, format=format_)
 
 
-def _strip(answer: Answer) -> np.ndarray:
-    cells = [_cell(hit) for hit in answer.hits]
-    blank = np.full_like(cells[0], 255)
-    columns = min(PER_ROW, len(cells))
-    cells += [blank] * (-len(cells) % columns)
-    rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
-    header = np.full((HEADER, columns * CELL, 3), 255, np.uint8)
-    _write(header, answer.query, (8, 25), 0.65)
-    return np.vstack([header, *rows])
+def _heading(title: str) -> Image.Image:
+    """The title, and what the colors of boxes mean."""
+    strip = Image.new("RGB", (WIDTH, MARGIN + CAPTION), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    draw.text((MARGIN, MARGIN), _fitted(title, font(13), WIDTH * 0.55), FAINT, font(13))
+    parts = [(LEGEND, FAINT), *zip(("1st ", "2nd ", "3rd"), REGIONS, strict=True)]
+    left = WIDTH - MARGIN - sum(font(13).getlength(text) for text, _ in parts)
+    for text, color in parts:
+        draw.text((left, MARGIN), text, color, font(13))
+        left += font(13).getlength(text)
+    return strip
 
 
-def _cell(hit: Hit) -> np.ndarray:
-    cell = np.full((CELL + FOOTER, CELL, 3), 255, np.uint8)
+def _strip(answer: Answer) -> Image.Image:
+    """The rows of one sentence."""
+    photos = [_photo(hit) for hit in answer.hits]
+    rows = justified([photo.width / photo.height for photo in photos], WIDTH - 2 * MARGIN, ROW_HEIGHT, GAP)
+    height = HEADER + sum(row[0][1] + CAPTION + GAP for row in rows)
+    strip = Image.new("RGB", (WIDTH, height), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    draw.text((MARGIN, 14), _fitted(answer.query, font(20), WIDTH - 2 * MARGIN), INK, font(20))
+    top, items = HEADER, iter(zip(answer.hits, photos, strict=True))
+    for row in rows:
+        left = MARGIN
+        for width, row_height in row:
+            hit, photo = next(items)
+            cell = Image.new("RGB", (width, row_height), "#e9e9e6")
+            fitted = with_boxes(photo, hit, (width, row_height))
+            cell.paste(fitted, ((width - fitted.width) // 2, (row_height - fitted.height) // 2))
+            strip.paste(cell, (left, top))
+            name = hit.boxes[0].name if hit.boxes else ""
+            caption = _fitted(f"{hit.rank} · {hit.score:.3f} · {name}".rstrip(" ·"), font(13), width)
+            draw.text((left, top + row_height + 3), caption, INK, font(13))
+            left += width + GAP
+        top += row[0][1] + CAPTION + GAP
+    return strip
+
+
+def justified(ratios: Sequence[float], width: int, height: int, gap: int) -> list[list[tuple[int, int]]]:
+    """Rows of cells (width, height) that fill a width, each row of one height, about as asked; the last may be shorter.
+
+    Args:
+        ratios: width by height of each photo.
+        width: of a row, pixels.
+        height: of a row, about.
+        gap: between cells.
+    """
+    rows: list[list[tuple[int, int]]] = []
+    pending: list[float] = []
+    for index, ratio in enumerate(ratios):
+        pending.append(shape_of_cell(ratio))
+        fitting = (width - gap * (len(pending) - 1)) / sum(pending)
+        last = index == len(ratios) - 1
+        if fitting > height and not last:
+            continue
+        row_height = round(min(fitting, height * 1.2)) if last else round(fitting)
+        rows.append([(max(1, round(ratio * row_height)), row_height) for ratio in pending])
+        pending = []
+    return rows
+
+
+def with_boxes(photo: Image.Image, hit: Hit, size: tuple[int, int]) -> Image.Image:
+    """A photo fitted into (width, height), with the boxes of its best regions, the best on top, and their names."""
+    scale = min(size[0] / photo.width, size[1] / photo.height)
+    fitted = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
+    draw = ImageDraw.Draw(fitted)
+    own_height, own_width = hit.image_size if hit.image_size != (0, 0) else (1, 1)
+    for box, color in reversed(list(zip(hit.boxes, REGIONS, strict=False))):
+        x1, x2 = (round(x * fitted.width / own_width) for x in box.xyxy[::2])
+        y1, y2 = (round(y * fitted.height / own_height) for y in box.xyxy[1::2])
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=3)
+    if hit.boxes and (name := hit.boxes[0].name):
+        _label(draw, name, (x1, y1), fitted.size)
+    return fitted
+
+
+def _label(draw: ImageDraw.ImageDraw, name: str, corner: tuple[int, int], size: tuple[int, int]) -> None:
+    """A region's name at its upper left corner, moved to where it is inside the photo (width, height)."""
+    text = _fitted(name, font(12), size[0] - 8)
+    width, height = font(12).getlength(text) + 6, 17
+    left = max(0, min(corner[0], size[0] - width))
+    top = max(0, min(corner[1], size[1] - height))
+    draw.rectangle((left, top, left + width, top + height), fill=REGIONS[0])
+    draw.text((left + 3, top + 1), text, "white", font(12))
+
+
+def _photo(hit: Hit) -> Image.Image:
+    """The photo of a hit, or a card that says that it is missing."""
     photo = photo_of(hit.path)
     if photo is not None:
-        draw_boxes(photo, hit.boxes)
-        scale = (CELL - 8) / max(photo.shape[:2])
-        photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        top, left = (CELL - photo.shape[0]) // 2, (CELL - photo.shape[1]) // 2
-        cell[top : top + photo.shape[0], left : left + photo.shape[1]] = photo
-    else:
-        _write(cell, "photo not found", (8, CELL // 2), 0.45)
-    name = hit.boxes[0].name if hit.boxes else ""
-    _write(cell, f"{hit.rank}  {hit.score:.3f}  {name}", (8, CELL + 16), 0.45)
-    return cell
+        return Image.fromarray(cv2.cvtColor(shrunk(photo, 2 * WIDTH), cv2.COLOR_BGR2RGB))
+    card = Image.new("RGB", (ROW_HEIGHT, ROW_HEIGHT), "#e9e9e6")
+    ImageDraw.Draw(card).text((ROW_HEIGHT / 2, ROW_HEIGHT / 2), "photo not found", FAINT, font(14), anchor="mm")
+    return card
 
 
-def photo_of(path: str) -> np.ndarray | None:
-    """The photo at a path, (H, W, 3) BGR; None where there is none any more."""
-    try:
-        return read_image(path) if path else None
-    except UnreadableImage:  # gone, or damaged since
-        return None
+def _fitted(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
+    """As much of a text as fits a width, on one line."""
+    text = " ".join(text.encode(errors="surrogateescape").decode(errors="replace").split())
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
-def draw_boxes(photo: np.ndarray, boxes: Sequence[Box]) -> None:
-    """Outline boxes on a photo (H, W, 3) BGR, the best one last so that it lies on top."""
-    for box, color in reversed(list(zip(boxes, BOX_COLORS, strict=False))):
-        _outline(photo, box, color)
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    from matplotlib import get_data_path
 
-
-def _outline(photo: np.ndarray, box: Box, color: tuple[int, int, int]) -> None:
-    height, width = photo.shape[:2]
-    x1, y1, x2, y2 = box.xyxy
-    if max(box.xyxy) <= 1:  # fractions of the photo
-        x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
-    thickness = max(2, round(max(height, width) / 160))
-    cv2.rectangle(photo, (round(x1), round(y1)), (round(x2), round(y2)), color, thickness)
-
-
-def _write(canvas: np.ndarray, text: str, origin: tuple[int, int], size: float) -> None:
-    plain = text.encode("ascii", "replace").decode()  # OpenCV's fonts know no other letters
-    cv2.putText(canvas, plain, origin, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
+    return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

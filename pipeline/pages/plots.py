@@ -1,65 +1,71 @@
 """Figures of numbers: training curves from `metrics.jsonl`, histograms of ranks. As files, or inside a page."""
 
-import base64
+import re
 from collections.abc import Sequence
-from io import BytesIO
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matcher.metrics import Ranks
 from matcher.metrics_log import METRICS, read_metrics
 from pipeline.errors import PipelineError
+from pipeline.pages.style import INK, SERIES, figure_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BACKGROUND, INK = "#fbfbfa", "#222222"
-COLORS = ("#2f6690", "#d1495b", "#3a7d44", "#8f5ea2", "#c98a1b", "#5b5b5b")  # told apart without red and green, too
 RANK_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
+@figure_style()
 def training_curves(runs: Sequence[Path]) -> "Figure":
     """Loss of each training step that was logged, per caption, and rsum on dev, of one or several runs.
+
+    A dashed line marks the end of a warm-up, a star the best rsum, whose model is the run's.
 
     Raises:
         PipelineError: a run without metrics.
     """
-    figure, (losses, recalls) = _figure(1, 2, (10, 3.6))
+    figure, (losses, recalls) = _two_plots(3.6)
     for index, folder in enumerate(runs):
         rows = read_metrics(folder / METRICS)
-        if not rows:
-            raise PipelineError(
-                f"{folder / METRICS}: no metrics in it; expected a run folder made by scan-pipeline train"
-            )
-        color = COLORS[index % len(COLORS)]
-        train = [(row["step"], row["loss"] / row["captions"]) for row in rows if row["split"] == "train"]
+        train = [row for row in rows if row["split"] == "train"]
         dev = [(row["step"], row["rsum"]) for row in rows if row["split"] == "dev"]
-        losses.plot(*zip(*train, strict=True), color=color, linewidth=1, label=folder.name)
+        if not train:
+            raise PipelineError(
+                f"{folder / METRICS}: no training step in it", "expected a run folder made by scan-pipeline train"
+            )
+        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": folder.name}
+        loss = [row["loss"] / row["captions"] for row in train]
+        losses.plot([row["step"] for row in train], loss, linewidth=1, **style)
+        if (end := _warmup_end(folder, train)) is not None:
+            losses.axvline(end, color=style["color"], linestyle="--", linewidth=1)
         if dev:
-            recalls.plot(*zip(*dev, strict=True), color=color, marker="o", markersize=3, label=folder.name)
-    losses.set(
-        title="training loss per caption", xlabel="step", yscale="log"
-    )  # a warm-up's sum is a hundred times larger
-    recalls.set(title="rsum on dev", xlabel="step")
-    recalls.legend(frameon=False)
+            best = max(dev, key=lambda point: point[1])
+            recalls.plot(*zip(*dev, strict=True), marker="o", markersize=3, **style)
+            recalls.plot(*best, marker="*", markersize=11, color=style["color"])
+            recalls.annotate(f"{best[1]:.1f}", best, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+            recalls.margins(y=0.15)
+    losses.set(title="training loss per caption (dashed: warm-up ends)", xlabel="step", yscale="log")
+    recalls.set(title="rsum on dev (star: best)", xlabel="step")
+    if len(runs) > 1:
+        recalls.legend()
     return figure
 
 
+@figure_style()
 def rank_histograms(ranks: Ranks) -> "Figure":
     """How many queries found their first right answer at which rank, for both tasks."""
-    figure, axes = _figure(1, 2, (10, 3.2))
-    for axis, (title, found) in zip(
-        axes,
-        {"caption retrieval": ranks.caption_retrieval, "image retrieval": ranks.image_retrieval}.items(),
-        strict=True,
-    ):
+    figure, axes = _two_plots(3.2)
+    tasks = {"caption retrieval": ranks.caption_retrieval, "image retrieval": ranks.image_retrieval}
+    for axis, (title, found) in zip(axes, tasks.items(), strict=True):
         edges = [edge for edge in RANK_EDGES if edge < found.max() + 1] + [int(found.max()) + 1]
         counts, _ = np.histogram(found, edges)
         labels = [f"{low + 1}" if high == low + 1 else f"{low + 1}–{high}" for low, high in pairwise(edges)]
-        axis.bar(labels, 100 * counts / len(found), color=COLORS[0])
+        axis.bar(labels, 100 * counts / len(found), color=SERIES[0])
         axis.set(title=title, xlabel="rank of the first right answer", ylabel="% of queries")
         axis.tick_params(axis="x", labelrotation=35)
     return figure
@@ -75,24 +81,30 @@ def save(figure: "Figure", path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise PipelineError(f"--output {path}: cannot be written ({error}); expected .png, .pdf or .svg") from error
+        raise PipelineError(f"--output {path}: cannot be written ({error})", "expected .png, .pdf or .svg") from error
 
 
-def as_data_uri(figure: "Figure") -> str:
-    """A figure inside a page, sharp at twice its size."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def as_svg(figure: "Figure") -> str:
+    """A figure as an SVG element for a page: transparent, and its ink is the text color around it."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' (width|height|xmlns|xmlns:xlink)="[^"]*"', "", svg, count=4)
+    return svg.replace(INK, "currentColor")
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", np.ndarray]:
-    """A figure that belongs to nobody: no window, no state of pyplot's."""
+def _warmup_end(folder: Path, train: Sequence[dict[str, Any]]) -> int | None:
+    """The last step of a run's warm-up; None where it has none, or is still in it."""
+    from omegaconf import OmegaConf
+
+    epochs = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "training.warmup_epochs")
+    return next((row["step"] for row in train if row["epoch"] >= epochs > 0), None)
+
+
+def _two_plots(height: float) -> tuple["Figure", np.ndarray]:
+    """A figure of two plots beside each other. It belongs to its caller alone: no window, no global state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained", facecolor=BACKGROUND)
-    axes = figure.subplots(rows, columns)
-    for axis in axes.flat:
-        axis.set_facecolor(BACKGROUND)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(colors=INK)
-    return figure, axes
+    figure = Figure(figsize=(10, height), layout="constrained")
+    return figure, figure.subplots(1, 2)

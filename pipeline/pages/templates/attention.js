@@ -1,65 +1,101 @@
-// Shows one photo and one caption, taken apart, in a container: point at a word and the photo changes, point at the photo
-// and the words' weights show. data: what pipeline.draw_explanation.attention_data makes; photo: its address.
-function showAttention(container, data, photo, alt) {
+// Shows one photo and one sentence in a container: point at a word and the photo is dimmed where the word does not look,
+// point at the photo and each word shows how much it looks there.
+// data: made by pipeline.pages.explanation.attention_data; photo: its address.
+function showAttention(container, data, photo, alt, note) {
   const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
-  const words = make("div", { className: "words" }), note = make("p", { className: "note faint" }), stage = make("div", { className: "stage" });
+  const drawing = (tag, attributes) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+  const words = make("div", { className: "words" }), stage = make("div", { className: "stage" }), canvas = make("canvas");
+  note ??= make("p", { className: "note faint" });
   note.setAttribute("aria-live", "polite");
+  words.setAttribute("role", "group");
+  words.setAttribute("aria-label", "What each word looks at");
+  stage.style.setProperty("--ratio", data.width / data.height);
   stage.style.setProperty("--width", data.width);
-  const canvas = make("canvas"), svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", `0 0 ${data.width} ${data.height}`); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("role", "presentation");
+  const svg = drawing("svg", { viewBox: `0 0 ${data.width} ${data.height}`, preserveAspectRatio: "none", role: "presentation" });
   stage.append(make("img", { src: photo, alt }), canvas, svg);
-  container.replaceChildren(words, note, stage);
-  const scale = 192 / Math.max(data.width, data.height);
-  canvas.width = Math.max(1, Math.round(data.width * scale)); canvas.height = Math.max(1, Math.round(data.height * scale));
-  const context = canvas.getContext("2d");
+  container.replaceChildren(words, ...(note.parentNode ? [] : [note]), stage);
 
-  // Attention of each pixel: the mean over the regions that cover it, stretched to the range that the photo has.
-  function dim(weights) {
-    const total = new Float32Array(canvas.width * canvas.height), count = new Float32Array(total.length);
-    data.boxes.forEach(([x1, y1, x2, y2], region) => {
-      for (let y = Math.round(y1 * scale); y < Math.min(canvas.height, Math.round(y2 * scale)); y++)
-        for (let x = Math.round(x1 * scale); x < Math.min(canvas.width, Math.round(x2 * scale)); x++) {
-          total[y * canvas.width + x] += weights[region]; count[y * canvas.width + x] += 1;
-        }
-    });
-    let low = Infinity, high = -Infinity;
-    total.forEach((value, index) => { if (count[index]) { total[index] = value / count[index]; low = Math.min(low, total[index]); high = Math.max(high, total[index]); } });
-    const picture = context.createImageData(canvas.width, canvas.height), range = Math.max(high - low, 1e-12);
-    total.forEach((value, index) => { picture.data[4 * index + 3] = 255 * 0.78 * (1 - (count[index] ? (value - low) / range : 0)); });
-    context.putImageData(picture, 0, 0);
-  }
+  const percent = (value) => `${Math.round(100 * value)} %`;
+  const nameOf = (region) => data.names[region] || `region ${region + 1}`;
+  const dim = attentionPainter(canvas, data);
   const rects = data.boxes.map(([x1, y1, x2, y2], region) => {
-    const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    rect.setAttribute("x", x1); rect.setAttribute("y", y1); rect.setAttribute("width", Math.max(0, x2 - x1)); rect.setAttribute("height", Math.max(0, y2 - y1));
-    rect.dataset.region = region;
+    const rect = drawing("rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) });
+    rect.addEventListener("mousemove", () => showRegion(region));
     return rect;
   });
-  // Small regions above large ones, so that each can be pointed at.
-  rects.map((rect, region) => [rect, (data.boxes[region][2] - data.boxes[region][0]) * (data.boxes[region][3] - data.boxes[region][1])])
-    .sort((a, b) => b[1] - a[1]).forEach(([rect]) => svg.append(rect));
-  const buttons = data.words.map((word, index) => {
-    const button = document.createElement("button"), value = document.createElement("small");
-    button.type = "button"; button.textContent = word; value.textContent = (data.scores[index] >= 0 ? "+" : "") + data.scores[index].toFixed(2);
-    button.append(value);
-    for (const event of ["mouseenter", "focus", "click"]) button.addEventListener(event, () => showWord(index));
-    return button;
-  });
-  words.append(...buttons);
+  const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+  // Small regions lie above large ones, so that each can be pointed at.
+  rects.map((_, region) => region).sort((a, b) => area(data.boxes[b]) - area(data.boxes[a])).forEach((region) => svg.append(rects[region]));
 
-  function reset() { for (const item of [...rects, ...buttons]) { item.classList.remove("on"); item.style.removeProperty("--weight"); } }
-  function showWord(index) {
-    reset(); dim(data.attention[index]);
-    const region = data.strongest[index];
-    buttons[index].classList.add("on"); rects[region].classList.add("on");
-    note.textContent = `“${data.words[index]}” looks most (${Math.round(100 * data.attention[index][region])} %) at ` + (data.names[region] || `region ${region + 1}`);
+  const largest = Math.max(...data.shown.map((word) => data.shares[word]), 1e-12);
+  const buttons = new Map(data.shown.map((word) => {
+    const button = make("button", { type: "button", title: `${percent(data.shares[word])} of what the words add to the score` });
+    const bar = make("span", { className: "share" }), filled = make("i");
+    filled.style.width = `${(100 * Math.max(0, data.shares[word])) / largest}%`;
+    bar.append(filled);
+    button.append(data.words[word], bar);
+    for (const event of ["mouseenter", "focus", "click"]) button.addEventListener(event, () => showWord(word));
+    return [word, button];
+  }));
+  words.append(...buttons.values());
+
+  function reset() {
+    for (const element of [...rects, ...buttons.values()]) { element.classList.remove("on"); element.style.removeProperty("--weight"); }
+  }
+  function showWord(word) {
+    reset();
+    dim(data.attention[word]);
+    const region = data.strongest[word];
+    buttons.get(word).classList.add("on");
+    rects[region].classList.add("on");
+    note.textContent = `“${data.words[word]}” looks most at ${nameOf(region)} (${percent(data.attention[word][region])}); `
+      + `it makes ${percent(data.shares[word])} of what the words add to the score`;
   }
   function showRegion(region) {
-    reset(); context.clearRect(0, 0, canvas.width, canvas.height); rects[region].classList.add("on");
-    const weights = data.attention.map((row) => row[region]), most = Math.max(...weights, 1e-12);
-    buttons.forEach((button, index) => button.style.setProperty("--weight", weights[index] / most));
-    const best = weights.indexOf(Math.max(...weights));
-    note.textContent = (data.names[region] || `region ${region + 1}`) + `: looked at most by “${data.words[best]}” (${Math.round(100 * weights[best])} %)`;
+    reset();
+    dim(null);
+    rects[region].classList.add("on");
+    const weights = data.shown.map((word) => data.attention[word][region]), most = Math.max(...weights, 1e-12);
+    data.shown.forEach((word, index) => buttons.get(word).style.setProperty("--weight", weights[index] / most));
+    const best = data.shown[weights.indexOf(Math.max(...weights))];
+    note.textContent = `${nameOf(region)}: “${data.words[best]}” looks here most (${percent(Math.max(...weights))})`;
   }
-  svg.addEventListener("mousemove", (event) => { if (event.target.dataset.region) showRegion(+event.target.dataset.region); });
-  showWord(data.scores.slice(1, -1).reduce((best, value, index) => (value > data.scores[best] ? index + 1 : best), Math.min(1, data.words.length - 1)));
+  stage.addEventListener("mouseleave", () => { reset(); dim(null); });
+  if (data.shown.length) showWord(data.shown.reduce((best, word) => (data.shares[word] > data.shares[best] ? word : best)));
+}
+
+// Paints attention onto a canvas over the photo, as pipeline.pages.explanation.dimmed_photos does: linear in the attention,
+// from 40 % brightness at none to 100 % at `full` times the uniform attention. Small regions count more than large ones.
+function attentionPainter(canvas, data) {
+  const scale = 128 / Math.max(data.width, data.height), context = canvas.getContext("2d");
+  const width = (canvas.width = Math.max(1, Math.round(data.width * scale)));
+  const height = (canvas.height = Math.max(1, Math.round(data.height * scale)));
+  const clip = (value) => Math.min(1, Math.max(0, value));
+  const along = (low, high, size) => { // 1 inside, 0 outside, a slope between; no slope at the photo's border
+    const fade = data.fade * Math.max(high - low, 1);
+    low = low <= 1 ? -Infinity : low; high = high >= size - 1 ? Infinity : high;
+    return Float32Array.from({ length: size }, (_, i) => clip((i + 0.5 - low) / fade + 0.5) * clip((high - i - 0.5) / fade + 0.5));
+  };
+  const regions = data.boxes.map((box) => {
+    const [x1, y1, x2, y2] = box.map((value) => value * scale);
+    return [along(x1, x2, width), along(y1, y2, height), 1 / (Math.max(x2 - x1, 1) * Math.max(y2 - y1, 1))];
+  });
+  return (weights) => {
+    if (!weights) { context.clearRect(0, 0, width, height); return; }
+    const picture = context.createImageData(width, height);
+    for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+      let inside = 0, total = 0, sum = 0;
+      regions.forEach(([alongX, alongY, density], region) => {
+        const here = alongX[x] * alongY[y];
+        inside += here; total += here * density; sum += here * density * weights[region];
+      });
+      const map = (Math.min(1, inside) * sum) / Math.max(total, 1e-12) / data.uniform / data.full;
+      picture.data[4 * (y * width + x) + 3] = 255 * (1 - data.darkest) * (1 - Math.min(1, map));
+    }
+    context.putImageData(picture, 0, 0);
+  };
 }

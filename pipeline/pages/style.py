@@ -1,0 +1,22 @@
+"""Colors of pictures and figures, and matplotlib's settings for all of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+BACKGROUND, INK, FAINT, ACCENT, GOOD = "#fbfbfa", "#222222", "#767676", "#d1495b", "#2a9d5c"
+SERIES = ("#4a86b8", "#d1495b", "#3f9a54", "#a06fb4", "#c98a1b", "#808080")  # readable on light and on dark
+REGIONS = ("#e63c3c", "#f0aa28", "#5ac85a")  # boxes of a photo's best regions, best first
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Figures that are made inside have these colors. Text is drawn as it stands: a dollar sign starts no formula."""
+    import matplotlib
+
+    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    background = dict.fromkeys(("figure.facecolor", "axes.facecolor"), BACKGROUND)
+    plain = {"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    settings: Any = {**ink, **background, **plain}
+    with matplotlib.rc_context(settings):
+        yield

@@ -1,0 +1,44 @@
+"""Pictures of answers: photos of any shape and text of any language fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.pages.pictures import draw_answers, justified
+from pipeline.search import Answer, Box, Hit
+
+
+def answer(folder: Path, sizes: list[tuple[int, int]], query: str) -> Answer:
+    hits = []
+    for rank, size in enumerate(sizes, start=1):
+        path = folder / f"{rank}.png"
+        Image.new("RGB", size, (90, 120, 60)).save(path)
+        box = Box((0.0, 0.9, 1.0, 1.0), 0.5, "größter Hund mit sehr langem Namen")
+        hits.append(Hit(rank, 0.5, path.name, str(path), boxes=(box,)))
+    return Answer(query, len(sizes), tuple(hits))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_photos_of_extreme_shape(tmp_path: Path, suffix: str) -> None:
+    sizes = [(1, 1), (4000, 1), (1, 4000), (640, 480), (480, 640)]
+    draw_answers([answer(tmp_path, sizes, "a $dog$ \\frac ein größerer Hund 狗")], tmp_path / f"p{suffix}", "run $x")
+    picture = np.asarray(Image.open(tmp_path / f"p{suffix}"))
+    assert picture.shape[1] == 1240
+
+
+def test_rows_are_filled() -> None:
+    rows = justified([1.5, 0.75, 1.5, 1.33, 1.0, 1.5, 0.66, 1.2], 1200, 250, 10)
+    assert sum(map(len, rows)) == 8
+    for row in rows[:-1]:
+        assert sum(width for width, _ in row) + 10 * (len(row) - 1) == pytest.approx(1200, abs=3)
+        assert 150 < row[0][1] <= 250
+
+
+def test_no_picture_format(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"p\.txt: not a picture format"):
+        draw_answers([answer(tmp_path, [(9, 9)], "a")], tmp_path / "p.txt")
+    with pytest.raises(PipelineError, match="no photo to draw"):
+        draw_answers([Answer("a", 1, ())], tmp_path / "p.png")
