@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
-from pipeline.files import read_json, remove_abandoned, replacing, write_json
+from pipeline.files import remove_abandoned, replacing, write_json
 from pipeline.inputs.tables import IMAGE_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
 from pipeline.interchange.common import (
@@ -22,9 +22,9 @@ from pipeline.interchange.common import (
     Source,
     visual_genome_names,
 )
-from pipeline.store.format import FEATURES, MANIFEST, commit_mark
+from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, open_store
-from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
+from pipeline.store.writer import ShardRows, claim_store, commit_shard, is_committed, write_summary
 
 SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
 Say = Callable[[str], None]
@@ -237,21 +237,16 @@ def _manifest(first: Row, opened: Source, dtype: str | None, images: str | None)
 
 
 def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None, progress: bool) -> None:
-    """Shard after shard; those that are committed already are read past, not written again."""
+    """Shard after shard; those that are committed already are compared, not written again."""
     manifest = claim_store(output, manifest)
     kinds = {key: manifest[key] for key in ("num_regions", "feature_dim", "dtype")}
     number = 0
     with tqdm(total=total, unit="image", desc=output.name, disable=not progress) as bar:
         while batch := list(islice(rows, manifest["shard_size"])):
-            ids = [row.image_id for row in batch]
-            mark = commit_mark(output, number)
-            if not mark.is_file():
-                shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), [row.regions for row in batch])
+            ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
+            shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), regions)
+            if not is_committed(output, number, shard, **kinds):
                 commit_shard(output, number, shard, **kinds)
-            elif read_json(mark, "a shard's commit mark").get("image_ids") != ids:
-                raise PipelineError(
-                    f"{mark}: holds other images than the file that is imported; choose another folder with --output, or delete this one"
-                )
             number += 1
             bar.update(len(batch))
     write_summary(output, manifest, number)

@@ -196,9 +196,9 @@ def _check_shards(
     for file in tqdm(files, unit="shard", desc=path.name, disable=not progress, leave=False):
         try:
             mark = check_shard(file, manifest, verify)
-            if twice := sorted(mark.all_ids & holder.keys()):
+            if shared := sorted(mark.all_ids & holder.keys()):
                 raise PipelineError(
-                    f"{file}: {len(twice)} of its images are in {holder[twice[0]]} as well ({twice[0]!r})"
+                    f"{file}: duplicate image ids: {len(shared)} are in {holder[shared[0]]} as well ({shared[0]!r})"
                 )
             if plan and not is_as_planned(mark, planned.get(mark.number)):
                 if _is_foreign(mark, planned.get(mark.number)):

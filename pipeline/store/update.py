@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import PipelineError
-from pipeline.files import file_sha256, locked
+from pipeline.files import disk_errors, file_sha256, locked
 from pipeline.store.format import PLAN, commit_mark, commit_marks, repair_hint
 from pipeline.store.manifest import read_manifest
 from pipeline.store.marks import Mark, read_mark
@@ -43,9 +43,10 @@ class UpdatedPlan:
         """ "3 changed, 1 vanished, 5 new photos"; empty where nothing but new photos was found."""
         counted = {"changed": self.changed, "vanished": self.vanished, "new": self.new}
         parts = [f"{number:,} {name}" for name, number in counted.items() if number]
-        lines = [f"{', '.join(parts)} photos"] if self.changed or self.vanished else []
+        noun = "photo" if self.new + self.changed + self.vanished == 1 else "photos"
+        lines = [f"{', '.join(parts)} {noun}"] if self.changed or self.vanished else []
         if self.lost_shards:
-            lines.append(f"{self.lost_shards:,} shards without their tensors, which are made again")
+            lines.append(f"shards without their tensors, made again: {self.lost_shards:,}")
         return "; ".join(lines)
 
 
@@ -125,7 +126,7 @@ def _states(
                 state = "same"
             else:
                 sha256 = file_sha256(Path(folders[found.root], found.path))
-                state = "same" if sha256 and sha256 == mark.photo_sha256.get(found.image_id) else "changed"
+                state = "same" if sha256 == mark.photo_sha256.get(found.image_id, "") else "changed"
             yield planned.image_id, (state, mark is not None)
 
 
@@ -135,7 +136,8 @@ def _refuse_other_photos(
     """Refuse a folder of the same name as the store's that holds other photos, and one that most photos vanished from."""
     same, vanished = states.count("same"), states.count("vanished")
     if moved:
-        is_copy = any(os.path.isdir(root) for root in manifest["image_roots"])
+        pairs = zip(manifest["image_roots"], folders, strict=True)
+        is_copy = any(old != new and os.path.isdir(old) for old, new in pairs)
         if same < len(states) if is_copy else 2 * same <= len(states) > 0:
             raise PipelineError(
                 f"{folder}: holds the photos of {', '.join(manifest['image_roots'])}; of its {len(states):,} photos "
@@ -162,7 +164,8 @@ def _drop_outdated(
         is_lost = _is_lost(path.with_suffix(".safetensors"))
         lost += is_lost
         if is_lost or any(states[photo.image_id][0] == "changed" for photo in shard.photos):
-            path.unlink()
+            with disk_errors(path):
+                path.unlink()
         else:
             kept = {photo.image_id for photo in shard.photos if states[photo.image_id][0] != "vanished"}
             if vanished := mark.all_ids - kept:

@@ -127,6 +127,29 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         _write_mark(mark, {**content, "sha256": sha256, "settings_sha256": settings_sha256(manifest)})
 
 
+def is_committed(folder: Path, number: int, rows: ShardRows, *, num_regions: int, feature_dim: int, dtype: str) -> bool:
+    """Whether a shard is committed, with the content of these rows.
+
+    Raises:
+        PipelineError: it has other content.
+    """
+    path = commit_mark(folder, number)
+    if not path.is_file():
+        return False
+    if not path.with_suffix(".safetensors").is_file():
+        path.unlink()
+        return False
+    mark = read_mark(path)
+    if mark.image_ids != rows.image_ids or mark.sha256 != _sha256(
+        save(_stack(rows, num_regions, feature_dim, np.dtype(dtype)))
+    ):
+        raise PipelineError(
+            f"{path}: holds other images or features than what is imported",
+            f"choose another folder with --output, or delete {folder}",
+        )
+    return True
+
+
 def drop_images(folder: Path, mark: Mark, image_ids: Set[str]) -> None:
     """Write a shard again without some of its images; without any left, remove it. The store must be locked.
 
@@ -190,7 +213,11 @@ def _write_tensors(mark: Path, arrays: dict[str, np.ndarray]) -> tuple[str, str]
     content = save(arrays)
     with temporary_file(mark.with_suffix(".safetensors")) as file:
         file.write(content)
-    return file.name, hashlib.sha256(content).hexdigest()
+    return file.name, _sha256(content)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write_mark(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import find_captions
 from pipeline.interchange.convert import import_any
 from pipeline.store.inspect import inspect_store
+from pipeline.store.reader import Store
+from tests.faults import contents
 from tests.photos import write_photos
 
 
@@ -249,3 +251,22 @@ def test_real_caffe_features(shared: Path, tmp_path: Path) -> None:
         assert (regions.boxes >= 0).all()
         assert (regions.boxes <= [width, height, width, height]).all()
         assert (regions.features >= 0).all()  # mean-pooled rectified activations
+
+
+def test_importing_again_compares_content(tmp_path: Path) -> None:
+    """The same ids with other features are not the same import; a shard whose file was deleted is made again."""
+    features = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    (tmp_path / "dev_caps.txt").write_text("a dog\n" * 15)
+
+    def imported() -> Store:
+        np.save(tmp_path / "dev_ims.npy", features)
+        return import_any(tmp_path, split="dev", output=str(tmp_path / "store"), progress=False)
+
+    before = contents(imported().path)
+    (tmp_path / "store/shard-00000.safetensors").unlink()
+    assert contents(imported().path) == before
+    features[2, 0, 0] += 1
+    with pytest.raises(PipelineError, match="holds other images or features than what is imported") as caught:
+        imported()
+    assert "--output" in caught.value.remedy
+    assert contents(tmp_path / "store") == before

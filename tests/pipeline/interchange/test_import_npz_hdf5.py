@@ -275,7 +275,9 @@ def test_another_file_does_not_continue_an_import(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     import_any(tmp_path / "one/npz", output=store, progress=False)
     import_any(tmp_path / "one/npz", output=store, progress=False)
-    with pytest.raises(PipelineError, match="holds other images than the file that is imported; choose another folder"):
+    with pytest.raises(
+        PipelineError, match="holds other images or features than what is imported; choose another folder"
+    ):
         import_any(tmp_path / "two/npz", output=store, progress=False)
     with pytest.raises(PipelineError, match=r"made with other settings .*source"):
         import_any(tmp_path / "one/other", output=store, progress=False)

@@ -271,7 +271,7 @@ def test_images_in_two_shards_of_an_imported_store(tmp_path: Path) -> None:
     mark["mark_sha256"] = seal("shard-00002.json", mark)
     (store / "shard-00002.json").write_text(json.dumps(mark))
     report = repair_store(store, progress=False)
-    assert f"{REST} of its images are in shard-00001.json as well" in str(report)
+    assert f"duplicate image ids: {REST} are in shard-00001.json as well" in str(report)
     assert len(open_store(store)) == IMPORTED
 
 

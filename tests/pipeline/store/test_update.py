@@ -69,7 +69,7 @@ def test_a_changed_photo_is_extracted_again_and_said(
     before = contents(tmp_path / "store")
     replace_photo(photos / "001.jpg", photos / "008.jpg")
     assert extract(photos, tmp_path / "store") == 4  # its shard
-    assert "store: 1 changed photos" in capsys.readouterr().err
+    assert "store: 1 changed photo\n" in capsys.readouterr().err
     extract(photos, tmp_path / "fresh")
     assert contents(tmp_path / "store") == contents(tmp_path / "fresh") != before
     assert extract(photos, tmp_path / "store") == 0
@@ -308,3 +308,10 @@ def test_without_a_plan_a_repair_and_an_extraction_follow_as_well(
     extract(photos, tmp_path / "store")
     store = open_store(tmp_path / "store")
     assert ("001.jpg" in store) == (photos / "001.jpg").exists()
+
+
+def test_a_copy_with_a_photo_that_cannot_be_read(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    extract(photos, tmp_path / "store")
+    shutil.copytree(photos, tmp_path / "copy/photos", symlinks=True)
+    assert extract(tmp_path / "copy/photos", tmp_path / "store") == 0
