@@ -1,5 +1,6 @@
 """Model files: safetensors whose metadata holds the configuration and the vocabulary, so that nothing can mismatch."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,10 +23,11 @@ FORMAT = "scan-pipeline/matcher"
 
 def save_model(path: Path, model: SCAN) -> None:
     """Write a model atomically: the file is the old or the new one, never a part."""
-    # One entry: safetensors writes several in no fixed order, and the same model should be the same bytes.
-    metadata = {FORMAT: json.dumps({"config": asdict(model.config), "vocabulary": model.vocabulary.state()})}
+    content: dict[str, Any] = {"config": asdict(model.config), "vocabulary": model.vocabulary.state()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, save(tensors, metadata))
+    content["sha256"] = digest([json.loads(json.dumps(content)), dict(sorted(tensors.items()))])
+    # One entry: safetensors writes several in no fixed order, and the same model should be the same bytes.
+    write_atomically(path, save(tensors, {FORMAT: json.dumps(content)}))
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
@@ -43,15 +45,54 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
         raise MatcherError(f"{path}: not readable as a model ({error}); expected one written by train") from error
     if FORMAT not in metadata:
         raise MatcherError(f"{path}: safetensors without this project's metadata; expected a model written by train")
-    content = json.loads(metadata[FORMAT])
-    model = SCAN(_config(content["config"], path), read_tokens(content["vocabulary"]))
+    damaged = MatcherError(
+        f"{path}: damaged, its bytes are not those that were written", "copy it again, or train again"
+    )
     try:
+        content = json.loads(metadata[FORMAT])
+        if content.pop("sha256") != digest([content, dict(sorted(tensors.items()))]):
+            raise damaged
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise error if error is damaged else damaged from error
+    try:
+        model = SCAN(_config(content["config"], path), read_tokens(content["vocabulary"]))
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise MatcherError(
-            f"{path}: its tensors do not match its configuration ({str(error).splitlines()[-1]})"
-        ) from error
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        raise MatcherError(f"{path}: its tensors do not match its configuration ({reason})") from error
     return model.to(device).eval()
+
+
+def model_sha256(path: Path | str) -> str:
+    """The checksum that a model file carries, without reading its tensors: for what is derived from the model."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str(json.loads(file.metadata()[FORMAT])["sha256"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise MatcherError(f"{path}: no model with a checksum ({error}); expected one written by train") from error
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of nested dictionaries and lists of tensors and plain values, in their order."""
+    sha256 = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            sha256.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            sha256.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                sha256.update(f"{key!r}:".encode())
+                add(item)
+        elif isinstance(value, list | tuple):
+            sha256.update(f"[{len(value)}]".encode())
+            for item in value:
+                add(item)
+        else:
+            sha256.update(f"{value!r};".encode())
+
+    add(value)
+    return sha256.hexdigest()
 
 
 def read_tokens(state: Mapping[str, Any]) -> Tokens:

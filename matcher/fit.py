@@ -3,11 +3,14 @@
 A run folder gets `best.safetensors`, `last/` (everything to resume), `metrics.jsonl` and TensorBoard events.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -52,8 +55,11 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train a model, or continue the run that the folder holds.
+
+    Ctrl-C (or SIGTERM) ends it after the step at hand, with everything saved to continue from there; a second one at once.
 
     Args:
         model_config, config: the model and the recipe.
@@ -61,16 +67,19 @@ def fit(
         run_dir: folder of the run; made where it does not exist.
         device: to train on.
         progress: show a bar.
+        before_writing: called when the model is made and on its device, before anything is written to the folder.
 
     Raises:
+        KeyboardInterrupt: stopped.
         MatcherError: too few captions, or a loss that is not finite.
     """
     if len(train.captions) < 2:
         raise MatcherError(f"found {len(train.captions)} training captions; expected at least 2")
-    run_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = build_model(model_config, config, [*train.captions, *dev.captions])
-    trainer = Trainer(model.to(device), config, train, dev, run_dir, progress)
+    model = build_model(model_config, config, [*train.captions, *dev.captions]).to(device)
+    before_writing()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(model, config, train, dev, run_dir, progress)
     return trainer.run()
 
 
@@ -120,12 +129,18 @@ class Trainer:
         if not self.group.is_main:
             torch.manual_seed(config.seed + self.group.rank)  # an encoder's dropout, different in every process
         self.log = MetricsLog(run_dir, self.state.step, write=self.group.is_main)
+        self.stopping = False
+        self.saved = time.monotonic()
 
     def run(self) -> FitResult:
         """Train to the end, from the step that the run has reached."""
         started = time.perf_counter()
         total = self.config.epochs * len(self.batches)
-        with self.log, tqdm(total=total, initial=self.state.step, unit="step", disable=not self.show) as bar:
+        with (
+            self._stop_on_signals(),
+            self.log,
+            tqdm(total=total, initial=self.state.step, unit="step", disable=not self.show) as bar,
+        ):
             while self.state.step < total and not self._is_stale():
                 self._epoch(self.state.step // len(self.batches), bar)
         seconds = time.perf_counter() - started
@@ -153,6 +168,10 @@ class Trainer:
                 self._validate(epoch, bar)
                 if self._is_stale():
                     return
+            elif self.stopping or time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes:
+                self._save()
+            if self.stopping:
+                raise KeyboardInterrupt
             waited = time.perf_counter()
 
     def _step(self, batch: Batch, hardest: bool) -> tuple[Tensor, Tensor]:
@@ -201,14 +220,15 @@ class Trainer:
         self.log.write(
             self.state.step,
             "train",
-            loss=value,
+            loss=value / len(batch.lengths),  # per caption
             grad_norm=float(norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             epoch=epoch,
             captions=len(batch.lengths),
             data_wait=round(waited, 4),  # share of the step spent waiting for its batch
         )
-        bar.set_postfix(epoch=epoch, loss=f"{value:.2f}", best=f"{self.state.best_rsum:.1f}", refresh=False)
+        best = f"{self.state.best_rsum:.1f}" if self.state.best_step else "no validation yet"
+        bar.set_postfix(epoch=epoch, loss=f"{value / len(batch.lengths):.3f}", best=best, refresh=False)
 
     def _validate(self, epoch: int, bar: "tqdm[None]") -> None:
         """Recalls on dev; keeps the model if it is the best so far, and everything to continue from here."""
@@ -227,9 +247,33 @@ class Trainer:
         else:
             self.state.stale += 1
         self.log.write(self.state.step, "dev", epoch=epoch, **metrics.flat())
+        self._save()
+        self.group.wait()
+
+    def _save(self) -> None:
+        """Write everything to continue from this step."""
         if self.group.is_main:
             save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.state)
-        self.group.wait()
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM lets the step finish, as half an update could not be continued; a second one ends it."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _is_stale(self) -> bool:
         return 0 < self.config.early_stopping <= self.state.stale

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from matcher.checkpoint import write_atomically
+from matcher.checkpoint import digest, write_atomically
 from matcher.errors import MatcherError
 from matcher.model import SCAN
 
@@ -37,6 +37,7 @@ def save_state(
         "progress": asdict(state),
         "vocabulary": model.vocabulary.state(),
     }
+    content["sha256"] = digest(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     (run_dir / STATE).parent.mkdir(exist_ok=True)
@@ -56,6 +57,8 @@ def load_state(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("sha256") != digest(content):
+            raise ValueError("its bytes are not those that were written")
         if content["vocabulary"] != model.vocabulary.state():
             raise MatcherError(f"{path}: its captions gave another vocabulary; choose another run folder")
         model.load_state_dict(content["model"])
@@ -67,6 +70,6 @@ def load_state(
         return TrainState(**content["progress"])
     except MatcherError:
         raise
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise MatcherError(f"{path}: damaged, or of another model ({first}); choose another run folder") from error
