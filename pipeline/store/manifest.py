@@ -78,6 +78,9 @@ def _check(manifest: Mapping[str, Any]) -> None:
     for name in ("image_roots", "relative_roots", "object_names", "attribute_names"):
         if not all(isinstance(item, str) for item in manifest[name]):
             raise ValueError(f"{name} holds what is not text")
+    for name in counts(0, 0, 0):
+        if type(manifest["counts"].get(name)) is not int:
+            raise ValueError(f"counts has no integer {name}")
     for name in ("num_regions", "feature_dim"):
         if manifest[name] < 1:
             raise ValueError(f"{name} is {manifest[name]}, expected at least 1")
