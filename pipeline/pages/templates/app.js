@@ -1,0 +1,145 @@
+// The page's state is its address: q, like, store, folder, since, until and the photo that is open. about: made by the server.
+const NAMES = ["q", "like", "store", "folder", "since", "until", "photo"], PAGE = 40;
+const $ = (id) => document.getElementById(id), gallery = $("gallery"), status_ = $("status");
+const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+const selection = makeSelection($("selection"), local);
+let shown = [], searched = 0, latest = 0, loading = false, timer, typing = false;
+const state = () => Object.fromEntries(NAMES.map((name) => [name, new URLSearchParams(location.search).get(name) ?? ""]));
+const photoAt = (key, size) => `/photo/${key}?size=${size}`;
+
+function go(changes, replace = false) {
+  const parameters = new URLSearchParams(Object.entries({ ...state(), ...changes }).filter(([, value]) => value));
+  history[replace ? "replaceState" : "pushState"](null, "", parameters.size ? `?${parameters}` : location.pathname);
+}
+async function ask(address, options) {
+  const response = await fetch(address, options);
+  const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
+  if (answer.error) throw new Error(answer.error);
+  return answer;
+}
+const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
+
+// ---- the list: the library, or the answers of a query, a page at a time
+let listed = "";
+async function refresh() { // the list that the address asks for, from its beginning
+  const { photo, ...asked } = state(), mine = ++latest;
+  listed = JSON.stringify(asked);
+  $("query").value = typing ? $("query").value : asked.q;
+  for (const name of ["store", "folder", "since", "until"]) if ($(name)) $(name).value = asked[name];
+  $("captions").replaceChildren();
+  showLike(asked.like);
+  try {
+    const started = performance.now(), answer = await page(asked, 0);
+    if (mine !== latest) return; // somebody typed on
+    shown = []; searched = answer.searched;
+    gallery.replaceChildren();
+    append(answer.hits);
+    const query = asked.q || asked.like, time = Math.round(performance.now() - started);
+    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first. Scores compare photos for this query only.`
+      : `${searched.toLocaleString()} photos, newest first`;
+  } catch (error) {
+    if (mine !== latest) return;
+    shown = []; searched = 0; gallery.replaceChildren(); status_.textContent = error.message;
+  }
+  if (mine === latest) showPhoto();
+  more();
+}
+function page(asked, offset) {
+  const parameters = new URLSearchParams(Object.entries({ ...asked, offset, top: PAGE }).filter(([, value]) => value));
+  return ask(`/${asked.q || asked.like ? "photos" : "library"}?${parameters}`);
+}
+async function more() { // the next page, when the end of the list comes into view
+  if (loading || shown.length >= searched || $("end").getBoundingClientRect().top > innerHeight + 600) return;
+  loading = true;
+  const mine = latest, { photo, ...asked } = state();
+  try {
+    const answer = await page(asked, shown.length);
+    if (mine === latest) append(answer.hits);
+    if (!answer.hits.length) searched = shown.length;
+  } catch (error) { status_.textContent = error.message; searched = shown.length; }
+  loading = false;
+  more();
+}
+function append(photos) {
+  for (const photo of photos) {
+    const index = shown.push(photo) - 1, item = make("li"), button = make("button", { type: "button", className: "photo" });
+    const label = photo.rank ? `${photo.rank} · ${photo.score.toFixed(3)}` : photo.date;
+    item.style.setProperty("--ratio", photo.ratio);
+    const image = make("img", { src: photoAt(photo.key, 480), loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` });
+    image.addEventListener("error", () => button.replaceChildren(make("span", { className: "missing faint", textContent: "cannot be shown" })));
+    button.append(image);
+    button.addEventListener("click", () => { go({ photo: photo.key }); showPhoto(); });
+    const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
+    pick.setAttribute("aria-label", `Select ${photo.name}`);
+    pick.addEventListener("change", () => selection.set(photo, pick.checked));
+    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak" : ""} ` });
+    caption.append(make("span", { className: "faint", textContent: photo.name.split("/").pop() }));
+    item.append(pick, button, caption);
+    gallery.append(item);
+  }
+}
+function showLike(key) {
+  if (!key) { $("like").replaceChildren(); return; }
+  const stop = make("button", { type: "button", className: "icon text", textContent: "Stop comparing with this photo" });
+  stop.addEventListener("click", () => { go({ like: "" }); refresh(); });
+  $("like").replaceChildren(make("img", { src: photoAt(key, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
+}
+
+// ---- one photo, large
+const lightbox = makeLightbox(fill, () => shown.length, () => { if (state().photo) { go({ photo: "" }); } });
+function showPhoto() { // the photo that the address names
+  const index = shown.findIndex((photo) => photo.key === state().photo);
+  if (index >= 0) lightbox.open(index);
+  else if (lightbox.isOpen) lightbox.close();
+}
+function fill(index, heading, body) {
+  const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
+  if (state().photo !== photo.key) go({ photo: photo.key }, true);
+  heading.textContent = [photo.rank, photo.score?.toFixed(3), photo.name].filter(Boolean).join(" · ");
+  view.append(make("img", { className: "large", src: photoAt(photo.key, 1600), alt: photo.name }));
+  const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
+  const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
+  const path = photo.path || photo.name;
+  actions.append(
+    button("Similar photos", () => { lightbox.close(); go({ like: photo.key, q: "", photo: "" }); refresh(); scrollTo(0, 0); }),
+    link("Original", `/original/${photo.key}`), link("Download", `/original/${photo.key}?download`, true),
+    button(photo.path ? "Copy path" : "Copy name", async (event) => { await navigator.clipboard.writeText(path); event.target.textContent = "Copied"; }),
+    make("span", { className: "faint", textContent: [photo.date, photo.size, photo.store].filter(Boolean).join(" · ") }));
+  const note = make("p", { className: "faint", textContent: path });
+  body.replaceChildren(view, actions, note);
+  if (query) ask(`/attention?photo=${photo.key}&q=${encodeURIComponent(query)}`).then((data) => {
+    if (view.isConnected) showAttention(view, data, photoAt(photo.key, 1600), `The photo ${photo.name}`);
+  }).catch((error) => { note.textContent = `${path} · ${error.message}`; });
+}
+
+// ---- what people do
+$("query").addEventListener("input", () => {
+  const rested = !timer; // a first letter makes an entry of the history, those that follow change it
+  clearTimeout(timer);
+  typing = true;
+  setTimeout(() => { typing = false; }, 400);
+  go({ q: $("query").value.trim(), photo: "" }, !rested);
+  timer = setTimeout(refresh, 150);
+});
+$("query").addEventListener("change", () => { clearTimeout(timer); timer = undefined; typing = false; if (JSON.stringify((({ photo, ...asked }) => asked)(state())) !== listed) refresh(); });
+document.querySelector("form").addEventListener("submit", (event) => { event.preventDefault(); $("query").dispatchEvent(new Event("change")); });
+for (const name of ["store", "folder", "since", "until"]) $(name)?.addEventListener("change", () => { go({ [name]: $(name).value, photo: "" }); refresh(); });
+addEventListener("popstate", () => { const { photo, ...asked } = state(); if (JSON.stringify(asked) === listed) showPhoto(); else refresh(); });
+addEventListener("scroll", more, { passive: true });
+addEventListener("resize", more);
+$("upload")?.addEventListener("change", async (event) => {
+  const file = event.target.files[0];
+  if (!file) return;
+  const mine = ++latest;
+  gallery.replaceChildren(); shown = []; searched = 0; status_.textContent = "looking at your photo …";
+  const image = make("img", { src: URL.createObjectURL(file), alt: `Your photo ${file.name}` }), list = make("ol");
+  $("captions").replaceChildren(image, list);
+  try {
+    const answer = await ask("/captions", { method: "POST", body: file });
+    if (mine !== latest) return;
+    list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)})` })));
+    status_.textContent = "captions for your photo, best first";
+  } catch (error) { if (mine === latest) status_.textContent = error.message; }
+  event.target.value = "";
+});
+refresh();
