@@ -38,7 +38,7 @@ class Shard:
         content = read_mark(mark)
         if content.settings_sha256 != settings_sha256(manifest):
             raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
-        self.image_ids, self.failures, self.sha256 = content.image_ids, content.failures, content.sha256
+        self.image_ids, self.failures = content.image_ids, content.failures
         self._paths, self._roots = content.paths, content.roots
 
     def __len__(self) -> int:
