@@ -1,18 +1,42 @@
-"""The `scan-pipeline` command: options in, one call, what it made and what to do next out.
+"""The `scan-pipeline` command: a configuration in, one call, what it made and what to do next out.
 
-Nothing heavy is imported here: `scan-pipeline --help` answers at once.
+Nothing heavy is imported here: `scan-pipeline --help` answers at once. The commands whose options are more than a few have
+their configuration beside the stage; those of the others stand here.
 """
 
-import functools
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.command_line import CONTEXT, Commands, configurable, device_option, given, say_next, several
+from pipeline.command_line import (
+    COMPLETION,
+    CONTEXT,
+    DETECTOR,
+    FEATURES,
+    HOUSEKEEPING,
+    SEARCH,
+    TRAIN,
+    Commands,
+    note,
+    say,
+    say_next,
+)  # fmt: skip
+from pipeline.fields import CommandConfig, argument, option
+
+if TYPE_CHECKING:
+    from pipeline.demo.run import DemoConfig
+    from pipeline.evaluate import EvaluateConfig
+    from pipeline.explain import ExplainConfig
+    from pipeline.extraction.job import ExtractConfig
+    from pipeline.pages.app import AppConfig
+    from pipeline.retrieve import RetrieveConfig
+    from pipeline.runs import TrainConfig
+    from pipeline.train_detector import TrainDetectorConfig
 
 
-@click.group(cls=Commands, context_settings=CONTEXT)
+@click.group(cls=Commands, context_settings=CONTEXT, epilog=COMPLETION)
 @click.version_option(metadata.version("scan-pipeline"), prog_name="scan-pipeline")
 def main() -> None:
     """Photos in, ranked photos out: Visual Genome region features and Stacked Cross Attention (SCAN).
@@ -24,124 +48,197 @@ def main() -> None:
     """
 
 
-@main.command()
-@several("--images", metavar="DIR", help="Folder of photos, searched recursively. May be repeated.")
-@click.option("--output", metavar="DIR", help="Store to write.  [default: features/<name of the last folder>]")
-@click.option("--weights", metavar="FILE|NAME", help="Detector weights: a file of any known layout, or a hub name.")
-@click.option("--selection", type=click.Choice(["caffe", "maxclass"]), help="How regions are chosen.  [default: caffe]")
-@click.option("--num-regions", type=int, help="Regions per photo.  [default: 36]")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: float16]")
-@device_option()
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16", "fp16"]),
-    help="Of the convolutions; the others are for GPUs.  [default: float32]",
-)
-@click.option("--batch-size", type=int, help="Photos per forward pass.")
-@click.option("--workers", type=int, help="Decoding processes.")
-@click.option("--limit", type=int, help="Only the first N photos.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who does the work.  [default: local]")
-@click.option("--retry-failures", is_flag=True, default=None, help="Try again the photos that failed before.")
-@configurable("extract")
-def extract(config: str | None, overrides: tuple[str, ...], **options: Any) -> None:
-    """Write the region features of every photo in a folder into a store.
+@main.add(
+    "pipeline.extraction.job:ExtractConfig", SEARCH, presets="extract", resumable=True,
+    example="scan-pipeline extract --images coco/train2014 --images coco/val2014 --config quick_cpu",
+)  # fmt: skip
+def extract(config: "ExtractConfig") -> None:
+    """Write the region features of every photo in a folder.
 
     Killed at any moment, the same command continues. Photos that cannot be read become rows of failures.jsonl.
     """
     from pipeline import extract as stage
-    from pipeline.config import load_config
 
-    settings = load_config(stage.ExtractConfig, group="extract", config=config, overrides=overrides, options=options)
-    store = stage.run(settings)
-    click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    store = stage.run(config)
+    say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
     if not store.manifest["complete"]:
-        click.echo("not complete: other processes are at work on it, or a --limit was set; the same command continues")
-    say_next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+        say("not complete: other processes are at work on it, or a --limit was set; the same command continues")
+    say_next(("train",), ("inspect", store.path))
 
 
-@main.command()
-@click.argument("store", type=click.Path())
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Read every byte and compare checksums.")
-@click.option("--repair", is_flag=True, help="Set aside what is damaged (in STORE/damaged), rebuild what can be.")
-def inspect(store: str, verify: bool, repair: bool) -> None:
-    """Print what a feature store holds and verify its checksums.
+@main.add(
+    "pipeline.retrieve:RetrieveConfig", SEARCH,
+    example='scan-pipeline retrieve --query "two dogs play by a tree" --picture dogs.png',
+)  # fmt: skip
+def retrieve(config: "RetrieveConfig") -> None:
+    """Find photos for a sentence, or captions for a photo."""
+    from pipeline import retrieve as stage
 
-    Exit code 0: whole, though an extraction may have to go on. 1: damaged; with --repair: mended, but the command that
-    made the store has to make something again. Without --repair nothing is changed.
+    answers = stage.run(config, say=note)
+    if config.json:
+        click.echo(stage.to_json(answers))
+    else:
+        say("\n\n".join(map(str, answers)))
+
+
+@main.add(
+    "pipeline.explain:ExplainConfig", SEARCH,
+    example='scan-pipeline explain --image photo.jpg --caption "two dogs play by a tree" --output dogs.html',
+)  # fmt: skip
+def explain(config: "ExplainConfig") -> None:
+    """Show why a photo matches: where each word looks, and what it adds."""
+    from pipeline import explain as stage
+
+    explanation = stage.run(config, say=note)
+    for word, score, region in explanation.table():
+        say(f"{score:+8.3f}  {word:16} {region}".rstrip())
+    say(f"{config.output}: {explanation.image}, score {explanation.score:.4f}")
+
+
+@main.add("pipeline.pages.app:AppConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")
+def app(config: "AppConfig") -> None:
+    """Search as you type, in a browser.
+
+    Needs the extra `app`: pip install 'scan-pipeline[app]'.
+    """
+    from pipeline.pages import app as stage
+
+    stage.serve(config, say=say)
+
+
+@main.add(
+    "pipeline.runs:TrainConfig", TRAIN, presets="train", resumable=True,
+    example="scan-pipeline train --config small_cpu --features features/train2014 training.margin=0.3",
+)  # fmt: skip
+def train(config: "TrainConfig") -> None:
+    """Train SCAN on region features and their captions.
+
+    Killed at any moment, the same command continues from the last checkpoint.
+    """
+    from pipeline import train as stage
+
+    trained = stage.run(config, report=say)
+    if not trained.is_main:
+        return
+    say(f"{trained.run}: {trained.result}")
+    say_next(
+        ("evaluate", "--run", trained.run),
+        ("retrieve", "--run", trained.run, "--query", "two dogs play by a tree"),
+    )
+
+
+@main.add(
+    "pipeline.evaluate:EvaluateConfig",
+    TRAIN,
+    example="scan-pipeline evaluate --run runs/t2i_mean --html evaluation.html",
+)
+def evaluate(config: "EvaluateConfig") -> None:
+    """Print a run's recalls for both tasks, and save them.
+
+    They are written to evaluation/ in the run's folder.
+    """
+    from pipeline import evaluate as stage
+
+    evaluation = stage.run(config, report=say)
+    say(evaluation)
+    if not evaluation.verified:
+        raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class PlotConfig(CommandConfig):
+    """What `scan-pipeline plot` does."""
+
+    runs: tuple[str, ...] = option(
+        (), "Run folder; several share the picture.", flag="--run", metavar="DIR", unset="newest"
+    )
+    output: str = option("curves.png", "A .png, .pdf or .svg.", metavar="FILE")
+
+
+@main.add(PlotConfig, TRAIN, example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf")
+def plot(config: PlotConfig) -> None:
+    """Draw the training curves of one or several runs."""
+    from pathlib import Path
+
+    from pipeline.pages.plots import save, training_curves
+    from pipeline.runs import find_run
+
+    save(training_curves([find_run(run) for run in config.runs or (None,)]), Path(config.output))
+    say(config.output)
+
+
+@dataclass(frozen=True)
+class ImportCheckpointConfig(CommandConfig):
+    """What `scan-pipeline import-checkpoint` does."""
+
+    source: str = argument()
+    vocabulary: str = option("", "Its vocabulary file, such as f30k_precomp_vocab.json.", metavar="FILE", required=True)
+    output: str = option("", "Run folder to write.", metavar="DIR", unset="runs/<name of the checkpoint>")
+
+
+@main.add(
+    ImportCheckpointConfig, TRAIN, name="import-checkpoint",
+    example="scan-pipeline import-checkpoint model_best.pth.tar --vocabulary f30k_precomp_vocab.json",
+)  # fmt: skip
+def import_checkpoint(config: ImportCheckpointConfig) -> None:
+    """Turn a checkpoint of the original SCAN code into a run.
+
+    Nothing in the checkpoint is executed.
+    """
+    from pipeline.interchange.checkpoint import import_original
+
+    imported = import_original(config.source, config.vocabulary, config.output or None)
+    say(imported)
+    say_next(("evaluate", "--run", imported.run, "--features", "DIR", "--captions", "FILE"))
+
+
+@dataclass(frozen=True)
+class InspectConfig(CommandConfig):
+    """What `scan-pipeline inspect` does."""
+
+    store: str = argument()
+    verify: bool = option(True, "Read every byte and compare checksums.")
+    repair: bool = option(False, "Set aside what is damaged (in STORE/damaged), and rebuild what can be rebuilt.")
+
+
+@main.add(InspectConfig, FEATURES, example="scan-pipeline inspect features/train2014")
+def inspect(config: InspectConfig) -> None:
+    """Print what a feature store holds, and verify its checksums.
+
+    Exit code 0: nothing is damaged, though an extraction may have to go on. 1: damaged; with --repair: repaired, but the
+    command that made the store has to make something again. Without --repair nothing is changed.
     """
     from pipeline.store.inspect import inspect_store
     from pipeline.store.repair import repair_store
 
-    report = (repair_store if repair else inspect_store)(store, verify=verify)
-    click.echo(str(report))
+    report = (repair_store if config.repair else inspect_store)(config.store, verify=config.verify)
+    say(report)
     if not report.ok:
         raise SystemExit(1)
 
 
-@main.command("train-detector")
-@click.option("--visual-genome", metavar="DIR", help="Visual Genome's JSON files, and its photos in VG_100K*.")
-@click.option("--coco", metavar="DIR", help="Instead: COCO, with annotations/instances_train*.json and its photos.")
-@several("--images", metavar="DIR", help="Folder of Visual Genome's photos, if they are elsewhere. May be repeated.")
-@several(
-    "--held-out",
-    metavar="FILE",
-    help="COCO images not to train on: dataset_coco.json, captions, or ids. May be repeated.",
-)
-@click.option("--objects", metavar="FILE", help="Classes, one a line, synonyms after commas.  [default: VG's 1600]")
-@click.option("--attributes", metavar="FILE|none", help="As --objects.  [default: Visual Genome's 400]")
-@click.option("--init", metavar="FILE|NAME|none", help="Network to start from.  [default: ImageNet's, from the hub]")
-@click.option("--run", metavar="DIR", help="Run folder.  [default: detectors/<preset>]")
-@click.option("--steps", type=int, help="Updates.")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.")
-@click.option("--workers", type=int, help="Processes that read images.")
-@click.option("--evaluate-only", is_flag=True, default=None, help="Judge the run, or --init, on the held-out images.")
-@device_option()
-@configurable("train-detector")
-def train_detector(
-    config: str | None, overrides: tuple[str, ...], steps: int | None, batch_size: int | None, **options: Any
-) -> None:
-    """Train the region detector on Visual Genome's annotations, or on COCO's.
+@dataclass(frozen=True)
+class ImportFeaturesConfig(CommandConfig):
+    """What `scan-pipeline import-features` does."""
 
-    Killed at any moment, the same command continues from the last checkpoint. Under torchrun every process trains.
-    """
-    from pipeline import train_detector as stage
-    from pipeline.config import load_config
-
-    options |= {"training.steps": steps, "training.batch_size": batch_size}
-    settings = load_config(
-        stage.TrainDetectorConfig, group="train-detector", config=config, overrides=overrides, options=options
+    source: str = argument()
+    format: str = option(
+        "", "Format of SOURCE.", choices=("", "original", "tsv", "npz", "hdf5"), unset="told from SOURCE"
     )
-    trained = stage.run(settings, say=click.echo)
-    if not trained.is_main:
-        return
-    click.echo(f"{trained.weights}: {trained.result}")
-    say_next(f"scan-pipeline extract --images DIR --weights {trained.weights}")
+    split: str = option("", "Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
+    output: str = option("", "Store to write.", metavar="DIR", unset="features/<folder>_<split>, or SOURCE's name")
+    images: str = option("", "Folder of the photos, to show and to measure them.", metavar="DIR")
+    num_regions: int | None = option(None, "Take the first K regions of every image.", min=1, unset="all")
+    dtype: str = option("", "Type of the stored features.", choices=("", "float16", "float32"), unset="as found")
+    boxes: str = option("", "For the original layout: .npy, (K, 4) fractions or (N, K, 4) pixels.", metavar="FILE")
+    ids: str = option("", "For HDF5 without image_ids: JSON list, JSON object id -> row, or text.", metavar="FILE")
 
 
-@main.command("convert-weights")
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
-def convert_weights(source: str, target: str) -> None:
-    """Convert detector weights of any known layout to this project's safetensors."""
-    from pathlib import Path
-
-    from detector.weights import convert
-
-    click.echo(str(convert(Path(source), Path(target))))
-    say_next(f"scan-pipeline extract --images DIR --weights {target}")
-
-
-@main.command("import-features")
-@click.argument("source", type=click.Path())
-@click.option("--format", type=click.Choice(["original", "tsv", "npz", "hdf5"]), help="[default: told from SOURCE]")
-@click.option("--split", help="Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
-@click.option("--output", metavar="DIR", help="Store to write.  [default: features/<folder>_<split>, or SOURCE's name]")
-@click.option("--images", metavar="DIR", help="Folder of the photos, to show and to measure them.")
-@click.option("--num-regions", type=int, help="Take the first K regions of every image.  [default: all]")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the stored features.  [default: as found]")
-@click.option("--boxes", metavar="FILE", help="For the original layout: .npy, (K, 4) fractions or (N, K, 4) pixels.")
-@click.option("--ids", metavar="FILE", help="For HDF5 without image_ids: JSON list, JSON object id -> row, or text.")
-def import_features(source: str, **options: Any) -> None:
+@main.add(
+    ImportFeaturesConfig, FEATURES, name="import-features", resumable=True,
+    example="scan-pipeline import-features trainval_resnet101_faster_rcnn_genome_36.tsv --images coco",
+)  # fmt: skip
+def import_features(config: ImportFeaturesConfig) -> None:
     """Turn features that others computed into a store.
 
     SOURCE is a folder in the layout of the original SCAN code (with --split), a bottom-up attention TSV file (Caffe's or
@@ -149,217 +246,130 @@ def import_features(source: str, **options: Any) -> None:
     """
     from pipeline.interchange.convert import import_any
 
-    store = import_any(source, say=functools.partial(click.echo, err=True), **options)
-    click.echo(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
-    say_next("scan-pipeline train", f"scan-pipeline inspect {store.path}")
+    store = import_any(say=note, **_given(config))
+    say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    say_next(("train",), ("inspect", store.path))
 
 
-@main.command("export-features")
-@click.argument("store", type=click.Path())
-@click.option(
-    "--format",
-    type=click.Choice(["original", "tsv", "tsv10", "npz", "hdf5"]),
-    required=True,
-    help="tsv has Caffe's six columns, tsv10 LXMERT's ten.",
-)
-@click.option("--output", metavar="FILE|DIR", required=True, help="File, or for original and npz folder, to write.")
-@click.option("--split", help="For the original layout: which images, and the files' names.  [default: the store's]")
-@click.option("--captions", metavar="FILE", help="For the original layout.  [default: looked for beside the photos]")
-def export_features(store: str, output: str, **options: Any) -> None:
-    """Write a store in a format of other code; import-features reads all of them back.
+@dataclass(frozen=True)
+class ExportFeaturesConfig(CommandConfig):
+    """What `scan-pipeline export-features` does."""
 
-    Nothing takes its name before it is whole. What the format does not hold is said in the end.
+    store: str = argument()
+    format: str = option(
+        "", "tsv has Caffe's six columns, tsv10 LXMERT's ten.", required=True,
+        choices=("", "original", "tsv", "tsv10", "npz", "hdf5"),
+    )  # fmt: skip
+    output: str = option("", "File, or for original and npz folder, to write.", metavar="FILE|DIR", required=True)
+    split: str = option("", "For the original layout: which images, and the files' names.", unset="the store's")
+    captions: str = option("", "For the original layout.", metavar="FILE", unset="looked for beside the photos")
+
+
+@main.add(
+    ExportFeaturesConfig, FEATURES, name="export-features",
+    example="scan-pipeline export-features features/train2014 --format tsv --output train2014.tsv",
+)  # fmt: skip
+def export_features(config: ExportFeaturesConfig) -> None:
+    """Write a store in a format of other code.
+
+    import-features reads all of them back. The output takes its name when it is complete. What the format does not hold
+    is listed at the end.
     """
     from pipeline.interchange.convert import export_store
 
-    opened = export_store(store, output, say=functools.partial(click.echo, err=True), **options)
-    click.echo(f"{output}: written from {opened.path}")
-    say_next(f"scan-pipeline import-features {output}{' --split SPLIT' if options['format'] == 'original' else ''}")
+    opened = export_store(say=note, **_given(config))
+    say(f"{config.output}: written from {opened.path}")
+    split = ("--split", config.split or "SPLIT") if config.format == "original" else ()
+    say_next(("import-features", config.output, *split))
 
 
-@main.command("import-checkpoint")
-@click.argument("source", type=click.Path())
-@click.option(
-    "--vocabulary", required=True, metavar="FILE", help="Its vocabulary file, such as f30k_precomp_vocab.json."
-)
-@click.option("--output", metavar="DIR", help="Run folder to write.  [default: runs/<name of the checkpoint>]")
-def import_checkpoint(source: str, vocabulary: str, output: str | None) -> None:
-    """Turn a checkpoint of the original SCAN code into a run. Nothing in it is executed."""
-    from pipeline.interchange.checkpoint import import_original
+@main.add(
+    "pipeline.train_detector:TrainDetectorConfig", DETECTOR, presets="train-detector", name="train-detector", resumable=True,
+    example="scan-pipeline train-detector --config vg_r101_1gpu --visual-genome vg --held-out dataset_coco.json",
+)  # fmt: skip
+def train_detector(config: "TrainDetectorConfig") -> None:
+    """Optional first step: train the region detector.
 
-    imported = import_original(source, vocabulary, output)
-    click.echo(str(imported))
-    say_next(f"scan-pipeline evaluate --run {imported.run} --features DIR --captions FILE")
-
-
-@main.command()
-@several("--features", metavar="DIR", help="Store. May be repeated.  [default: every store under features/]")
-@several("--captions", metavar="FILE", help="Captions file. May be repeated.  [default: looked for beside the photos]")
-@click.option("--run", metavar="DIR", help="Run folder.  [default: runs/<preset>, or runs/<attention>_<pooling>]")
-@click.option("--epochs", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--text-encoder", metavar="NAME|DIR", help="A transformers encoder in the GRU's place.  [default: gru]")
-@device_option()
-@configurable("train")
-def train(
-    config: str | None,
-    overrides: tuple[str, ...],
-    epochs: int | None,
-    batch_size: int | None,
-    text_encoder: str | None,
-    **options: Any,
-) -> None:
-    """Train SCAN on stores of region features and their captions.
-
-    Killed at any moment, the same command continues from the last checkpoint.
+    On Visual Genome's annotations, or on COCO's. Killed at any moment, the same command continues from the last
+    checkpoint. Under torchrun every process trains.
     """
-    from pipeline import train as stage
-    from pipeline.config import load_config
+    from pipeline import train_detector as stage
 
-    options |= {
-        "training.epochs": epochs,
-        "training.batch_size": batch_size,
-        "model.text_encoder": text_encoder,
-    }
-    settings = load_config(stage.TrainConfig, group="train", config=config, overrides=overrides, options=options)
-    trained = stage.run(settings, report=click.echo)
+    trained = stage.run(config, say=say)
     if not trained.is_main:
         return
-    click.echo(f"{trained.run}: {trained.result}")
-    say_next(
-        f"scan-pipeline evaluate --run {trained.run}",
-        f'scan-pipeline retrieve --run {trained.run} --query "two dogs play by a tree"',
-    )
+    say(f"{trained.weights}: {trained.result}")
+    say_next(("extract", "--images", "DIR", "--weights", trained.weights))
 
 
-@main.command()
-@several("--run", "runs", metavar="DIR", help="Run folder; several are averaged as an ensemble.  [default: newest]")
-@several("--features", metavar="DIR", help="Store.  [default: those of the run]")
-@several("--captions", metavar="FILE", help="Captions file.  [default: those of the run]")
-@click.option("--split", help="train, dev, test or all.  [default: test where there is one, else dev]")
-@click.option("--folds", type=int, help="Also average over N folds of images.  [default: 5 for 5,000 images]")
-@click.option(
-    "--bootstrap", type=int, help="Also 95 % intervals of the recalls from N bootstrap samples of the images."
-)
-@click.option("--eccv", is_flag=True, default=None, help="Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
-@click.option("--html", metavar="FILE", help="Also a page: recalls, ranks, training curves, the worst mistakes.")
-@click.option("--latex", is_flag=True, default=None, help="Also a LaTeX row.")
-@click.option("--verify", is_flag=True, help="Exit code 1 where rsum falls short of the preset's expected value.")
-@device_option()
-def evaluate(**options: Any) -> None:
-    """Recalls for both tasks, printed and written to the run folder."""
-    from pipeline import evaluate as stage
+@dataclass(frozen=True)
+class ConvertWeightsConfig(CommandConfig):
+    """What `scan-pipeline convert-weights` does."""
 
-    evaluation = stage.run(stage.EvaluateConfig(**given(options)), report=click.echo)
-    click.echo(str(evaluation))
-    if not evaluation.verified:
+    source: str = argument()
+    target: str = argument()
+
+
+@main.add(
+    ConvertWeightsConfig, DETECTOR, name="convert-weights",
+    example="scan-pipeline convert-weights pytorch_model.bin ~/.cache/scan-pipeline/weights/frcnn-vg.safetensors",
+)  # fmt: skip
+def convert_weights(config: ConvertWeightsConfig) -> None:
+    """Convert detector weights to safetensors.
+
+    Every published layout is recognised by its keys and shapes.
+    """
+    from pathlib import Path
+
+    from detector.weights import convert
+
+    say(convert(Path(config.source), Path(config.target)))
+    say_next(("extract", "--images", "DIR", "--weights", config.target))
+
+
+@dataclass(frozen=True)
+class DoctorConfig(CommandConfig):
+    """What `scan-pipeline doctor` does."""
+
+    json: bool = option(False, "Print JSON instead of lines.")
+
+
+@main.add(DoctorConfig, HOUSEKEEPING, example="scan-pipeline doctor")
+def doctor(config: DoctorConfig) -> None:
+    """Print what works here, what is missing and what to do next.
+
+    Exit code 1 when something that is needed is broken.
+    """
+    from pipeline.doctor import report
+
+    checks: list[report.Check] = []
+    for check in report.examine():
+        if not config.json:
+            say(check if checks and checks[-1].section == check.section else f"{check.section}\n{check}")
+        checks.append(check)
+    if config.json:
+        click.echo(report.to_json(checks))
+    else:
+        say("next:" + "".join(f"\n  {step}" for step in report.next_steps(checks)))
+    if not report.healthy(checks):
         raise SystemExit(1)
 
 
-@main.command()
-@several("--query", metavar="TEXT", help="Sentence to find photos for. May be repeated.")
-@click.option("--queries", metavar="FILE", help="Text file of more sentences, one a line.")
-@several("--image", metavar="ID|PATH", help="Photo to find captions for. May be repeated.")
-@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
-@several("--features", metavar="DIR", help="Store to search.  [default: every store under features/ that fits]")
-@several("--captions", metavar="FILE", help="Captions to search.  [default: those of the run]")
-@click.option("--top", type=int, help="Results per query.  [default: 10]")
-@click.option("--weights", metavar="FILE|NAME", help="Detector for a photo that is in no store.")
-@click.option("--picture", metavar="FILE", help="Also draw the photos found, side by side with their best regions.")
-@click.option("--html", metavar="FILE", help="Also write a self-contained page of the answers.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@device_option()
-def retrieve(as_json: bool, **options: Any) -> None:
-    """Photos for a sentence, or captions for a photo."""
-    from pipeline import retrieve as stage
-
-    answers = stage.run(stage.RetrieveConfig(**given(options)), say=functools.partial(click.echo, err=True))
-    click.echo(stage.to_json(answers) if as_json else "\n\n".join(map(str, answers)))
-
-
-@main.command()
-@several("--run", "runs", metavar="DIR", help="Run folder; several share the picture.  [default: newest]")
-@click.option("--output", metavar="FILE", default="curves.png", show_default=True, help="A .png, .pdf or .svg.")
-def plot(runs: tuple[str, ...], output: str) -> None:
-    """Training curves of one or several runs as a picture."""
-    from pathlib import Path
-
-    from pipeline.pages.plots import save, training_curves
-    from pipeline.runs import find_run
-
-    save(training_curves([find_run(run) for run in runs or (None,)]), Path(output))
-    click.echo(output)
-
-
-@main.command()
-@click.option("--image", required=True, metavar="ID|PATH", help="A photo of a store, or any photo.")
-@click.option("--caption", required=True, metavar="TEXT", help="The sentence to explain the match with.")
-@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
-@click.option(
-    "--output", metavar="FILE", help="A .png, .jpg or .pdf, or .html to hover over.  [default: explanation.png]"
-)
-@click.option("--attention", type=click.Choice(["t2i", "i2t"]), help="Direction to show.  [default: the run's]")
-@several("--features", metavar="DIR", help="Store.  [default: every store under features/ that fits]")
-@click.option("--weights", metavar="FILE|NAME", help="Detector for a photo that is in no store.")
-@device_option()
-def explain(**options: Any) -> None:
-    """Why a photo matched: for each word, where it looks and what it did for the score."""
-    from pipeline import explain as stage
-
-    config = stage.ExplainConfig(**given(options))
-    explanation = stage.run(config, say=functools.partial(click.echo, err=True))
-    for word, score, region in explanation.table():
-        click.echo(f"{score:+8.3f}  {word:16} {region}".rstrip())
-    click.echo(f"{config.output}: {explanation.image}, score {explanation.score:.4f}")
-
-
-@main.command()
-@click.option("--run", metavar="DIR", help="Run folder.  [default: newest]")
-@several("--features", metavar="DIR", help="Store to search.  [default: every store under features/ that fits]")
-@click.option("--weights", metavar="FILE|NAME", help="Detector for uploaded photos.")
-@click.option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.  [default: 127.0.0.1]")
-@click.option("--port", type=int, help="[default: 7860]")
-@device_option()
-def app(**options: Any) -> None:
-    """Search as you type, in a browser. Needs the extra: pip install 'scan-pipeline[app]'."""
-    from pipeline.pages import app as stage
-
-    stage.serve(stage.AppConfig(**given(options)), say=click.echo)
-
-
-@main.command()
-@click.option("--output", metavar="DIR", help="Folder for everything.  [default: demo]")
-@click.option("--quick", is_flag=True, default=None, help="Two minutes instead of ten, at lower quality.")
-@click.option("--seed", type=int, help="Of the world that is drawn.  [default: 0]")
-@device_option()
-def demo(**options: Any) -> None:
-    """The whole pipeline on a world that it draws itself: no download, no GPU.
+@main.add("pipeline.demo.run:DemoConfig", HOUSEKEEPING, example="scan-pipeline demo --quick", resumable=True)
+def demo(config: "DemoConfig") -> None:
+    """Run everything on a world that it draws: no download, no GPU.
 
     Prints every command before it runs it. Exit code 1 where the held-out scenes fall short of what is promised.
     """
     from pipeline.demo import run as stage
 
-    if not stage.run(stage.DemoConfig(**given(options)), say=click.echo).reached:
+    if not stage.run(config, say=say).reached:
         raise SystemExit(1)
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def doctor(as_json: bool) -> None:
-    """What works here, what is missing and what to do next. Exit code 1 when something needed is broken."""
-    from pipeline.doctor import report
-
-    checks: list[report.Check] = []
-    for check in report.examine():
-        if not as_json:
-            click.echo(check if checks and checks[-1].section == check.section else f"{check.section}\n{check}")
-        checks.append(check)
-    if as_json:
-        click.echo(report.to_json(checks))
-    else:
-        say_next(*report.next_steps(checks))
-    if not report.healthy(checks):
-        raise SystemExit(1)
+def _given(config: CommandConfig) -> dict[str, Any]:
+    """The fields that were given, for a function whose own defaults are None."""
+    return {name: value for name, value in vars(config).items() if value not in ("", None)}
 
 
 if __name__ == "__main__":

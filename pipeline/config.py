@@ -1,28 +1,49 @@
-"""Configuration: one frozen dataclass per command, filled from presets, YAML files and KEY=VALUE overrides.
+"""Configuration: one frozen dataclass per command, filled from presets, YAML files, KEY=VALUE and options.
 
-Later sources win: dataclass defaults < `--config` (a preset's name or a YAML file) < KEY=VALUE < options.
-Unknown keys and values of the wrong type are refused in the user's own spelling.
+Later sources win: dataclass defaults < `--config` (a preset's name or a YAML file) < KEY=VALUE < options. A value that does
+not fit its field (`pipeline.fields`) is refused in the user's own spelling, wherever it comes from. Text stays as it is:
+nothing in it is expanded.
 """
 
 import dataclasses
 import difflib
+import re
+import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 
 from pipeline.errors import PipelineError
+from pipeline.fields import convert, leaves, refusal
 
 T = TypeVar("T")
+LARGEST_FILE = 1 << 20  # bytes of a YAML file
+SHOWN = 60  # characters of a value in a message
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which also reads 3e-4 as a number, as YAML 1.2 does, and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(keys) > len(set(keys)):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"duplicate key {twice}, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
 
 
 def load_config(
     schema: type[T],
     *,
-    group: str,
+    group: str = "",
     config: str | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
@@ -30,32 +51,29 @@ def load_config(
     """Build the `schema` dataclass of one command.
 
     Args:
-        schema: a dataclass with a default for every field; nested dataclasses are sections.
+        schema: a dataclass; nested dataclasses are sections. Its field `preset`, if it has one, takes the name of
+            `config`, unless that file has its own.
         group: folder of the command's presets under `configs/`, such as "train".
-        config: name of a preset, or path of a YAML file; its stem goes to the field `preset`, where there is one.
+        config: name of a preset, or path of a YAML file.
         overrides: "key=value" or "section.key=value" strings, values in YAML.
-        options: command line options by dotted key; None and empty values leave the field alone.
+        options: values of command line options, as text, by dotted key; None and empty values leave the field alone.
 
     Raises:
         PipelineError: unknown preset or key, malformed override, value that does not fit.
     """
-    merged = _writable(OmegaConf.structured(schema))
+    values: dict[str, Any] = {}
     if config:
         path = find_preset(config, group)
-        merged = _merge(merged, _read_yaml(path), str(path))
+        if "preset" in typing.get_type_hints(schema):
+            values["preset"] = "" if path.stem == "config" else path.stem  # a run folder's own config.yaml
+        _merge(schema, values, _read_yaml(path), str(path))
     for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise PipelineError(f"{override!r} is not an override: expected KEY=VALUE, such as training.epochs=5")
-        merged = _merge(merged, _parse_override(override), override)
-    for key, value in (options or {}).items():
+        _merge_override(schema, values, override)
+    for dotted, value in (options or {}).items():
         if value is not None and value != ():
-            update = OmegaConf.create()
-            OmegaConf.update(update, key, list(value) if isinstance(value, tuple) else value)
-            merged = _merge(merged, update, f"--{key.split('.')[-1].replace('_', '-')}")
-    if config and "preset" in {field.name for field in dataclasses.fields(schema)}:  # type: ignore[arg-type]
-        OmegaConf.update(merged, "preset", Path(config).stem)
-    return _build(merged, config)
+            flag = f"--{dotted.split('.')[-1].replace('_', '-')}"
+            _set(schema, values, dotted.split("."), value, f"{flag} {_shown(value)}")
+    return _build(schema, values)
 
 
 def find_preset(name: str, group: str) -> Path:
@@ -64,116 +82,157 @@ def find_preset(name: str, group: str) -> Path:
         if not Path(name).is_file():
             raise PipelineError(f"{name}: no such configuration file")
         return Path(name)
-    folder = Path(str(resources.files("configs"))) / group
-    preset = folder / f"{name}.yaml"
-    if not preset.is_file():
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = presets(group)
+    if name not in known:
         raise PipelineError(f"--config {name}: neither a file nor a preset; presets are: {', '.join(known)}")
-    return preset
+    return known[name]
+
+
+def presets(group: str) -> dict[str, Path]:
+    """The presets shipped in `configs/{group}`, by name."""
+    return {path.stem: path for path in sorted((Path(str(resources.files("configs"))) / group).glob("*.yaml"))}
 
 
 def save_config(config: Any, path: Path) -> None:
     """Write a resolved configuration as YAML that `--config` reads back to the same dataclass."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain dictionaries and lists."""
-    container = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    plain = _plain(dataclasses.asdict(config))
+    assert isinstance(plain, dict)
+    return plain
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two nested mappings, one "key: found … , asked …" per leaf."""
+def config_diff(
+    left: Mapping[str, Any], right: Mapping[str, Any], labels: tuple[str, str], prefix: str = ""
+) -> list[str]:
+    """What differs between two nested mappings, one line per leaf: with the labels ("store", "run") "num_regions: store 36, run 12"."""
     lines = []
-    for key in [*found, *(key for key in wanted if key not in found)]:
-        left, right = found.get(key), wanted.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            shown = ["nothing" if value is None else value for value in (left, right)]
-            lines.append(f"{prefix}{key}: found {shown[0]}, asked {shown[1]}")
+    for key in [*left, *(key for key in right if key not in left)]:
+        pair = left.get(key), right.get(key)
+        if isinstance(pair[0], Mapping) and isinstance(pair[1], Mapping):
+            lines += config_diff(pair[0], pair[1], labels, f"{prefix}{key}.")
+        elif pair[0] != pair[1]:
+            shown = ["nothing" if value is None else value for value in pair]
+            lines.append(f"{prefix}{key}: {labels[0]} {shown[0]}, {labels[1]} {shown[1]}")
     return lines
 
 
-def _writable(config: DictConfig) -> DictConfig:
-    """Frozen dataclasses arrive read-only; they are only frozen once complete."""
-    OmegaConf.set_readonly(config, False)
-    for key in config:
-        if isinstance(config._get_node(key), DictConfig):
-            _writable(config[key])
-    return config
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # YAML errors come in many classes; each is a mistake in this file
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"more than {LARGEST_FILE >> 20} MB")
+        loaded = _parse_yaml(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise PipelineError(f"{path}: not readable: {error.strerror}") from error
+    except ValueError as error:
         raise PipelineError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, DictConfig):
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
         raise PipelineError(f"{path}: expected a mapping of keys to values at the top")
     return loaded
 
 
-def _parse_override(override: str) -> DictConfig:
+def _parse_yaml(text: str) -> Any:
     try:
-        return OmegaConf.from_dotlist([override])
-    except Exception as error:
-        raise PipelineError(f"{override!r}: the value is not readable as YAML: {str(error).splitlines()[0]}") from error
+        return _Loader(text).get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise ValueError(str(error) or "nested too deeply") from error
 
 
-def _merge(base: DictConfig, update: DictConfig, source: str) -> DictConfig:
-    unknown = [key for key in _leaves(update) if not _known(base, key)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], _leaves(base), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(_leaves(base))}"
-        raise PipelineError(f"{source}: unknown key {unknown[0]}{hint}")
+def _merge_override(schema: type, values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise PipelineError(f"{override!r} is not an override: expected KEY=VALUE, such as training.epochs=5")
     try:
-        merged = OmegaConf.merge(base, update)
-    except OmegaConfBaseException as error:
-        raise PipelineError(f"{source}: {str(error).splitlines()[0]}") from error
-    assert isinstance(merged, DictConfig)
-    return merged
+        value = _parse_yaml(text)
+    except ValueError as error:
+        value = error
+    hint = {dotted: hint for dotted, hint, _ in leaves(schema)}.get(key)
+    if hint in (str, str | None) and not isinstance(value, str) and (hint is str or value is not None):
+        value = text  # run=2014 is a name, not a number
+    if isinstance(value, ValueError):
+        raise PipelineError(f"{override!r}: the value is not readable as YAML: {str(value).splitlines()[0]}")
+    _set(schema, values, key.split("."), value, override)
 
 
-def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in config:
-        value = config._get_node(key)
-        nested = isinstance(value, DictConfig) and not value._is_none() and len(value) > 0
-        keys += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return keys
+def _merge(schema: type, values: dict[str, Any], update: Mapping[Any, Any], source: str, prefix: str = "") -> None:
+    """Set what a file says, key by key."""
+    hints = typing.get_type_hints(schema)
+    for key, value in update.items():
+        hint: Any = hints.get(key)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            _merge(hint, values.setdefault(key, {}), value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
+        else:
+            spelled = f"{source}: {prefix}{key}: {_shown(value)}" if key in hints else source
+            _set(schema, values, [str(key)], value, spelled, prefix)
 
 
-def _known(config: DictConfig, dotted: str) -> bool:
-    """Whether the schema has this key; below a free-form mapping (dict[str, Any]) every key is known."""
-    node: Any = config
-    for part in dotted.split("."):
-        if not isinstance(node, DictConfig):
-            return False
-        if not dataclasses.is_dataclass(OmegaConf.get_type(node)):
-            return True
-        if part not in node._content:
-            return False
-        node = node._get_node(part)
-    return True
+def _set(schema: type, values: dict[str, Any], keys: Sequence[str], value: Any, spelled: str, prefix: str = "") -> None:
+    """Check one value and put it in its place.
 
-
-def _build(merged: DictConfig, config: str | None) -> Any:
+    Args:
+        keys: of the field; a section's name comes before it, the keys of a free mapping after it.
+        spelled: what the user wrote.
+        prefix: of the sections that lead to `schema`, for messages.
+    """
+    (key, *rest), hint = keys, typing.get_type_hints(schema).get(keys[0])
+    free = typing.get_origin(hint) is dict
+    if dataclasses.is_dataclass(hint):
+        inner: Any = hint
+        if rest:
+            return _set(inner, values.setdefault(key, {}), rest, value, spelled, f"{prefix}{key}.")
+        raise PipelineError(f"{spelled}: expected one of the section's keys, such as {key}.{next(leaves(inner))[0]}")
+    if hint is None or (rest and not free):
+        raise PipelineError(f"{spelled}: {_unknown(schema, '.'.join(keys), prefix)}")
+    if rest:
+        return _set_free(values.setdefault(key, {}), rest, value, spelled)
+    field = next(field for field in dataclasses.fields(schema) if field.name == key)
     try:
-        return _with_tuples(OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise PipelineError(f"{config or 'configuration'}: {str(error).splitlines()[0]}") from error
+        converted = convert(hint, value)
+    except ValueError as error:
+        raise PipelineError(f"{spelled}: expected {error}") from None
+    if expected := refusal(field.metadata, converted):
+        raise PipelineError(f"{spelled}: expected {expected}")
+    values[key] = converted
+    return None
 
 
-def _with_tuples(config: Any) -> Any:
-    """OmegaConf hands out lists; the dataclasses say tuple."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, list):
-            changes[field.name] = tuple(value)
-        elif dataclasses.is_dataclass(value):
-            changes[field.name] = _with_tuples(value)
-    return dataclasses.replace(config, **changes)
+def _set_free(mapping: dict[str, Any], keys: Sequence[str], value: Any, spelled: str) -> None:
+    for key in keys[:-1]:
+        mapping = mapping.setdefault(key, {})
+        if not isinstance(mapping, dict):
+            raise PipelineError(f"{spelled}: {key} is a value, and has no keys")
+    mapping[keys[-1]] = value
+
+
+def _unknown(schema: type, dotted: str, prefix: str = "") -> str:
+    known = [f"{prefix}{key}" for key, _, _ in leaves(schema)]
+    near = difflib.get_close_matches(f"{prefix}{dotted}", known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key {prefix}{dotted}; {hint}"
+
+
+def _build(schema: type[T], values: Mapping[str, Any]) -> T:
+    hints = typing.get_type_hints(schema)
+    built = {
+        key: _build(hints[key], value) if dataclasses.is_dataclass(hints[key]) else value
+        for key, value in values.items()
+    }
+    return schema(**built)
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -14,6 +14,7 @@ from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, option
 from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_training_splits
 from pipeline.runs import TrainedRun, find_run, load_run
@@ -24,20 +25,26 @@ FOLD_SIZE = 1000  # images; COCO's 1K protocol
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(CommandConfig):
     """What `scan-pipeline evaluate` does."""
 
-    runs: tuple[str, ...] = ()  # run folders; none: the newest; several: an ensemble
-    features: tuple[str, ...] = ()  # stores; none: those that the run was trained on
-    captions: tuple[str, ...] = ()  # captions files; none: those of the run
-    split: str = ""  # train, dev, test or all; "": test where there is one, else dev
-    folds: int = 0  # also average over this many folds of consecutive images; 0: five for COCO's 5,000
-    bootstrap: int = 0  # samples for 95 % confidence intervals of the recalls; 0: none
-    eccv: bool = False  # also ECCV Caption and CxC, on COCO's 5K test images (extra: pip install 'scan-pipeline[eccv]')
-    html: str = ""  # page to write: recalls, rank histograms, training curves, the worst mistakes
-    latex: bool = False  # also a row for a paper's table
-    verify: bool = False  # compare with the `expected` recalls of the run's preset
-    device: str = "auto"
+    runs: tuple[str, ...] = option(
+        (), "Run folder; several are averaged as an ensemble.", flag="--run", metavar="DIR", unset="newest"
+    )
+    features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="those of the run")
+    captions: tuple[str, ...] = option((), "Captions file.", metavar="FILE", unset="those of the run")
+    split: str = option("", "train, dev, test or all.", metavar="NAME", unset="test where there is one, else dev")
+    folds: int = option(
+        0, "Also average over N folds of consecutive images; 0: 5 for COCO's 5,000.", min=0, max=100_000
+    )
+    bootstrap: int = option(
+        0, "Also 95 % intervals of the recalls from N bootstrap samples of the images.", min=0, max=100_000
+    )
+    eccv: bool = option(False, "Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
+    html: str = option("", "Also a page: recalls, ranks, training curves, the worst mistakes.", metavar="FILE")
+    latex: bool = option(False, "Also a LaTeX row.")
+    verify: bool = option(False, "Exit code 1 where rsum falls short of the preset's expected value.")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
 @dataclass(frozen=True)

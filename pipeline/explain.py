@@ -9,6 +9,7 @@ from matcher.attention import Attention
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, explain
+from pipeline.fields import CommandConfig, option
 from pipeline.pages.explanation import draw
 from pipeline.runs import find_run, load_run
 from pipeline.search import find_or_extract, fitting_stores
@@ -17,23 +18,22 @@ FORMATS = (".png", ".jpg", ".pdf", ".html")
 
 
 @dataclass(frozen=True)
-class ExplainConfig:
+class ExplainConfig(CommandConfig):
     """What `scan-pipeline explain` does."""
 
-    image: str = ""  # id of a photo in a store, or the path of one
-    caption: str = ""
-    run: str = ""  # run folder; "": the newest
-    output: str = "explanation.png"  # .png, .jpg, .pdf, or .html to hover over
-    attention: str = ""  # "t2i" or "i2t"; "": the run's own
-    features: tuple[str, ...] = ()  # stores; none: every store under features/ that fits the run
-    weights: str = ""  # detector for a photo that is in no store
-    device: str = "auto"
+    image: str = option("", "A photo of a store, or any photo.", metavar="ID|PATH", required=True)
+    caption: str = option("", "The sentence to explain the match with.", required=True)
+    run: str = option("", "Run folder.", metavar="DIR", unset="newest")
+    output: str = option("explanation.png", "A .png, .jpg or .pdf, or .html to hover over.", metavar="FILE")
+    attention: str = option("", "Direction to show.", choices=("", "t2i", "i2t"), unset="the run's")
+    features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="every store under features/ that fits")
+    weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.image or not self.caption:
             raise PipelineError("nothing to explain: give --image ID|PATH and --caption TEXT")
-        if self.attention not in ("", "t2i", "i2t"):
-            raise PipelineError(f"--attention {self.attention}: expected t2i or i2t")
         if Path(self.output).suffix not in FORMATS:
             raise PipelineError(f"--output {self.output}: expected a name that ends in {', '.join(FORMATS)}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, option
 from pipeline.inputs.captions import read_captions
 from pipeline.pages.answers import write_page
 from pipeline.pages.pictures import draw_answers
@@ -16,20 +17,23 @@ from pipeline.search import Answer, captions_for, fitting_stores, photos_for
 
 
 @dataclass(frozen=True)
-class RetrieveConfig:
+class RetrieveConfig(CommandConfig):
     """What `scan-pipeline retrieve` does."""
 
-    query: tuple[str, ...] = ()  # sentences
-    queries: str = ""  # text file of more sentences, one a line
-    image: tuple[str, ...] = ()  # ids of photos in a store, or paths of photos
-    run: str = ""  # run folder; "": the newest
-    features: tuple[str, ...] = ()  # stores to search; none: every store under features/ that fits the run
-    captions: tuple[str, ...] = ()  # captions files to search; none: those of the run
-    top: int = 10
-    weights: str = ""  # detector for a photo that is in no store; "": the usual places
-    picture: str = ""  # PNG or JPEG file to draw the photos found into
-    html: str = ""  # page to write the answers into
-    device: str = "auto"
+    query: tuple[str, ...] = option((), "Sentence to find photos for.", metavar="TEXT")
+    queries: str = option("", "Text file of more sentences, one a line.", metavar="FILE")
+    image: tuple[str, ...] = option((), "Photo to find captions for.", metavar="ID|PATH")
+    run: str = option("", "Run folder.", metavar="DIR", unset="newest")
+    features: tuple[str, ...] = option(
+        (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
+    )
+    captions: tuple[str, ...] = option((), "Captions to search.", metavar="FILE", unset="those of the run")
+    top: int = option(10, "Results per query.", min=1)
+    weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
+    picture: str = option("", "Also draw the photos found, side by side with their best regions.", metavar="FILE")
+    html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE")
+    json: bool = option(False, "Print JSON instead of a table.")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
 def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[Answer]:
@@ -41,8 +45,6 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     config = replace(config, query=(*config.query, *_read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
-    if config.top < 1:
-        raise PipelineError(f"--top {config.top}: expected at least 1")
     device = pick_device(config.device)
     run = load_run(find_run(config.run or None), device)
     collection = fitting_stores(run, config.features, say)

@@ -19,8 +19,9 @@ from matcher.checkpoint import load_model
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import BEST
 from matcher.model import SCAN
-from pipeline.config import differences, load_config, save_config
+from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, knob, option, section
 from pipeline.files import read_json, write_json
 from pipeline.store.reader import Store
 
@@ -30,18 +31,20 @@ DATA = "data.json"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(CommandConfig):
     """What `scan-pipeline train` does. The matcher's own fields are documented in `matcher/config.py`."""
 
-    features: tuple[str, ...] = ()  # store folders; none: every store under features/
-    captions: tuple[str, ...] = ()  # captions files; none: looked for beside the photos of each store
-    run: str = ""  # run folder; "": runs/ and the preset's name, or the attention and pooling
-    device: str = "auto"  # "auto" takes a GPU where there is one
-    dev_images: int = 1000  # size of the split that selects the model, as published
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: FitConfig = field(default_factory=FitConfig)
-    expected: dict[str, Any] = field(default_factory=dict)  # published recalls, for `evaluate --verify`
-    preset: str = ""  # the preset or YAML file that the fields come from; recorded by `load_config`
+    features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="every store under features/")
+    captions: tuple[str, ...] = option((), "Captions file.", metavar="FILE", unset="looked for beside the photos")
+    run: str = option("", "Run folder.", metavar="DIR", unset="runs/<preset>, or runs/<attention>_<pooling>")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    dev_images: int = knob(1000, "Size of the split that selects the model, as published.", min=1)
+    model: ModelConfig = section(ModelConfig, options=("text_encoder",))
+    training: FitConfig = section(FitConfig, options=("epochs", "batch_size"))
+    expected: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Published recalls, for evaluate --verify."}
+    )
+    preset: str = knob("", "Name of the preset; the run folder's name, where none is given.")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class TrainedRun:
             return f"features of {store.feature_dim} numbers, the run was trained on {self.model.config.feature_dim}"
         if not self.data["extraction"]:  # an imported checkpoint does not record the kind of its features
             return ""
-        changed = differences(self.data["extraction"], store.extraction)
+        changed = config_diff(store.extraction, self.data["extraction"], ("store", "run"))
         return "; ".join(changed[:3])
 
     def stores(self) -> list[Path]:
@@ -130,7 +133,7 @@ def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
     """
     path = folder / DATA
     if path.is_file():
-        changed = differences(read_json(path, "a run's identity"), identity)
+        changed = config_diff(read_json(path, "a run's identity"), identity, ("run", "asked"))
         if changed:
             raise PipelineError(
                 f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",

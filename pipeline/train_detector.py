@@ -8,7 +8,7 @@ detectors/vg_r101_8gpu/
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, knob, option, section
 from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
@@ -46,24 +47,28 @@ CLASS_LAYERS = {  # layers with a row for every class
 
 
 @dataclass(frozen=True)
-class TrainDetectorConfig:
+class TrainDetectorConfig(CommandConfig):
     """What `scan-pipeline train-detector` does. Network and recipe are documented in `detector/config.py`."""
 
-    visual_genome: str = ""  # folder of Visual Genome's JSON files and photos
-    coco: str = ""  # or: COCO's folder, with annotations/instances_*.json
-    images: tuple[str, ...] = ()  # folders of Visual Genome's photos; none: VG_100K and VG_100K_2 in its folder
-    held_out: tuple[str, ...] = ()  # files of the COCO images that must not be trained on, such as dataset_coco.json
-    objects: str = ""  # vocabulary file; "": the 1600 of Visual Genome (COCO: its categories)
-    attributes: str = ""  # vocabulary file; "": the 400 of Visual Genome; "none": no attributes (COCO: none)
-    evaluation_images: int = 5000  # at most so many of those held out
-    init: str = "imagenet"  # ImageNet's from the hub, a file, a hub name, or "none"
-    run: str = ""  # run folder; "": detectors/ and the preset's name, or the annotations'
-    device: str = "auto"  # "auto" takes a GPU where there is one
-    workers: int = 2  # processes that read images, for every process that trains
-    evaluate_only: bool = False  # judge the run's detector, or that of --init, and stop
-    network: DetectorConfig = field(default_factory=DetectorConfig)  # num_objects and num_attributes: the vocabularies'
-    training: DetectorFitConfig = field(default_factory=DetectorFitConfig)
-    preset: str = ""  # the preset or YAML file that the fields come from; recorded by `load_config`
+    visual_genome: str = option("", "Visual Genome's JSON files, and its photos in VG_100K*.", metavar="DIR")
+    coco: str = option("", "Instead: COCO, with annotations/instances_train*.json and its photos.", metavar="DIR")
+    images: tuple[str, ...] = option((), "Folder of Visual Genome's photos, if they are elsewhere.", metavar="DIR")
+    held_out: tuple[str, ...] = option(
+        (), "COCO images not to train on: dataset_coco.json, captions, or ids.", metavar="FILE"
+    )
+    objects: str = option(
+        "", "Classes, one a line, synonyms after commas.", metavar="FILE", unset="Visual Genome's 1600; COCO: its own"
+    )
+    attributes: str = option("", "As --objects.", metavar="FILE|none", unset="Visual Genome's 400; COCO: none")
+    init: str = option("imagenet", "Network to start from; imagenet: a ResNet from the hub.", metavar="FILE|NAME|none")
+    run: str = option("", "Run folder.", metavar="DIR", unset="detectors/<preset>")
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    workers: int = option(2, "Processes that read images, for every process that trains.", min=0, max=1000)
+    evaluate_only: bool = option(False, "Evaluate the run, or --init, on the held-out images, and stop.")
+    evaluation_images: int = knob(5000, "At most so many of those held out.", min=1)
+    network: DetectorConfig = section(DetectorConfig)  # num_objects and num_attributes: the vocabularies'
+    training: DetectorFitConfig = section(DetectorFitConfig, options=("steps", "batch_size"))
+    preset: str = knob("", "Name of the preset; the run folder's name, where none is given.")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.demo.picture import draw_demo
 from pipeline.demo.world import World, write_world
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, option
 
 QUERIES, QUERIED_SCENES, QUERY_WORDS = 3, 60, 9  # sentences, of the first so many held-out scenes, of so many words
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
@@ -23,13 +24,13 @@ TIMES_CHANCE, OBJECT_AP = 10, 50.0  # what held-out scenes have to reach
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(CommandConfig):
     """What `scan-pipeline demo` does."""
 
-    output: str = "demo"  # folder of everything
-    quick: bool = False  # fewer scenes and steps
-    seed: int = 0  # of the world
-    device: str = "auto"
+    output: str = option("demo", "Folder for everything.", metavar="DIR")
+    quick: bool = option(False, "Two minutes instead of ten, at lower quality.")
+    seed: int = option(0, "Of the world that is drawn.", min=0, max=2**32 - 1)
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
 @dataclass(frozen=True)

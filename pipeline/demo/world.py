@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from pipeline.config import differences
+from pipeline.config import config_diff
 from pipeline.demo import annotations
 from pipeline.demo.drawing.scene import draw_scene
 from pipeline.demo.scenes import Scene, make_scene, stream
@@ -118,7 +118,7 @@ def _claim(world: World) -> None:
         write_json(path, wanted)
         return
     try:
-        changed = differences(json.loads(path.read_text()), wanted)
+        changed = config_diff(json.loads(path.read_text()), wanted, ("found", "asked"))
     except (ValueError, AttributeError) as error:
         raise PipelineError(f"{path}: damaged ({error}); delete {world.folder} and draw it again") from error
     if changed:

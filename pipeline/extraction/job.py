@@ -11,45 +11,56 @@ from tqdm import tqdm
 from detector.pending import Pending
 from detector.preprocess import InputSettings, PreparedImage
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, knob, option
 from pipeline.store.plan import PlannedShard
 
 
 @dataclass(frozen=True)
-class ExtractConfig:
+class ExtractConfig(CommandConfig):
     """What `scan-pipeline extract` does."""
 
-    images: tuple[str, ...] = ()  # folders of photos, searched recursively
-    output: str = ""  # store folder; "": features/ and the name of the last image folder
-    weights: str = ""  # detector weights, a file or a hub name; "": the usual places
-    selection: str = "caffe"  # "caffe" (what SCAN's features were made with) or "maxclass" (airsplay, LXMERT)
-    num_regions: int = 36  # K, regions kept per photo
-    dtype: str = "float16"  # of the stored features: float16 or float32
-    device: str = "auto"  # "auto" takes a GPU where there is one
-    # Of the network's convolutions: float32, bf16 or fp16. Features of the same box differ by 0.3 % or 0.04 %, and near ties
-    # are decided otherwise, so they are other features. For GPUs: CPUs without such arithmetic take many times longer.
-    precision: str = "float32"
-    batch_size: int = 8  # photos per call of the detector
-    workers: int = 2  # decoding processes; 0 decodes in the main process
-    limit: int = 0  # only the first so many photos; 0: all
-    shard_size: int = 64  # photos per shard, 9 MB at 36 x 2048 float16; as many are lost when killed
-    retry_failures: bool = False  # extract the shards with failed photos again
-    share: str = ""  # "0/4": this job does the first of four parts of the shards, say an array job's; "": all of them
-    engine: str = "local"  # "local": this process; "ray": workers of a Ray cluster
-    ray_address: str = ""  # HOST:PORT; "": the cluster of this machine, else one for this run; "auto", "local": only the former, latter
-    ray_workers: int = 0  # detectors at work at once; 0: one for every GPU, or for every machine where there are none
-    detector: dict[str, Any] = field(default_factory=dict)  # fields of DetectorConfig, such as min_size
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float16", "float32"):
-            raise PipelineError(f"dtype {self.dtype!r}: expected float16 or float32")
-        if self.precision not in ("float32", "bf16", "fp16"):
-            raise PipelineError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
-        if self.engine not in ("local", "ray"):
-            raise PipelineError(f"engine {self.engine!r}: expected local or ray")
-        counts = {"batch_size": 1, "shard_size": 1, "num_regions": 1, "workers": 0, "limit": 0, "ray_workers": 0}
-        for name, least in counts.items():
-            if getattr(self, name) < least:
-                raise PipelineError(f"{name} {getattr(self, name)}: expected at least {least}")
+    images: tuple[str, ...] = option((), "Folder of photos, searched recursively.", metavar="DIR")
+    output: str = option("", "Store to write.", metavar="DIR", unset="features/<name of the last folder>")
+    weights: str = option(
+        "",
+        "Detector weights: a file of any known layout, or a hub name.",
+        metavar="FILE|NAME",
+        unset="the usual places",
+    )
+    # caffe is what SCAN's features were made with; maxclass is airsplay's and LXMERT's
+    selection: str = option("caffe", "How regions are chosen.", choices=("caffe", "maxclass"))
+    num_regions: int = option(36, "Regions per photo.", min=1, max=1000)
+    dtype: str = option("float16", "Type of the stored features.", choices=("float16", "float32"))
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    # Features of the same box differ by 0.3 % or 0.04 %, and near ties are decided otherwise, so they are other features.
+    # CPUs without such arithmetic take many times longer.
+    precision: str = option(
+        "float32", "Of the convolutions; the others are for GPUs.", choices=("float32", "bf16", "fp16")
+    )
+    batch_size: int = option(8, "Photos per forward pass.", min=1, max=10_000)
+    workers: int = option(2, "Decoding processes; 0 decodes in the main process.", min=0, max=1000)
+    limit: int = option(0, "Only the first N photos; 0: all.", min=0)
+    shard_size: int = knob(
+        64, "Photos per shard, 9 MB at 36 x 2048 float16; as many are lost when killed.", min=1, max=100_000
+    )
+    retry_failures: bool = option(False, "Try again the photos that failed before.")
+    share: str = knob(
+        "", "0/4: this job does the first of four parts of the shards, say an array job's; empty: all of them."
+    )
+    engine: str = option("local", "What does the work: this process, or a Ray cluster.", choices=("local", "ray"))
+    ray_address: str = knob(
+        "",
+        "HOST:PORT; empty: the cluster of this machine, else one for this run; auto or local: only the former or latter.",
+    )
+    ray_workers: int = knob(
+        0,
+        "Detectors at work at once; 0: one for every GPU, or for every machine where there are none.",
+        min=0,
+        max=100_000,
+    )
+    detector: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Fields of DetectorConfig, such as detector.min_size=300."}
+    )
 
 
 class Extractor(Protocol):

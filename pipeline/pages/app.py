@@ -23,6 +23,7 @@ from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import explain
 from pipeline.extraction.detectors import extractor_like
+from pipeline.fields import CommandConfig, option
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.photos import decode_image
 from pipeline.pages.explanation import attention_data
@@ -50,15 +51,17 @@ POLICY = (
 
 
 @dataclass(frozen=True)
-class AppConfig:
+class AppConfig(CommandConfig):
     """What `scan-pipeline app` does."""
 
-    run: str = ""  # run folder; "": the newest
-    features: tuple[str, ...] = ()  # stores to search; none: every store under features/ that fits
-    weights: str = ""  # detector for uploaded photos
-    host: str = "127.0.0.1"  # this machine alone
-    port: int = 7860
-    device: str = "auto"
+    run: str = option("", "Run folder.", metavar="DIR", unset="newest")
+    features: tuple[str, ...] = option(
+        (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
+    )
+    weights: str = option("", "Detector for uploaded photos.", metavar="FILE|NAME")
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    port: int = option(7860, "Port to listen on.", min=1, max=65535)
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
     @property
     def local(self) -> bool:

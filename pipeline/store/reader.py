@@ -220,7 +220,7 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
     Raises:
         PipelineError: none given, a store without images, or stores whose features cannot be mixed.
     """
-    from pipeline.config import differences
+    from pipeline.config import config_diff
 
     stores = [open_store(path) for path in paths]
     if not stores:
@@ -230,7 +230,8 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
             raise PipelineError(f"{store.path}: holds no image yet; run its extraction again, it continues")
         first = stores[0]
         keys = ("num_regions", "feature_dim", "extraction")
-        changed = differences({k: first.manifest.get(k) for k in keys}, {k: store.manifest.get(k) for k in keys})
+        kinds = [{key: one.manifest.get(key) for key in keys} for one in (first, store)]
+        changed = config_diff(kinds[0], kinds[1], (str(first.path), str(store.path)))
         if changed:
             raise PipelineError(
                 f"{store.path} and {first.path}: their features cannot be mixed ({'; '.join(changed[:3])}); "

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from detector.regions import Regions
-from pipeline.config import differences
+from pipeline.config import config_diff
 from pipeline.errors import PipelineError
 from pipeline.files import disk_errors, locked, remove_abandoned, rename, replacing, temporary_file, write_json
 from pipeline.store.format import (
@@ -77,7 +77,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     with locked(folder):
         remove_abandoned(folder)
         if (folder / MANIFEST).is_file():
-            changed = differences(identity(read_manifest(folder)), identity(complete))
+            changed = config_diff(identity(read_manifest(folder)), identity(complete), ("store", "asked"))
             if changed:
                 raise PipelineError(
                     f"{folder}: holds features made with other settings ({'; '.join(changed[:4])})",
@@ -188,7 +188,7 @@ def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int
     """
     with locked(folder):
         if (folder / MANIFEST).is_file():
-            changed = differences(identity(read_manifest(folder)), identity(manifest))
+            changed = config_diff(identity(read_manifest(folder)), identity(manifest), ("store", "asked"))
             if changed:
                 raise PipelineError(f"{folder}: has become another store meanwhile ({changed[0]})")
         shards, images, failures = 0, 0, []

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from matcher.vocabulary import SPECIAL
+from pipeline.pages.pictures import WIDTH
 from pipeline.store.reader import open_store
 from tests.matcher.test_original import write as write_original
 from tests.photos import write_photos
@@ -46,7 +47,7 @@ def test_retrieve_as_json_and_picture(inside: Path) -> None:
     assert [hit["rank"] for hit in answers[0]["hits"]] == [1, 2, 3]
     assert Path(answers[0]["hits"][0]["path"]).is_file()
     picture = cv2.imread("hits.png")
-    assert picture.shape[1] == 3 * 240
+    assert picture.shape[1] == WIDTH
     assert len(np.unique(picture)) > 20
 
 
@@ -148,7 +149,7 @@ def test_the_same_command_continues_and_another_configuration_is_refused(inside:
     assert again.exit_code == 0, again.output
     other = scan("train", "--run", "runs/t2i_mean", *SMALL_TRAINING, "training.margin=0.3")
     assert other.exit_code == 2
-    assert "config.training.margin: found 0.2, asked 0.3" in other.output
+    assert "config.training.margin: run 0.2, asked 0.3" in other.output
     repeated = scan("train", "--config", "runs/t2i_mean/config.yaml")  # the resolved configuration repeats the run
     assert repeated.exit_code == 0, repeated.output
     assert "runs/t2i_mean: best dev rsum" in repeated.output
@@ -181,7 +182,7 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("extract --images coco/train2014 --weights none.pth", "--weights none.pth: no such file, nor a hub name"),
         ("extract --images coco/train2014 detector.depth=50", "detector.depth: cannot be set here"),
         ("extract --images coco/train2014 numregions=3", "unknown key numregions; did you mean num_regions?"),
-        ("extract --images coco/train2014 --num-regions 7", "num_regions: found 6, asked 7"),
+        ("extract --images coco/train2014 --num-regions 7", "num_regions: store 6, asked 7"),
         ("extract --images coco/train2014 --device cuda:99", "--device cuda:99: not available here"),
         ("inspect coco", "coco: not a feature store (no manifest.json)"),
         ("train --config f30k_t2i", "presets are: coco_i2t_avg"),
@@ -189,13 +190,16 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("train --captions nowhere.json", "nowhere.json: captions not readable"),
         ("train --captions coco/train2014/COCO_train2014_000000000003.jpg", "captions not readable"),
         ("train training.epochs=many", "training.epochs=many: "),
-        ("train model.attention=both", "attention 'both': expected one of t2i, i2t"),
+        ("train model.attention=both", "model.attention=both: expected one of t2i, i2t"),
         ("evaluate --run nowhere", "nowhere: has no best.safetensors; expected a run folder"),
         ("evaluate --split test", "--split test: the data has no such split; it has dev, train"),
         ("retrieve", 'nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH'),
         ("retrieve --query dog --top 0", "--top 0: expected at least 1"),
         ("retrieve --image unknown.jpg", "--image unknown.jpg: neither an image of the stores searched nor a file"),
-        ("retrieve --query dog --picture x.txt", "--picture x.txt: not a picture file"),
+        (
+            "retrieve --query dog --picture x.txt",
+            "--picture x.txt: not a picture format; expected a name that ends in .png or .jpg",
+        ),
         ("import-features nowhere", "nowhere: not there; expected a folder with SPLIT_ims.npy files"),
         ("convert-weights nowhere.pth x.safetensors", "nowhere.pth: no such weights file"),
         ("convert-weights coco/annotations/captions_train2014.json x.safetensors", "not a weights file, or damaged"),

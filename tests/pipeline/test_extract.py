@@ -169,11 +169,11 @@ def test_other_settings_in_the_same_folder_are_refused(photos: Path, small_weigh
     settings = config(photos, weights=str(small_weights), num_regions=4, device="cpu")
     run(settings, progress=False)
     for change, message in (
-        ({"num_regions": 5}, "num_regions: found 4, asked 5"),
-        ({"selection": "maxclass"}, "extraction.selection: found caffe, asked maxclass"),
-        ({"dtype": "float32"}, "dtype: found float16, asked float32"),
-        ({"detector": {"min_size": 64}}, "extraction.detector.min_size: found 96, asked 64"),
-        ({"precision": "bf16"}, "extraction.precision: found float32, asked bf16"),
+        ({"num_regions": 5}, "num_regions: store 4, asked 5"),
+        ({"selection": "maxclass"}, "extraction.selection: store caffe, asked maxclass"),
+        ({"dtype": "float32"}, "dtype: store float16, asked float32"),
+        ({"detector": {"min_size": 64}}, "extraction.detector.min_size: store 96, asked 64"),
+        ({"precision": "bf16"}, "extraction.precision: store float32, asked bf16"),
     ):
         with pytest.raises(PipelineError, match=message):
             run(dataclasses.replace(settings, **change), progress=False)
@@ -331,8 +331,8 @@ def test_one_photo_later_gets_the_same_regions(photos: Path, small_weights: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "int8"}, "expected float16 or float32"),
-        ({"precision": "int8"}, "precision 'int8': expected float32, bf16 or fp16"),
+        ({"dtype": "int8"}, "expected one of float16, float32"),
+        ({"precision": "int8"}, "precision 'int8': expected one of float32, bf16, fp16"),
         ({"batch_size": 0}, "batch_size 0: expected at least 1"),
         ({"workers": -1}, "workers -1: expected at least 0"),
     ],

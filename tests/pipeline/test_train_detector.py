@@ -163,10 +163,10 @@ def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (["training.learning_rate=1e-4"], "config.training.learning_rate: found 0.001, asked 0.0001"),
-        (["--steps", "7"], "config.training.steps: found 6, asked 7"),
-        (["--attributes", "none"], "config.attributes: found attributes.txt, asked none"),
-        (["--init", "wide.safetensors"], "network.width: found 16, asked 24"),
+        (["training.learning_rate=1e-4"], "config.training.learning_rate: run 0.001, asked 0.0001"),
+        (["--steps", "7"], "config.training.steps: run 6, asked 7"),
+        (["--attributes", "none"], "config.attributes: run attributes.txt, asked none"),
+        (["--init", "wide.safetensors"], "network.width: run 16, asked 24"),
     ],
 )
 def test_a_run_with_other_settings_is_refused(inside: Path, change: list[str], found: str) -> None:
@@ -252,7 +252,7 @@ def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyP
         (command("--init", "none", "training.norm=BN"), "training.frozen_stages 2: from scratch"),
         (command(*SCRATCH, "training.precision=fp16"), "training.precision fp16: needs a CUDA device, found cpu"),
         (command(*SCRATCH, "training.norm=SyncBN"), "training.norm SyncBN: is for several CUDA processes"),
-        (command(*SCRATCH, "training.steps=0"), "training.steps 0: expected at least 1"),
+        (command(*SCRATCH, "training.steps=0"), "training.steps=0: expected at least 1"),
         (command("--init", "gone.pth"), "--init gone.pth: no such file, nor a hub name"),
         (command("--init", "objects.txt"), "objects.txt: not a weights file, or damaged"),
         (["train-detector", *TINY], "name the annotations with --visual-genome DIR or, instead, --coco DIR"),

@@ -75,7 +75,7 @@ def test_photos_that_a_worker_cannot_see_are_no_failures(settings: ExtractConfig
 def test_a_worker_with_another_detector_is_refused(settings: ExtractConfig, begun: tuple[Path, list]) -> None:
     store, plan = begun
     other = dataclasses.replace(settings, detector={"min_size": 64})
-    with pytest.raises(PipelineError, match=r"on .*extraction\.detector\.min_size: found 96, asked 64"):
+    with pytest.raises(PipelineError, match=r"on .*extraction\.detector\.min_size: store 96, asked 64"):
         list(ShardWorker(other).extract(store, 0, plan))
 
 

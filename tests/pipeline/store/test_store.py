@@ -147,9 +147,9 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "float16"}, "dtype: found float32, asked float16"),
-        ({"extraction": {"imported": "by foot"}}, "extraction.imported: found by hand, asked by foot"),
-        ({"image_roots": ["/other"]}, "images: found"),
+        ({"dtype": "float16"}, "dtype: store float32, asked float16"),
+        ({"extraction": {"imported": "by foot"}}, "extraction.imported: store by hand, asked by foot"),
+        ({"image_roots": ["/other"]}, "images: store"),
     ],
 )
 def test_other_features_in_the_same_folder_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
