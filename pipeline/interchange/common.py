@@ -31,6 +31,10 @@ CLASS_COLUMNS = (
 )
 
 
+MAX_EXPANSION = 100  # times the size of a file
+SMALL = 1 << 26  # bytes that are read from any file
+
+
 @dataclass(frozen=True)
 class ImportOptions:
     """What a user may say about a foreign file."""
@@ -97,6 +101,8 @@ def make_row(
     Raises:
         PipelineError: arrays of other shapes, no numbers, or numbers that are not finite.
     """
+    if not is_valid_id(image_id):
+        raise PipelineError(f"{where}: an image id that is not valid text")
     if features.ndim != 2 or not features.size:
         raise PipelineError(f"{where}: features of shape {features.shape}; expected (regions, numbers)")
     count = len(features)
@@ -110,8 +116,9 @@ def make_row(
             raise PipelineError(f"{where}: {name} of shape {array.shape}; expected {shape}")
         if array.dtype.kind not in "fiu":
             raise PipelineError(f"{where}: {name} of type {array.dtype}; expected numbers")
-        if not np.isfinite(array).all():
-            raise PipelineError(f"{where}: {name} that are not finite numbers")
+        with np.errstate(over="ignore"):  # a store holds float32 at most
+            if not np.isfinite(array.astype(np.float32)).all():
+                raise PipelineError(f"{where}: {name} that are not finite numbers of float32")
     if has_classes:
         _check_classes(where, found)
     if not all(0 <= side < 2**31 for side in size):
@@ -134,7 +141,7 @@ def _check_classes(where: str, found: Mapping[str, np.ndarray]) -> None:
 
     config = DetectorConfig()
     for name, limit in {"object_ids": config.num_objects, "attribute_ids": config.num_attributes}.items():
-        if not (found[name].min() >= 0 and found[name].max() < limit):
+        if not (found[name].min() >= 0 and found[name].max() < limit and (found[name] % 1 == 0).all()):
             raise PipelineError(
                 f"{where}: {name} from {found[name].min()} to {found[name].max()}; expected Visual Genome's, 0 to {limit - 1}"
             )
@@ -170,7 +177,7 @@ def rows_of(store: Store, progress: bool) -> Iterator[tuple[str, Regions]]:
 def shards_of(store: Store, rows: np.ndarray, progress: bool) -> Iterator[tuple[Shard, int]]:
     """Rows of a store, each as its shard and the row in it, with a bar.
 
-    A shard is opened anew and let go of when another is needed: the store's own memory maps would stay until the end.
+    A shard is opened anew and closed when another is needed: the store's own memory maps would stay until the end.
     """
     starts = np.cumsum([0, *map(len, store.shards)])
     shard: Shard | None = None
@@ -196,15 +203,20 @@ def check_ids(image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str
     """
     for image_id in image_ids:
         reason = "it holds a NUL character" if "\0" in image_id else cannot_hold(image_id)
-        try:
-            if id_from_bytes(id_to_bytes(image_id)) != image_id:
-                reason = "it is not valid text"
-        except UnicodeEncodeError:
+        if not is_valid_id(image_id):
             reason = "it is not valid text"
         if reason:
             raise PipelineError(
                 f"{target}: cannot hold the image id {image_id!r}: {reason}; rename the photo, or choose another --format"
             )
+
+
+def is_valid_id(image_id: str) -> bool:
+    """Whether an id survives being written: a lone surrogate, which JSON can hold, does not."""
+    try:
+        return id_from_bytes(id_to_bytes(image_id)) == image_id
+    except UnicodeEncodeError:
+        return False
 
 
 def id_to_bytes(image_id: str) -> bytes:
@@ -280,3 +292,20 @@ def load_array(path: Path, dimensions: int | None) -> np.ndarray[Any, Any]:
     if dimensions is not None and array.ndim != dimensions:
         raise PipelineError(f"{path}: array of shape {array.shape}; expected (images, regions, numbers)")
     return array
+
+
+def check_expansion(path: Path, declared: int, size: int) -> None:
+    """Refuse a file that would become far more than it holds: sparse, or made to fill a disk or the memory.
+
+    Args:
+        path: for the error.
+        declared: bytes of the arrays that would be read.
+        size: bytes on disk.
+
+    Raises:
+        PipelineError: more than 100 times as much. Features compress to a tenth at best.
+    """
+    if declared > MAX_EXPANSION * size + SMALL:
+        raise PipelineError(
+            f"{path}: declares arrays of {declared:,} bytes, and is a file of {size:,}; expected features that were written"
+        )

@@ -35,6 +35,7 @@ from pipeline.interchange.common import (
     ImportOptions,
     Row,
     Source,
+    check_expansion,
     check_ids,
     class_arrays,
     id_from_bytes,
@@ -48,6 +49,8 @@ from pipeline.interchange.common import (
 from pipeline.store.reader import Store
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+DATASETS = ("image_features", "image_bb", "pos_boxes", "image_ids", "image_h", "image_w",
+            *(theirs for theirs, _, _ in CLASS_COLUMNS))  # fmt: skip
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
 IDS_WANTED = (
     "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
@@ -65,7 +68,9 @@ def read(source: Path, options: ImportOptions) -> Source:
     with _open(source) as file:
         if "image_features" not in file:
             raise PipelineError(f"{source}: holds {', '.join(file) or 'nothing'}; expected image_features")
+        _refuse_other_files(source, file)
         ranges = _ranges(source, file)
+        _check_size(source, file, ranges)
         ids = _ids(source, file, options.ids, len(ranges))
     return Source("VQA HDF5", source.stem, _rows(source, ranges, ids, options), len(ids))
 
@@ -148,6 +153,36 @@ def _open(path: Path) -> Iterator[Any]:
         raise PipelineError(f"{path}: damaged or not HDF5 ({error}); copy or download it again") from error
 
 
+def _refuse_other_files(source: Path, file: Any) -> None:
+    """Only datasets that lie in this file are read: a link, external storage or a virtual dataset names any file of the machine."""
+    h5py = _h5py()
+    for name in DATASETS:
+        link = file.get(name, getlink=True)
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise PipelineError(
+                f"{source}: {name} is a link; expected a dataset in this file", "write it into one file"
+            )
+        found = file.get(name)
+        if found is None:
+            continue
+        if not isinstance(found, h5py.Dataset):
+            raise PipelineError(f"{source}: {name} is a {type(found).__name__.lower()}; expected a dataset")
+        if found.external or found.is_virtual:
+            raise PipelineError(
+                f"{source}: {name} is stored in other files; expected a dataset in this file", "write it into one file"
+            )
+
+
+def _check_size(source: Path, file: Any, ranges: np.ndarray) -> None:
+    """Refuse datasets of more than was written, and images that share their regions a hundred times over."""
+    held = [file[name] for name in DATASETS if name in file]
+    declared = sum(dataset.size * dataset.dtype.itemsize for dataset in held)
+    features = file["image_features"]
+    per_row = features.size * features.dtype.itemsize // max(features.shape[0], 1)
+    total = int((ranges[:, 1] - ranges[:, 0]).sum()) * per_row
+    check_expansion(source, max(declared, total), source.stat().st_size)
+
+
 def _ranges(source: Path, file: Any) -> np.ndarray:
     """First region of every image, and the one after its last: (N, 2); for (N, K, D), rows 0..N as if K were 1."""
     features = file["image_features"]
@@ -174,6 +209,9 @@ def _ids(source: Path, file: Any, named: str | None, count: int) -> list[str]:
     if named:
         ids = _ids_from(Path(named), count)
     elif "image_ids" in file:
+        shape = file["image_ids"].shape
+        if shape != (count,):
+            raise PipelineError(f"{source}: image_ids of shape {shape}; expected {count} ids for {count} images")
         ids = [id_from_bytes(value) if isinstance(value, bytes) else str(value) for value in file["image_ids"][()]]
     else:
         raise PipelineError(f"{source}: holds no image_ids; {IDS_WANTED}")
@@ -199,7 +237,7 @@ def _ids_from(path: Path, count: int) -> list[str]:
         if not isinstance(content, list) or not all(isinstance(value, (str, int)) for value in content):
             raise ValueError("expected a list of ids, or an object id -> row")
         return [str(value) for value in content]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise PipelineError(f"{path}: not readable as image ids ({error})") from error
 
 
@@ -211,7 +249,7 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], options: ImportOptio
         arrays = {"features": "image_features", **({"boxes": "image_bb"} if "image_bb" in file else {}), **found}
         total = file["image_features"].shape[0]
         for theirs in arrays.values():
-            shape: tuple[int, ...] = getattr(file[theirs], "shape", ())  # a group has none
+            shape: tuple[int, ...] = file[theirs].shape
             if shape[:1] != (total,):
                 raise PipelineError(f"{source}: {theirs} of shape {shape}; expected {total} rows")
         sizes = [file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in ("image_h", "image_w")]

@@ -11,6 +11,7 @@ their ids. Source: `utils/extract_utils.py` of MILVLG/bottom-up-attention.pytorc
 """
 
 import hashlib
+import math
 import os
 import zipfile
 import zlib
@@ -28,6 +29,7 @@ from pipeline.interchange.common import (
     ImportOptions,
     Row,
     Source,
+    check_expansion,
     check_ids,
     class_arrays,
     make_row,
@@ -39,7 +41,9 @@ from pipeline.store.reader import Store
 
 SUFFIX = ".npz"
 UNFINISHED = ".unfinished.json"  # in the target until the export is whole
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
+              TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
+ARRAYS = {"x", "bbox", "num_bbox", "image_h", "image_w", *(theirs for theirs, _, _ in CLASS_COLUMNS)}
 
 
 def read(source: Path, options: ImportOptions) -> Source:
@@ -55,7 +59,7 @@ def read(source: Path, options: ImportOptions) -> Source:
         raise PipelineError(f"{source}: no {SUFFIX} file found; expected one an image")
     names = sorted(files)
     notes = []
-    if "info" in _load(files[names[0]]):
+    if "info" in _load(files[names[0]])[1]:
         notes.append(
             "`info` of the .npz files (objects and attributes) is left out: it is a pickle, which can run code"
         )
@@ -87,22 +91,40 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     return notes
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; for a pickled one, an empty array in its place."""
+def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a file that this module knows, and the names of all. No other is decompressed, nor is one that is too large."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with archive:
-            return {name: np.empty(0) if name == "info" else archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            known = {name: member for name, member in members.items() if name in ARRAYS}
+            declared = sum(_declared_size(archive, member) for member in known.values())
+            check_expansion(path, declared, path.stat().st_size)
+            arrays = {}
+            for name, member in known.items():
+                with archive.open(member) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+            return arrays, sorted(members)
+    except PipelineError:
+        raise
     except UNREADABLE as error:
-        raise PipelineError(f"{path}: not readable as .npz ({error}); make it again, or take it out") from error
+        raise PipelineError(f"{path}: not readable as .npz ({error})", "make it again, or take it out") from error
+
+
+def _declared_size(archive: zipfile.ZipFile, member: str) -> int:
+    """Bytes of an array, from its header."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if any(side < 0 for side in shape):
+        raise ValueError(f"an array of shape {shape}")
+    return math.prod(shape) * dtype.itemsize
 
 
 def _row(name: str, path: Path, images: str | None) -> Row:
-    arrays = _load(path)
+    arrays, members = _load(path)
     if "x" not in arrays:
-        raise PipelineError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected x, the features")
+        raise PipelineError(f"{path}: holds {', '.join(members) or 'nothing'}; expected x, the features")
     features, boxes = arrays["x"], arrays.get("bbox")
     if boxes is not None and features.shape[::-1][:1] == boxes.shape[:1] != features.shape[:1]:
         features = features.T
@@ -112,9 +134,7 @@ def _row(name: str, path: Path, images: str | None) -> Row:
         raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
     classes = {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
     if classes and len(classes) != len(CLASS_COLUMNS):
-        raise PipelineError(
-            f"{path}: holds {', '.join(sorted(arrays))}; expected all of objects and attributes, or none"
-        )
+        raise PipelineError(f"{path}: holds {', '.join(members)}; expected all of objects and attributes, or none")
     size = (_integer(arrays, "image_h", path, 0), _integer(arrays, "image_w", path, 0))
     image_id, photo = name_of_photo(name, images)
     return make_row(str(path), image_id, features, boxes=boxes, classes=classes or None, size=size, path=photo)

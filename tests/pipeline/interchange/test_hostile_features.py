@@ -1,0 +1,64 @@
+"""Feature files that would fill the memory or the disk, or read other files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.interchange.convert import import_any
+
+h5py = pytest.importorskip("h5py")
+FEATURES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def test_an_unused_array_of_an_npz_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "n"
+    folder.mkdir()
+    np.savez(folder / "a.npz", x=FEATURES[0], other=np.zeros(7))
+    read = np.lib.format.read_array
+
+    def only_features(*arguments: object, **options: object) -> np.ndarray:
+        found = read(*arguments, **options)  # type: ignore[arg-type]
+        assert found.shape == (3, 4)
+        return found
+
+    monkeypatch.setattr(np.lib.format, "read_array", only_features)
+    assert import_any(folder, output=str(tmp_path / "s"), progress=False).image_ids == ["a"]
+
+
+def test_an_npz_of_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "n"
+    folder.mkdir()
+    np.savez_compressed(folder / "a.npz", x=np.zeros((36, 1 << 20), np.float32))
+    with pytest.raises(PipelineError, match=r"a\.npz: declares arrays of 150,994,944 bytes"):
+        import_any(folder, output=str(tmp_path / "s"), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "sparse", "group"])
+def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as other:
+        other["image_features"] = FEATURES
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["image_ids"] = np.array([b"a", b"b"], dtype=object)
+        if kind == "external link":
+            file["image_features"] = h5py.ExternalLink("secret.h5", "image_features")
+        elif kind == "soft link":
+            file["image_features"] = h5py.SoftLink("/image_ids")
+        elif kind == "external storage":
+            external = [(str(tmp_path / "secret.bin"), 0, 96)]
+            file.create_dataset("image_features", (2, 3, 4), "f4", external=external)
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((2, 3, 4), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "image_features", (2, 3, 4))
+            file.create_virtual_dataset("image_features", layout)
+        elif kind == "sparse":
+            file.create_dataset("image_features", (2, 36, 1 << 20), "f4", chunks=(1, 1, 1024))
+        else:
+            file.create_group("image_features")
+    message = {"sparse": "declares arrays of", "group": "is a group", "external storage": "stored in other files"}
+    expected = {**message, "virtual": "stored in other files"}.get(kind, "image_features is a link")
+    with pytest.raises(PipelineError, match=expected):
+        import_any(path, output=str(tmp_path / "s"), progress=False)
+    assert not (tmp_path / "s").exists()
