@@ -247,7 +247,7 @@ def test_names_in_imported_features_stay_inside_the_photo_folder(tmp_path: Path,
     photos = str(tmp_path / "photos")
     store = import_any(tmp_path, split="x", output=str(tmp_path / "s"), images=photos)
     assert store.image_path(0) is None
-    assert store.image_size(0) == (0, 0)  # not even looked at
+    assert store.regions(0).image_size == (0, 0)  # not even looked at
     (tmp_path / "x.tsv").write_bytes(targets.small_tsv().replace(b"7\t", f"{name}\t".encode(), 1))
     store = import_any(tmp_path / "x.tsv", output=str(tmp_path / "t"), images=photos)
     assert store.image_path(0) is None
