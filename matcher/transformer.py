@@ -40,6 +40,7 @@ class WordPieces:
         self._tokenizer.enable_truncation(min(limit or 512, 512) - 2)  # RoBERTa counts positions from 2
         self.encoder = dict(encoder)
         self.weights_sha256 = weights_sha256  # of a frozen encoder
+        self._unknown = json.loads(tokenizer)["model"].get("unk_token")  # None: every byte has a piece
 
     @classmethod
     def from_pretrained(cls, name: str, *, frozen: bool = False) -> "WordPieces":
@@ -65,6 +66,17 @@ class WordPieces:
     def tokens(self, caption: str) -> list[str]:
         """The word pieces that `encode` has ids for, for showing them."""
         return list(self._tokenizer.encode(caption).tokens)
+
+    def known(self, caption: str) -> list[str]:
+        """The word pieces that spell a caption, punctuation and marks apart."""
+        pieces = self.tokens(caption)[1:-1]
+        return [piece for piece in pieces if piece != self._unknown and any(map(str.isalnum, piece))]
+
+    def unknown(self, caption: str) -> dict[str, str]:
+        """The words of a caption that no pieces spell, as of a script that the encoder never read; no suggestions."""
+        encoding = self._tokenizer.encode(caption)
+        spans = zip(encoding.tokens, encoding.offsets, strict=True)
+        return {caption[start:end]: "" for token, (start, end) in spans if token == self._unknown}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from matcher.tokenizer import tokenize
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+NEAR = 0.75  # likeness of a spelling that is suggested, as difflib measures it
 MIN_COUNT = 4  # as published: rarer words are unknown
 
 
@@ -20,6 +22,10 @@ class Tokens(Protocol):
     def encode(self, caption: str) -> list[int]: ...
 
     def tokens(self, caption: str) -> list[str]: ...
+
+    def known(self, caption: str) -> list[str]: ...
+
+    def unknown(self, caption: str) -> dict[str, str]: ...
 
     def state(self) -> dict[str, Any]: ...
 
@@ -78,3 +84,17 @@ class Vocabulary:
     def tokens(self, caption: str) -> list[str]:
         """The words that `encode` has ids for, start and end included, for showing them."""
         return [SPECIAL[START], *tokenize(caption), SPECIAL[END]]
+
+    def known(self, caption: str) -> list[str]:
+        """The words of a caption that the model knows, punctuation apart."""
+        return [word for word in _words(caption) if word in self]
+
+    def unknown(self, caption: str) -> dict[str, str]:
+        """The words of a caption that the model does not know, each with the nearest spelling that it does, or ""."""
+        unknown = dict.fromkeys(word for word in _words(caption) if word not in self)
+        candidates = self.words[len(SPECIAL) :]
+        return {word: next(iter(get_close_matches(word, candidates, n=1, cutoff=NEAR)), "") for word in unknown}
+
+
+def _words(caption: str) -> list[str]:
+    return [token for token in tokenize(caption) if any(map(str.isalnum, token))]

@@ -74,11 +74,13 @@ def retrieve(config: "RetrieveConfig") -> None:
     """Find photos for a sentence, or captions for a photo."""
     from pipeline import retrieve as stage
 
-    answers = stage.run(config, say=note)
+    answers = stage.run(config, report=note)
     if config.json:
         click.echo(stage.to_json(answers))
     else:
         say("\n\n".join(map(str, answers)))
+        if steps := stage.next_steps(config, answers):
+            say_next(*steps)
 
 
 @main.add(
@@ -89,10 +91,8 @@ def explain(config: "ExplainConfig") -> None:
     """Show why a photo matches: where each word looks, and what it adds."""
     from pipeline import explain as stage
 
-    explanation = stage.run(config, say=note)
-    for word, score, region in explanation.table():
-        say(f"{score:+8.3f}  {word:16} {region}".rstrip())
-    say(f"{config.output}: {explanation.image}, score {explanation.score:.4f}")
+    explanation = stage.run(config, report=note)
+    say(f"{explanation}\n{config.output}: {explanation.image}")
 
 
 @main.add("pipeline.pages.app:AppConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")

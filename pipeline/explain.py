@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from matcher.attention import Attention
-from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.explanation import Explanation, explain
+from pipeline.explanation import Explanation
 from pipeline.fields import CommandConfig, option
 from pipeline.pages.explanation import draw
-from pipeline.runs import find_run, load_run
-from pipeline.search import find_or_extract, fitting_stores
+from pipeline.search import open_search
 
 FORMATS = (".png", ".jpg", ".pdf", ".html")
 
@@ -38,26 +36,19 @@ class ExplainConfig(CommandConfig):
             raise PipelineError(f"--output {self.output}: expected a name that ends in {', '.join(FORMATS)}")
 
 
-def run(config: ExplainConfig, *, say: Callable[[str], Any] = print) -> Explanation:
+def run(config: ExplainConfig, *, report: Callable[[str], Any] = print) -> Explanation:
     """Explain a match and draw it to `config.output`.
 
     Raises:
         PipelineError: no run, an image that is nowhere, or a store whose photos have moved.
     """
-    device = pick_device(config.device)
-    run = load_run(find_run(config.run or None), device)
-    if config.attention and config.attention != run.model.config.attention:
-        say(f"note: {run.folder} was trained with {run.model.config.attention} attention; showing {config.attention}")
-    collection = fitting_stores(run, config.features, say)
-    regions, path = find_or_extract(run, collection, config.image, config.weights, config.device, say)
-    explanation = explain(
-        run,
-        collection,
-        regions,
-        path,
-        config.image,
-        config.caption,
-        direction=cast("Attention | None", config.attention or None),
+    search = open_search(
+        config.run, config.features, weights=config.weights, device=config.device, memory_budget=0, report=report
     )
+    own = search.run.model.config.attention
+    if config.attention and config.attention != own:
+        report(f"note: {search.run.folder} was trained with {own} attention; showing {config.attention}")
+    direction = cast("Attention | None", config.attention or None)
+    explanation = search.explain(config.image, config.caption, direction)
     draw(explanation, Path(config.output))
     return explanation

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detector.regions import Regions
 from matcher.attention import Attention
 from pipeline.errors import PipelineError
 from pipeline.inputs.photos import UnreadableImage, read_image
 from pipeline.runs import TrainedRun
-from pipeline.search import region_name
-from pipeline.store.reader import StoreCollection
+from pipeline.store.reader import ClassNames, StoreCollection
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,47 @@ class Explanation:
     score: float
     words: list[str]  # (L,)
     attention: np.ndarray  # (L, K); rows sum to one for t2i, columns for i2t
-    contributions: np.ndarray  # (L, K) terms of the cosines
+    contributions: np.ndarray  # (L, K) what each word and region adds to the score
     boxes: np.ndarray  # (K, 4) XYXY, pixels of the photo
     names: list[str]  # (K,) "brown dog", "" where the store has no classes
 
     @property
     def word_scores(self) -> np.ndarray:
-        """(L,) what each word did for the score: its cosine for t2i, its share of the regions' cosines for i2t."""
+        """(L,) what each word adds to the score, start and end marks included."""
         return self.contributions.sum(1)
+
+    @property
+    def shown(self) -> list[int]:
+        """The words that a reader sees: neither start and end marks nor punctuation."""
+        return [word for word in range(1, len(self.words) - 1) if any(map(str.isalnum, self.words[word]))]
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(L,) each shown word's share of what the shown words add to the score; they sum to one. 0 for the others."""
+        shares = np.zeros(len(self.words))
+        shares[self.shown] = self.word_scores[self.shown].clip(0)
+        return shares / max(float(shares.sum()), 1e-12)
+
+    @property
+    def share_of_marks(self) -> float:
+        """Of the score: what start and end marks and punctuation add, which `shares` leaves out."""
+        total = float(self.word_scores.sum())
+        return 1 - float(self.word_scores[self.shown].sum()) / total if total > 0 else 0.0
 
     def strongest(self, word: int) -> int:
         """The region that a word attends to most."""
         return int(self.attention[word].argmax())
 
-    def table(self) -> list[tuple[str, float, str]]:
-        """Word, what it did for the score, and the name of the region that it attends to most."""
-        strongest = [self.names[self.strongest(word)] for word in range(len(self.words))]
-        return list(zip(self.words, self.word_scores.tolist(), strongest, strict=True))
+    def __str__(self) -> str:
+        """The shown words in the order of the sentence: share, word, region that it attends to most."""
+        width = max((len(self.words[word]) for word in self.shown), default=0)
+        lines = [f"score {self.score:.4f}; of what the words add to it:"]
+        lines += [
+            f"{self.shares[word]:6.0%}  {self.words[word]:{width}}  {self.names[self.strongest(word)]}".rstrip()
+            for word in self.shown
+        ]
+        lines.append(f"(the sentence's start, end and punctuation make {self.share_of_marks:.0%} of the score)")
+        return "\n".join(lines)
 
 
 def explain(
@@ -65,24 +89,47 @@ def explain(
     """
     if path is None:
         raise PipelineError(
-            f"{image}: its photo is not where it was extracted from; put it back, or name it by its path"
+            f"{image}: its photo is not where it was extracted from", "put it back, or name it by its path"
         )
     try:
         photo = read_image(path)
     except UnreadableImage as error:
         raise PipelineError(f"{path}: {error}; expected a photo") from error
+    if not np.any(regions.boxes):
+        raise PipelineError(f"{image}: its store has no boxes", "import it again with --boxes")
     boxes = regions.pixel_boxes(*photo.shape[:2])
-    if not boxes.any():
-        raise PipelineError(f"{image}: its store has no boxes; import it again with --boxes")
     model = run.model
-    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(model.device)
     with torch.inference_mode():
-        embeddings = model.encode_images(features)  # (1, K, E)
+        embeddings = encode_regions(run, regions)[None]  # (1, K, E)
         words, lengths = model.encode_captions([caption])  # (1, L, E)
         score = float(model.similarity(embeddings, words, lengths, direction))
         attention = model.attention(embeddings[0], words[0], direction).cpu().numpy()
         contributions = model.contributions(embeddings[0], words[0], direction).cpu().numpy()
-    names = [region_name(regions, region, collection) for region in range(len(boxes))]
+    class_names = class_names_of(collection, image)
+    names = [region_name(regions, region, class_names) for region in range(len(boxes))]
     tokens = model.vocabulary.tokens(caption)
     used: Attention = direction or model.config.attention  # type: ignore[assignment]
     return Explanation(photo, image, caption, used, score, tokens, attention, contributions, boxes, names)
+
+
+def encode_regions(run: TrainedRun, regions: Regions) -> Tensor:
+    """Region embeddings of one photo: (K, E), on the model's device."""
+    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
+    with torch.inference_mode():
+        return run.model.encode_images(features)[0]
+
+
+def class_names_of(collection: StoreCollection, image: str) -> ClassNames:
+    """The names that the class ids of an image index; of an image in no store, those of the first store with classes."""
+    if image in collection:
+        return collection.names_of(collection.row(image))
+    named = (ClassNames(store.object_names, store.attribute_names) for store in collection.stores if store.object_names)
+    return next(named, ClassNames([], []))
+
+
+def region_name(regions: Regions, region: int, names: ClassNames) -> str:
+    """What a region shows, such as "brown dog"; "" where its store has no classes."""
+    if not names.objects:
+        return ""
+    attribute = names.attributes[regions.attribute_ids[region]] if names.attributes else ""
+    return f"{attribute} {names.objects[regions.object_ids[region]]}".strip()

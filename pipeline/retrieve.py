@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
+from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.pages.answers import write_page
 from pipeline.pages.pictures import draw_answers
-from pipeline.runs import find_run, load_run
-from pipeline.search import Answer, captions_for, fitting_stores, photos_for
+from pipeline.search import Answer, open_search
+
+LONGEST_QUERIES = 16 << 20  # bytes of --queries
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RetrieveConfig(CommandConfig):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
-def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[Answer]:
+def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list[Answer]:
     """Answer every query of the configuration, sentences first.
 
     Raises:
@@ -45,43 +46,51 @@ def run(config: RetrieveConfig, *, say: Callable[[str], Any] = print) -> list[An
     config = replace(config, query=(*config.query, *_read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
-    device = pick_device(config.device)
-    run = load_run(find_run(config.run or None), device)
-    collection = fitting_stores(run, config.features, say)
-    stores = ", ".join(str(store.path) for store in collection.stores)
-    say(f"run: {run.folder}; searching {len(collection):,} photos in {stores}")
-    answers = photos_for(run, collection, config.query, config.top) if config.query else []
+    search = open_search(
+        config.run,
+        config.features,
+        weights=config.weights,
+        device=config.device,
+        memory_budget=0,  # all queries are asked at once: nothing to keep
+        report=report,
+    )
+    stores = ", ".join(str(store.path) for store in search.collection.stores)
+    report(f"run: {search.run.folder}; searching {len(search.collection):,} photos in {stores}")
+    answers = search.photos(config.query, config.top) if config.query else []
     if config.image:
-        paths = [Path(path) for path in config.captions] or run.captions()
+        paths = [Path(path) for path in config.captions] or search.run.captions()
         captions = [caption for path in paths for caption in read_captions(path)]
-        answers += captions_for(
-            run,
-            collection,
-            config.image,
-            captions,
-            config.top,
-            weights=config.weights,
-            device=config.device,
-            report=say,
-        )
+        answers += search.captions(config.image, captions, config.top)
     if config.picture:
-        draw_answers(answers, Path(config.picture), f"run {run.folder} · {len(collection):,} photos in {stores}")
-        say(f"picture: {config.picture}")
+        header = f"run {search.run.folder} · {len(search.collection):,} photos in {stores}"
+        draw_answers(answers, Path(config.picture), header)
+        report(f"picture: {config.picture}")
     if config.html:
-        write_page(answers, Path(config.html), run, collection)
-        say(f"page: {config.html}")
+        write_page(answers, Path(config.html), search.run, search.collection)
+        report(f"page: {config.html}")
     return answers
+
+
+def next_steps(config: RetrieveConfig, answers: Sequence[Answer]) -> list[tuple[str, ...]]:
+    """Commands that look closer at the first photo found."""
+    found = next((answer for answer in answers if answer.hits and answer.hits[0].boxes and answer.hits[0].path), None)
+    if found is None:
+        return []
+    where = [part for name in config.features for part in ("--features", name)]
+    where += ["--run", config.run] if config.run else []
+    asked = ["--image", found.hits[0].image, "--caption", found.query]
+    return [("explain", *asked, *where)]
 
 
 def _read_queries(path: str) -> list[str]:
     if not path:
         return []
+    what = "a text file, one sentence a line"
     try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(
-            f"--queries {path}: not readable ({error}); expected a text file, one sentence a line"
-        ) from error
+        text = read_bytes(Path(path), what, limit=LONGEST_QUERIES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"--queries {path}: not readable as {what} ({error})", "write it as UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def to_json(answers: Sequence[Answer]) -> str:

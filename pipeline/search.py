@@ -1,32 +1,43 @@
-"""Search: photos for a sentence, captions for a photo, each with its score and the regions that made it.
+"""Search: photos for a sentence or a photo, captions for a photo, each with its score and the regions that made it.
 
-Letters: N images, M captions, K regions, L words, Q queries.
+    from pipeline.search import open_search
+    search = open_search()
+    for hit in search("two dogs play by a tree", top=5):
+        print(hit.score, hit.path, hit.boxes[0].name)
+
+Letters: N images, M captions, K regions, L words, Q queries, E joint space.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detector.regions import Regions
-from matcher.collection import EncodedCaptions, collection_similarity
-from matcher.similarity import similarity_matrix
+from matcher.attention import Attention
+from matcher.collection import EncodedCaptions, EncodedImages
+from matcher.similarity import PaddedWords, WordEmbeddings, similarity_matrix
+from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.extraction.detectors import extractor_like
+from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, region_name
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import find_stores
 from pipeline.inputs.image_index import ImageIndex
-from pipeline.inputs.photos import read_image
-from pipeline.runs import TrainedRun
+from pipeline.photo_lookup import FoundPhoto, find_or_extract
+from pipeline.runs import TrainedRun, find_run, load_run
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import StoreCollection, open_store, open_stores
 
 BEST_REGIONS = 3  # boxes shown per photo
+EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps; more are read and encoded for each query
+ENCODE_BLOCK = 256  # photos
+SHIPPED_RUN = "starter"
+MANY = 5000  # photos; fewer need no bar
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,6 @@ class Box:
     xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
     weight: float  # share of the score, 0..1
     name: str  # "brown dog", "" where the store carries no classes
-
-    def __str__(self) -> str:
-        corners = ", ".join(f"{value:.0f}" if max(self.xyxy) > 1 else f"{value:.2f}" for value in self.xyxy)
-        return f"{'':15}{self.weight:4.0%}  [{corners}]  {self.name}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Hit:
     right: bool = False  # of a caption: it was written for the photo asked with
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
+    weak: bool = False  # no better than a sentence about another photo scores; never of a run without calibration
 
 
 @dataclass(frozen=True)
@@ -65,101 +73,262 @@ class Answer:
     searched: int
     hits: tuple[Hit, ...]
     path: str = ""  # of the photo asked with
+    unknown: tuple[tuple[str, str], ...] = ()  # words that the run never learned, each with the nearest it did, or ""
+
+    @property
+    def weak(self) -> bool:
+        """Whether even the best result is a weak match."""
+        return bool(self.hits) and self.hits[0].weak
 
     def __str__(self) -> str:
         lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,})"]
+        lines += [f"note: {text}" for text in self.notes()]
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
-            lines.append(f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}")
-            lines += [str(box) for box in hit.boxes]
+            lines.append(
+                f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}"
+            )
+            digits = 2 if hit.image_size == (0, 0) else 0
+            for box in hit.boxes:
+                corners = ", ".join(f"{value:.{digits}f}" for value in box.xyxy)
+                lines.append(f"{'':15}{box.weight:4.0%}  [{corners}]  {box.name}".rstrip())
         return "\n".join(lines)
 
+    def notes(self) -> list[str]:
+        """What a reader should know before the results."""
+        words = [f"{word!r}" + (f" (nearest: {near!r})" if near else "") for word, near in self.unknown]
+        notes = [f"unknown to the run and left out of the meaning: {', '.join(words)}"] if words else []
+        return notes + (["no good match: the best is weak"] if self.weak else [])
 
-def photos_for(
-    run: TrainedRun, collection: StoreCollection, queries: Sequence[str], top: int, *, embeddings: Tensor | None = None
-) -> list[Answer]:
-    """The best photos of a collection for each sentence.
 
-    Args:
-        run, collection: the model, and the photos to search.
-        queries: sentences.
-        top: photos for each.
-        embeddings: (N, K, E) of the collection's regions, where they are at hand; None reads and encodes them.
-    """
-    if embeddings is None:
-        rows = np.arange(len(collection))
-        similarity = collection_similarity(run.model, collection, rows, queries, progress=len(rows) > 5000)  # (N, Q)
-    else:
-        encoded = EncodedCaptions(run.model, queries)
-        similarity = similarity_matrix(embeddings, encoded, **run.model.similarity_options())
-    answers = []
-    for column, query in enumerate(queries):
-        order = np.argsort(-similarity[:, column], kind="stable")[:top]
+class Calibration(Protocol):
+    """What tells a weak match from a good one."""
+
+    def is_weak(self, score: float) -> bool:
+        """Whether a sentence about another photo scores as much."""
+        ...
+
+
+class Search:
+    """A run and the photos to search, for any number of queries and threads. Embeddings of regions are made once."""
+
+    def __init__(
+        self,
+        run: TrainedRun,
+        collection: StoreCollection,
+        *,
+        calibration: Calibration | None = None,
+        weights: str = "",
+        device: str = "auto",
+        memory_budget: int = EMBEDDINGS_BUDGET,
+        report: Callable[[str], Any] = print,
+    ):
+        """
+        run, collection: the model, and stores that it can read.
+        calibration: of the run's scores; None: no match is called weak.
+        weights, device: of the detector, for photos that are in no store.
+        memory_budget: bytes of embeddings to keep; beyond it every query reads and encodes the photos again.
+        report: takes a line that the user should see.
+        """
+        self.run, self.collection, self.calibration = run, collection, calibration
+        self.weights, self.device, self.report = weights, device, report
+        size = len(collection) * collection.num_regions * run.model.config.embed_dim * 4
+        self._keeps, self._lock = size <= memory_budget, threading.Lock()
+        self._kept: Tensor | None = None
+
+    def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
+        """The best photos for a sentence."""
+        return self.photos([query], top)[0].hits
+
+    def photos(
+        self, queries: Sequence[str], top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None
+    ) -> list[Answer]:
+        """The best photos for each sentence.
+
+        Args:
+            queries: sentences.
+            top, offset: results `offset` + 1 to `offset` + `top`.
+            rows: of the collection, to search among; None: all.
+
+        Raises:
+            PipelineError: a sentence without a word that the run knows.
+        """
+        unknown = [known_words(self.run, query) for query in queries]
+        similarity = self._similarity(EncodedCaptions(self.run.model, queries))  # (N, Q)
+        answers = []
+        for column, query in enumerate(queries):
+            with torch.inference_mode():
+                words = self.run.model.encode_captions([query])[0][0]  # (L, E)
+            hits = self._hits(similarity[:, column], top, offset, rows, words)
+            answers.append(Answer(query, self._searched(rows), hits, unknown=tuple(unknown[column].items())))
+        return answers
+
+    def similar(self, image: str, top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None) -> Answer:
+        """The photos most similar to one, itself apart: its regions are compared as the words of a sentence would be.
+
+        Args:
+            image: id, name or path, as `--image` takes it.
+            top, offset, rows: as of `photos`.
+        """
+        found = self.find(image)
+        words = encode_regions(self.run, found.regions)[None]  # (1, K, E)
+        scores = self._similarity(PaddedWords(words, [words.shape[1]]), attention="t2i", pooling="Mean")[:, 0]
+        if found.image in self.collection:
+            rows = np.arange(len(self.collection)) if rows is None else rows
+            rows = rows[rows != self.collection.row(found.image)]
+        hits = self._hits(scores, top, offset, rows, None)
+        return Answer(found.image, self._searched(rows), hits, str(found.path or ""))
+
+    def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
+        """The best captions for each photo, an id, a name or a path.
+
+        Raises:
+            PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
+        """
+        found = [self.find(image) for image in images]
+        encoded = caption_embeddings(self.run, [caption.text for caption in captions], self.report)
+        answers = []
+        for image, photo in zip(images, found, strict=True):
+            scores = caption_scores(self.run, photo.regions, encoded)
+            hits = _caption_hits(photo.image, captions, scores, top)
+            answers.append(Answer(image, len(captions), hits, str(photo.path or "")))
+        return answers
+
+    def explain(self, image: str, caption: str, direction: Attention | None = None) -> Explanation:
+        """What each word of a sentence looked at in a photo.
+
+        Raises:
+            PipelineError: as `find`; the photo is gone, its store has no boxes, or no word is known.
+        """
+        unknown = known_words(self.run, caption)
+        if unknown:
+            self.report(f"note: {Answer(caption, 0, (), unknown=tuple(unknown.items())).notes()[0]}")
+        found = self.find(image)
+        return explain(self.run, self.collection, found.regions, found.path, found.image, caption, direction=direction)
+
+    def find(self, image: str) -> FoundPhoto:
+        """A photo of the stores by its id, name or path, or one whose regions are extracted."""
+        return find_or_extract(self.run, self.collection, image, self.weights, self.device, self.report)
+
+    @property
+    def embeddings(self) -> Tensor | None:
+        """(N, K, E) of every photo's regions, made at the first call; None where they exceed the budget."""
+        with self._lock:
+            if self._keeps and self._kept is None:
+                count = len(self.collection)
+                encoded = EncodedImages(self.run.model, self.collection, np.arange(count))
+                blocks = [encoded[start : start + ENCODE_BLOCK] for start in range(0, count, ENCODE_BLOCK)]
+                self._kept = torch.cat(blocks)
+            return self._kept
+
+    def _similarity(self, words: WordEmbeddings, **changes: Any) -> np.ndarray:
+        """(N, M) of every photo to some words; `changes` of the run's options."""
+        options = self.run.model.similarity_options() | changes
+        kept, count = self.embeddings, len(self.collection)
+        if kept is not None:
+            return similarity_matrix(kept, words, **options)
+        regions = EncodedImages(self.run.model, self.collection, np.arange(count))
+        return similarity_matrix(
+            regions, words, **options, bytes_per_region=regions.bytes_per_region, progress=count > MANY
+        )
+
+    def _searched(self, rows: np.ndarray | None) -> int:
+        return len(self.collection if rows is None else rows)
+
+    def _hits(
+        self, scores: np.ndarray, top: int, offset: int, rows: np.ndarray | None, words: Tensor | None
+    ) -> tuple[Hit, ...]:
+        """The photos of the largest scores (N,), with boxes where there are words (L, E) to choose them by."""
+        rows = np.arange(len(scores)) if rows is None else rows
+        order = rows[np.argsort(-scores[rows], kind="stable")[offset : offset + top]]
         hits = []
-        for rank, row in enumerate(order, start=1):
-            image_id = collection.image_ids[row]
-            path = collection.image_path(int(row))
-            regions = collection.regions(int(row))
-            boxes = _best_boxes(run, regions, query, collection)
-            score, size = float(similarity[row, column]), regions.image_size
-            hits.append(Hit(rank, score, image_id, str(path or ""), boxes=boxes, image_size=size))
-        answers.append(Answer(query, len(collection), tuple(hits)))
-    return answers
+        for rank, row in enumerate(order.tolist(), start=offset + 1):
+            image, score = self.collection.image_ids[row], float(scores[row])
+            regions = self.collection.regions(row)
+            boxes = () if words is None else self._best_boxes(regions, words, image)
+            weak = self.calibration is not None and words is not None and self.calibration.is_weak(score)
+            path = str(self.collection.image_path(row) or "")
+            hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))
+        return tuple(hits)
+
+    def _best_boxes(self, regions: Regions, words: Tensor, image: str) -> tuple[Box, ...]:
+        """The regions that add most to a sentence's score, start and end marks aside; none where the store has no boxes."""
+        if not np.any(regions.boxes):
+            return ()
+        with torch.inference_mode():
+            parts = self.run.model.contributions(encode_regions(self.run, regions), words)  # (L, K)
+        shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
+        shares = shares / max(float(shares.sum()), 1e-12)
+        names = class_names_of(self.collection, image)
+        boxes = []
+        for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS].tolist():
+            x1, y1, x2, y2 = (round(float(value), 3) for value in regions.boxes[region])
+            boxes.append(Box((x1, y1, x2, y2), float(shares[region]), region_name(regions, region, names)))
+        return tuple(boxes)
 
 
-def captions_for(
-    run: TrainedRun,
-    collection: StoreCollection,
-    images: Sequence[str],
-    captions: Sequence[Caption],
-    top: int,
+def open_search(
+    run: str = "",
+    features: Sequence[str] = (),
     *,
     weights: str = "",
     device: str = "auto",
+    memory_budget: int = EMBEDDINGS_BUDGET,
     report: Callable[[str], Any] = print,
-) -> list[Answer]:
-    """The best captions for each photo, found by its id in a store or, failing that, by its path.
+) -> Search:
+    """A search over stores with a run.
 
     Args:
-        run, collection: the model, and the stores that may hold the photos.
-        images: ids or paths.
-        captions: to choose from.
-        top: captions for each photo.
-        weights, device: of the detector, for a photo that is in no store.
-        report: takes a line that the user should see.
+        run: run folder; "": the newest under runs/, or the shipped one where none of them fits the stores.
+        features: stores; none: every store under features/ that fits the run.
+        weights, device, memory_budget, report: as of `Search`.
 
     Raises:
-        PipelineError: as `find_or_extract`.
+        PipelineError: no run, or no store that fits it.
     """
-    texts = [caption.text for caption in captions]
-    answers = []
-    for image in images:
-        regions, path = find_or_extract(run, collection, image, weights, device, report)
-        scores = caption_scores(run, regions, texts)
-        order = np.argsort(-scores, kind="stable")[:top]
-        own = ImageIndex([image])
-        hits = tuple(
-            Hit(
-                rank,
-                float(scores[m]),
-                captions[m].image,
-                caption=captions[m].text,
-                caption_id=captions[m].caption_id,
-                right=own.find(captions[m].image) is not None,
-            )
-            for rank, m in enumerate(order, start=1)
+    where = pick_device(device)
+    try:
+        trained = load_run(find_run(run or None), where)
+        collection = fitting_stores(trained, features, report)
+    except PipelineError as error:
+        if run:
+            raise
+        try:
+            trained = load_run(find_run(SHIPPED_RUN), where)
+            collection = fitting_stores(trained, features, report)
+        except PipelineError:
+            raise error from None
+        report(f"note: {error.message}; searching with the run that is shipped")
+    return Search(trained, collection, weights=weights, device=device, memory_budget=memory_budget, report=report)
+
+
+def known_words(run: TrainedRun, query: str) -> dict[str, str]:
+    """The words of a query that the run does not know, each with the nearest that it does, or "".
+
+    Raises:
+        PipelineError: it knows none of them.
+    """
+    unknown = run.model.vocabulary.unknown(query)
+    if not run.model.vocabulary.known(query):
+        if not unknown:
+            raise PipelineError(f"{query!r}: no word in it", 'ask with a sentence, such as "two dogs play by a tree"')
+        nearest = ", ".join(near for near in unknown.values() if near)
+        raise PipelineError(
+            f"{query!r}: {run.folder} knows none of these words",
+            f"nearest known: {nearest}" if nearest else "use words of its training captions",
         )
-        answers.append(Answer(image, len(captions), hits, str(path or "")))
-    return answers
+    return unknown
 
 
-def caption_scores(run: TrainedRun, regions: Regions, captions: Sequence[str]) -> np.ndarray:
+def photos_for(run: TrainedRun, collection: StoreCollection, queries: Sequence[str], top: int) -> list[Answer]:
+    """The best photos of a collection for each sentence, read and encoded for this call alone."""
+    return Search(run, collection, memory_budget=0).photos(queries, top)
+
+
+def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
-    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
-    with torch.inference_mode():
-        embeddings = run.model.encode_images(features)  # (1, K, E)
-    encoded = EncodedCaptions(run.model, captions)
-    return similarity_matrix(embeddings, encoded, **run.model.similarity_options(), progress=len(captions) > 50_000)[0]
+    encoded = EncodedCaptions(run.model, captions) if isinstance(captions, Sequence) else captions
+    return similarity_matrix(encode_regions(run, regions)[None], encoded, **run.model.similarity_options())[0]
 
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
@@ -174,55 +343,22 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
             continue
         reasons.append(f"{path}: {reason}")
         if features:
-            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason}); extract it with the run's detector")
+            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason})", "extract it with the run's detector")
         report(f"note: skipping {path} ({reason})")
     if not fitting:
         raise PipelineError(
-            f"no store fits {run.folder}: {' | '.join(reasons)}; name stores with --features, or a --run"
+            f"no store fits {run.folder}: {' | '.join(reasons)}", "name stores with --features, or a --run"
         )
     return open_stores(fitting)
 
 
-def find_or_extract(
-    run: TrainedRun, collection: StoreCollection, image: str, weights: str, device: str, report: Callable[[str], Any]
-) -> tuple[Regions, Path | None]:
-    """Regions of a photo, and where it is: from the stores by its id or name, else from the run's detector.
-
-    Raises:
-        PipelineError: an image that is nowhere, or features that no detector makes.
-    """
-    row = ImageIndex(collection.image_ids).find(image)
-    if row is not None:
-        return collection.regions(row), collection.image_path(row)
-    if not Path(image).is_file():
-        raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
-    report(f"{image} is in no store: extracting its regions")
-    try:
-        photo = read_image(image)
-        extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
-    except PipelineError as error:
-        raise PipelineError(f"--image {image}: {error}") from error
-    return extractor([photo])[0], Path(image)
-
-
-def _best_boxes(run: TrainedRun, regions: Regions, query: str, collection: StoreCollection) -> tuple[Box, ...]:
-    """The regions that did most for a sentence's score, start and end marks aside."""
-    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
-    with torch.inference_mode():
-        words, _ = run.model.encode_captions([query])
-        parts = run.model.contributions(run.model.encode_images(features)[0], words[0])  # (L, K)
-    shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
-    shares = shares / max(float(shares.sum()), 1e-12)
-    boxes = []
-    for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS]:
-        xyxy = tuple(round(float(value), 3) for value in regions.boxes[region])
-        boxes.append(Box(xyxy, float(shares[region]), region_name(regions, int(region), collection)))  # type: ignore[arg-type]
-    return tuple(boxes)
-
-
-def region_name(regions: Regions, region: int, collection: StoreCollection) -> str:
-    """What a region shows, such as "brown dog"; "" where its store carries no classes."""
-    if not collection.object_names:
-        return ""
-    attribute = collection.attribute_names[regions.attribute_ids[region]] if collection.attribute_names else ""
-    return f"{attribute} {collection.object_names[regions.object_ids[region]]}".strip()
+def _caption_hits(image: str, captions: Sequence[Caption], scores: np.ndarray, top: int) -> tuple[Hit, ...]:
+    """The captions of the largest scores (M,); right are those written for the image."""
+    own = ImageIndex([image])
+    hits = []
+    for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
+        caption = captions[m]
+        right = own.find(caption.image) is not None
+        identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
+        hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
+    return tuple(hits)

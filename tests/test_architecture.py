@@ -35,7 +35,7 @@ LAYERS = [
     {"cli", "demo"},
     {"app", "evaluate", "explain", "extract", "index", "retrieve", "train", "train_detector", "doctor"},  # verbs
     {"pages"},
-    {"search", "explanation"},
+    {"search", "explanation", "photo_lookup", "caption_cache"},
     {"extraction", "annotations", "interchange"},
     {"inputs", "runs"},
     {"store"},

@@ -186,10 +186,6 @@ class StoreCollection(StoredImages):
         self.stores = list(stores)
         first = self.stores[0]
         self.extraction = first.extraction
-        self.object_names, self.attribute_names = (
-            first.object_names,
-            first.attribute_names,
-        )  # TODO: goes when search asks names_of(row)
         self.has_boxes = all(store.has_boxes for store in self.stores)
         super().__init__(
             [shard for store in self.stores for shard in store.shards],

@@ -1,0 +1,116 @@
+"""Which photo `--image ID|PATH` means: one of a store, or a file whose regions are extracted. Never one for another."""
+
+import filecmp
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detector.regions import Regions
+from pipeline.device import pick_device
+from pipeline.errors import PipelineError
+from pipeline.extraction.detectors import extractor_like
+from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.photos import read_image
+from pipeline.runs import TrainedRun
+from pipeline.store.reader import StoreCollection
+
+LISTED = 5  # candidates that a message names
+
+
+@dataclass(frozen=True)
+class FoundPhoto:
+    """A photo that was asked for."""
+
+    image: str  # its id in the stores; the path of a photo that is in none
+    regions: Regions
+    path: Path | None  # None: the photo is not where it was extracted from
+
+
+def find_or_extract(
+    run: TrainedRun, collection: StoreCollection, image: str, weights: str, device: str, report: Callable[[str], Any]
+) -> FoundPhoto:
+    """A photo from the stores by its id or name, else from the run's detector.
+
+    Raises:
+        PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
+    """
+    extractable = "weights_sha256" in run.data["extraction"]
+    row = find_row(collection, image, extractable, report)
+    if row is not None:
+        return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_path(row))
+    report(f"{image} is in no store: extracting its regions")
+    try:
+        photo = read_image(image)
+        extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
+    except PipelineError as error:
+        raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
+    return FoundPhoto(image, extractor([photo])[0], Path(image))
+
+
+def find_row(
+    collection: StoreCollection, image: str, extractable: bool, report: Callable[[str], Any] = print
+) -> int | None:
+    """The row of the image that an id, a name or a path means; None for a file that is in no store.
+
+    A file is an image of the store where it is the same file, or has the same bytes. Its name alone decides only where
+    nothing else can: the store does not know its photo, and no detector makes such features (`extractable`).
+
+    Raises:
+        PipelineError: neither an image nor a file, or several readings.
+    """
+    exact = collection.row(image) if image in collection else None
+    if not os.path.isfile(image):
+        return exact if exact is not None else _by_name(collection, image, report)
+    candidates = dict.fromkeys(
+        [exact, *_namesakes(collection, image)] if exact is not None else _namesakes(collection, image)
+    )
+    stored = {row: collection.image_path(row) for row in candidates if row is not None}
+    for row, path in stored.items():
+        if path is not None and _same_photo(Path(image), path):
+            return row
+    if exact is not None and (path := stored[exact]) is not None:
+        raise PipelineError(
+            f"--image {image}: an image of the store, and another photo of that name in this folder",
+            f"name the file with {Path('.', '')}{os.sep}{image}, or the store's photo with {path}",
+        )
+    unknown = [row for row, path in stored.items() if path is None]
+    if extractable or not unknown:
+        return None
+    if len(unknown) > 1:
+        raise _ambiguous(collection, image, unknown)
+    report(
+        f"note: {image} is taken for {collection.image_ids[unknown[0]]} by its name: its store does not know the photo"
+    )
+    return unknown[0]
+
+
+def _by_name(collection: StoreCollection, image: str, report: Callable[[str], Any]) -> int:
+    """The one image of a name that is neither an id nor a file."""
+    row = ImageIndex(collection.image_ids).find(image)
+    if row is None:
+        if rows := _namesakes(collection, image):
+            raise _ambiguous(collection, image, rows)
+        raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
+    report(f"note: {image} is no file; taking the store's {collection.image_ids[row]}")
+    return row
+
+
+def _namesakes(collection: StoreCollection, image: str) -> list[int]:
+    """Rows whose base name, with or without suffix, is that of an image."""
+    name, stem = os.path.basename(image), Path(image).stem
+    ids = enumerate(collection.image_ids)
+    return [row for row, other in ids if os.path.basename(other) in (name, stem) or Path(other).stem == stem]
+
+
+def _same_photo(file: Path, stored: Path) -> bool:
+    try:
+        return file.samefile(stored) or filecmp.cmp(file, stored, shallow=False)
+    except OSError:  # gone in the meantime, or not readable
+        return False
+
+
+def _ambiguous(collection: StoreCollection, image: str, rows: list[int]) -> PipelineError:
+    names = ", ".join(collection.image_ids[row] for row in rows[:LISTED]) + (", …" if len(rows) > LISTED else "")
+    return PipelineError(f"--image {image}: fits {len(rows)} images of the stores: {names}", "give one of these ids")

@@ -1,0 +1,263 @@
+"""The way to an answer: from Python, by name, with unknown words, from a cache, and between photos."""
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from matcher.collection import EncodedCaptions
+from pipeline import caption_cache, search
+from pipeline.caption_cache import StoredWords, caption_embeddings
+from pipeline.errors import PipelineError
+from pipeline.explanation import Explanation, class_names_of, region_name
+from pipeline.inputs.captions import read_captions
+from pipeline.photo_lookup import find_row
+from pipeline.search import Answer, Hit, Search, open_search
+from pipeline.store.reader import open_stores
+from tests.photos import write_photos
+from tests.stores import make_store
+from tests.world import scan
+
+ID = "COCO_train2014_{:012}.jpg"
+
+
+@pytest.fixture
+def opened(inside: Path) -> Search:
+    return open_search(report=lambda line: None)
+
+
+def test_five_lines_of_python(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = search.__doc__.split("\n\n")[1]  # type: ignore[union-attr]
+    exec("\n".join(line.removeprefix("    ") for line in example.splitlines()), {})
+    printed = capsys.readouterr().out.splitlines()
+    hits = json.loads(scan("retrieve", "--query", "two dogs play by a tree", "--top", "5", "--json").stdout)[0]["hits"]
+    assert printed == [f"{hit['score']} {hit['path']} {hit['boxes'][0]['name']}" for hit in hits]
+
+
+def test_embeddings_that_are_kept_give_the_same_answers(opened: Search) -> None:
+    assert opened.embeddings is not None
+    assert opened.embeddings is opened.embeddings  # made once
+    again = Search(opened.run, opened.collection, memory_budget=0)
+    assert again.embeddings is None
+    for kept, read in zip(opened.photos(["a dog", "a tree"]), again.photos(["a dog", "a tree"]), strict=True):
+        assert [hit.image for hit in kept.hits] == [hit.image for hit in read.hits]
+        np.testing.assert_allclose([hit.score for hit in kept.hits], [hit.score for hit in read.hits], atol=1e-6)
+
+
+def test_pages_and_filters_of_results(opened: Search) -> None:
+    (everything,) = opened.photos(["a dog"], 20)
+    (second,) = opened.photos(["a dog"], 5, offset=5)
+    assert second.hits == everything.hits[5:10]
+    rows = np.array([3, 8, 9])
+    (some,) = opened.photos(["a dog"], 10, rows=rows)
+    assert {hit.image for hit in some.hits} == {opened.collection.image_ids[row] for row in rows}
+    assert some.searched == 3
+    assert opened.photos(["a dog"], 5, offset=40)[0].hits == ()
+
+
+def test_similar_photos(opened: Search) -> None:
+    own = ID.format(4)
+    answer = opened.similar(own, 19)
+    assert len(answer.hits) == 19
+    assert own not in {hit.image for hit in answer.hits}  # itself apart
+    assert answer.hits[0].score >= answer.hits[-1].score
+    model_scores = opened._similarity(
+        search.PaddedWords(search.encode_regions(opened.run, opened.collection[own])[None], [6]),
+        attention="t2i",
+        pooling="Mean",
+    )[:, 0]
+    assert int(model_scores.argmax()) == opened.collection.row(own)  # nothing is more like it than itself
+
+
+def test_a_file_is_never_another_photo(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, collection = ID.format(3), opened.collection
+    assert find_row(collection, name, True) == 3
+    assert find_row(collection, f"coco/train2014/{name}", True) == 3
+    Path("copies").mkdir()
+    shutil.copy(f"coco/train2014/{name}", f"copies/{name}")
+    assert find_row(collection, f"copies/{name}", True) == 3  # the same bytes
+    for other in (
+        f"copies/{ID.format(5)}",
+        f"copies/{Path(ID.format(5)).stem}.png",
+    ):  # the same base name, the same stem
+        cv2.imwrite(other, np.full((40, 60, 3), 9, np.uint8))
+        assert find_row(collection, other, True) is None
+    said = scan("retrieve", "--image", f"copies/{ID.format(5)}", "--json", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    assert "is in no store: extracting its regions" in said.stderr
+    monkeypatch.chdir("copies")
+    with pytest.raises(PipelineError, match=r"another photo of that name in this folder; name the file with ./"):
+        find_row(collection, ID.format(5), True)
+
+
+def test_names_that_fit_several_images(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year in ("2019", "2020"):
+        write_photos(inside / "albums" / year, 2, names="photo{}.jpg")
+    assert scan("extract", "--images", "albums", "--workers", "0", "--device", "cpu").exit_code == 0
+    collection = open_stores(["features/albums"])
+    with pytest.raises(PipelineError, match=r"fits 2 images of the stores: 2019/photo0.jpg, 2020/photo0.jpg; give one"):
+        find_row(collection, "photo0.jpg", True)
+    notes: list[str] = []
+    assert find_row(collection, "2020/photo0.jpg", True, notes.append) == collection.row("2020/photo0.jpg")
+    assert notes == []
+    monkeypatch.setattr(type(collection), "image_path", lambda self, row: None)  # as of features without photos
+    Path("photo0.jpg").write_bytes(b"")
+    with pytest.raises(PipelineError, match="fits 2 images"):
+        find_row(collection, "photo0.jpg", False)
+    assert find_row(collection, "photo0.jpg", True) is None
+    shutil.rmtree("features/albums")
+
+
+def test_a_name_alone_is_said(opened: Search) -> None:
+    notes: list[str] = []
+    assert find_row(opened.collection, f"elsewhere/{ID.format(2)}", True, notes.append) == 2
+    assert notes == [f"note: elsewhere/{ID.format(2)} is no file; taking the store's {ID.format(2)}"]
+
+
+def test_names_of_classes_belong_to_their_store(tmp_path: Path) -> None:
+    """Regions of a store without classes have no names, whatever store is searched with it, and in whatever order."""
+    make_store(tmp_path / "named", ["a.jpg"])
+    make_store(tmp_path / "bare", ["b.jpg"], object_names=[], attribute_names=[])
+    for order in (("named", "bare"), ("bare", "named")):
+        collection = open_stores([tmp_path / name for name in order])
+        assert region_name(collection["a.jpg"], 0, class_names_of(collection, "a.jpg"))
+        assert region_name(collection["b.jpg"], 0, class_names_of(collection, "b.jpg")) == ""
+        assert region_name(collection["a.jpg"], 0, class_names_of(collection, "new.jpg"))  # extracted just now
+
+
+def test_unknown_words_are_named(inside: Path) -> None:
+    said = scan("retrieve", "--query", "a dgo by a tree", "--query", "a dog", "--top", "2")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count("note: unknown to the run and left out of the meaning: 'dgo'") == 1
+    said = scan("retrieve", "--query", "a hous", "--json", "--top", "1")
+    assert json.loads(said.stdout)[0]["unknown"] == [["hous", "house"]]
+    for query, message in {"asdfgh qwerty zxcv": "knows none of these words", "!!!": "no word in it"}.items():
+        for command in (["retrieve", "--query", query], ["explain", "--image", ID.format(3), "--caption", query]):
+            said = scan(*command)
+            assert said.exit_code == 2
+            assert message in said.stderr
+
+
+def test_queries_from_a_file(inside: Path) -> None:
+    Path("queries.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\na tree\r\n")
+    said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1")
+    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog", "a tree"]
+    assert json.loads(said.stdout)[0]["unknown"] == []  # no mark at the beginning
+    said = scan("retrieve", "--queries", "/dev/urandom")
+    assert said.exit_code == 2
+    assert "/dev/urandom: not a regular file, expected a text file" in said.stderr
+
+
+def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_cache, "WORTH_KEEPING", 1)
+    shutil.rmtree(opened.run.folder / "cache", ignore_errors=True)
+    captions = read_captions(opened.run.captions()[0])
+    texts = [caption.text for caption in captions]
+    regions = opened.collection.regions(3)
+    wanted = search.caption_scores(opened.run, regions, texts)
+    found = caption_embeddings(opened.run, texts)
+    assert isinstance(found, StoredWords)
+    np.testing.assert_allclose(search.caption_scores(opened.run, regions, found), wanted, atol=1e-3)
+    (path,) = (opened.run.folder / "cache").iterdir()
+
+    def no_pass(self: EncodedCaptions, captions: object) -> None:
+        raise AssertionError("encoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncodedCaptions, "pack", no_pass)
+        answer = opened.captions([ID.format(3)], captions, 5)[0]
+        np.testing.assert_allclose([hit.score for hit in answer.hits], sorted(wanted, reverse=True)[:5], atol=1e-3)
+    content = path.read_bytes()
+    for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:], b""):  # truncated, changed, empty: rebuilt
+        path.write_bytes(damaged)
+        assert isinstance(caption_embeddings(opened.run, texts), StoredWords)
+        assert path.read_bytes() == content
+    caption_embeddings(opened.run, [*texts, "a dog"])
+    assert len(list(path.parent.iterdir())) == 2  # other captions, another cache
+    shutil.rmtree(path.parent)
+
+
+def test_a_cache_that_cannot_be_written_is_said(opened: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_cache, "WORTH_KEEPING", 1)
+    Path(opened.run.folder / "cache").write_text("in the way")
+    notes: list[str] = []
+    assert isinstance(caption_embeddings(opened.run, ["a dog"], notes.append), EncodedCaptions)
+    assert notes[0].startswith("note: caption embeddings are not kept:")
+    Path(opened.run.folder / "cache").unlink()
+
+
+class Halfway:
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def is_weak(self, score: float) -> bool:
+        return score < self.limit
+
+
+def test_weak_matches(opened: Search) -> None:
+    (answer,) = opened.photos(["a dog"], 4)
+    assert not any(hit.weak for hit in answer.hits)  # a run without calibration claims nothing
+    limit = (answer.hits[1].score + answer.hits[2].score) / 2
+    calibrated = Search(opened.run, opened.collection, calibration=Halfway(limit))
+    (answer,) = calibrated.photos(["a dog"], 4)
+    assert [hit.weak for hit in answer.hits] == [False, False, True, True]
+    assert not answer.weak
+    assert str(answer).count("(weak)") == 2
+    hopeless = Search(opened.run, opened.collection, calibration=Halfway(2.0)).photos(["a dog"], 4)[0]
+    assert hopeless.weak
+    assert "note: no good match: the best is weak" in str(hopeless)
+
+
+def test_the_shipped_run_is_taken_where_none_fits(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path("runs/t2i_mean").resolve()
+
+    def find(folder: str | None) -> Path:
+        if folder == "starter":
+            return own
+        raise PipelineError("runs: no trained run found", "make one")
+
+    monkeypatch.setattr(search, "find_run", find)
+    notes: list[str] = []
+    assert open_search(report=notes.append).run.folder == own
+    assert notes == ["note: runs: no trained run found; searching with the run that is shipped"]
+    with pytest.raises(PipelineError, match="no trained run found"):
+        open_search("runs/mine")  # one that was asked for is never replaced
+
+
+def test_without_boxes_none_are_printed(opened: Search) -> None:
+    regions = opened.collection.regions(0)
+    bare = replace(regions, boxes=np.zeros_like(regions.boxes))
+    words = opened.run.model.encode_captions(["a dog"])[0][0]
+    assert opened._best_boxes(bare, words, opened.collection.image_ids[0]) == ()
+    assert len(opened._best_boxes(regions, words, opened.collection.image_ids[0])) == 3
+    assert "[" not in str(Answer("a dog", 1, (Hit(1, 0.5, "x.jpg"),)))
+
+
+def test_next_steps_are_quoted(inside: Path) -> None:
+    said = scan("retrieve", "--query", "a dog's tree", "--top", "1", "--run", "runs/t2i_mean")
+    first = said.stdout.splitlines()[-1].strip()
+    assert first.startswith("scan-pipeline explain --image COCO_train2014_")
+    assert """--caption 'a dog'"'"'s tree' --run runs/t2i_mean""" in first
+    assert scan(*shlex.split(first)[1:]).exit_code == 0
+
+
+def test_shares_of_words() -> None:
+    contributions = np.array([[0.1, 0.0], [0.2, 0.1], [0.1, -0.2], [0.05, 0.05], [0.0, 0.1]])
+    words = ["<start>", "dog", "runs", ".", "<end>"]
+    photo = np.zeros((8, 8, 3), np.uint8)
+    boxes, names = np.zeros((2, 4)), ["brown dog", "tree"]
+    found = Explanation(photo, "x", "dog runs.", "t2i", 0.5, words, contributions, contributions, boxes, names)
+    assert found.shown == [1, 2]
+    np.testing.assert_allclose(found.shares, [0, 1, 0, 0, 0])  # what takes away adds nothing
+    assert found.share_of_marks == pytest.approx(1 - 0.2 / 0.5)
+    assert str(found).splitlines() == [
+        "score 0.5000; of what the words add to it:",
+        "  100%  dog   brown dog",
+        "    0%  runs  brown dog",
+        "(the sentence's start, end and punctuation make 60% of the score)",
+    ]
