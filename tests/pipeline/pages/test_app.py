@@ -197,7 +197,7 @@ def test_other_names_for_this_machine_are_refused(client: TestClient) -> None:
 
 def test_without_a_run_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = scan("app", "--port", "0")
+    said = scan("app", "--port", "8999")
     assert said.exit_code == 2
     assert "no trained run found" in said.stderr
     with pytest.raises(PipelineError, match="no trained run found"):
