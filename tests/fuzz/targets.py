@@ -8,12 +8,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 from safetensors.numpy import save
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size
+from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size, read_thumbnail
 from pipeline.interchange.convert import import_any
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, read_mark, seal
@@ -59,11 +60,26 @@ def small_images() -> list[bytes]:
         buffer = BytesIO()
         noise.save(buffer, kind, **options)
         images.append(buffer.getvalue())
+    pillow_heif.register_heif_opener()
+    for kind, options in [
+        ("HEIF", {"exif": exif.tobytes()}), ("AVIF", {}), ("GIF", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
+    ]:  # fmt: skip
+        buffer = BytesIO()
+        noise.save(buffer, kind, **options)
+        images.append(buffer.getvalue())
     for mode, kind in [("P", "PNG"), ("1", "PNG"), ("P", "BMP"), ("CMYK", "JPEG"), ("LA", "PNG")]:
         buffer = BytesIO()
         noise.convert(mode).save(buffer, kind)
         images.append(buffer.getvalue())
     return images
+
+
+def small_image(kind: str) -> bytes:
+    """17 x 13 pixels of noise, in a format of Pillow's."""
+    pillow_heif.register_heif_opener()
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
 
 
 def image(data: bytes) -> None:
@@ -77,6 +93,8 @@ def image(data: bytes) -> None:
 def image_size(data: bytes) -> None:
     with _file("x.jpg", data) as path, suppress(PipelineError):
         assert all(side > 0 for side in read_image_size(path))
+    with _file("x.jpg", data) as path, suppress(PipelineError):
+        assert 0 < max(read_thumbnail(path, 8).shape[:2]) <= 8
 
 
 def tensors(data: bytes) -> None:

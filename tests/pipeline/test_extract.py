@@ -125,7 +125,7 @@ def test_bad_photos_become_rows_and_the_rest_is_kept(photos: Path, extractor: Re
         "004.jpg": "truncated",
         "007.jpg": "detector: too hard",
         "gone.jpg": "cannot be read: No such file or directory",
-        "notes.png": "not an image (JPEG, PNG, BMP, WEBP)",
+        "notes.png": "not an image (JPEG, PNG, BMP, WEBP, TIFF, GIF, AVIF, HEIF)",
     }
     assert store.manifest["counts"] == {"images": 6, "failures": 6, "shards": 3}
 

@@ -65,7 +65,35 @@ def jpeg(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def resized(kind: str, width: int, height: int) -> bytes:
+    """A small picture whose container says that it is another size."""
+    data = bytearray(targets.small_image(kind))
+    at = data.find(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
+def gif(width: int, height: int) -> bytes:
+    data = bytearray(targets.small_image("GIF"))
+    data[6:10] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def tiff(width: int, height: int, tile: int = 0) -> bytes:
+    """Deflated; in tiles of a size where one is given, else in one strip."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    body = zlib.compress(bytes(999))
+    place = [(322, 4, tile), (323, 4, tile), (324, 4, 8), (325, 4, len(body))] if tile else (
+        [(273, 4, 8), (278, 4, height), (279, 4, len(body))])  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(tags + place))
+    table = struct.pack("<H", len(tags + place)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + table
+
+
 BOMBS = {
+    "gif": gif(65_535, 65_535),
+    "tiff": tiff(60_000, 60_000),
+    "tiff, just above": tiff(12_000, 10_001),
     "png": png(60_000, 60_000),
     "png, the largest": png(2**31 - 1, 2**31 - 1),
     "png, just above": png(12_000, 10_001),
@@ -76,6 +104,14 @@ BOMBS = {
     "webp, animated": webp(2**16, 2**15, True),
     "jpeg": jpeg(65_500, 65_500),
     "jpeg, just above": jpeg(12_000, 10_001),
+}
+
+
+# Their decoders refuse these themselves, in their own words.
+BOXED_BOMBS = {
+    "heic": resized("HEIF", 60_000, 60_000),
+    "heic, just above": resized("HEIF", 12_000, 10_001),
+    "avif": resized("AVIF", 20_000, 16_000),
 }
 
 
@@ -91,8 +127,9 @@ def test_bombs_are_refused_by_pixel_count(tmp_path: Path, data: bytes) -> None:
 
 def test_bombs_take_no_memory(tmp_path: Path) -> None:
     """In a fresh process, as its peak counts."""
-    for index, data in enumerate(BOMBS.values()):
-        (tmp_path / str(index)).write_bytes(data)
+    bombs = [BOMBS["png"], *BOXED_BOMBS.values(), *BOMBS.values()]  # the first is for the imports
+    for index, data in enumerate(bombs):
+        (tmp_path / f"{index:02}").write_bytes(data)
     code = """
 import resource, sys
 from pathlib import Path
@@ -110,8 +147,28 @@ print(sum(map(bool, map(refused, paths))), peak() - before)
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout.split()
-    assert int(said[0]) == len(BOMBS)
+    assert int(said[0]) == len(bombs)
     assert int(said[1]) < 20_000  # kB
+
+
+def test_a_small_tiff_in_one_huge_tile_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "tile.tif").write_bytes(tiff(100, 100, tile=30_000))
+    code = """
+import resource, sys
+from pipeline.inputs.photos import UnreadableImage, decode_image, read_image
+try:
+    decode_image(b"BM")
+except UnreadableImage:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_image(sys.argv[1])
+except UnreadableImage as error:
+    print(error, "|", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "tile.tif")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    assert "30000 x 30000 pixels: more than 120,000,000" in said
+    assert int(said.split("|")[1]) < 20_000  # kB
 
 
 def test_bombs_are_refused_wherever_photos_come_in(inside: Path, tmp_path: Path, small_weights: Path) -> None:

@@ -2,17 +2,32 @@
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import UnreadableImage, decode_image, list_photos, read_image, read_image_size
+from pipeline.inputs.photos import (
+    UnreadableImage,
+    decode_image,
+    describe_skipped,
+    list_photos,
+    read_image,
+    read_image_size,
+    read_thumbnail,
+)
+
+pillow_heif.register_heif_opener()  # to write HEICs
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 # A scene in which every corner is told apart: red, green / blue, white (RGB).
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
@@ -33,15 +48,20 @@ def corners(image: np.ndarray) -> np.ndarray:
 SCENE_CORNERS = corners(SCENE[:, :, ::-1])
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+FORMATS = ["JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "HEIF"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_formats_by_content(kind: str) -> None:
     image = decode_image(encoded(Image.fromarray(SCENE), kind))
     assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
     np.testing.assert_array_equal(corners(image), SCENE_CORNERS)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientations_come_out_upright(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientations_come_out_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    """A HEIC as an iPhone writes it: turned by its container (irot, imir), and by EXIF, which only repeats it."""
     inverse = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,9 +77,44 @@ def test_exif_orientations_come_out_upright(tmp_path: Path, orientation: int) ->
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "photo.jpg"
-    stored.save(path, exif=exif)
+    path.write_bytes(data := encoded(stored, kind, exif=exif.tobytes()))
+    if kind == "HEIF":
+        assert (b"irot" in data or b"imir" in data) == (orientation > 1)
     np.testing.assert_array_equal(corners(read_image(path)), SCENE_CORNERS)
     assert read_image_size(path) == (40, 60)
+    thumbnail = read_thumbnail(path, 30)
+    assert thumbnail.shape == (20, 30, 3)
+    np.testing.assert_array_equal(corners(thumbnail), SCENE_CORNERS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("I;16", "TIFF"), ("L", "TIFF"), ("1", "TIFF"), ("P", "TIFF"), ("RGBA", "TIFF"), ("CMYK", "TIFF"),
+                       ("P", "GIF"), ("L", "GIF"), ("RGBA", "AVIF"), ("L", "AVIF"), ("RGBA", "HEIF"), ("L", "HEIF")]
+)  # fmt: skip
+def test_modes_of_the_formats_that_pillow_decodes(mode: str, kind: str) -> None:
+    if mode == "I;16":
+        photo = Image.fromarray(SCENE[..., 1].astype(np.uint16) * 257)
+    else:
+        photo = Image.fromarray(SCENE).convert(mode)
+    image = decode_image(encoded(photo, kind))
+    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
+    if mode in ("P", "RGBA", "CMYK"):
+        np.testing.assert_array_equal(corners(image), SCENE_CORNERS)
+    else:
+        assert image[-4, -4].min() > 240
+        assert image[-4, 3].max() < 120
+
+
+def test_32_bit_pixels_are_refused() -> None:
+    with pytest.raises(UnreadableImage, match=r"32-bit pixels \(mode F\): expected 8 or 16 bits"):
+        decode_image(encoded(Image.fromarray(SCENE[..., 1].astype(np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF", "HEIF", "WEBP"])
+def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+    others = [Image.fromarray(SCENE[::-1, ::-1].copy())] * 2
+    image = decode_image(encoded(Image.fromarray(SCENE), kind, save_all=True, append_images=others))
+    np.testing.assert_array_equal(corners(image), SCENE_CORNERS)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGBA", "CMYK", "I;16"])
@@ -98,7 +153,12 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
         (b"", "empty file"),
         (b"\x00" * 500, "not an image"),
         (b"<html>404</html>", "not an image"),
-        (encoded(Image.fromarray(SCENE), "GIF"), "not an image"),
+        (encoded(Image.fromarray(SCENE), "PPM"), "not an image"),
+        (encoded(NOISE, "GIF")[:-900], "truncated"),
+        (encoded(NOISE, "TIFF")[:-900], "truncated"),
+        (encoded(NOISE, "TIFF", compression="tiff_lzw")[:-900], "truncated|damaged|not an image"),
+        (encoded(NOISE, "AVIF")[:-900], "no AVIF or HEIC image: damaged, truncated"),
+        (encoded(NOISE, "HEIF")[:-900], "truncated"),
         (encoded(NOISE, "JPEG")[:-900], "truncated"),
         (encoded(NOISE, "PNG")[:-900], "truncated"),
         (encoded(NOISE, "WEBP")[:-900], "damaged|not an image|truncated"),
@@ -120,6 +180,67 @@ def test_truncated_webp_is_refused_wherever_it_ends(options: dict) -> None:
             decode_image(data[:kept])
     with pytest.raises(UnreadableImage):
         decode_image(data[:-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("GIF", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("AVIF", {}),
+     ("HEIF", {})],
+)  # fmt: skip
+def test_what_pillow_decodes_is_refused_wherever_it_is_cut(kind: str, options: dict) -> None:
+    data = encoded(NOISE, kind, **options)
+    whole = decode_image(data)
+    for kept in range(1, len(data), 97):
+        try:
+            cut = decode_image(data[:kept])
+        except UnreadableImage:
+            continue
+        np.testing.assert_array_equal(cut, whole)  # only what the picture does not need was cut
+
+
+def test_thumbnails_are_small_and_never_enlarged(tmp_path: Path) -> None:
+    for kind in FORMATS:
+        path = tmp_path / kind
+        path.write_bytes(encoded(Image.fromarray(SCENE).resize((900, 600)), kind))
+        thumbnail = read_thumbnail(path, 100)
+        assert thumbnail.shape in [(66, 100, 3), (67, 100, 3)]
+        np.testing.assert_array_equal(corners(thumbnail), SCENE_CORNERS)
+        assert read_thumbnail(path, 5000).shape == (600, 900, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1), (20_000, 2)])
+def test_thumbnails_of_extreme_shapes_keep_a_line(tmp_path: Path, size: tuple[int, int]) -> None:
+    for kind in ("JPEG", "PNG"):
+        (tmp_path / "photo").write_bytes(encoded(Image.new("RGB", size, (200, 10, 10)), kind))
+        thumbnail = read_thumbnail(tmp_path / "photo", 64)
+        assert min(thumbnail.shape) >= 1
+        assert max(thumbnail.shape[:2]) == min(64, max(size))
+
+
+def test_thumbnails_bound_what_they_decode(tmp_path: Path) -> None:
+    """A JPEG's pixels are counted after the reduction, another format's before it is decoded."""
+    for kind in ("JPEG", "PNG"):
+        (tmp_path / kind).write_bytes(encoded(Image.new("RGB", (4000, 3000)), kind))
+    assert read_thumbnail(tmp_path / "JPEG", 300, max_pixels=1_000_000).shape == (225, 300, 3)
+    with pytest.raises(UnreadableImage, match="4000 x 3000 pixels: more than 1,000,000"):
+        read_thumbnail(tmp_path / "PNG", 300, max_pixels=1_000_000)
+    with pytest.raises(UnreadableImage, match="4000 x 3000 pixels: more than 1,000,000"):
+        decode_image((tmp_path / "PNG").read_bytes(), max_pixels=1_000_000)
+
+
+def test_heif_is_imported_when_a_file_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(NOISE, "JPEG"))
+    (tmp_path / "b.heic").write_bytes(encoded(NOISE, "HEIF"))
+    code = """
+import sys
+from pipeline.inputs.photos import read_image
+for name in ("a.jpg", "b.heic"):
+    read_image(sys.argv[1] + "/" + name)
+    print("pillow_heif" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    assert said.split() == ["False", "True"]
 
 
 def test_suffixes_may_lie(tmp_path: Path) -> None:
@@ -150,7 +271,9 @@ def test_listing_is_recursive_sorted_and_survives_loops(tmp_path: Path) -> None:
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    found = [photo.image_id for photo in list_photos([tmp_path])]
+    skipped: Counter[str] = Counter()
+    found = [photo.image_id for photo in list_photos([tmp_path], skipped=skipped)]
+    assert skipped == {".txt": 1}
     assert found == ["a.webp", "b/10.jpeg", "b/2.JPG", "broken.png", "c/d/e.bmp", "self.jpg"]
 
 
@@ -165,13 +288,27 @@ def test_several_folders_prefix_their_ids(tmp_path: Path) -> None:
     ]
 
 
+def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
+    names = ["a.jpg", "b.HEIC", "c.tif", "d.gif", "e.avif", "f.jfif", "g.CR2", "h.cr2", "sub/i.nef", "j.mov", "README"]
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    skipped: Counter[str] = Counter()
+    assert len(list_photos([tmp_path], skipped=skipped)) == 6
+    assert describe_skipped(skipped) == (
+        "skipped 5 other files (2 .cr2, 1 without a suffix, 1 .mov, 1 .nef); "
+        "camera raw files have to be converted to JPEG first"
+    )
+    assert "raw" not in describe_skipped(Counter({".txt": 1000}))
+
+
 def test_folders_that_hold_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"no photo found; looked for \.bmp, \.jpeg"):
+    with pytest.raises(PipelineError, match=r"no photo found, looked for \.avif, \.bmp"):
         list_photos([tmp_path])
     with pytest.raises(PipelineError, match="not there; expected a folder of photos"):
         list_photos([tmp_path / "nowhere"])
     (tmp_path / "a.jpg").touch()
     with pytest.raises(PipelineError, match="a file; expected a folder"):
         list_photos([tmp_path / "a.jpg"])
-    with pytest.raises(PipelineError, match="two folders are named alike"):
+    with pytest.raises(PipelineError, match="two folders have the same name"):
         list_photos([tmp_path, tmp_path])
