@@ -10,6 +10,7 @@ extracts them, in this process (`pipeline.extraction.local`) or on Ray (`pipelin
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
-from pipeline.inputs.photos import list_photos
+from pipeline.inputs.photos import describe_skipped, list_photos
 from pipeline.store.format import FEATURES, commit_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
@@ -43,7 +44,10 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     """
     if not config.images:
         raise PipelineError("no photos given; name their folder with --images DIR")
-    photos = list_photos(config.images)
+    skipped: Counter[str] = Counter()
+    photos = list_photos(config.images, skipped=skipped)
+    if skipped:
+        tqdm.write(f"--images: {describe_skipped(skipped)}", file=sys.stderr)
     folder = Path(config.output or FEATURES / os.path.basename(os.path.abspath(config.images[-1])))
     with closing(_engine(config, extractor)) as engine:
         manifest = claim_store(folder, engine.manifest())

@@ -342,3 +342,13 @@ def test_settings_are_checked(changes: dict, message: str) -> None:
         ExtractConfig(**changes)
     with pytest.raises(PipelineError, match="no photos given"):
         extract.run(ExtractConfig())
+
+
+def test_files_that_are_no_photos_are_counted(
+    photos: Path, extractor: RegionExtractor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.cr2", "b.CR2", "c.mov"):
+        (photos / name).touch()
+    extract_all(config(photos), extractor)
+    said = capsys.readouterr().err
+    assert "skipped 3 other files (2 .cr2, 1 .mov); camera raw files have to be converted to JPEG first" in said
