@@ -59,9 +59,11 @@ def write_evaluation(
 
 
 def _image_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) -> list[dict[str, Any]]:
-    """Captions whose photo came last, with the photos that came first."""
+    """Captions whose photo came last, one of each photo, with the photos that came first."""
     mistakes: list[dict[str, Any]] = []
-    for caption in np.argsort(-rank, kind="stable")[:MISTAKES]:
+    order = np.argsort(-rank, kind="stable")
+    _, first = np.unique(split.images.image_of_caption[order], return_index=True)  # of each photo its worst caption
+    for caption in order[np.sort(first)][:MISTAKES]:
         own = int(split.images.image_of_caption[caption])
         best = np.argsort(-similarity[:, caption], kind="stable")[:SHOWN]
         mistakes.append(

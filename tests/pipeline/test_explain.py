@@ -112,6 +112,8 @@ def test_an_evaluation_as_a_page(inside: Path) -> None:
     ranks = [int(rank) for rank in re.findall(r"its photo came at rank (\d+)", page)]
     assert ranks == sorted(ranks, reverse=True)
     assert page.count('class="own"') == len(ranks) == 6
+    own = re.findall(r'alt="right: ([^"]+)"', page)
+    assert len(own) == len(set(own)) == 6  # no photo twice among the worst
 
 
 def test_training_curves(inside: Path) -> None:
