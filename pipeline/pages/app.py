@@ -30,7 +30,7 @@ from pipeline.pages.explanation import attention_data
 from pipeline.pages.library import FILTERS, Library
 from pipeline.pages.render import render
 from pipeline.runs import find_run, load_run
-from pipeline.search import caption_scores, fitting_stores
+from pipeline.search import caption_scores, fitting_stores, known_words
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -122,7 +122,8 @@ class Search:
         return np.sum([(one - one.mean()) / max(float(one.std()), 1e-12) for one in scores], axis=0)
 
     def photos(self, query: str, like: str, wanted: Mapping[str, str], offset: int, top: int) -> dict[str, Any]:
-        """The best photos for a sentence, like a photo, or both."""
+        """The best photos for a sentence, like a photo, or both; with the words of the sentence that are unknown."""
+        unknown = known_words(self.run, query) if query else {}
         scores, rows = self._scores(query, like), self.library.rows(wanted)
         if like:
             rows = rows[rows != self.library.row(like)]
@@ -131,7 +132,7 @@ class Search:
             {**self.describe(row), "rank": rank, "score": round(float(scores[row]), 4)}
             for rank, row in enumerate(best.tolist(), start=offset + 1)
         ]
-        return {"query": query, "like": like, "searched": len(rows), "hits": hits}
+        return {"query": query, "like": like, "searched": len(rows), "unknown": unknown, "hits": hits}
 
     def listing(self, wanted: Mapping[str, str], offset: int, top: int) -> dict[str, Any]:
         """The photos of the library, newest first."""

@@ -308,3 +308,10 @@ def test_the_pages_in_a_browser(browser: Any, inside: Path) -> None:
     wait_for(lambda: "looks here most" in browser.find_element(By.CSS_SELECTOR, ".note").text)
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
+
+
+def test_unknown_words_are_named(client: TestClient) -> None:
+    assert client.get("/photos", params={"q": "a hous"}).json()["unknown"] == {"hous": "house"}
+    refused = client.get("/photos", params={"q": "asdfgh qwerty"})
+    assert refused.status_code == 400
+    assert "knows none of these words" in refused.json()["error"]
