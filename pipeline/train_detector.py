@@ -1,4 +1,4 @@
-"""Stage zero: Visual Genome, or COCO's instances -> a detector that stage one extracts with.
+"""Optional first step: train the region detector, on Visual Genome or on COCO's instances.
 
 detectors/vg_r101_8gpu/
   detector.safetensors   the weights, with network, object and attribute names inside

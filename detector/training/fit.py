@@ -213,20 +213,20 @@ def _hooks(
     folder: Path,
     progress: bool,
 ) -> list[HookBase]:
-    leads = comm.is_main_process()
+    is_main = comm.is_main_process()
     found: list[HookBase] = [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=make_schedule(recipe)),
         Randomness(),
-        Bar(recipe.steps, progress and leads),
+        Bar(recipe.steps, progress and is_main),
     ]
-    if leads:
+    if is_main:
         periodic = hooks.PeriodicCheckpointer(checkpointer, recipe.checkpoint_every, max_to_keep=1)
         if checkpointer.has_checkpoint():  # of an earlier call: the next one replaces it
             periodic.recent_checkpoints.append(checkpointer.get_checkpoint_file())
         found.append(periodic)
     found.append(hooks.EvalHook(recipe.evaluate_every, evaluate))
-    if leads:
+    if is_main:
         writers = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
         found.append(hooks.PeriodicWriter(writers, period=LOG_EVERY))
     return found

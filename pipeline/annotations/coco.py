@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations.records import DetectionRecords, Record, Report, clean_box, make_record, spread
+from pipeline.annotations.records import DetectionRecords, Record, Report, clean_box, evenly_spaced, make_record
 from pipeline.errors import PipelineError
 
 
@@ -48,7 +48,7 @@ def read_coco(
         if count:
             report.images[what] = count
     report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
-    return DetectionRecords(train, spread(evaluation, evaluation_images), list(categories.values()), [], report)
+    return DetectionRecords(train, evenly_spaced(evaluation, evaluation_images), list(categories.values()), [], report)
 
 
 def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], list[Record]]:
@@ -71,7 +71,7 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
         ]
     except PipelineError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PipelineError(f"{path}: not readable as COCO instances ({error!r}); download it again") from error
 
 

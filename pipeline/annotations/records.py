@@ -175,7 +175,7 @@ def check_photos(records: DetectionRecords) -> None:
         PipelineError: all of a sample are unreadable, or of other sizes than annotated.
     """
     reasons = []
-    for record in [*spread(records.train, SAMPLE), *spread(records.evaluation, SAMPLE)]:
+    for record in [*evenly_spaced(records.train, SAMPLE), *evenly_spaced(records.evaluation, SAMPLE)]:
         try:
             size = read_image_size(record["file_name"])
             reason = "" if size == (record["height"], record["width"]) else _other_size(record, size)
@@ -189,7 +189,7 @@ def check_photos(records: DetectionRecords) -> None:
     )
 
 
-def spread(records: list[Record], most: int) -> list[Record]:
+def evenly_spaced(records: list[Record], most: int) -> list[Record]:
     """At most so many, evenly over all."""
     if len(records) <= most:
         return records

@@ -21,8 +21,8 @@ from pipeline.annotations.records import (
     Record,
     Report,
     clean_box,
+    evenly_spaced,
     make_record,
-    spread,
 )
 from pipeline.errors import PipelineError
 from pipeline.inputs.photos import SUFFIXES
@@ -67,7 +67,7 @@ def read_visual_genome(
         try:
             size = (int(entry["height"]), int(entry["width"]))
             rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PipelineError(
                 f"{folder}: the annotations of image {image_id} are not Visual Genome's ({error!r}); download them again"
             ) from error
@@ -79,7 +79,9 @@ def read_visual_genome(
     if empty := len(records) - len(train) - len(evaluation):
         report.images["without a usable box"] = empty
     report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
-    return DetectionRecords(train, spread(evaluation, evaluation_images), objects.names, attributes.names, report)
+    return DetectionRecords(
+        train, evenly_spaced(evaluation, evaluation_images), objects.names, attributes.names, report
+    )
 
 
 def _held_out(image_ids: Sequence[int], entries: Mapping[int, Mapping[str, Any]], held_out: frozenset[int]) -> set[int]:
@@ -129,7 +131,7 @@ def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
                 found |= {int(image["cocoid"]) for image in images if image["split"] in ("val", "test")}
             else:
                 found |= {int(image["id"]) for image in images}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise PipelineError(
                 f"{path}: holds no COCO ids ({error!r}); expected dataset_coco.json, captions or instances in COCO's "
                 "format, or a text file of ids"
@@ -205,7 +207,7 @@ def _object_ids(item: Mapping[str, Any]) -> list[int]:
 def _image_id(entry: Mapping[str, Any]) -> int:
     try:
         return int(entry.get("image_id", entry.get("id")))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         keys = ", ".join(list(entry)[:5])
         raise PipelineError(
             f"an image without an image_id (found {keys}); expected Visual Genome's annotations"
