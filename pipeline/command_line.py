@@ -209,11 +209,11 @@ def _option(dotted: str, field: Any, hint: Any) -> click.Option:
     """One option. Its value stays text: `pipeline.config` checks it as it checks YAML and KEY=VALUE."""
     about, flag = field.metadata, field.metadata.get("flag") or f"--{field.name.replace('_', '-')}"
     default = about.get("unset") or ("" if field.default in ((), None, "") else field.default)
-    common: dict[str, Any] = {"help": about["help"], "default": None, "required": about.get("required", False)}
+    common: dict[str, Any] = {"help": about["help"], "required": about.get("required", False)}
     name = dotted.replace(".", "__")
     if hint is bool:
         both = f"{flag}/--no-{flag[2:]}" if field.default else flag
-        return click.Option([both, name], is_flag=True, **common)
+        return click.Option([both, name], is_flag=True, default=None, **common)
     several = str(hint).startswith("tuple")
     shown = [choice for choice in about.get("choices", ()) if choice != ""]
     number = {int: "N", float: "NUMBER"}.get(hint, "N" if hint == int | None else "TEXT")

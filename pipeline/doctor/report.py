@@ -23,7 +23,6 @@ PHOTO_BYTES = (
     36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200
 )  # of a store: float16 features, boxes and classes, its rows of text
 PROBE_SECONDS = 300
-SHARED_MEMORY = 1 << 30  # of a container: decoding processes pass photos through it
 OURS = "scan-pipeline"
 
 
@@ -154,10 +153,13 @@ def _disk() -> Iterator[Check]:
         elif purpose == "features/":
             free = shutil.disk_usage(there).free
             yield Check("disk", OK, f"{free / 1e9:,.0f} GB free in {there}: features of {free // PHOTO_BYTES:,} photos")
+    from pipeline.inputs.decode import SHARED_MEMORY
+
     shared = Path("/dev/shm")
-    if shared.is_dir() and (total := shutil.disk_usage(shared).total) < SHARED_MEMORY:
+    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < SHARED_MEMORY:
+        needed = f"decoding is fastest with {SHARED_MEMORY / 1e9:.1f} GB"
         remedy = "docker run --shm-size 4g, or extract --workers 0"
-        yield Check("disk", NOTE, f"{total / 1e6:,.0f} MB of shared memory: decoding processes need more", remedy)
+        yield Check("disk", NOTE, f"{free / 1e6:,.0f} MB of shared memory are free; {needed}", remedy)
 
 
 def _weights() -> Iterator[Check]:

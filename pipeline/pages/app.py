@@ -60,7 +60,7 @@ class AppConfig(CommandConfig):
     )
     weights: str = option("", "Detector for uploaded photos.", metavar="FILE|NAME")
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
-    port: int = option(7860, "Port to listen on.", min=1, max=65535)
+    port: int = option(7860, "Port to listen on; 0: any free one.", min=0, max=65535)
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
     @property

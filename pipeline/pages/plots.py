@@ -11,8 +11,10 @@ import numpy as np
 
 from matcher.metrics import Ranks
 from matcher.metrics_log import METRICS, read_metrics
+from pipeline.config import load_config
 from pipeline.errors import PipelineError
 from pipeline.pages.style import INK, SERIES, figure_style
+from pipeline.runs import CONFIG, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,9 +98,7 @@ def as_svg(figure: "Figure") -> str:
 
 def _warmup_end(folder: Path, train: Sequence[dict[str, Any]]) -> int | None:
     """The last step of a run's warm-up; None where it has none, or is still in it."""
-    from omegaconf import OmegaConf
-
-    epochs = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "training.warmup_epochs")
+    epochs = load_config(TrainConfig, config=str(folder / CONFIG)).training.warmup_epochs
     return next((row["step"] for row in train if row["epoch"] >= epochs > 0), None)
 
 

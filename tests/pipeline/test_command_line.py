@@ -1,0 +1,187 @@
+"""What every command shares: help, lists, what reaches the terminal, and one line for every mistake."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detector.errors import DetectorError
+from matcher.errors import MatcherError
+from pipeline.cli import main
+from pipeline.command_line import SECTIONS, Command, printable, say_next
+from pipeline.config import load_config
+from pipeline.errors import PipelineError
+from pipeline.extraction.job import ExtractConfig
+from pipeline.fields import leaves
+from pipeline.runs import TrainConfig
+from pipeline.train_detector import TrainDetectorConfig
+
+COMMANDS = {name: command for name, command in main.commands.items() if isinstance(command, Command)}
+REPOSITORY = Path(__file__).resolve().parents[2]
+NASTY = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(max_size=20),
+    st.sampled_from(["", "-1", "0", "99999999999999999999", "nan", "inf", "true", "null", "${oc.env:HOME}", "???", "/dev/null", "a\nb"]),
+)  # fmt: skip
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    said = CliRunner().invoke(main, list(words), catch_exceptions=False)
+    return said.exit_code, said.stdout, said.stderr
+
+
+def test_the_help_groups_commands_and_cuts_no_summary() -> None:
+    _, out, _ = run("--help")
+    positions = [out.index(f"{section}:") for section in SECTIONS]
+    assert positions == sorted(positions)
+    assert "..." not in out.split("Search your photos:")[1]
+    assert "Optional first step: train the region detector." in out
+    assert "_SCAN_PIPELINE_COMPLETE=bash_source" in out
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_ends_with_an_example_that_parses(name: str) -> None:
+    import shlex
+
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert out.rstrip().endswith(COMMANDS[name].example)
+    _, verb, *words = shlex.split(COMMANDS[name].example)
+    assert verb == name
+    COMMANDS[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("name", ["extract", "train", "train-detector"])
+def test_presets_and_fields_are_listed(name: str) -> None:
+    code, out, _ = run(name, "--list")
+    assert code == 0
+    assert {path.stem for path in (REPOSITORY / "configs" / name).glob("*.yaml")} <= set(out.split())
+    schema = COMMANDS[name]._schema()
+    for key, _, field in leaves(schema):
+        assert f"  {key}: " in out
+        assert field.metadata.get("help"), f"{key} has no help"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("extract --num-regions 100000", "--num-regions 100000: expected at most 1000"),
+        ("evaluate --folds -3", "--folds -3: expected at least 0"),
+        ("evaluate --bootstrap -5", "--bootstrap -5: expected at least 0"),
+        ("train training.seed=-1", "training.seed=-1: expected at least 0"),
+        ("train dev_images=-1", "dev_images=-1: expected at least 1"),
+        ("train training.grad_clip=-1", "training.grad_clip=-1: expected at least 0"),
+        ("train training.margin=-5", "training.margin=-5: expected at least 0"),
+        ("train training.learning_rate=nan", "training.learning_rate=nan: expected a finite number"),
+        ("train model.embed_dim=2000000000", "model.embed_dim=2000000000: expected at most 65536"),
+        ("app --port 99999", "--port 99999: expected at most 65535"),
+        ("retrieve --nope", "No such option '--nope'"),
+        ("nope", "No such command 'nope'"),
+        ("--nope", "No such option '--nope'"),
+        ("explain --image a.jpg", "Missing option '--caption'"),
+        ("train --epochs ${oc.env:HOME}", "--epochs ${oc.env:HOME}: expected a whole number"),
+    ],
+)
+def test_out_of_range_is_one_line(command: str, message: str) -> None:
+    code, out, err = run(*command.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_escape_sequences_do_not_reach_the_terminal() -> None:
+    assert printable("a\x1b]0;owned\x07\r\u202edog\x9b\n\tb") == r"a\x1b]0;owned\x07\r\u202edog\x9b" + "\n\tb"
+    code, out, err = run("inspect", "x\x1b[31m\x07")
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert r"x\x1b[31m\x07" in err
+
+
+def test_next_steps_are_quoted_for_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    say_next(("inspect", "features/my photos; rm -rf x"))
+    assert capsys.readouterr().out == "next:\n  scan-pipeline inspect 'features/my photos; rm -rf x'\n"
+
+
+@pytest.mark.parametrize(("name", "continues"), [("train", True), ("evaluate", False)])
+def test_ctrl_c_promises_to_continue_only_where_it_does(
+    name: str, continues: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(COMMANDS[name], "callback", interrupted)
+    code, _, err = run(name)
+    assert code == 130
+    assert ("run the same command again to continue" in err) is continues
+
+
+def test_any_locale_prints_any_name(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "LC_ALL": "POSIX",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+    command = [sys.executable, "-m", "pipeline.cli", "inspect", "été"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"doctor", "demo", "app"}))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_arbitrary_options_end_well_or_in_one_line(name: str, data: st.DataObject, empty: Path) -> None:
+    """In an empty folder, whatever is typed."""
+    command = COMMANDS[name]
+    words = []
+    for parameter in command.get_params(command.make_context(name, [], resilient_parsing=True)):
+        if parameter.param_type_name == "argument":
+            words += data.draw(st.lists(NASTY, min_size=1, max_size=2 if parameter.nargs < 0 else 1))
+        elif parameter.name not in ("help", "list", "device", "weights", "init") and data.draw(st.booleans()):
+            words += [parameter.opts[0]] + ([] if getattr(parameter, "is_flag", False) else [data.draw(NASTY)])
+    code, _, err = run(name, *words)
+    assert code in (0, 1, 2)
+    if code == 2:
+        assert [line.startswith("error: ") for line in err.splitlines()].count(True) == 1
+        assert "Traceback" not in err
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(tmp_path / "none.safetensors"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("schema", [ExtractConfig, TrainConfig, TrainDetectorConfig])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_yaml_of_every_type_is_read_or_refused(schema: type, data: st.DataObject, tmp_path: Path) -> None:
+    import yaml
+
+    key = data.draw(st.sampled_from([key for key, _, _ in leaves(schema)]))
+    value = data.draw(YAML)
+    path = tmp_path / "any.yaml"
+    content: object = value
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    path.write_text(yaml.safe_dump(data.draw(st.sampled_from([content, value]))))
+    for sources in ({"config": str(path)}, {"overrides": [f"{key}={data.draw(NASTY)}"]}):
+        with contextlib.suppress(PipelineError, MatcherError, DetectorError):
+            load_config(schema, **sources)
