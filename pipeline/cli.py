@@ -63,7 +63,7 @@ def extract(config: "ExtractConfig") -> None:
     say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
     if not store.manifest["complete"]:
         say("not complete: other processes are at work on it, or a --limit was set; the same command continues")
-    say_next(("train",), ("inspect", store.path))
+    say_next(*stage.next_steps(store))
 
 
 @main.add(

@@ -12,7 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
+from pipeline.inputs.dataset import find_captions
 from pipeline.inputs.photos import describe_skipped, list_photos
 from pipeline.store.format import FEATURES, commit_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
@@ -70,6 +71,16 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
         finally:
             write_summary(folder, manifest, len(read_plan(folder)))
     return open_store(folder)
+
+
+def next_steps(store: Store) -> list[tuple[object, ...]]:
+    """Commands that can succeed with this store: training needs photos and their captions."""
+    steps: list[tuple[object, ...]] = [("inspect", store.path)]
+    if len(store):
+        with suppress(PipelineError):
+            find_captions(store)
+            steps.insert(0, ("train",))
+    return steps
 
 
 def _engine(config: ExtractConfig, extractor: Extractor | None) -> Engine:

@@ -352,3 +352,15 @@ def test_files_that_are_no_photos_are_counted(
     extract_all(config(photos), extractor)
     said = capsys.readouterr().err
     assert "skipped 3 other files (2 .cr2, 1 .mov); camera raw files have to be converted to JPEG first" in said
+
+
+def test_next_steps_can_succeed(photos: Path, extractor: RegionExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    nothing = extract_all(config(photos, share="3/9"), extractor)
+    assert extract.next_steps(nothing) == [("inspect", nothing.path)]
+    store = extract_all(config(photos), extractor)
+    assert extract.next_steps(store) == [("inspect", store.path)]  # no captions
+    (photos / "captions.tsv").write_text("000.jpg\ta dog\n")
+    assert extract.next_steps(store) == [("train",), ("inspect", store.path)]
