@@ -35,7 +35,9 @@ async function refresh() { // the list that the address asks for, from its begin
     gallery.replaceChildren();
     append(answer.hits);
     const query = asked.q || asked.like, time = Math.round(performance.now() - started);
-    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first. Scores compare photos for this query only.`
+    const unknown = Object.entries(answer.unknown ?? {}).map(([word, near]) => near ? `“${word}” (nearest: “${near}”)` : `“${word}”`);
+    const note = unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "";
+    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first. Scores compare photos for this query only.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
   } catch (error) {
     if (mine !== latest) return;
