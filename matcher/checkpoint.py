@@ -57,7 +57,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
     try:
         model = SCAN(_config(content["config"], path), read_tokens(content["vocabulary"]))
         model.load_state_dict(tensors)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         raise MatcherError(f"{path}: its tensors do not match its configuration ({reason})") from error
     return model.to(device).eval()
@@ -111,7 +111,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _config(values: dict[str, Any], path: Path) -> ModelConfig:
+    if not isinstance(values, dict):
+        raise MatcherError(f"{path}: its configuration is no object")
     known = {field.name for field in fields(ModelConfig)}
     if unknown := sorted(values.keys() - known):
         raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
+    types = {field.name: type(field.default) for field in fields(ModelConfig)}
+    for name, value in values.items():
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise MatcherError(f"{path}: its {name} is {value!r}; expected {types[name].__name__}")
     return replace(ModelConfig(), **values)

@@ -141,6 +141,30 @@ def confidence_intervals(
     return {name: tuple(np.percentile(values, tails).tolist()) for name, values in found.items()}
 
 
+def chance(image_of_caption: np.ndarray, images: int, *, folds: int = 1) -> dict[str, float]:
+    """What a random ranking gives on average, in percent: "caption_retrieval_r1" -> …, and rsum.
+
+    Args:
+        image_of_caption: (M,) as `ranks` had it.
+        images: N.
+        folds: of consecutive images, as `fold_average` had them.
+    """
+    owner, size = np.asarray(image_of_caption), images // folds
+    found: dict[str, float] = {}
+    for k in (1, 5, 10):
+        of_folds = []
+        for first in range(0, images, size):
+            counts = np.bincount(owner[(owner >= first) & (owner < first + size)] - first, minlength=size)
+            captions = counts.sum()
+            drawn = np.arange(min(k, captions))
+            misses = np.prod((captions - counts[counts > 0, None] - drawn).clip(0) / (captions - drawn), axis=1)
+            of_folds.append(100 * (1 - misses.mean()))
+        found[f"caption_retrieval_r{k}"] = float(np.mean(of_folds))
+        found[f"image_retrieval_r{k}"] = 100 * min(k, size) / size
+    found["rsum"] = sum(found.values())
+    return found
+
+
 def _task(positions: np.ndarray) -> TaskMetrics:
     r1, r5, r10 = (100.0 * float(np.mean(positions < k)) for k in (1, 5, 10))
     return TaskMetrics(r1, r5, r10, float(np.floor(np.median(positions)) + 1), float(positions.mean() + 1))

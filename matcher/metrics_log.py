@@ -52,11 +52,14 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a truncated last line is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """The rows of a `metrics.jsonl`, up to the first line that is none: the last one may be cut short."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int or row.get("split") not in ("train", "dev"):
+            break
+        rows.append(row)
     return rows

@@ -3,25 +3,29 @@
 Letters: N images, M captions. Several runs are an ensemble: their similarity matrices are averaged, as published.
 """
 
+import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matcher.collection import collection_similarity
-from matcher.metrics import RetrievalMetrics, confidence_intervals, fold_average, ranks, recalls
+from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import write_json
-from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_training_splits
+from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_recorded_splits
 from pipeline.runs import TrainedRun, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
+FEW = 100  # images; below that a recall says little
+Chances = dict[str, dict[str, float]]  # protocol -> recall -> percent
+Intervals = dict[str, tuple[float, float]]  # recall -> percent, percent
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class Evaluation:
     split: Split
     protocols: dict[str, RetrievalMetrics]  # by name: "1,000 images", "5 folds of 1,000 images"
     path: Path  # the JSON file
+    chances: Chances = field(default_factory=dict)
+    intervals: Intervals = field(default_factory=dict)  # of the first protocol
     extras: tuple[str, ...] = ()  # intervals, ECCV Caption, LaTeX: what was asked for
     verdict: str = ""  # what --verify found
     verified: bool = True
 
     def __str__(self) -> str:
-        lines = [describe([self.split]), table(self.protocols), *self.extras, f"written to {self.path}"]
+        lines = [
+            describe([self.split]),
+            table(self.protocols, self.chances, self.intervals),
+            *self.extras,
+            f"written to {self.path}",
+        ]
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
@@ -72,7 +83,14 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
     report(f"run: {', '.join(str(member.folder) for member in runs)}")
-    split = _choose_split(runs[0], config)
+    split, name = _choose_split(runs[0], config)
+    folds = _check_folds(len(split.store_ids), config.folds)
+    if config.verify:
+        _check_verify(runs[0], folds)
+    if config.eccv:
+        _check_eccv(split)
+    for note in _notes(runs, split):
+        report(f"note: {note}")
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
         _refuse_incompatible(member, split)
@@ -80,27 +98,37 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         similarity += collection_similarity(
             member.model, images.source, images.rows, images.captions, progress=True
         ) / np.float32(len(runs))
-    protocols = _protocols(similarity, split.images.image_of_caption, config.folds)
-    more: dict[str, Any] = {}
+    owner = split.images.image_of_caption
+    protocols = _protocols(similarity, owner, folds)
+    chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
+    more: dict[str, Any] = {"chance": chances}
     if config.bootstrap:
-        owner = split.images.image_of_caption
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
     if config.eccv:
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
-    path = _write(runs, split, protocols, similarity, more)
+    path = _write(runs, split, name, protocols, similarity, more)
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
 
-        write_evaluation(Path(config.html), [member.folder for member in runs], split, protocols, similarity)
+        write_evaluation(
+            Path(config.html),
+            [member.folder for member in runs],
+            split,
+            protocols,
+            similarity,
+            chances,
+            more.get("confidence_95", {}),
+        )
         report(f"page: {config.html}")
-    extras = [text(more[name]) for name, text in _EXTRAS.items() if name in more]
+    extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
-    return Evaluation(split, protocols, path, tuple(extras), verdict, verified)
+    intervals = more.get("confidence_95", {})
+    return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
 
 
-def table(protocols: dict[str, RetrievalMetrics]) -> str:
-    """Recalls in percent, median and mean rank, and rsum, one protocol a line."""
+def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: Intervals) -> str:
+    """Recalls in percent, median and mean rank, and rsum, one protocol a line; below it 95 % intervals and chance."""
     head = f"{'':26}{'caption retrieval':^33}  {'image retrieval':^33}\n"
     head += f"{'':26}" + 2 * f"{'R@1':>6}{'R@5':>6}{'R@10':>6}{'median':>7}{'mean':>8}  " + f"{'rsum':>6}"
     lines = [head]
@@ -110,7 +138,22 @@ def table(protocols: dict[str, RetrievalMetrics]) -> str:
             for task in (metrics.caption_retrieval, metrics.image_retrieval)
         ]
         lines.append(f"{name:26}{''.join(cells)}{metrics.rsum:6.1f}")
+        if intervals and name == next(iter(protocols)):
+            lines += [
+                _recall_line(f"  95 % {word}", {k: v[end] for k, v in intervals.items()})
+                for end, word in enumerate(("from", "to"))
+            ]
+        if name in chances:
+            lines.append(_recall_line("  by chance", chances[name]))
     return "\n".join(lines)
+
+
+def _recall_line(name: str, values: dict[str, float]) -> str:
+    tasks = (
+        "".join(f"{values[f'{task}_r{k}']:6.1f}" for k in (1, 5, 10))
+        for task in ("caption_retrieval", "image_retrieval")
+    )
+    return f"{name:26}" + "".join(f"{cells}{'':17}" for cells in tasks) + f"{values['rsum']:6.1f}"
 
 
 def latex_row(name: str, metrics: RetrievalMetrics) -> str:
@@ -152,10 +195,6 @@ def eccv_caption(
     return {metric: {task: float(value) for task, value in values.items()} for metric, values in found.items()}
 
 
-def _intervals_text(intervals: dict[str, tuple[float, float]]) -> str:
-    return "95 % intervals: " + ", ".join(f"{name} {low:.1f}–{high:.1f}" for name, (low, high) in intervals.items())
-
-
 def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
     lines = [
         f"  {metric:18} caption retrieval {values['i2t']:6.2%}   image retrieval {values['t2i']:6.2%}"
@@ -164,29 +203,52 @@ def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join(["ECCV Caption, CxC and COCO 5K (package eccv_caption):", *lines])
 
 
-_EXTRAS: dict[str, Callable[[Any], str]] = {"confidence_95": _intervals_text, "eccv_caption": _eccv_text}
+def run_dataset(
+    run: TrainedRun, features: Sequence[str] = (), captions: Sequence[str] = ()
+) -> tuple[Dataset, bool, bool]:
+    """The splits that a run recorded, or those of other stores.
+
+    Returns:
+        The dataset, whether its stores are the run's, and whether its captions are as well.
+    """
+    own_stores = not features or (bool(run.data["stores"]) and _are_among(features, run.stores()))
+    own_captions = own_stores and (not captions or _are_among(captions, run.captions()))
+    stores = [Path(path) for path in features] or run.stores()
+    dataset = load_dataset(stores, captions or (run.captions() if own_stores else []))
+    return (with_recorded_splits(dataset, run.splits) if own_stores else dataset), own_stores, own_captions
 
 
-def run_dataset(run: TrainedRun, features: Sequence[str] = (), captions: Sequence[str] = ()) -> Dataset:
-    """The splits a run was trained on, or those of other stores and captions."""
-    dataset = load_dataset(
-        [Path(path) for path in features] or run.stores(), captions or ([] if features else run.captions())
-    )
-    own = not features and not captions
-    return with_training_splits(dataset, run.config.dev_images) if own else dataset
+def _are_among(paths: Sequence[str], known: Sequence[Path]) -> bool:
+    return {Path(path).resolve() for path in paths} <= {path.resolve() for path in known}
 
 
-def _choose_split(run: TrainedRun, config: EvaluateConfig) -> Split:
-    dataset = run_dataset(run, config.features, config.captions)
+def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str]:
+    """The split to evaluate on, and what its files are called: data of another origin never takes a split's own name."""
+    dataset, own_stores, own_captions = run_dataset(run, config.features, config.captions)
     wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
-    if wanted == "all":
-        return all_splits(dataset)
-    if wanted not in dataset.splits:
+    if wanted != "all" and wanted not in dataset.splits:
         known = ", ".join(sorted(name for name in dataset.splits if name))
         raise PipelineError(
             f"--split {wanted}: the data has no such split; it has {known or 'no named split: use all'}"
         )
-    return dataset.splits[wanted]
+    origins = [] if own_stores else [store.path.name for store in dataset.stores.stores]
+    origins += [] if own_captions else [path.stem for path in dataset.caption_files if config.captions]
+    split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
+    return split, "_".join([*origins, wanted])
+
+
+def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
+    """What a reader of the recalls has to know: photos that were trained on, and too few photos."""
+    notes, count = [], len(split.store_ids)
+    for run in runs:
+        if seen := len(set(run.splits.get("train", ())) & set(split.store_ids)):
+            notes.append(
+                f"{run.folder} was trained on {seen:,} of these {count:,} photos (by image id): these recalls are not those "
+                "of unseen photos"
+            )
+    if count < FEW:
+        notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
+    return notes
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
@@ -197,13 +259,43 @@ def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
             )
 
 
+def _check_folds(count: int, folds: int) -> int:
+    """The number of folds: as asked, else five for COCO's 5,000 images."""
+    folds = folds or (count // FOLD_SIZE if count == 5 * FOLD_SIZE else 1)
+    if folds < 1 or count % folds:
+        raise PipelineError(f"--folds {folds}: {count:,} images do not divide into {folds} equal folds")
+    return folds
+
+
+def _check_verify(run: TrainedRun, folds: int) -> None:
+    expected = run.config.expected
+    if "rsum" not in expected:
+        raise PipelineError(f"{run.folder / 'config.yaml'}: has no expected recalls; --verify needs a run of a preset")
+    try:
+        wanted, _, _ = int(expected.get("folds", 1)), float(expected["rsum"]), float(expected.get("tolerance", 0.0))
+    except (TypeError, ValueError) as error:
+        raise PipelineError(f"{run.folder / 'config.yaml'}: its expected recalls are not numbers ({error})") from error
+    if wanted > 1 and wanted != folds:
+        raise PipelineError(f"--verify: the preset expects the mean of {wanted} folds; evaluate with --folds {wanted}")
+
+
+def _check_eccv(split: Split) -> None:
+    if importlib.util.find_spec("eccv_caption") is None:
+        raise PipelineError("--eccv: needs the package eccv_caption; pip install 'scan-pipeline[eccv]'")
+    if (
+        not all(isinstance(name, int) for name in (*split.image_ids, *split.caption_ids))
+        or len(split.image_ids) != 5000
+    ):
+        raise PipelineError(
+            f"--eccv: found {len(split.image_ids):,} images; expected COCO's 5,000 test images of the Karpathy split, with "
+            "their ids"
+        )
+
+
 def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int) -> dict[str, RetrievalMetrics]:
     count = len(similarity)
     protocols = {f"{count:,} images": recalls(ranks(similarity, image_of_caption))}
-    folds = folds or (count // FOLD_SIZE if count == 5 * FOLD_SIZE else 1)
     if folds > 1:
-        if count % folds:
-            raise PipelineError(f"--folds {folds}: {count:,} images do not divide into {folds} equal folds")
         name = f"{folds} folds of {count // folds:,} images"
         protocols[name] = fold_average(similarity, image_of_caption, folds=folds)
     return protocols
@@ -212,13 +304,14 @@ def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int)
 def _write(
     runs: Sequence[TrainedRun],
     split: Split,
+    name: str,
     protocols: dict[str, RetrievalMetrics],
     similarity: np.ndarray,
     more: dict[str, Any],
 ) -> Path:
     folder = runs[0].folder / "evaluation"
     folder.mkdir(exist_ok=True)
-    name = (split.name or "all") + ("" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:]))
+    name += "" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:])
     content = {
         "runs": [str(run.folder) for run in runs],
         "split": split.name,
@@ -259,12 +352,8 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
 
 def _verify(run: TrainedRun, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
     expected = run.config.expected
-    if not expected:
-        raise PipelineError(f"{run.folder / 'config.yaml'}: has no expected recalls; --verify needs a run of a preset")
     folds = int(expected.get("folds", 1))
-    found = next((m for name, m in protocols.items() if ("folds" in name) == (folds > 1)), None)
-    if found is None:
-        raise PipelineError(f"--verify: the preset expects the mean of {folds} folds; evaluate with --folds {folds}")
+    found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (folds > 1))
     floor = float(expected["rsum"]) - float(expected.get("tolerance", 0.0))
     passed = found.rsum >= floor
     relation = "reaches" if passed else "falls short of"

@@ -2,23 +2,27 @@
 
 runs/t2i_mean/
   config.yaml         the resolved configuration; `--config runs/t2i_mean/config.yaml` repeats the run
-  data.json           stores, captions files and the kind of features, to find them again and to check others
+  data.json           stores, captions files (relative to this folder) and the kind of features, to find them and to check others
+  splits.json         image ids of every split
   best.safetensors    the model with the best recalls on dev, with its configuration and vocabulary inside
   last/               everything to resume from
   metrics.jsonl, events.out.tfevents…
 """
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from matcher.checkpoint import load_model
+from matcher.checkpoint import load_model, model_sha256
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import BEST
 from matcher.model import SCAN
+from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, knob, option, section
@@ -28,6 +32,8 @@ from pipeline.store.reader import Store
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 DATA = "data.json"
+SPLITS = "splits.json"
+REMEDY = "expected a run folder made by scan-pipeline train"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class TrainedRun:
     model: SCAN
     config: TrainConfig
     data: dict[str, Any]
+    splits: dict[str, list[str]]  # image ids in the stores; none of an imported run
+    sha256: str  # of the model
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
@@ -74,15 +82,23 @@ class TrainedRun:
         return self._recorded("captions", "--captions")
 
     def _recorded(self, key: str, option: str) -> list[Path]:
-        paths = [Path(path) for path in self.data[key]]
+        paths = [self._locate(path) for path in self.data[key]]
         if not paths:
             raise PipelineError(f"{self.folder}: an imported run, which records no {key}", f"name them with {option}")
         for path in paths:
             if not path.exists():
                 raise PipelineError(
-                    f"{path}: does not exist any more; {self.folder} was trained on it", f"name its new place: {option}"
+                    f"{path}: does not exist any more; {self.folder} was trained on it",
+                    f"name its new place with {option}",
                 )
         return paths
+
+    def _locate(self, recorded: str) -> Path:
+        """Where a recorded path is: seen from the run, so that a project moves as one, else where it was."""
+        near, before = (
+            Path(os.path.normpath(Path(root, recorded))) for root in (self.folder.resolve(), self.data["folder"])
+        )
+        return near if near.exists() or not before.exists() else before
 
 
 def find_run(folder: str | None) -> Path:
@@ -110,13 +126,18 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     Raises:
         PipelineError: files missing or damaged.
     """
-    data = read_json(folder / DATA, "a run's identity", "expected a run folder made by scan-pipeline train").get("data")
-    if not isinstance(data, dict):
-        raise PipelineError(
-            f"{folder / DATA}: no section data in it", "expected a run folder made by scan-pipeline train"
-        )
+    data = read_json(folder / DATA, "a run's identity", REMEDY).get("data")
+    kinds = {"stores": list, "captions": list, "extraction": dict, "folder": str}
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), kind) for key, kind in kinds.items()):
+        raise PipelineError(f"{folder / DATA}: its section data has other fields than {', '.join(kinds)}", REMEDY)
+    if not all(isinstance(path, str) for path in [*data["stores"], *data["captions"]]):
+        raise PipelineError(f"{folder / DATA}: stores and captions are not lists of paths", REMEDY)
+    splits = read_json(folder / SPLITS, "a run's splits", REMEDY) if (folder / SPLITS).exists() else {}
+    if not all(isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in splits.values()):
+        raise PipelineError(f"{folder / SPLITS}: not lists of image ids", REMEDY)
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
-    return TrainedRun(folder, load_model(folder / BEST, device), config, data)
+    model = load_model(folder / BEST, device)
+    return TrainedRun(folder, model, config, data, splits, model_sha256(folder / BEST))
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
@@ -125,20 +146,62 @@ def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
     return Path(run or root / name)
 
 
-def claim_run(folder: Path, config: Any, identity: Mapping[str, Any]) -> None:
+def relative_to_run(folder: Path, path: Path) -> str:
+    """A path as a run records it."""
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def claim_run(
+    folder: Path, config: Any, identity: Mapping[str, Any], work: Sequence[str] = (BEST, str(STATE))
+) -> IO[str]:
     """Write the configuration and the identity of a run: what must not change while it goes on.
 
+    Args:
+        folder: of the run.
+        config: its configuration, a dataclass.
+        identity: compared with that of the run in the folder, except for `data.folder`.
+        work: names of the files that training has made; where there is none, nothing is lost with other settings.
+
+    Returns:
+        The lock on the folder, to be closed at the end: no other process trains in it.
+
     Raises:
-        PipelineError: the folder holds another run; the message names what differs.
+        PipelineError: the folder holds another run (the message names what differs) or other files, or is in use.
     """
     path = folder / DATA
-    if path.is_file():
-        changed = config_diff(read_json(path, "a run's identity"), identity, ("run", "asked"))
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".") if folder.is_dir() else []
+    if others and not path.is_file():
+        raise PipelineError(
+            f"{folder}: holds other files ({', '.join(others[:3])}) and no run", "choose another folder with --run"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise PipelineError(
+            f"{folder}: another process is training in it", "wait for it, or choose another --run"
+        ) from error
+    except OSError:  # a file system without locks: the user has to run one process at a time
+        pass
+    if path.is_file() and any((folder / name).exists() for name in work):
+        before = _comparable(read_json(path, "a run's identity", REMEDY))
+        changed = config_diff(before, _comparable(identity), ("run", "asked"))
         if changed:
+            lock.close()
             raise PipelineError(
                 f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
                 "choose another folder with --run, or delete this one",
             )
-    folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG)
     write_json(path, identity, indent=1)
+    return lock
+
+
+def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    data = identity.get("data")
+    return {
+        **identity,
+        "data": {key: value for key, value in data.items() if key != "folder"} if isinstance(data, Mapping) else data,
+    }

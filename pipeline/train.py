@@ -1,6 +1,9 @@
 """Train a matcher: stores and captions -> a run folder (see `pipeline/runs.py`) with a trained SCAN."""
 
+import hashlib
+import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,9 @@ from typing import Any
 from matcher.fit import FitResult, fit
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
+from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
-from pipeline.runs import RUNS, TrainConfig, choose_folder, claim_run
+from pipeline.runs import RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,20 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     model = replace(config.model, feature_dim=dataset.stores.feature_dim)
     folder = choose_folder(config.run, RUNS, config.preset, f"{model.attention}_{model.pooling.lower()}")
     config = replace(config, model=model, run=str(folder))
-    if group.is_main:
-        claim_run(folder, config, {"config": _identity(config), "data": _data(dataset)})
-    group.wait()
-    result = fit(model, config.training, train.images, dev.images, folder, device=pick_device(config.device))
+    splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
+
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            """Only when everything else is known to work: a start that fails leaves the folder free."""
+            if group.is_main:
+                identity = {"config": _identity(config), "data": _data(folder, dataset, splits)}
+                stack.enter_context(claim_run(folder, config, identity))
+                write_json(folder / SPLITS, splits)
+            group.wait()
+
+        device = pick_device(config.device)
+        result = fit(model, config.training, train.images, dev.images, folder, device=device, before_writing=claim)
     return TrainResult(folder, result, group.is_main)
 
 
@@ -57,10 +71,12 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _data(dataset: Dataset) -> dict[str, Any]:
+def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[str, Any]:
     return {
-        "stores": [str(store.path.resolve()) for store in dataset.stores.stores],
-        "captions": [str(path.resolve()) for path in dataset.caption_files],
+        "folder": str(folder.resolve()),
+        "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
+        "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
+        "splits_sha256": hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest(),
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,

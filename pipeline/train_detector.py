@@ -31,6 +31,7 @@ from pipeline.fields import CommandConfig, knob, option, section
 from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
+WORK = ("checkpoints", WEIGHTS)  # what a training has made
 WAYS = (
     "to start from a trained network: --init FILE, a ResNet of torchvision or timm, or any detector weights; "
     "--init OWNER/REPOSITORY on the Hugging Face hub; from scratch: --init none training.norm=BN training.frozen_stages=0"
@@ -107,7 +108,9 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
     recipe = config.training
     check_recipe(recipe, common["device"], folder, bool(start))
     if group.is_main:
-        claim_run(folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)})
+        claim_run(
+            folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)}, WORK
+        )
     group.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     say(

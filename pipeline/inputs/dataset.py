@@ -4,8 +4,9 @@ Letters: N images, M captions. Images without captions and captions without an i
 """
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def find_captions(store: Store, notes: list[str] | None = None) -> Path:
         PipelineError: none found; the message lists where it looked.
     """
     patterns = [store.path / "captions*"]
-    for root in map(Path, store.manifest.get("image_roots", ())):
+    for root in _roots(store):
         for folder in (root.parent, root.parent / "annotations"):
             patterns += [folder / "dataset*.json", folder / f"captions_{root.name}.json"]
         patterns += [root.parent / f"{root.name}_captions.*", root.parent / "captions.*", root / "captions.*"]
@@ -195,6 +196,27 @@ def describe(splits: Iterable[Split]) -> str:
         f"{split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
         for split in splits
     )
+
+
+def with_recorded_splits(dataset: Dataset, splits: Mapping[str, Sequence[str]]) -> Dataset:
+    """The same images in the splits that a run recorded; those that it did not have go to the split "new"."""
+    images = all_splits(dataset)
+    split_of_id = {image_id: name for name, ids in splits.items() for image_id in ids}
+    rows: dict[str, list[int]] = {}
+    for row, image_id in enumerate(images.store_ids):
+        rows.setdefault(split_of_id.get(image_id, "new"), []).append(row)
+    found = {name: _subset(images, name, np.array(members)) for name, members in rows.items()}
+    return Dataset(dataset.stores, found, dataset.caption_files, dataset.notes)
+
+
+def _roots(store: Store) -> list[Path]:
+    """The folders of a store's photos, where they are now: a project may have moved as one."""
+    roots, relative = store.manifest["image_roots"], store.manifest.get("relative_roots", [])
+    moved = [Path(os.path.normpath(store.path.resolve() / root)) for root in relative]
+    return [
+        near if not Path(root).exists() else Path(root)
+        for root, near in zip(roots, moved or map(Path, roots), strict=False)
+    ]
 
 
 def _full_paths(collection: StoreCollection) -> list[str]:

@@ -40,7 +40,12 @@ def import_original(source: Path | str, vocabulary: Path | str, output: Path | s
     folder.mkdir(parents=True)
     config = checkpoint.model.config
     save_config(TrainConfig(model=config, run=str(folder)), folder / CONFIG)
-    data: dict[str, Any] = {"stores": [], "captions": [], "extraction": {}}  # its training data was elsewhere
+    data: dict[str, Any] = {
+        "folder": str(folder.resolve()),
+        "stores": [],
+        "captions": [],
+        "extraction": {},
+    }  # its training data was elsewhere
     write_json(folder / DATA, {"data": data, "imported": str(source)}, indent=1)
     save_model(folder / BEST, checkpoint.model)
     return ImportedRun(folder, f"{config.attention} {config.pooling}", checkpoint.epoch, checkpoint.best_rsum)

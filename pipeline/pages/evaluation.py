@@ -28,6 +28,8 @@ def write_evaluation(
     split: Split,
     protocols: dict[str, RetrievalMetrics],
     similarity: np.ndarray,
+    chances: dict[str, dict[str, float]],
+    intervals: dict[str, tuple[float, float]],
 ) -> None:
     """Write the page of one evaluation.
 
@@ -37,6 +39,8 @@ def write_evaluation(
         split: what they were evaluated on.
         protocols: metrics by protocol.
         similarity: (N, M).
+        chances: recalls of a random ranking, by protocol.
+        intervals: 95 % intervals of the first protocol's recalls; none: not asked for.
     """
     owner = split.images.image_of_caption
     found = ranks(similarity, owner)
@@ -49,6 +53,7 @@ def write_evaluation(
         images=len(split.store_ids),
         captions=len(split.caption_ids),
         protocols=protocols,
+        rows=_recall_rows(protocols, chances, intervals),
         histograms=as_svg(rank_histograms(found)),
         curves=as_svg(training_curves(curves)) if curves else "",
         image_mistakes=_image_mistakes(split, similarity, found.image_retrieval),
@@ -56,6 +61,22 @@ def write_evaluation(
     )
     with replacing(path) as file:
         file.write(page.encode())
+
+
+def _recall_rows(
+    protocols: dict[str, RetrievalMetrics],
+    chances: dict[str, dict[str, float]],
+    intervals: dict[str, tuple[float, float]],
+) -> dict[str, list[tuple[str, list[str], str]]]:
+    """Below each protocol: (name, six recalls, rsum) of its intervals and of chance."""
+    keys = [f"{task}_r{k}" for task in ("caption_retrieval", "image_retrieval") for k in (1, 5, 10)]
+    rows: dict[str, list[tuple[str, list[str], str]]] = {name: [] for name in protocols}
+    if intervals:
+        shown = {key: f"{low:.1f}–{high:.1f}" for key, (low, high) in intervals.items()}
+        rows[next(iter(protocols))].append(("95 % interval", [shown[key] for key in keys], shown["rsum"]))
+    for name, values in chances.items():
+        rows[name].append(("by chance", [f"{values[key]:.1f}" for key in keys], f"{values['rsum']:.1f}"))
+    return rows
 
 
 def _image_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) -> list[dict[str, Any]]:

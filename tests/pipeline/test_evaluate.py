@@ -2,13 +2,25 @@
 
 import importlib.util
 import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
 
-from matcher.metrics import RetrievalMetrics, TaskMetrics
+from matcher.checkpoint import FORMAT, digest, load_model
+from matcher.errors import MatcherError
+from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recalls
+from matcher.metrics_log import read_metrics
 from pipeline.errors import PipelineError
 from pipeline.evaluate import eccv_caption, latex_row
+from pipeline.runs import TrainConfig, claim_run, load_run
+from tests.world import SMALL_TRAINING, scan
 
 
 def test_latex_row() -> None:
@@ -39,3 +51,148 @@ def test_eccv_caption_from_coco_ids() -> None:
     assert 0.1 < found["eccv_map_at_r"]["t2i"] < 1  # it knows more right answers than COCO does
     with pytest.raises(PipelineError, match="expected COCO's 5,000 test images"):
         eccv_caption(similarity[:2, :10], [1, 2], list(range(10)))
+
+
+def test_chance_is_what_random_rankings_give() -> None:
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(12), rng.integers(1, 4, 12))
+    found = [recalls(ranks(rng.random((12, len(owner))), owner)).flat() for _ in range(3000)]
+    expected = chance(owner, 12)
+    for name, value in expected.items():
+        assert np.mean([metrics[name] for metrics in found]) == pytest.approx(value, abs=0.02 * max(value, 30))
+    assert chance(np.repeat(np.arange(1000), 5), 1000)["image_retrieval_r10"] == 1.0
+    assert chance(np.repeat(np.arange(10), 5), 10, folds=2)["image_retrieval_r1"] == 20.0
+
+
+def copy_of(world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(world, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
+    said = scan("evaluate", "--bootstrap", "50", "--html", "e.html")
+    assert said.exit_code == 0, said.output
+    assert "by chance" in said.output
+    assert "95 % from" in said.output
+    assert "note: 5 photos are few" in said.output
+    content = json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())
+    assert content["chance"]["5 images"]["image_retrieval_r1"] == 20
+    assert "by chance" in Path("e.html").read_text()
+    assert "95 % interval" in Path("e.html").read_text()
+
+
+def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    assert scan("evaluate").exit_code == 0
+    before = Path("runs/t2i_mean/evaluation/dev.json").read_bytes()
+    again = scan("evaluate", "--features", "features/train2014")
+    assert "dev 5 images" in again.output
+    assert json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["images"] == 5
+    assert "was trained on" not in again.output
+    other = scan("evaluate", "--split", "all")
+    assert "was trained on 15 of these 20 photos" in other.output
+    shutil.copytree("features/train2014", "elsewhere")
+    foreign = scan("evaluate", "--features", "elsewhere", "--captions", "coco/annotations/captions_train2014.json")
+    assert "was trained on 15 of these 20 photos" in foreign.output
+    assert Path("runs/t2i_mean/evaluation/elsewhere_captions_train2014_all.json").is_file()
+    assert (
+        json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["protocols"]
+        == json.loads(before)["protocols"]
+    )
+
+
+def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photos, features, runs and captions go elsewhere together; nothing of the old place is used."""
+    copy_of(inside, tmp_path / "old", monkeypatch)
+    assert scan("train", "--device", "cpu", "--run", "runs/mine", *SMALL_TRAINING).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    evaluated = scan("evaluate", "--run", "runs/mine")
+    assert evaluated.exit_code == 0, evaluated.output
+    resumed = scan(
+        "train", "--device", "cpu", "--run", "runs/mine", "--features", "features/train2014", *SMALL_TRAINING
+    )
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_refusals_come_before_the_work(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.evaluate.collection_similarity", None)
+    for arguments, message in (
+        (["--folds", "3"], "5 images do not divide into 3 equal folds"),
+        (["--verify"], "has no expected recalls"),
+        (["--eccv"], "expected COCO's 5,000 test images"),
+    ):
+        said = scan("evaluate", *arguments)
+        assert said.exit_code == 2
+        assert message in said.output
+
+
+@pytest.mark.parametrize("command", [["train", "--device", "cpu", "--run", "mine"]])
+def test_a_folder_with_other_files_is_no_run(inside: Path, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "config.yaml").write_text("mine: true")
+    said = scan(*command[:-1], str(tmp_path), *SMALL_TRAINING)
+    assert said.exit_code == 2
+    assert "holds other files (config.yaml) and no run" in said.output
+    assert (tmp_path / "config.yaml").read_text() == "mine: true"
+
+
+def test_a_start_that_fails_leaves_the_folder_to_the_corrected_command(inside: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--device", "cpu", "--run", str(tmp_path / "run"), *SMALL_TRAINING]
+    assert scan(*arguments, "--text-encoder", "./typo").exit_code == 2
+    assert not (tmp_path / "run").exists()
+    lock = claim_run(tmp_path / "run", TrainConfig(), {"config": {"other": 1}, "data": {}})  # claimed, and nothing made
+    busy = scan(*arguments)
+    assert "another process is training in it" in busy.output
+    lock.close()
+    said = scan(*arguments)
+    assert said.exit_code == 0, said.output
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    JSON
+    | st.fixed_dictionaries(
+        {"data": st.fixed_dictionaries({"stores": JSON, "captions": JSON, "extraction": JSON, "folder": JSON})}
+    ),
+    JSON,
+    st.lists(JSON),
+)
+def test_any_json_in_a_run_folder_is_read_or_refused(
+    inside: Path, tmp_path: Path, data: object, splits: object, log: list
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(inside / "runs/t2i_mean", folder, dirs_exist_ok=True)
+    (folder / "data.json").write_text(json.dumps(data))
+    with suppress(PipelineError):
+        load_run(folder, torch.device("cpu"))
+    shutil.copy(inside / "runs/t2i_mean/data.json", folder)
+    (folder / "splits.json").write_text(json.dumps(splits))
+    with suppress(PipelineError):
+        load_run(folder, torch.device("cpu"))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
+    assert all(isinstance(row["step"], int) for row in read_metrics(folder / "metrics.jsonl"))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.fixed_dictionaries({"config": JSON, "vocabulary": JSON, "sha256": JSON}))
+def test_any_metadata_of_a_model_is_refused(tmp_path: Path, content: object) -> None:
+    (tmp_path / "m.safetensors").write_bytes(save({"x": torch.zeros(2)}, {FORMAT: json.dumps(content)}))
+    with pytest.raises(MatcherError):
+        load_model(tmp_path / "m.safetensors")
+    if isinstance(content, dict):
+        tensors = {"x": torch.zeros(2)}
+        content = {key: value for key, value in json.loads(json.dumps(content)).items() if key != "sha256"}
+        content["sha256"] = digest([content, tensors])
+        (tmp_path / "m.safetensors").write_bytes(save(tensors, {FORMAT: json.dumps(content)}))
+        with pytest.raises(MatcherError):
+            load_model(tmp_path / "m.safetensors")
