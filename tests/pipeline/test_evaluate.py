@@ -71,7 +71,7 @@ def copy_of(world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
-    said = scan("evaluate", "--bootstrap", "50", "--html", "e.html")
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--bootstrap", "50", "--html", "e.html")
     assert said.exit_code == 0, said.output
     assert "by chance" in said.output
     assert "95 % from" in said.output
@@ -86,16 +86,24 @@ def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_of(inside, tmp_path / "copy", monkeypatch)
-    assert scan("evaluate").exit_code == 0
+    assert scan("evaluate", "--run", "runs/t2i_mean").exit_code == 0
     before = Path("runs/t2i_mean/evaluation/dev.json").read_bytes()
-    again = scan("evaluate", "--features", "features/train2014")
+    again = scan("evaluate", "--run", "runs/t2i_mean", "--features", "features/train2014")
     assert "dev 5 images" in again.output
     assert json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["images"] == 5
     assert "was trained on" not in again.output
-    other = scan("evaluate", "--split", "all")
+    other = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
     assert "was trained on 15 of these 20 photos" in other.output
     shutil.copytree("features/train2014", "elsewhere")
-    foreign = scan("evaluate", "--features", "elsewhere", "--captions", "coco/annotations/captions_train2014.json")
+    foreign = scan(
+        "evaluate",
+        "--run",
+        "runs/t2i_mean",
+        "--features",
+        "elsewhere",
+        "--captions",
+        "coco/annotations/captions_train2014.json",
+    )
     assert "was trained on 15 of these 20 photos" in foreign.output
     assert Path("runs/t2i_mean/evaluation/elsewhere_captions_train2014_all.json").is_file()
     assert (
@@ -126,7 +134,7 @@ def test_refusals_come_before_the_work(inside: Path, monkeypatch: pytest.MonkeyP
         (["--verify"], "has no expected recalls"),
         (["--eccv"], "expected COCO's 5,000 test images"),
     ):
-        said = scan("evaluate", *arguments)
+        said = scan("evaluate", "--run", "runs/t2i_mean", *arguments)
         assert said.exit_code == 2
         assert message in said.output
 
