@@ -94,18 +94,18 @@ def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
     assert "was trained on" not in again.output
     other = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
     assert "was trained on 15 of these 20 photos" in other.output
-    shutil.copytree("features/train2014", "elsewhere")
+    shutil.copytree("features/train2014", "foreign")
     foreign = scan(
         "evaluate",
         "--run",
         "runs/t2i_mean",
         "--features",
-        "elsewhere",
+        "foreign",
         "--captions",
         "coco/annotations/captions_train2014.json",
     )
     assert "was trained on 15 of these 20 photos" in foreign.output
-    assert Path("runs/t2i_mean/evaluation/elsewhere_captions_train2014_all.json").is_file()
+    assert Path("runs/t2i_mean/evaluation/foreign_captions_train2014_all.json").is_file()
     assert (
         json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["protocols"]
         == json.loads(before)["protocols"]
@@ -113,7 +113,7 @@ def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
 
 
 def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The photos, features, runs and captions go elsewhere together; nothing of the old place is used."""
+    """The photos, features, runs and captions go foreign together; nothing of the old place is used."""
     copy_of(inside, tmp_path / "old", monkeypatch)
     assert scan("train", "--device", "cpu", "--run", "runs/mine", *SMALL_TRAINING).exit_code == 0
     monkeypatch.chdir(tmp_path)
