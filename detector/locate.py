@@ -35,6 +35,11 @@ def find_weights(path_or_name: str | None = None) -> Path:
     return _newest_cached() or _download(DEFAULT_HUB, "the default", ways())
 
 
+def has_weights() -> bool:
+    """Whether there are detector weights without asking the hub: named in the environment, or in a cache."""
+    return bool(os.environ.get(ENVIRONMENT)) or any(path for _, path in places())
+
+
 def places() -> Iterator[tuple[str, Path | None]]:
     """Where `find_weights` looks when none are named, in its order: what the place is, and the file that is there.
 
@@ -121,7 +126,7 @@ def ways() -> str:
     """Every way to get weights, for the error when there are none."""
     return (
         "to get detector weights: (1) --weights FILE, a file in LXMERT, airsplay, MILVLG or this project's layout; "
-        f"(2) --weights OWNER/REPOSITORY on the Hugging Face hub; (3) {ENVIRONMENT}=FILE in the environment; "
+        f"(2) --weights {DEFAULT_HUB}, or another OWNER/REPOSITORY on the Hugging Face hub; (3) {ENVIRONMENT}=FILE in the environment; "
         f"(4) a .safetensors file in {cache_folder()}, made by scan-pipeline convert-weights SOURCE TARGET; "
         "(5) a detector of your own, made by scan-pipeline train-detector"
     )

@@ -1,8 +1,10 @@
 """Training SCAN: Adam with step decay, hardest negatives, selection on dev rsum, exact resume.
 
-A run folder gets `best.safetensors`, `last/` (everything to resume), `metrics.jsonl` and TensorBoard events.
+A run folder gets `best.safetensors`, `calibration.json` (what a weak match scores), `last/` (everything to resume),
+`metrics.jsonl` and TensorBoard events.
 """
 
+import json
 import signal
 import threading
 import time
@@ -17,7 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matcher.build import build_model
-from matcher.checkpoint import save_model
+from matcher.calibration import FILE as CALIBRATION
+from matcher.calibration import calibrate
+from matcher.checkpoint import save_model, write_atomically
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages
@@ -238,12 +242,16 @@ class Trainer:
         rows = collection_similarity(
             self.model, self.dev.source, self.dev.rows[share], self.dev.captions, progress=self.show
         )
-        metrics = recalls(ranks(self.group.gather_arrays(rows), self.dev.image_of_caption))
+        similarity = self.group.gather_arrays(rows)
+        metrics = recalls(ranks(similarity, self.dev.image_of_caption))
         if metrics.rsum > self.state.best_rsum:
             self.state.best_rsum, self.state.best_step = metrics.rsum, self.state.step
             self.state.stale = 0
             if self.group.is_main:
                 save_model(self.run_dir / BEST, self.model)
+                calibration = calibrate(similarity, self.dev.image_of_caption)
+                state = calibration.state() if calibration else {}
+                write_atomically(self.run_dir / CALIBRATION, json.dumps(state, indent=1).encode())
         else:
             self.state.stale += 1
         self.log.write(self.state.step, "dev", epoch=epoch, **metrics.flat())

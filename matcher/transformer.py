@@ -208,13 +208,19 @@ def _weights_sha256(folder: str) -> str:
 
 def _load_encoder(name: str) -> Any:
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for a tenth of a second
     try:
         encoder = AutoModel.from_pretrained(encoder_folder(name), dtype=torch.float32)
     except (OSError, ValueError) as error:
         if isinstance(error, MatcherError):
             raise
         raise _not_loaded(name, error) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     _drop_pooler(encoder)
     return encoder
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
+from pipeline.extraction.detectors import NO_WEIGHTS, is_starter, with_weights
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
@@ -45,6 +46,10 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     """
     if not config.images:
         raise PipelineError("no photos given; name their folder with --images DIR")
+    if extractor is None and config.engine == "local":
+        named, config = config.weights, with_weights(config)
+        if config.weights != named:
+            tqdm.write(NO_WEIGHTS, file=sys.stderr)
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
@@ -74,12 +79,14 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
 
 
 def next_steps(store: Store) -> list[tuple[object, ...]]:
-    """Commands that can succeed with this store: training needs photos and their captions."""
+    """Commands that can succeed with this store: training needs photos and their captions, search a run that fits."""
     steps: list[tuple[object, ...]] = [("inspect", store.path)]
     if len(store):
         with suppress(PipelineError):
             find_captions(store)
             steps.insert(0, ("train",))
+        if is_starter(store.extraction):  # the shipped run fits
+            steps = [("retrieve", "--query", "two dogs play in the snow"), ("app",), *steps]
     return steps
 
 

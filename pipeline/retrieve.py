@@ -24,7 +24,9 @@ class RetrieveConfig(CommandConfig):
     query: tuple[str, ...] = option((), "Sentence to find photos for.", metavar="TEXT")
     queries: str = option("", "Text file of more sentences, one a line.", metavar="FILE")
     image: tuple[str, ...] = option((), "Photo to find captions for.", metavar="ID|PATH")
-    run: str = option("", "Run folder.", metavar="DIR", unset="newest")
+    run: str = option(
+        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+    )
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
     )

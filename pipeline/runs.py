@@ -5,6 +5,7 @@ runs/t2i_mean/
   data.json           stores, captions files (relative to this folder) and the kind of features, to find them and to check others
   splits.json         image ids of every split
   best.safetensors    the model with the best recalls on dev, with its configuration and vocabulary inside
+  calibration.json    what unrelated and right pairs score on dev, to tell weak matches
   last/               everything to resume from
   metrics.jsonl, events.out.tfevents…
 """
@@ -18,6 +19,8 @@ from typing import IO, Any
 
 import torch
 
+from matcher.calibration import FILE as CALIBRATION
+from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import BEST
@@ -30,6 +33,8 @@ from pipeline.files import read_json, write_json
 from pipeline.store.reader import Store
 
 RUNS = Path("runs")
+STARTER = "starter"  # the name of the run that is shipped
+SHIPPED = Path(__file__).parent / "starter"
 CONFIG = "config.yaml"
 DATA = "data.json"
 SPLITS = "splits.json"
@@ -63,6 +68,7 @@ class TrainedRun:
     data: dict[str, Any]
     splits: dict[str, list[str]]  # image ids in the stores; none of an imported run
     sha256: str  # of the model
+    calibration: Calibration | None = None  # None: an imported run, or too few dev photos
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
@@ -102,11 +108,13 @@ class TrainedRun:
 
 
 def find_run(folder: str | None) -> Path:
-    """The given run folder, or the one under `runs/` whose model is newest.
+    """The given run folder ("starter" is the shipped one), or the one under `runs/` whose model is newest.
 
     Raises:
         PipelineError: no run there, or none at all.
     """
+    if folder == STARTER and not Path(folder).is_dir():
+        return SHIPPED
     if folder:
         if not (Path(folder) / BEST).is_file():
             raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
@@ -136,8 +144,10 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     if not all(isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in splits.values()):
         raise PipelineError(f"{folder / SPLITS}: not lists of image ids", REMEDY)
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
+    state = read_json(folder / CALIBRATION, "a run's calibration") if (folder / CALIBRATION).is_file() else {}
+    calibration = Calibration.of_state(state) if state else None
     model = load_model(folder / BEST, device)
-    return TrainedRun(folder, model, config, data, splits, model_sha256(folder / BEST))
+    return TrainedRun(folder, model, config, data, splits, model_sha256(folder / BEST), calibration)
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:

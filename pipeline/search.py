@@ -299,7 +299,16 @@ def open_search(
         except PipelineError:
             raise error from None
         report(f"note: {error.message}; searching with the run that is shipped")
-    return Search(trained, collection, weights=weights, device=device, memory_budget=memory_budget, report=report)
+    calibration = trained.calibration.among(len(collection)) if trained.calibration else None
+    return Search(
+        trained,
+        collection,
+        calibration=calibration,
+        weights=weights,
+        device=device,
+        memory_budget=memory_budget,
+        report=report,
+    )
 
 
 def known_words(run: TrainedRun, query: str) -> dict[str, str]:

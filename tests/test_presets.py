@@ -42,4 +42,4 @@ def test_the_eight_rows_follow_the_recipe(path: Path) -> None:
     assert (training.epochs, training.learning_rate, training.decay_epochs) == RECIPES[dataset]
     assert (training.batch_size, training.margin, training.grad_clip, training.decay_factor) == (128, 0.2, 2.0, 0.1)
     assert config.expected["folds"] == (5 if dataset == "coco" else 1)
-    assert len(PRESETS) == 9
+    assert len(PRESETS) == 10

@@ -176,7 +176,7 @@ def _weights() -> Iterator[Check]:
             found = True
             yield Check("weights", OK, f"{path} ({path.stat().st_size / 1e6:,.0f} MB, {place})")
     if not found:
-        yield Check("weights", MISSING, "no detector weights; extract would ask the hub for them", ways())
+        yield Check("weights", MISSING, "no detector weights; extract uses the starter: windows, no objects", ways())
 
 
 def _stores() -> Iterator[Check]:

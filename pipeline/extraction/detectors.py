@@ -1,20 +1,58 @@
 """Loading a detector: the one that a configuration asks for, or the one that made a store's features."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from detector.locate import DEFAULT_HUB, has_weights
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.extraction.job import ExtractConfig, Extractor
 
 if TYPE_CHECKING:
     from detector import RegionExtractor
+    from detector.windows import WindowExtractor
+
+
+STARTER = "starter"  # what `--weights` calls the windows that need no detector
+NO_WEIGHTS = (
+    "note: no detector weights found, so the starter is used: 36 windows at fixed places, pooled from a small ImageNet network; "
+    "no objects are found, no attributes\n"
+    f"      the paper's detector: scan-pipeline extract --weights {DEFAULT_HUB} (or a file); see scan-pipeline doctor"
+)
+
+
+def with_weights(config: ExtractConfig) -> ExtractConfig:
+    """The configuration, naming the starter where it names no weights and there are none; the hub is never asked unnamed.
+
+    Raises:
+        PipelineError: the starter, with options that only a detector has.
+    """
+    if not config.weights and not has_weights():
+        config = replace(config, weights=STARTER)
+    if config.weights == STARTER and not Path(STARTER).is_file():
+        default = ExtractConfig()
+        for name in ("num_regions", "selection", "detector"):
+            if (value := getattr(config, name)) != getattr(default, name):
+                raise PipelineError(
+                    f"{name}={value}: for a detector; the starter has 36 windows at fixed places", "name --weights FILE"
+                )
+    return config
 
 
 def load_extractor(config: ExtractConfig) -> Extractor:
-    """The detector that a configuration asks for."""
+    """The source of regions that a configuration asks for.
+
+    Raises:
+        DetectorError: no weights, or no network of the starter.
+    """
+    if config.weights == STARTER and not Path(STARTER).is_file():
+        from detector.windows import WindowExtractor
+
+        return WindowExtractor.from_package(device=pick_device(config.device), precision=config.precision)
     from detector import RegionExtractor
 
     return RegionExtractor.from_weights(
@@ -27,14 +65,30 @@ def load_extractor(config: ExtractConfig) -> Extractor:
     )
 
 
-def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> "RegionExtractor":
-    """The detector that made a store's features.
+def is_starter(extraction: Mapping[str, Any]) -> bool:
+    """Whether these are the starter's features."""
+    return extraction.get("source") == "windows"
+
+
+def extractor_like(
+    extraction: Mapping[str, Any], *, weights: str | None, device: torch.device
+) -> "RegionExtractor | WindowExtractor":
+    """The detector, or the windows, that made a store's features.
 
     Raises:
         PipelineError: features that no detector made, or weights other than the store's.
     """
     if "weights_sha256" not in extraction:
         raise PipelineError("the run's features were imported: no detector makes such regions of a new photo")
+    if is_starter(extraction):
+        from detector.windows import WindowExtractor
+
+        windows = WindowExtractor.from_package(device=device, precision=extraction.get("precision", "float32"))
+        if windows.describe() != dict(extraction):
+            raise PipelineError(
+                "the run's features are windows of another version of the starter", "extract them again"
+            )
+        return windows
     from detector import RegionExtractor
     from detector.extractor import INPUT_FIELDS
 

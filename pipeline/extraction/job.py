@@ -23,9 +23,9 @@ class ExtractConfig(CommandConfig):
     output: str = option("", "Store to write.", metavar="DIR", unset="features/<name of the last folder>")
     weights: str = option(
         "",
-        "Detector weights: a file of any known layout, or a hub name.",
+        "Detector weights: a file of any known layout, a hub name, or starter: windows, without a detector.",
         metavar="FILE|NAME",
-        unset="the usual places",
+        unset="the usual places, else starter",
     )
     # caffe is what SCAN's features were made with; maxclass is airsplay's and LXMERT's
     selection: str = option("caffe", "How regions are chosen.", choices=("caffe", "maxclass"))

@@ -29,8 +29,7 @@ from pipeline.inputs.photos import decode_image
 from pipeline.pages.explanation import attention_data
 from pipeline.pages.library import FILTERS, Library
 from pipeline.pages.render import render
-from pipeline.runs import find_run, load_run
-from pipeline.search import caption_scores, fitting_stores, known_words
+from pipeline.search import caption_scores, known_words, open_search
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -54,7 +53,9 @@ POLICY = (
 class AppConfig(CommandConfig):
     """What `scan-pipeline app` does."""
 
-    run: str = option("", "Run folder.", metavar="DIR", unset="newest")
+    run: str = option(
+        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+    )
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
     )
@@ -75,8 +76,8 @@ class Search:
     def __init__(self, config: AppConfig, say: Callable[[str], Any] = print):
         self.config = config
         self.device = pick_device(config.device)
-        self.run = load_run(find_run(config.run or None), self.device)
-        self.collection = fitting_stores(self.run, config.features, say)
+        opened = open_search(config.run, config.features, device=config.device, memory_budget=0, report=say)
+        self.run, self.collection = opened.run, opened.collection
         self.library = Library(self.collection)
         count, model = len(self.collection), self.run.model
         self.embeddings: RegionEmbeddings = EncodedImages(model, self.collection, np.arange(count))  # (N, K, E)

@@ -214,14 +214,13 @@ def test_a_mistake_is_one_line_and_exit_code_two(inside: Path, command: str, mes
     assert "Traceback" not in said.output
 
 
-def test_without_weights_the_error_names_every_way(
+def test_weights_that_cannot_be_fetched_name_every_way(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("detector.locate._hub_unreachable", lambda: "offline")
-    monkeypatch.setattr("detector.locate.DEFAULT_HUB", "nobody/nothing")
-    said = scan("extract", "--images", "coco/train2014")
+    said = scan("extract", "--images", "coco/train2014", "--weights", "nobody/nothing")
     assert said.exit_code == 2
     for way in ("--weights FILE", "OWNER/REPOSITORY", "SCAN_PIPELINE_WEIGHTS=FILE", "convert-weights"):
         assert way in said.stderr

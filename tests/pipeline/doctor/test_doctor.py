@@ -38,7 +38,7 @@ def test_it_says_what_to_do_first(empty: Path) -> None:
     assert said.exit_code == 0, said.output
     assert "  ok       numpy " in said.output
     assert f"none in {empty}/cache/scan-pipeline/weights" in said.output
-    assert "missing  no detector weights; extract would ask the hub for them" in said.output
+    assert "missing  no detector weights; extract uses the starter: windows, no objects" in said.output
     assert "(3) SCAN_PIPELINE_WEIGHTS=FILE" in said.output
     assert "next:\n  scan-pipeline extract --images DIR --weights FILE" in said.output
     assert not list(empty.iterdir())  # looking leaves no trace

@@ -1,0 +1,100 @@
+"""When is a match weak? Scores of held-out sentences tell how high photos score that have nothing to do with a query.
+
+A score means little by itself: among many photos, some unrelated one scores high by chance. So the share of unrelated pairs that
+reach a score, times the number of photos searched, is what counts: how many photos chance alone would put that high.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from matcher.errors import MatcherError
+
+FILE = "calibration.json"  # in a run folder
+MOST_PHOTOS = 1000  # a collection larger than this holds related photos to most sentences: no more is asked of them
+LEVELS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # shares of the unrelated pairs
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How unrelated pairs of photo and sentence score, and how right pairs do."""
+
+    shares: tuple[float, ...]  # falling, of the unrelated pairs that reach …
+    scores: tuple[float, ...]  # … these scores, rising
+    right: tuple[float, ...]  # scores that 90 %, 50 % and 10 % of the right pairs reach
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.scores) or not self.shares:
+            raise MatcherError(
+                f"calibration of {len(self.shares)} shares and {len(self.scores)} scores; expected as many"
+            )
+
+    def by_chance(self, score: float, photos: int) -> float:
+        """How many of some unrelated photos score as high, about; beyond the table its last share counts.
+
+        Args:
+            score: of a photo and a sentence.
+            photos: that were searched.
+        """
+        logarithm = np.interp(score, self.scores, np.log(self.shares))
+        return min(photos, MOST_PHOTOS) * float(np.exp(logarithm))
+
+    def is_weak(self, score: float, photos: int) -> bool:
+        """Whether chance alone may well put a photo that high: one or more of the unrelated ones."""
+        return self.by_chance(score, photos) >= 1
+
+    def among(self, photos: int) -> "Threshold":
+        """`is_weak` for a collection of so many photos."""
+        return Threshold(self, photos)
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Calibration":
+        """From what `state` returned.
+
+        Raises:
+            MatcherError: something else.
+        """
+        try:
+            return cls(*(tuple(map(float, state[name])) for name in ("shares", "scores", "right")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MatcherError(f"{FILE}: not a calibration ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A calibration for a collection of one size."""
+
+    calibration: Calibration
+    photos: int
+
+    def is_weak(self, score: float) -> bool:
+        """See `Calibration.is_weak`."""
+        return self.calibration.is_weak(score, self.photos)
+
+
+def calibrate(similarity: np.ndarray, image_of_caption: np.ndarray) -> Calibration | None:
+    """From held-out photos and their sentences.
+
+    Args:
+        similarity: (N, M) of every photo to every sentence.
+        image_of_caption: (M,) the photo that each sentence was written for.
+
+    Returns:
+        None where there is one photo only, and so no unrelated pair.
+    """
+    N, M = similarity.shape
+    if N < 2 or not M:
+        return None
+    own = np.zeros(similarity.shape, dtype=bool)
+    own[image_of_caption, np.arange(M)] = True
+    wrong = similarity[~own]
+    levels = [level for level in LEVELS if level * wrong.size >= 1] or [LEVELS[0]]
+    scores = np.quantile(wrong, [1 - level for level in levels])
+    right = np.quantile(similarity[own], [0.1, 0.5, 0.9])
+    return Calibration(tuple(levels), tuple(scores.tolist()), tuple(right.tolist()))

@@ -1,0 +1,61 @@
+"""Weak matches: what chance alone would score."""
+
+import json
+
+import numpy as np
+import pytest
+
+from matcher.calibration import Calibration, calibrate
+from matcher.errors import MatcherError
+
+
+def scores(photos: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Unrelated pairs are normal around 0, right ones around 4."""
+    rng = np.random.default_rng(seed)
+    similarity = rng.normal(size=(photos, 2 * photos))
+    own = np.repeat(np.arange(photos), 2)
+    similarity[own, np.arange(2 * photos)] += 4
+    return similarity, own
+
+
+def test_chance_is_counted_in_photos() -> None:
+    found = calibrate(*scores())
+    assert found is not None
+    assert found.by_chance(1.2816, 100) == pytest.approx(10, rel=0.05)  # a tenth of a normal distribution
+    assert found.by_chance(2.3263, 300) == pytest.approx(3, rel=0.1)
+    assert found.by_chance(99.0, 10) == pytest.approx(10 * 1e-4)
+    assert found.right[1] == pytest.approx(4, abs=0.2)
+
+
+def test_a_score_is_weak_where_unrelated_photos_reach_it() -> None:
+    found = calibrate(*scores())
+    assert found is not None
+    assert found.is_weak(2.0, 100)  # two of a hundred score that high
+    assert not found.is_weak(3.0, 100)
+    assert found.is_weak(3.0, 1000)
+    assert not found.is_weak(3.5, 1_000_000)  # of a large collection no more is asked
+
+
+def test_new_data_keeps_to_the_promise() -> None:
+    found = calibrate(*scores())
+    assert found is not None
+    similarity, own = scores(100, seed=1)
+    best_unrelated = np.where(own == np.arange(100)[:, None], -np.inf, similarity).max(0)
+    right = similarity[own, np.arange(200)]
+    assert np.mean([found.is_weak(score, 100) for score in best_unrelated]) > 0.3
+    assert np.mean([found.is_weak(score, 100) for score in right]) < 0.1
+
+
+def test_json_and_back() -> None:
+    found = calibrate(*scores(50))
+    assert found is not None
+    assert Calibration.of_state(json.loads(json.dumps(found.state()))) == found
+    with pytest.raises(MatcherError, match=r"calibration\.json: not a calibration"):
+        Calibration.of_state({"shares": [1]})
+
+
+def test_small_dev_splits() -> None:
+    assert calibrate(np.ones((1, 5)), np.zeros(5, dtype=int)) is None
+    found = calibrate(np.eye(2), np.arange(2))
+    assert found is not None
+    assert found.is_weak(0.0, 10)

@@ -1,0 +1,131 @@
+"""Photos, no captions, no weights, no GPU, no network: what the starter is for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from matcher.checkpoint import load_model
+from pipeline.errors import PipelineError
+from pipeline.extract import ExtractConfig, next_steps
+from pipeline.extract import run as extract
+from pipeline.extraction.detectors import extractor_like, with_weights
+from pipeline.inputs.photos import read_image
+from pipeline.retrieve import RetrieveConfig
+from pipeline.retrieve import run as retrieve
+from pipeline.runs import SHIPPED, find_run, load_run
+from pipeline.store.reader import open_store
+from tests.world import scan
+
+PHOTOS = SHIPPED / "photos"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a machine without weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("detector.locate._download", lambda *_: pytest.fail("asked the hub"))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample photos, extracted with the starter."""
+    folder = tmp_path_factory.mktemp("starter") / "features" / "photos"
+    extract(
+        ExtractConfig(images=(str(PHOTOS),), output=str(folder), weights="starter", workers=0, device="cpu"),
+        progress=False,
+    )
+    return folder
+
+
+def test_the_first_minutes(alone: Path) -> None:
+    said = scan("extract", "--images", str(PHOTOS), "--workers", "0", "--device", "cpu", "--limit", "6")
+    assert said.exit_code == 0, said.output
+    assert "note: no detector weights found, so the starter is used" in said.output
+    assert "scan-pipeline extract --weights unc-nlp/frcnn-vg-finetuned" in said.output
+    assert "next:\n  scan-pipeline retrieve --query " in said.output
+    assert "scan-pipeline train" not in said.output
+    said = scan("retrieve", "--query", "a man on a surfboard", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    assert "searching with the run that is shipped" in said.output
+    assert "best 6 of 6" in said.output
+    assert "windows pooled from tf_efficientnet_lite0" in scan("inspect", "features/photos").output
+
+
+def test_asked_for_by_name_it_says_nothing(alone: Path) -> None:
+    said = scan("extract", "--images", str(PHOTOS), "--weights", "starter", "--workers", "0", "--limit", "1")
+    assert said.exit_code == 0, said.output
+    assert "note:" not in said.output
+
+
+def test_weights_that_are_there_win(alone: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ExtractConfig(images=(str(PHOTOS),))
+    assert with_weights(config).weights == "starter"
+    cached = alone / "cache" / "scan-pipeline" / "weights"
+    cached.mkdir(parents=True)
+    (cached / "frcnn.safetensors").write_bytes(small_weights.read_bytes())
+    assert with_weights(config) == config
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "empty"))
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    assert with_weights(config) == config
+
+
+def test_no_silent_substitute(alone: Path) -> None:
+    said = scan("extract", "--images", str(PHOTOS), "--weights", "nowhere.pth")
+    assert said.exit_code == 2
+    assert "--weights nowhere.pth: no such file" in said.output
+    with pytest.raises(PipelineError, match="num_regions=50: for a detector; the starter has 36 windows"):
+        with_weights(ExtractConfig(num_regions=50))
+
+
+def test_it_finds_what_is_there(store: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parents[1])
+    first: dict[str, str] = {}
+    for split in ("train2017", "val2017"):
+        content = json.loads((shared / f"data/coco_mini/annotations/captions_{split}.json").read_text())
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        for row in content["annotations"]:
+            first.setdefault(names[row["image_id"]], row["caption"])
+    photos = [Path(image_id).name for image_id in open_store(store).image_ids]
+    queries = tuple(first[name] for name in photos)
+    answers = retrieve(RetrieveConfig(query=queries, device="cpu", top=5), report=lambda _: None)
+    found = [
+        name in {Path(hit.image).name for hit in answer.hits} for name, answer in zip(photos, answers, strict=True)
+    ]
+    assert sum(found) / len(found) > 0.6  # chance: 0.14
+
+
+def test_nonsense_is_weak_and_a_match_is_not(store: Path) -> None:
+    shipped = load_run(SHIPPED, torch.device("cpu"))
+    assert shipped.calibration is not None
+    assert shipped.calibration.is_weak(0.9, len(open_store(store)))
+    assert not shipped.calibration.is_weak(1.15, len(open_store(store)))
+
+
+def test_the_shipped_run_is_small_and_reads_what_extract_makes(store: Path) -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 12e6
+    shipped = load_run(find_run("starter"), torch.device("cpu"))
+    assert shipped.incompatibility(open_store(store)) == ""
+    assert load_model(SHIPPED / "best.safetensors").config.feature_dim == 1280
+    assert len(list(PHOTOS.glob("*.jpg"))) == (PHOTOS / "ATTRIBUTION.md").read_text().count("photo.gne?id=") == 37
+
+
+def test_one_photo_later_gets_the_same_windows(store: Path) -> None:
+    opened = open_store(store)
+    extractor = extractor_like(opened.extraction, weights=None, device=torch.device("cpu"))
+    (regions,) = extractor([read_image(PHOTOS / Path(opened.image_ids[0]).name)])
+    assert abs(opened.regions(0).features - regions.features).max() < 0.01
+    with pytest.raises(PipelineError, match="another version of the starter"):
+        extractor_like({**opened.extraction, "input_size": 224}, weights=None, device=torch.device("cpu"))
+
+
+def test_next_names_training_where_there_are_captions(store: Path) -> None:
+    assert ("train",) not in next_steps(open_store(store))
+    names = [f"{image_id}\ta photo" for image_id in open_store(store).image_ids]
+    (store / "captions.tsv").write_text("\n".join(names))
+    assert ("train",) in next_steps(open_store(store))
+    (store / "captions.tsv").unlink()
