@@ -15,8 +15,17 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 
 def cache_folder() -> Path:
-    """The user's cache of detector weights."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The user's cache of detector weights.
+
+    Raises:
+        DetectorError: a user without a home, such as an unknown uid in a container.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise DetectorError(
+            "this user has no home folder for the weights cache", "set HOME or XDG_CACHE_HOME, or give --weights FILE"
+        ) from error
     return Path(base) / "scan-pipeline" / "weights"
 
 

@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 PACKAGES = ("pipeline", "detector", "matcher")
 READMES = [REPOSITORY / "README.md", *(path for name in PACKAGES for path in (REPOSITORY / name).rglob("README.md"))]
+READMES += [path for path in [REPOSITORY / "CONTRIBUTING.md"] if path.is_file()]
 ALL_READMES = "\n".join(path.read_text() for path in READMES)
 DOCUMENTS = [*READMES, *(REPOSITORY / "configs").rglob("*.yaml"), *(REPOSITORY / "docker").iterdir()]
 COMMANDS = sorted(

@@ -161,6 +161,20 @@ def test_arbitrary_options_end_well_or_in_one_line(name: str, data: st.DataObjec
         assert "Traceback" not in err
 
 
+def test_a_user_without_a_home_gets_one_line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
+    monkeypatch.setattr(Path, "home", no_home)
+    (empty / "photos").mkdir()
+    (empty / "photos/a.jpg").write_bytes(b"not yet read")
+    code, _, err = run("extract", "--images", "photos")
+    assert code == 2
+    assert "set HOME or XDG_CACHE_HOME, or give --weights FILE" in err
+
+
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
