@@ -4,7 +4,7 @@ Nothing heavy is imported here: `scan-pipeline --help` answers at once. The comm
 their configuration beside the stage; those of the others stand here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -368,8 +368,9 @@ def demo(config: "DemoConfig") -> None:
 
 
 def _given(config: CommandConfig) -> dict[str, Any]:
-    """The fields that were given, for a function whose own defaults are None."""
-    return {name: value for name, value in vars(config).items() if value not in ("", None)}
+    """The arguments, and the options that were given: the called function's own defaults are None."""
+    arguments = {field.name for field in fields(config) if field.metadata.get("argument")}
+    return {name: value for name, value in vars(config).items() if name in arguments or value not in ("", None)}
 
 
 if __name__ == "__main__":

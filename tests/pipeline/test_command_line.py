@@ -199,3 +199,8 @@ def test_yaml_of_every_type_is_read_or_refused(schema: type, data: st.DataObject
     for sources in ({"config": str(path)}, {"overrides": [f"{key}={data.draw(NASTY)}"]}):
         with contextlib.suppress(PipelineError, MatcherError, DetectorError):
             load_config(schema, **sources)
+
+
+def test_an_empty_argument_is_refused() -> None:
+    said = CliRunner().invoke(main, ["import-features", ""])
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1), said.stderr
