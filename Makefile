@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml docker/install.sh docker/install_detectron2.sh
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: install ## the whole pipeline on a world that it draws itself: ten minutes on two cores, nothing to download
+demo: install ## search real sample photos: a minute on two cores, nothing to download
 	$(BIN)/scan-pipeline demo
 
 test: install ## run every test

@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import click
-import cv2
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 PACKAGES = ("pipeline", "detector", "matcher")
 READMES = [REPOSITORY / "README.md", *(path for name in PACKAGES for path in (REPOSITORY / name).rglob("README.md"))]
-READMES += [path for path in [REPOSITORY / "CONTRIBUTING.md"] if path.is_file()]
+READMES.append(REPOSITORY / "CONTRIBUTING.md")
 ALL_READMES = "\n".join(path.read_text() for path in READMES)
 DOCUMENTS = [*READMES, *(REPOSITORY / "configs").rglob("*.yaml"), *(REPOSITORY / "docker").iterdir()]
 COMMANDS = sorted(
@@ -73,7 +72,6 @@ def test_the_python_example_runs(
     write_photos(tmp_path / "train2014", 12)
     lines = [f"{index:03}.jpg\ta dog and {index} trees" for index in range(12)]
     (tmp_path / "train2014/captions.tsv").write_text("\n".join(lines))
-    cv2.imwrite("photo.jpg", cv2.imread("train2014/003.jpg"))
     (tmp_path / "frcnn-vg.safetensors").write_bytes(small_weights.read_bytes())
     for command in (
         "extract --images train2014 --weights frcnn-vg.safetensors --workers 0 --device cpu",
@@ -85,5 +83,5 @@ def test_the_python_example_runs(
     capsys.readouterr()
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("['object ")
-    assert re.match(r"\d{3}\.jpg \['<start>', 'two', 'dogs', 'play', 'by', 'a', 'tree', '<end>'\]", printed[1])
+    assert len(printed) == 5
+    assert all(re.match(r"-?\d\.\d{3} \S+/train2014/\d{3}\.jpg attribute", line) for line in printed), printed

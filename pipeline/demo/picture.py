@@ -58,7 +58,7 @@ def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> A
             2, 1, height_ratios=[1.55, 1.0], hspace=0.16, left=0.012, right=0.988, top=0.88, bottom=0.02
         )
         block.text(0.012, 0.955, f"“{answer.query}”", fontsize=15, weight="bold", va="center")
-        searched = f"best {TOP} of {answer.searched}; green: the scene it was written for"
+        searched = f"best {TOP} of {answer.searched}; green: the photo it describes"
         block.text(0.988, 0.955, searched, fontsize=9, color=FAINT, va="center", ha="right")
         _scenes(block, grid[0].subgridspec(1, TOP, wspace=0.04), answer)
         panels = grid[1].subgridspec(1, len(words), wspace=0.05)
@@ -82,5 +82,6 @@ def _scenes(block: Any, grid: Any, answer: Answer) -> None:
             cell.paste(scene, ((SCENE[0] - scene.width) // 2, (SCENE[1] - scene.height) // 2))
             axis.imshow(cell)
         name = hit.boxes[0].name if hit.boxes else ""
-        axis.set_title(f"{hit.rank}   {name}", fontsize=10, color=GOOD if hit.right else INK, pad=4)
+        title = f"{hit.rank}   weak match" if hit.weak else f"{hit.rank}   {name}"
+        axis.set_title(title, fontsize=10, color=GOOD if hit.right else FAINT if hit.weak else INK, pad=4)
         axis.axis("off")

@@ -26,13 +26,8 @@ FIRST_ID = {
     "test": 400_001,
 }  # COCO ids: a scene's number does not depend on the size of its split
 MAX_SCENES = 200_000
-VISUAL_GENOME_FILES = (
-    "image_data.json",
-    "objects.json",
-    "attributes.json",
-    "objects_vocab.txt",
-    "attributes_vocab.txt",
-)
+VOCABULARIES = ("objects_vocab.txt", "attributes_vocab.txt")
+VISUAL_GENOME_FILES = ("image_data.json", "objects.json", "attributes.json", *VOCABULARIES)
 END_OF_JPEG = b"\xff\xd9"
 
 

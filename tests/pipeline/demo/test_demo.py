@@ -1,4 +1,4 @@
-"""The demo: every command of the pipeline on a drawn world, killed once on the way."""
+"""The demos: real sample photos, and every command of the pipeline on a drawn world, killed once on the way."""
 
 import json
 import os
@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import pytest
 
-from pipeline.demo.run import FULL, QUICK, Outcome, choose_queries, commands, run_command
-from pipeline.demo.world import World
-from pipeline.errors import PipelineError
+from pipeline.demo import photos
+from pipeline.demo.from_scratch import Outcome, choose_queries
+from pipeline.demo.steps import Steps
+from pipeline.evaluate import EvaluateConfig
 from tests.world import scan
 
 COMMANDS = ("train-detector", "extract", "extract", "extract", "train", "evaluate", "retrieve")
@@ -33,12 +35,14 @@ def test_it_promises_ten_times_chance_and_half_of_the_objects(r1: float, ap: flo
     assert outcome(r1, ap, quick=True).reached
 
 
-def test_commands_are_those_that_a_user_types() -> None:
-    for size in (FULL, QUICK):
-        world = World(Path("demo"), size.train, size.val, size.test, 0)
-        lines = list(commands(world, size, ["a duck"], "cpu"))
-        assert tuple(line[0] for line in lines) == COMMANDS
-        assert all(line[-2:] == ["--device", "cpu"] for line in lines)
+def test_a_step_prints_the_command_that_gives_its_configuration() -> None:
+    lines: list[str] = []
+    stage = ModuleType("pipeline.evaluate")
+    stage.run = lambda config: config  # type: ignore[attr-defined]
+    step = Steps(lines.append, "cpu")
+    config = step(stage, EvaluateConfig, runs=[Path("runs/a b"), Path("runs/c")], split="dev")
+    assert lines == ["\n$ scan-pipeline evaluate --run 'runs/a b' --run runs/c --split dev --device cpu"]
+    assert config == EvaluateConfig(runs=("runs/a b", "runs/c"), split="dev", device="cpu")
 
 
 def test_queries_are_chosen_by_their_words_alone(tmp_path: Path) -> None:
@@ -50,16 +54,35 @@ def test_queries_are_chosen_by_their_words_alone(tmp_path: Path) -> None:
     assert choose_queries(path) == {"one two three four": "2.jpg", "one two three": "0.jpg", "one": "1.jpg"}
 
 
-def test_a_command_that_fails_ends_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PipelineError, match="inspect failed; what it said stands above"):
-        run_command(["inspect", "nowhere"])
-    assert "nowhere: not a feature store" in capsys.readouterr().err
+def test_the_sample_photos_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = scan("demo", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    typed = [line.split()[2] for line in said.output.splitlines() if line.startswith("$ scan-pipeline ")]
+    assert typed == ["extract", "retrieve", "explain"]
+    assert "3 of 3 sentences have their photo among the best 5 of 37" in said.output
+    picture = cv2.imread("demo/demo.png")
+    assert picture.shape[1] > 1000
+    assert picture.std() > 30
+    assert Path("demo/answers.html").stat().st_size > 10_000
+    assert set(photos.QUERIES.values()) <= {path.name for path in photos.sample_photos().iterdir()}
 
 
 @pytest.mark.slow
 def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "demo"
-    command = [sys.executable, "-m", "pipeline.cli", "demo", "--quick", "--output", str(folder), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "demo",
+        "--from-scratch",
+        "--quick",
+        "--output",
+        str(folder),
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mark = folder / "detectors/demo_quick/checkpoints/last_checkpoint"
     deadline = time.monotonic() + 300
@@ -70,7 +93,7 @@ def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: p
     assert mark.is_file(), "it was to be killed in the middle of the detector's training"
 
     monkeypatch.chdir(tmp_path)
-    said = scan("demo", "--quick", "--device", "cpu")
+    said = scan("demo", "--from-scratch", "--quick", "--output", "demo", "--device", "cpu")
     assert said.exit_code == 0, said.output
     typed = [line.split()[2] for line in said.output.splitlines() if line.startswith("$ scan-pipeline ")]
     assert tuple(typed) == COMMANDS
