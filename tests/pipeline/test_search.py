@@ -200,7 +200,8 @@ class Halfway:
 
 
 def test_weak_matches(opened: Search) -> None:
-    (answer,) = opened.photos(["a dog"], 4)
+    assert opened.calibration is not None  # of the run, made when it was trained
+    (answer,) = Search(opened.run, opened.collection).photos(["a dog"], 4)
     assert not any(hit.weak for hit in answer.hits)  # a run without calibration claims nothing
     limit = (answer.hits[1].score + answer.hits[2].score) / 2
     calibrated = Search(opened.run, opened.collection, calibration=Halfway(limit))
