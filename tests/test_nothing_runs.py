@@ -26,7 +26,7 @@ FORBIDDEN_CALLS = {
     "shelve.open", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
     "shutil.unpack_archive", "runpy.run_path", "runpy.run_module", "torch.hub.load", "torch.package.PackageImporter",
     "importlib.import_module", "subprocess.getoutput", "subprocess.getstatusoutput",
-    "pandas.read_pickle", "numpy.lib.format.read_array",
+    "pandas.read_pickle",
 }  # fmt: skip
 FORBIDDEN_METHODS = {"extractall", "extract_all", "read_pickle", "unpack_archive"}
 FORBIDDEN_MODULES = {"joblib", "dill", "cloudpickle", "cPickle", "marshal", "shelve", "imp", "runpy", "code"}
@@ -66,8 +66,8 @@ def why_a_call_may_run_code(call: ast.Call, names: dict[str, str]) -> str | None
         return name
     if name == "torch.load" and keyword(call, "weights_only") is not True:
         return "torch.load without weights_only=True"
-    if name == "numpy.load" and keyword(call, "allow_pickle") is not False:
-        return "numpy.load without allow_pickle=False"
+    if name in {"numpy.load", "numpy.lib.format.read_array"} and keyword(call, "allow_pickle") is not False:
+        return f"{name} without allow_pickle=False"
     if keyword(call, "shell") not in (None, False):
         return f"{name} with shell"
     if keyword(call, "trust_remote_code") not in (None, False):
