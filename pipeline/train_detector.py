@@ -107,10 +107,8 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
     network, start = starting_point(config, records)
     recipe = config.training
     check_recipe(recipe, common["device"], folder, bool(start))
-    if group.is_main:
-        claim_run(
-            folder, config, {"config": _identity(config), "network": to_dict(network), "data": _data(records)}, WORK
-        )
+    identity = {"config": _identity(config), "network": to_dict(network), "data": _data(records)}
+    lock = claim_run(folder, config, identity, WORK) if group.is_main else None
     group.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     say(
@@ -119,6 +117,8 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         f"{recipe.batch_size} images ({epochs:.1f} epochs)"
     )
     result = fit_detector(network, recipe, _as_data(records, network, recipe), folder, start=start, **common)
+    if lock:
+        lock.close()
     return TrainedDetector(folder, result, group.is_main)
 
 

@@ -107,3 +107,12 @@ def test_intervals_hold_their_estimates_and_shrink_with_more_images() -> None:
         assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(p * (1 - p) / images), rel=0.25)
         widths.append(intervals["rsum"][1] - intervals["rsum"][0])
     assert widths[0] > widths[1]
+
+
+def test_intervals_are_the_same_however_many_samples_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = np.repeat(np.arange(40), 2)
+    found = ranks(np.random.default_rng(0).standard_normal((40, 80)), owner)
+    together = confidence_intervals(found, owner, samples=70)
+    monkeypatch.setattr("matcher.metrics.SAMPLES_AT_ONCE", 16)
+    apart = confidence_intervals(found, owner, samples=70)
+    np.testing.assert_allclose(list(apart.values()), list(together.values()))
