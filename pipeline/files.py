@@ -117,7 +117,7 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PipelineError(f"{path}: not a regular file, expected {what}", remedy)
-            content = file.read(limit + 1)
+            content = file.read(min(limit, status.st_size) + 1)  # reserves as much as it is asked for
     except OSError as error:
         raise PipelineError(f"{path}: not readable as {what} ({error.strerror})", remedy) from error
     if len(content) > limit:
@@ -131,7 +131,10 @@ def file_sha256(path: Path) -> str:
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return ""
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
     except OSError:
         return ""
 

@@ -131,7 +131,7 @@ def read_image_file(path: Path | str) -> bytes:
         if status.st_size > MAX_BYTES:
             raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES)  # and no more, should it have grown since
+            data = file.read(status.st_size)  # and no more, should it have grown since
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
     return data

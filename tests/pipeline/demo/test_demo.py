@@ -79,11 +79,14 @@ def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: p
         "--from-scratch",
         "--quick",
         "--output",
-        str(folder),
+        "demo",
         "--device",
         "cpu",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     mark = folder / "detectors/demo_quick/checkpoints/last_checkpoint"
     deadline = time.monotonic() + 300
     while not mark.is_file() and process.poll() is None and time.monotonic() < deadline:
