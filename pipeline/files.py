@@ -135,7 +135,7 @@ def file_sha256(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
             return digest.hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that no file system has, with a NUL or a lone surrogate
         return ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_bytes, read_json, replacing, temporary_files, write_json
+from pipeline.files import file_sha256, read_bytes, read_json, replacing, temporary_files, write_json
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -48,3 +48,8 @@ def test_pipes_devices_and_large_files_are_refused_at_once(tmp_path: Path) -> No
             read_bytes(path, "a test", limit=4)
     with pytest.raises(PipelineError, match="more than 4 bytes"):
         read_bytes(tmp_path / "large", "a test", limit=4)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_path_that_no_file_system_has_has_no_checksum(name: str) -> None:
+    assert file_sha256(Path(name)) == ""
