@@ -4,17 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.small_detector import write_small_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-# CI repeats the same examples, so that a change is judged by what it changes; elsewhere every run tries new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
