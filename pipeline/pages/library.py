@@ -9,15 +9,15 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.photos import FORMATS, UnreadableImage
+from pipeline.inputs.photos import FORMATS, UnreadableImage, read_thumbnail
 from pipeline.pages.photos import QUALITY, shape_of_cell
 from pipeline.store.reader import StoreCollection
 
@@ -138,20 +138,8 @@ class Library:
 
 
 def _jpeg(path: Path, side: int) -> bytes:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.draft("RGB", (side, side))
-            if image.width * image.height > MOST_PIXELS:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels: too large to show")
-            image.thumbnail((side, side))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except UnreadableImage:
-        raise
-    except Exception as error:  # Pillow's decoders fail in many ways on damaged files
-        raise UnreadableImage("cannot be shown: damaged, or of a kind that is not read") from error
-    file = BytesIO()
-    upright.save(file, format="JPEG", quality=QUALITY)
-    return file.getvalue()
+    photo = read_thumbnail(path, side, max_pixels=MOST_PIXELS)
+    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def _digest(text: str, length: int) -> str:
