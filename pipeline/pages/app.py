@@ -77,7 +77,7 @@ class Search:
         self.config = config
         self.device = pick_device(config.device)
         opened = open_search(config.run, config.features, device=config.device, memory_budget=0, report=say)
-        self.run, self.collection = opened.run, opened.collection
+        self.run, self.collection, self.calibration = opened.run, opened.collection, opened.calibration
         self.library = Library(self.collection)
         count, model = len(self.collection), self.run.model
         self.embeddings: RegionEmbeddings = EncodedImages(model, self.collection, np.arange(count))  # (N, K, E)
@@ -129,8 +129,14 @@ class Search:
         if like:
             rows = rows[rows != self.library.row(like)]
         best = rows[np.argsort(-scores[rows], kind="stable")[offset : offset + top]]
+        calibration = self.calibration if query and not like else None
         hits = [
-            {**self.describe(row), "rank": rank, "score": round(float(scores[row]), 4)}
+            {
+                **self.describe(row),
+                "rank": rank,
+                "score": round(float(scores[row]), 4),
+                "weak": calibration is not None and calibration.is_weak(float(scores[row])),
+            }
             for rank, row in enumerate(best.tolist(), start=offset + 1)
         ]
         return {"query": query, "like": like, "searched": len(rows), "unknown": unknown, "hits": hits}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -75,6 +76,15 @@ def test_the_library_is_listed_newest_first(client: TestClient, inside: Path) ->
     assert client.get("/library", params={"store": "features/other"}).json()["searched"] == 0
     assert client.get("/library", params={"folder": "none"}).json()["searched"] == 0
     assert client.get("/library", params={"since": "yesterday"}).status_code == 400
+
+
+def test_weak_matches_are_marked(client: TestClient, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [hit["score"] for hit in client.get("/photos", params={"q": "a dog"}).json()["hits"]]
+    middle = (scores[2] + scores[3]) / 2
+    monkeypatch.setattr(search, "calibration", SimpleNamespace(is_weak=lambda score: score < middle))
+    hits = client.get("/photos", params={"q": "a dog"}).json()["hits"]
+    assert [hit["weak"] for hit in hits] == [score < middle for score in scores]
+    assert 0 < sum(hit["weak"] for hit in hits) < len(hits)
 
 
 def test_photos_like_a_photo(client: TestClient, search: Search) -> None:
