@@ -164,5 +164,5 @@ def test_one_driver_is_enough(settings: ExtractConfig, monkeypatch: pytest.Monke
 
 
 def test_the_engine_is_a_choice_of_two() -> None:
-    with pytest.raises(PipelineError, match="engine 'dask': expected local or ray"):
+    with pytest.raises(PipelineError, match="engine 'dask': expected one of local, ray"):
         ExtractConfig(engine="dask")
