@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from pipeline.device import pick_device
 from pipeline.explanation import Explanation, explain
 from pipeline.files import replacing
-from pipeline.pages.explanation import dimmed_photos, draw_word, shown_words
+from pipeline.pages.explanation import dimmed_photos, draw_word
 from pipeline.pages.photos import photo_of
 from pipeline.pages.pictures import with_boxes
 from pipeline.pages.style import BACKGROUND, FAINT, GOOD, INK, figure_style
@@ -53,7 +53,7 @@ def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> A
     figure = Figure(figsize=(WIDTH, HEIGHT * len(answers)))
     blocks = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
     for block, answer, explanation in zip(blocks, answers, explanations, strict=True):
-        words = shown_words(explanation)[:WORDS]
+        words = explanation.shown[:WORDS]
         grid = block.add_gridspec(
             2, 1, height_ratios=[1.55, 1.0], hspace=0.16, left=0.012, right=0.988, top=0.88, bottom=0.02
         )

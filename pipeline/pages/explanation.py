@@ -62,7 +62,7 @@ def page(explanation: Explanation) -> str:
 
 def attention_data(explanation: Explanation) -> dict[str, Any]:
     """What `templates/attention.js` shows."""
-    words = shown_words(explanation)
+    words = explanation.shown
     height, width = explanation.photo.shape[:2]
     return {
         "width": width,
@@ -70,7 +70,7 @@ def attention_data(explanation: Explanation) -> dict[str, Any]:
         "words": explanation.words,
         "shown": words,
         "attention": np.round(explanation.attention, 4).tolist(),
-        "shares": np.round(_shares(explanation, words), 3).tolist(),
+        "shares": np.round(explanation.shares, 3).tolist(),
         "uniform": uniform_attention(explanation),
         "darkest": DARKEST,
         "full": FULL,
@@ -79,19 +79,6 @@ def attention_data(explanation: Explanation) -> dict[str, Any]:
         "names": explanation.names,
         "strongest": [explanation.strongest(word) for word in range(len(explanation.words))],
     }
-
-
-def shown_words(explanation: Explanation) -> list[int]:
-    """The words that a reader sees: neither start and end marks nor punctuation."""
-    words = range(1, len(explanation.words) - 1)
-    return [word for word in words if any(map(str.isalnum, explanation.words[word]))]
-
-
-def _shares(explanation: Explanation, words: Sequence[int]) -> np.ndarray:
-    """(L,) each shown word's share of what the shown words add to the score; 0 for the others."""
-    shares = np.zeros(len(explanation.words))
-    shares[words] = explanation.word_scores[words].clip(0)
-    return shares / max(shares.sum(), 1e-12)
 
 
 def uniform_attention(explanation: Explanation) -> float:
@@ -165,7 +152,7 @@ def _figure(explanation: Explanation) -> Any:
     from matplotlib.figure import Figure
 
     height, width = explanation.photo.shape[:2]
-    words = shown_words(explanation)
+    words = explanation.shown
     columns = min(COLUMNS, len(words) + 1)
     rows = -(-(len(words) + 1) // columns)
     panel = PANEL * min(max(height / width, 0.2), 1.5) + 0.4

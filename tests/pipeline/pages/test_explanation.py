@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.explanation import Explanation
-from pipeline.pages.explanation import DARKEST, FULL, attention_data, coverage, dimmed_photos, shown_words
+from pipeline.pages.explanation import DARKEST, FULL, attention_data, coverage, dimmed_photos
 
 BOXES = np.array([[0, 0, 20, 20], [20, 0, 40, 20], [0, 0, 40, 40]], dtype=np.float32)
 
@@ -40,7 +40,7 @@ def test_coverage_sums_to_one_where_regions_are_and_to_zero_elsewhere() -> None:
 
 def test_marks_and_punctuation_are_no_words() -> None:
     found = explanation([[0.2, 0.4, 0.4]] * 5, ["<start>", "a", "dog", ".", "<end>"])
-    assert shown_words(found) == [1, 2]
+    assert found.shown == [1, 2]
     data = attention_data(found)
     assert data["shown"] == [1, 2]
     assert sum(data["shares"]) == pytest.approx(1, abs=1e-2)
