@@ -141,7 +141,13 @@ class Search:
         return self.photos([query], top)[0].hits
 
     def photos(
-        self, queries: Sequence[str], top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None
+        self,
+        queries: Sequence[str],
+        top: int = 10,
+        *,
+        offset: int = 0,
+        rows: np.ndarray | None = None,
+        boxes: bool = True,
     ) -> list[Answer]:
         """The best photos for each sentence.
 
@@ -149,6 +155,7 @@ class Search:
             queries: sentences.
             top, offset: results `offset` + 1 to `offset` + `top`.
             rows: of the collection, to search among; None: all.
+            boxes: whether to find the regions that made each score, which costs more than the ranking of a small collection.
 
         Raises:
             PipelineError: a sentence without a word that the run knows.
@@ -159,25 +166,28 @@ class Search:
         for column, query in enumerate(queries):
             with torch.inference_mode():
                 words = self.run.model.encode_captions([query])[0][0]  # (L, E)
-            hits = self._hits(similarity[:, column], top, offset, rows, words)
+            hits = self._hits(similarity[:, column], top, offset, rows, words, boxes)
             answers.append(Answer(query, self._searched(rows), hits, unknown=tuple(unknown[column].items())))
         return answers
 
-    def similar(self, image: str, top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None) -> Answer:
+    def similar(self, image: str | Tensor, top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None) -> Answer:
         """The photos most similar to one, itself apart: its regions are compared as the words of a sentence would be.
 
         Args:
-            image: id, name or path, as `--image` takes it.
+            image: id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
             top, offset, rows: as of `photos`.
         """
-        found = self.find(image)
-        words = encode_regions(self.run, found.regions)[None]  # (1, K, E)
+        name, path = "", None
+        if isinstance(image, str):
+            found = self.find(image)
+            name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
+        words = image[None]  # (1, K, E)
         scores = self._similarity(PaddedWords(words, [words.shape[1]]), attention="t2i", pooling="Mean")[:, 0]
-        if found.image in self.collection:
+        if name in self.collection:
             rows = np.arange(len(self.collection)) if rows is None else rows
-            rows = rows[rows != self.collection.row(found.image)]
+            rows = rows[rows != self.collection.row(name)]
         hits = self._hits(scores, top, offset, rows, None)
-        return Answer(found.image, self._searched(rows), hits, str(found.path or ""))
+        return Answer(name, self._searched(rows), hits, str(path or ""))
 
     def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
         """The best captions for each photo, an id, a name or a path.
@@ -236,7 +246,13 @@ class Search:
         return len(self.collection if rows is None else rows)
 
     def _hits(
-        self, scores: np.ndarray, top: int, offset: int, rows: np.ndarray | None, words: Tensor | None
+        self,
+        scores: np.ndarray,
+        top: int,
+        offset: int,
+        rows: np.ndarray | None,
+        words: Tensor | None,
+        with_boxes: bool = True,
     ) -> tuple[Hit, ...]:
         """The photos of the largest scores (N,), with boxes where there are words (L, E) to choose them by."""
         rows = np.arange(len(scores)) if rows is None else rows
@@ -245,7 +261,7 @@ class Search:
         for rank, row in enumerate(order.tolist(), start=offset + 1):
             image, score = self.collection.image_ids[row], float(scores[row])
             regions = self.collection.regions(row)
-            boxes = () if words is None else self._best_boxes(regions, words, image)
+            boxes = self._best_boxes(regions, words, image) if with_boxes and words is not None else ()
             weak = self.calibration is not None and words is not None and self.calibration.is_weak(score)
             path = str(self.collection.image_path(row) or "")
             hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))

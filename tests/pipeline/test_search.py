@@ -72,6 +72,14 @@ def test_similar_photos(opened: Search) -> None:
         pooling="Mean",
     )[:, 0]
     assert int(model_scores.argmax()) == opened.collection.row(own)  # nothing is more like it than itself
+    embeddings = search.encode_regions(opened.run, opened.collection[own])
+    assert opened.similar(embeddings, 20).hits[0].image == own  # of a photo that no store need have
+
+
+def test_regions_are_found_only_where_they_are_asked_for(opened: Search) -> None:
+    shown, bare = (opened.photos(["a dog"], 5, boxes=boxes)[0].hits for boxes in (True, False))
+    assert all(hit.boxes for hit in shown)
+    assert tuple(replace(hit, boxes=()) for hit in shown) == bare
 
 
 def test_a_file_is_never_another_photo(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
