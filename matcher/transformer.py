@@ -25,6 +25,7 @@ from matcher.encoders import l2_normalize
 from matcher.errors import MatcherError
 
 PACKAGE = "package:"  # before the name of an installed package that ships an encoder
+APOSTROPHES = {"'", "\u2019"}
 CACHE_BYTES = 2 << 30  # of a frozen encoder's states that training keeps; captions beyond that are encoded every epoch
 
 
@@ -63,13 +64,31 @@ class WordPieces:
         """Ids of the word pieces, start and end marks included."""
         return list(self._tokenizer.encode(caption).ids)
 
-    def tokens(self, caption: str) -> list[str]:
-        """The word pieces that `encode` has ids for, for showing them."""
-        return list(self._tokenizer.encode(caption).tokens)
+    def word_positions(self, caption: str) -> list[tuple[str, list[int]]]:
+        """The words of a caption, for showing them, and where in `encode` the pieces of each are; marks are no words.
+
+        Parts that an apostrophe joins, as in "dog's", are one word.
+        """
+        encoding = self._tokenizer.encode(caption)
+        spans: list[tuple[int, int]] = []  # of each word in the caption
+        pieces: list[list[int]] = []
+        before = None  # the word of the piece before
+        for position, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
+            if word is None:  # a mark
+                continue
+            touches = bool(spans) and start == spans[-1][1]
+            if word == before or (touches and {caption[start:end], caption[start - 1]} & APOSTROPHES):
+                spans[-1] = spans[-1][0], end
+                pieces[-1].append(position)
+            else:
+                spans.append((start, end))
+                pieces.append([position])
+            before = word
+        return [(caption[start:end].strip(), own) for (start, end), own in zip(spans, pieces, strict=True)]
 
     def known(self, caption: str) -> list[str]:
         """The word pieces that spell a caption, punctuation and marks apart."""
-        pieces = self.tokens(caption)[1:-1]
+        pieces = self._tokenizer.encode(caption).tokens[1:-1]
         return [piece for piece in pieces if piece != self._unknown and any(map(str.isalnum, piece))]
 
     def unknown(self, caption: str) -> dict[str, str]:

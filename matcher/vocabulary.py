@@ -21,7 +21,7 @@ class Tokens(Protocol):
 
     def encode(self, caption: str) -> list[int]: ...
 
-    def tokens(self, caption: str) -> list[str]: ...
+    def word_positions(self, caption: str) -> list[tuple[str, list[int]]]: ...
 
     def known(self, caption: str) -> list[str]: ...
 
@@ -81,9 +81,9 @@ class Vocabulary:
         """Token ids of a caption, wrapped in start and end, which take part in the attention as published."""
         return [START, *(self._ids.get(token, UNKNOWN) for token in tokenize(caption)), END]
 
-    def tokens(self, caption: str) -> list[str]:
-        """The words that `encode` has ids for, start and end included, for showing them."""
-        return [SPECIAL[START], *tokenize(caption), SPECIAL[END]]
+    def word_positions(self, caption: str) -> list[tuple[str, list[int]]]:
+        """The words of a caption, for showing them, and where in `encode` each is; start and end are no words."""
+        return [(word, [position]) for position, word in enumerate(tokenize(caption), start=1)]
 
     def known(self, caption: str) -> list[str]:
         """The words of a caption that the model knows, punctuation apart."""

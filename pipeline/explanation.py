@@ -20,7 +20,10 @@ from pipeline.store.reader import ClassNames, StoreCollection
 
 @dataclass(frozen=True)
 class Explanation:
-    """One photo and one caption, taken apart. Start and end marks are words like others."""
+    """One photo and one caption, taken apart. Of a word that a tokenizer splits, the pieces count together.
+
+    Words are what a reader sees: start and end marks and punctuation, which the model attends with as well, are `rest`.
+    """
 
     photo: np.ndarray  # (H, W, 3) uint8 BGR
     image: str  # its id, or its path
@@ -28,47 +31,45 @@ class Explanation:
     direction: Attention
     score: float
     words: list[str]  # (L,)
-    attention: np.ndarray  # (L, K); rows sum to one for t2i, columns for i2t
-    contributions: np.ndarray  # (L, K) what each word and region adds to the score
+    attention: np.ndarray  # (L, K) mean over a word's pieces, so that more pieces do not look like more attention
+    uniform: float  # the attention where the model prefers no region (t2i) or no word (i2t)
+    contributions: np.ndarray  # (L, K) what each word and region adds to the score: the sum over a word's pieces
+    rest: float  # what marks and punctuation add to the score
     boxes: np.ndarray  # (K, 4) XYXY, pixels of the photo
     names: list[str]  # (K,) "brown dog", "" where the store has no classes
 
     @property
     def word_scores(self) -> np.ndarray:
-        """(L,) what each word adds to the score, start and end marks included."""
+        """(L,) what each word adds to the score."""
         return self.contributions.sum(1)
 
     @property
-    def shown(self) -> list[int]:
-        """The words that a reader sees: neither start and end marks nor punctuation."""
-        return [word for word in range(1, len(self.words) - 1) if any(map(str.isalnum, self.words[word]))]
-
-    @property
     def shares(self) -> np.ndarray:
-        """(L,) each shown word's share of what the shown words add to the score; they sum to one. 0 for the others."""
-        shares = np.zeros(len(self.words))
-        shares[self.shown] = self.word_scores[self.shown].clip(0)
-        return shares / max(float(shares.sum()), 1e-12)
+        """(L,) each word's share of what the words add to the score; they sum to one, or are 0 where no word adds."""
+        added = self.word_scores.clip(0)
+        return added / max(float(added.sum()), 1e-12)
 
     @property
-    def share_of_marks(self) -> float:
-        """Of the score: what start and end marks and punctuation add, which `shares` leaves out."""
-        total = float(self.word_scores.sum())
-        return 1 - float(self.word_scores[self.shown].sum()) / total if total > 0 else 0.0
+    def share_of_rest(self) -> float:
+        """Of what all tokens add to the score: the part of `rest`, which `shares` leaves out."""
+        total = float(self.word_scores.sum()) + self.rest
+        return self.rest / total if total > 0 else 0.0
 
     def strongest(self, word: int) -> int:
         """The region that a word attends to most."""
         return int(self.attention[word].argmax())
 
     def __str__(self) -> str:
-        """The shown words in the order of the sentence: share, word, region that it attends to most."""
-        width = max((len(self.words[word]) for word in self.shown), default=0)
-        lines = [f"score {self.score:.4f}; of what the words add to it:"]
+        """The words in the order of the sentence: share, word, region that it attends to most."""
+        width = max(map(len, self.words), default=0)
+        adds = self.shares.any()
+        lines = [f"score {self.score:.4f}; " + ("of what the words add to it:" if adds else "no word adds to it")]
         lines += [
-            f"{self.shares[word]:6.0%}  {self.words[word]:{width}}  {self.names[self.strongest(word)]}".rstrip()
-            for word in self.shown
+            f"{self.shares[index]:6.0%}  {word:{width}}  {self.names[self.strongest(index)]}".rstrip()
+            for index, word in enumerate(self.words)
         ]
-        lines.append(f"(the sentence's start, end and punctuation make {self.share_of_marks:.0%} of the score)")
+        if adds:
+            lines.append(f"(the sentence's start, end and punctuation make {self.share_of_rest:.0%} of the score)")
         return "\n".join(lines)
 
 
@@ -107,9 +108,27 @@ def explain(
         contributions = model.contributions(embeddings[0], words[0], direction).cpu().numpy()
     class_names = class_names_of(collection, image)
     names = [region_name(regions, region, class_names) for region in range(len(boxes))]
-    tokens = model.vocabulary.tokens(caption)
     used: Attention = direction or model.config.attention  # type: ignore[assignment]
-    return Explanation(photo, image, caption, used, score, tokens, attention, contributions, boxes, names)
+    tokens = model.vocabulary.word_positions(caption)
+    shown = [(word, pieces) for word, pieces in tokens if any(map(str.isalnum, word))]
+    attention, added = (
+        np.array([how(matrix[pieces], axis=0) for _, pieces in shown]).reshape(-1, len(boxes))
+        for matrix, how in ((attention, np.mean), (contributions, np.sum))
+    )
+    return Explanation(
+        photo,
+        image,
+        caption,
+        used,
+        score,
+        words=[word for word, _ in shown],
+        attention=attention,
+        uniform=1 / (len(boxes) if used == "t2i" else len(contributions)),
+        contributions=added,
+        rest=float(contributions.sum() - added.sum()),
+        boxes=boxes,
+        names=names,
+    )
 
 
 def encode_regions(run: TrainedRun, regions: Regions) -> Tensor:

@@ -53,7 +53,7 @@ def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> A
     figure = Figure(figsize=(WIDTH, HEIGHT * len(answers)))
     blocks = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
     for block, answer, explanation in zip(blocks, answers, explanations, strict=True):
-        words = explanation.shown[:WORDS]
+        words = explanation.words[:WORDS]
         grid = block.add_gridspec(
             2, 1, height_ratios=[1.55, 1.0], hspace=0.16, left=0.012, right=0.988, top=0.88, bottom=0.02
         )
@@ -62,10 +62,10 @@ def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> A
         block.text(0.988, 0.955, searched, fontsize=9, color=FAINT, va="center", ha="right")
         _scenes(block, grid[0].subgridspec(1, TOP, wspace=0.04), answer)
         panels = grid[1].subgridspec(1, len(words), wspace=0.05)
-        for cell, word, dimmed in zip(panels, words, dimmed_photos(explanation, words), strict=True):
+        for word, (cell, dimmed) in enumerate(zip(panels, dimmed_photos(explanation), strict=False)):
             axis = block.add_subplot(cell)
             draw_word(axis, dimmed, explanation, word)
-            axis.set_title(explanation.words[word], fontsize=11, pad=3)
+            axis.set_title(words[word], fontsize=11, pad=3)
     return figure
 
 

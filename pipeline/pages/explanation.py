@@ -4,7 +4,6 @@ Letters: K regions, L words, H and W pixels.
 """
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,14 @@ def page(explanation: Explanation) -> str:
 
 def attention_data(explanation: Explanation) -> dict[str, Any]:
     """What `templates/attention.js` shows."""
-    words = explanation.shown
     height, width = explanation.photo.shape[:2]
     return {
         "width": width,
         "height": height,
         "words": explanation.words,
-        "shown": words,
         "attention": np.round(explanation.attention, 4).tolist(),
         "shares": np.round(explanation.shares, 3).tolist(),
-        "uniform": uniform_attention(explanation),
+        "uniform": explanation.uniform,
         "darkest": DARKEST,
         "full": FULL,
         "fade": FADE,
@@ -79,11 +76,6 @@ def attention_data(explanation: Explanation) -> dict[str, Any]:
         "names": explanation.names,
         "strongest": [explanation.strongest(word) for word in range(len(explanation.words))],
     }
-
-
-def uniform_attention(explanation: Explanation) -> float:
-    """The weight that every region (t2i) or every word (i2t) has where attention prefers none."""
-    return 1 / explanation.attention.shape[1 if explanation.direction == "t2i" else 0]
 
 
 def coverage(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -113,7 +105,7 @@ def _along(ends: np.ndarray, size: int) -> np.ndarray:
     return np.clip((centers - low) / fade + 0.5, 0, 1) * np.clip((high - centers) / fade + 0.5, 0, 1)
 
 
-def dimmed_photos(explanation: Explanation, words: Sequence[int]) -> list[np.ndarray]:
+def dimmed_photos(explanation: Explanation) -> list[np.ndarray]:
     """The photo as each word sees it: (H, W, 3) uint8 RGB, bright where the attention is.
 
     Brightness is linear in the attention, from `DARKEST` at none to 1 at `FULL` times the uniform attention: the same
@@ -123,8 +115,8 @@ def dimmed_photos(explanation: Explanation, words: Sequence[int]) -> list[np.nda
     height, width = photo.shape[:2]
     scale = np.array([width, height] * 2) / np.array(explanation.photo.shape[1::-1] * 2)
     cover = coverage(explanation.boxes * scale, height, width)
-    relative = explanation.attention[list(words)] / uniform_attention(explanation)  # (words, K)
-    maps = np.minimum(np.tensordot(relative, cover, axes=1) / FULL, 1)  # (words, H, W)
+    relative = explanation.attention / explanation.uniform  # (L, K)
+    maps = np.minimum(np.tensordot(relative, cover, axes=1) / FULL, 1)  # (L, H, W)
     return [(photo * (DARKEST + (1 - DARKEST) * one)[..., None]).astype(np.uint8) for one in maps]
 
 
@@ -152,9 +144,9 @@ def _figure(explanation: Explanation) -> Any:
     from matplotlib.figure import Figure
 
     height, width = explanation.photo.shape[:2]
-    words = explanation.shown
-    columns = min(COLUMNS, len(words) + 1)
-    rows = -(-(len(words) + 1) // columns)
+    panels = len(explanation.words) + 1
+    columns = min(COLUMNS, panels)
+    rows = -(-panels // columns)
     panel = PANEL * min(max(height / width, 0.2), 1.5) + 0.4
     figure = Figure(figsize=(columns * PANEL, rows * panel + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
@@ -162,10 +154,10 @@ def _figure(explanation: Explanation) -> Any:
     first.imshow(cv2.cvtColor(shrunk(explanation.photo, 2 * PANEL_PIXELS), cv2.COLOR_BGR2RGB))
     first.set_title(f"score {explanation.score:.3f}", fontsize=10)
     first.axis("off")
-    for word, dimmed in zip(words, dimmed_photos(explanation, words), strict=True):
+    for index, dimmed in enumerate(dimmed_photos(explanation)):
         axis = next(axes)
-        draw_word(axis, dimmed, explanation, word)
-        axis.set_title(explanation.words[word], fontsize=12)
+        draw_word(axis, dimmed, explanation, index)
+        axis.set_title(explanation.words[index], fontsize=12)
     for axis in axes:  # of the last row
         axis.axis("off")
     caption = "\n".join(textwrap.wrap(explanation.caption, 26 * columns))

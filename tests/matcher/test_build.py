@@ -44,7 +44,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_word_pieces_are_the_words(tiny_bert: str) -> None:
     model = build_model(dataclasses.replace(MODEL, text_encoder=tiny_bert), RECIPE, []).eval()
-    assert model.vocabulary.tokens("A dogs zebra") == ["[CLS]", "a", "dog", "##s", "[UNK]", "[SEP]"]
+    assert model.vocabulary.word_positions("A dogs zebra") == [("A", [1]), ("dogs", [2, 3]), ("zebra", [4])]
     assert len(model.vocabulary.encode("dog " * 99)) == 30  # no more than the encoder has positions for
     with torch.inference_mode():
         words, lengths = model.encode_captions(CAPTIONS)
@@ -149,7 +149,7 @@ def test_an_encoder_in_a_package(tiny_bert: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(metadata, "files", lambda name: [File("/elsewhere"), File(tiny_bert)])
     assert encoder_folder("package:tiny") == tiny_bert
     config = dataclasses.replace(MODEL, text_encoder="package:tiny", text_encoder_frozen=True)
-    assert build_model(config, RECIPE, []).vocabulary.tokens("a dog")[1:-1] == ["a", "dog"]
+    assert build_model(config, RECIPE, []).vocabulary.word_positions("a dog") == [("a", [1]), ("dog", [2])]
 
 
 def test_a_gru_cannot_be_frozen() -> None:

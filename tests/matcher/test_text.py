@@ -91,7 +91,7 @@ def test_vocabulary_orders_by_count_then_name() -> None:
     assert vocabulary.words == [*SPECIAL, "b", "a", "c", "d"]
     assert Vocabulary.build(["b a", "b a c", "b d"], min_count=2).words == [*SPECIAL, "b", "a"]
     assert vocabulary.encode("A b zebra") == [1, 5, 4, 3, 2]
-    assert vocabulary.tokens("A b zebra") == ["<start>", "a", "b", "zebra", "<end>"]
+    assert vocabulary.word_positions("A b zebra") == [("a", [1]), ("b", [2]), ("zebra", [3])]
     assert "d" in vocabulary
     assert "e" not in vocabulary
 

@@ -256,14 +256,16 @@ def test_next_steps_are_quoted(inside: Path) -> None:
 
 
 def test_shares_of_words() -> None:
-    contributions = np.array([[0.1, 0.0], [0.2, 0.1], [0.1, -0.2], [0.05, 0.05], [0.0, 0.1]])
-    words = ["<start>", "dog", "runs", ".", "<end>"]
+    contributions = np.array([[0.2, 0.1], [0.1, -0.2]])
     photo = np.zeros((8, 8, 3), np.uint8)
     boxes, names = np.zeros((2, 4)), ["brown dog", "tree"]
-    found = Explanation(photo, "x", "dog runs.", "t2i", 0.5, words, contributions, contributions, boxes, names)
-    assert found.shown == [1, 2]
-    np.testing.assert_allclose(found.shares, [0, 1, 0, 0, 0])  # what takes away adds nothing
-    assert found.share_of_marks == pytest.approx(1 - 0.2 / 0.5)
+    found = Explanation(
+        photo, "x", "dog runs.", "t2i", 0.5, ["dog", "runs"], contributions, 0.5, contributions, 0.3, boxes, names
+    )
+    np.testing.assert_allclose(found.shares, [1, 0])  # what takes away adds nothing
+    assert found.share_of_rest == pytest.approx(1 - 0.2 / 0.5)
+    nothing = replace(found, contributions=-np.abs(contributions))
+    assert str(nothing).splitlines()[0] == "score 0.5000; no word adds to it"
     assert str(found).splitlines() == [
         "score 0.5000; of what the words add to it:",
         "  100%  dog   brown dog",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from pipeline.inputs.photos import read_image
 from pipeline.retrieve import RetrieveConfig
 from pipeline.retrieve import run as retrieve
 from pipeline.runs import SHIPPED, find_run, load_run
+from pipeline.search import open_search
 from pipeline.store.reader import open_store
 from tests.world import scan
 
@@ -104,6 +106,22 @@ def test_nonsense_is_weak_and_a_match_is_not(store: Path) -> None:
     assert shipped.calibration is not None
     assert shipped.calibration.is_weak(0.9, len(open_store(store)))
     assert not shipped.calibration.is_weak(1.15, len(open_store(store)))
+
+
+def test_the_pieces_of_a_word_count_together(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parents[1])
+    photo = min(PHOTOS.glob("*.jpg")).name
+    found = open_search("starter", device="cpu").explain(photo, "A dog's snowboarder, snow.")
+    assert found.words == ["A", "dog's", "snowboarder", "snow"]  # pieces: a dog ' s snow ##board ##er , snow .
+    model = load_run(SHIPPED, torch.device("cpu")).model
+    words = model.encode_captions([found.caption])[0][0]
+    regions = model.encode_images(torch.from_numpy(open_store(store)[found.image].features).float()[None])[0]
+    with torch.inference_mode():
+        attention, added = model.attention(regions, words), model.contributions(regions, words)
+    np.testing.assert_allclose(found.attention[2], attention[5:8].mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.contributions[2], added[5:8].sum(0), atol=1e-6)
+    assert found.uniform == 1 / len(words)  # i2t: of all that a region can look at
+    assert found.word_scores.sum() + found.rest == pytest.approx(float(added.sum()), abs=1e-5)
 
 
 def test_the_shipped_run_is_small_and_reads_what_extract_makes(store: Path) -> None:

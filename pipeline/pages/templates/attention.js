@@ -31,26 +31,26 @@ function showAttention(container, data, photo, alt, note) {
   // Small regions lie above large ones, so that each can be pointed at.
   rects.map((_, region) => region).sort((a, b) => area(data.boxes[b]) - area(data.boxes[a])).forEach((region) => svg.append(rects[region]));
 
-  const largest = Math.max(...data.shown.map((word) => data.shares[word]), 1e-12);
-  const buttons = new Map(data.shown.map((word) => {
+  const largest = Math.max(...data.shares, 1e-12);
+  const buttons = data.words.map((text, word) => {
     const button = make("button", { type: "button", title: `${percent(data.shares[word])} of what the words add to the score` });
     const bar = make("span", { className: "share" }), filled = make("i");
     filled.style.width = `${(100 * Math.max(0, data.shares[word])) / largest}%`;
     bar.append(filled);
-    button.append(data.words[word], bar);
+    button.append(text, bar);
     for (const event of ["mouseenter", "focus", "click"]) button.addEventListener(event, () => showWord(word));
-    return [word, button];
-  }));
-  words.append(...buttons.values());
+    return button;
+  });
+  words.append(...buttons);
 
   function reset() {
-    for (const element of [...rects, ...buttons.values()]) { element.classList.remove("on"); element.style.removeProperty("--weight"); }
+    for (const element of [...rects, ...buttons]) { element.classList.remove("on"); element.style.removeProperty("--weight"); }
   }
   function showWord(word) {
     reset();
     dim(data.attention[word]);
     const region = data.strongest[word];
-    buttons.get(word).classList.add("on");
+    buttons[word].classList.add("on");
     rects[region].classList.add("on");
     note.textContent = `“${data.words[word]}” looks most at ${nameOf(region)} (${percent(data.attention[word][region])}); `
       + `it makes ${percent(data.shares[word])} of what the words add to the score`;
@@ -59,13 +59,13 @@ function showAttention(container, data, photo, alt, note) {
     reset();
     dim(null);
     rects[region].classList.add("on");
-    const weights = data.shown.map((word) => data.attention[word][region]), most = Math.max(...weights, 1e-12);
-    data.shown.forEach((word, index) => buttons.get(word).style.setProperty("--weight", weights[index] / most));
-    const best = data.shown[weights.indexOf(Math.max(...weights))];
+    const weights = data.attention.map((row) => row[region]), most = Math.max(...weights, 1e-12);
+    buttons.forEach((button, word) => button.style.setProperty("--weight", weights[word] / most));
+    const best = weights.indexOf(Math.max(...weights));
     note.textContent = `${nameOf(region)}: “${data.words[best]}” looks here most (${percent(Math.max(...weights))})`;
   }
   stage.addEventListener("mouseleave", () => { reset(); dim(null); });
-  if (data.shown.length) showWord(data.shown.reduce((best, word) => (data.shares[word] > data.shares[best] ? word : best)));
+  if (data.words.length) showWord(data.shares.indexOf(Math.max(...data.shares)));
 }
 
 // Paints attention onto a canvas over the photo, as pipeline.pages.explanation.dimmed_photos does: linear in the attention,
