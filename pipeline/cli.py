@@ -1,12 +1,12 @@
 """The `scan-pipeline` command: a configuration in, one call, what it made and what to do next out.
 
-Nothing heavy is imported here: `scan-pipeline --help` answers at once. The commands whose options are more than a few have
-their configuration beside the stage; those of the others stand here.
+Nothing heavy is imported here: `scan-pipeline --help` answers at once. A command names its
+configuration, which stands beside its stage; those without options to speak of have it here.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from pipeline.evaluate import EvaluateConfig
     from pipeline.explain import ExplainConfig
     from pipeline.extraction.job import ExtractConfig
+    from pipeline.interchange.checkpoint import ImportCheckpointConfig
+    from pipeline.interchange.common import ExportFeaturesConfig, ImportFeaturesConfig
     from pipeline.pages.app import AppConfig
+    from pipeline.pages.plots import PlotConfig
     from pipeline.retrieve import RetrieveConfig
     from pipeline.runs import TrainConfig
     from pipeline.train_detector import TrainDetectorConfig
@@ -144,49 +147,30 @@ def evaluate(config: "EvaluateConfig") -> None:
         raise SystemExit(1)
 
 
-@dataclass(frozen=True)
-class PlotConfig(CommandConfig):
-    """What `scan-pipeline plot` does."""
-
-    runs: tuple[str, ...] = option(
-        (), "Run folder; several share the picture.", flag="--run", metavar="DIR", unset="newest"
-    )
-    output: str = option("curves.png", "A .png, .pdf or .svg.", metavar="FILE")
-
-
-@main.add(PlotConfig, TRAIN, example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf")
-def plot(config: PlotConfig) -> None:
+@main.add(
+    "pipeline.pages.plots:PlotConfig",
+    TRAIN,
+    example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf",
+)
+def plot(config: "PlotConfig") -> None:
     """Draw the training curves of one or several runs."""
-    from pathlib import Path
+    from pipeline.pages import plots
 
-    from pipeline.pages.plots import save, training_curves
-    from pipeline.runs import find_run
-
-    save(training_curves([find_run(run) for run in config.runs or (None,)]), Path(config.output))
-    say(config.output)
-
-
-@dataclass(frozen=True)
-class ImportCheckpointConfig(CommandConfig):
-    """What `scan-pipeline import-checkpoint` does."""
-
-    source: str = argument()
-    vocabulary: str = option("", "Its vocabulary file, such as f30k_precomp_vocab.json.", metavar="FILE", required=True)
-    output: str = option("", "Run folder to write.", metavar="DIR", unset="runs/<name of the checkpoint>")
+    say(plots.run(config))
 
 
 @main.add(
-    ImportCheckpointConfig, TRAIN, name="import-checkpoint",
+    "pipeline.interchange.checkpoint:ImportCheckpointConfig", TRAIN, name="import-checkpoint",
     example="scan-pipeline import-checkpoint model_best.pth.tar --vocabulary f30k_precomp_vocab.json",
 )  # fmt: skip
-def import_checkpoint(config: ImportCheckpointConfig) -> None:
+def import_checkpoint(config: "ImportCheckpointConfig") -> None:
     """Turn a checkpoint of the original SCAN code into a run.
 
     Nothing in the checkpoint is executed.
     """
-    from pipeline.interchange.checkpoint import import_original
+    from pipeline.interchange.checkpoint import import_checkpoint
 
-    imported = import_original(config.source, config.vocabulary, config.output or None)
+    imported = import_checkpoint(config)
     say(imported)
     say_next(("evaluate", "--run", imported.run, "--features", "DIR", "--captions", "FILE"))
 
@@ -216,68 +200,37 @@ def inspect(config: InspectConfig) -> None:
         raise SystemExit(1)
 
 
-@dataclass(frozen=True)
-class ImportFeaturesConfig(CommandConfig):
-    """What `scan-pipeline import-features` does."""
-
-    source: str = argument()
-    format: str = option(
-        "", "Format of SOURCE.", choices=("", "original", "tsv", "npz", "hdf5"), unset="told from SOURCE"
-    )
-    split: str = option("", "Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
-    output: str = option("", "Store to write.", metavar="DIR", unset="features/<folder>_<split>, or SOURCE's name")
-    images: str = option("", "Folder of the photos, to show and to measure them.", metavar="DIR")
-    num_regions: int | None = option(None, "Take the first K regions of every image.", min=1, unset="all")
-    dtype: str = option("", "Type of the stored features.", choices=("", "float16", "float32"), unset="as found")
-    boxes: str = option("", "For the original layout: .npy, (K, 4) fractions or (N, K, 4) pixels.", metavar="FILE")
-    ids: str = option("", "For HDF5 without image_ids: JSON list, JSON object id -> row, or text.", metavar="FILE")
-
-
 @main.add(
-    ImportFeaturesConfig, FEATURES, name="import-features", resumable=True,
+    "pipeline.interchange.common:ImportFeaturesConfig", FEATURES, name="import-features", resumable=True,
     example="scan-pipeline import-features trainval_resnet101_faster_rcnn_genome_36.tsv --images coco",
 )  # fmt: skip
-def import_features(config: ImportFeaturesConfig) -> None:
+def import_features(config: "ImportFeaturesConfig") -> None:
     """Turn features that others computed into a store.
 
     SOURCE is a folder in the layout of the original SCAN code (with --split), a bottom-up attention TSV file (Caffe's or
     LXMERT's columns), a folder with one .npz an image (MILVLG), or an HDF5 file of VQA code.
     """
-    from pipeline.interchange.convert import import_any
+    from pipeline.interchange.convert import import_features
 
-    store = import_any(say=note, **_given(config))
+    store = import_features(config, report=note)
     say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
     say_next(("train",), ("inspect", store.path))
 
 
-@dataclass(frozen=True)
-class ExportFeaturesConfig(CommandConfig):
-    """What `scan-pipeline export-features` does."""
-
-    store: str = argument()
-    format: str = option(
-        "", "tsv has Caffe's six columns, tsv10 LXMERT's ten.", required=True,
-        choices=("", "original", "tsv", "tsv10", "npz", "hdf5"),
-    )  # fmt: skip
-    output: str = option("", "File, or for original and npz folder, to write.", metavar="FILE|DIR", required=True)
-    split: str = option("", "For the original layout: which images, and the files' names.", unset="the store's")
-    captions: str = option("", "For the original layout.", metavar="FILE", unset="looked for beside the photos")
-
-
 @main.add(
-    ExportFeaturesConfig, FEATURES, name="export-features",
+    "pipeline.interchange.common:ExportFeaturesConfig", FEATURES, name="export-features",
     example="scan-pipeline export-features features/train2014 --format tsv --output train2014.tsv",
 )  # fmt: skip
-def export_features(config: ExportFeaturesConfig) -> None:
+def export_features(config: "ExportFeaturesConfig") -> None:
     """Write a store in a format of other code.
 
     import-features reads all of them back. The output takes its name when it is complete. What the format does not hold
     is listed at the end.
     """
-    from pipeline.interchange.convert import export_store
+    from pipeline.interchange.convert import export_features
 
-    opened = export_store(say=note, **_given(config))
-    say(f"{config.output}: written from {opened.path}")
+    export_features(config, report=note)
+    say(f"{config.output}: written from {config.store}")
     split = ("--split", config.split or "SPLIT") if config.format == "original" else ()
     say_next(("import-features", config.output, *split))
 
@@ -386,12 +339,6 @@ def demo(config: DemoConfig) -> None:
 
     photos.run(Path(config.output or photos.FOLDER), config.device, report=say)
     say_next(("extract", "--images", "DIR"), ("app",))
-
-
-def _given(config: CommandConfig) -> dict[str, Any]:
-    """The arguments, and the options that were given: the called function's own defaults are None."""
-    arguments = {field.name for field in fields(config) if field.metadata.get("argument")}
-    return {name: value for name, value in vars(config).items() if name in arguments or value not in ("", None)}
 
 
 if __name__ == "__main__":

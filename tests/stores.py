@@ -1,7 +1,8 @@
 """Small stores with random content, and what it takes to compare them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,13 @@ def make_store(
         commit_shard(folder, number, rows, num_regions=num_regions, feature_dim=feature_dim, dtype=dtype)
     write_summary(folder, manifest, len(shards))
     return open_store(folder)
+
+
+def import_any(source: Path | str, *, report: Callable[[str], None] = print, **options: Any) -> Store:
+    """`scan-pipeline import-features SOURCE` with these options."""
+    from pipeline.interchange.convert import ImportFeaturesConfig, import_features
+
+    return import_features(ImportFeaturesConfig(source=str(source), **options), report=report)
 
 
 def random_regions(rng: np.random.Generator, num_regions: int, feature_dim: int) -> Regions:

@@ -16,7 +16,7 @@ from matcher.errors import MatcherError
 from matcher.original import load_original
 from matcher.vocabulary import Vocabulary
 from pipeline.errors import PipelineError
-from pipeline.interchange.convert import import_any
+from tests.stores import import_any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "detector", "matcher", "configs")

@@ -9,8 +9,18 @@ from matcher.original import load_original
 from matcher.vocabulary import Vocabulary
 from pipeline.config import save_config
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, argument, option
 from pipeline.files import write_json
 from pipeline.runs import BEST, CONFIG, DATA, RUNS, TrainConfig
+
+
+@dataclass(frozen=True)
+class ImportCheckpointConfig(CommandConfig):
+    """What `scan-pipeline import-checkpoint` does."""
+
+    source: str = argument()
+    vocabulary: str = option("", "Its vocabulary file, such as f30k_precomp_vocab.json.", metavar="FILE", required=True)
+    output: str = option("", "Run folder to write.", metavar="DIR", unset="runs/<name of the checkpoint>")
 
 
 @dataclass(frozen=True)
@@ -26,26 +36,23 @@ class ImportedRun:
         return f"{self.run}: {self.variant}, epoch {self.epoch}, rsum {self.best_rsum:.1f} on its own dev split"
 
 
-def import_original(source: Path | str, vocabulary: Path | str, output: Path | str | None = None) -> ImportedRun:
-    """Write a run folder from `model_best.pth.tar` and the vocabulary file it was trained with.
+def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
+    """Write a run folder from `model_best.pth.tar` and the vocabulary file that it was trained with.
 
     Raises:
         PipelineError: the run folder exists already.
         MatcherError: files that cannot be read, or that do not belong together.
     """
-    checkpoint = load_original(Path(source), Vocabulary.from_json(vocabulary))
-    folder = Path(output or RUNS / Path(source).name.split(".")[0])
+    source = Path(config.source)
+    checkpoint = load_original(source, Vocabulary.from_json(config.vocabulary))
+    folder = Path(config.output or RUNS / source.name.split(".")[0])
     if folder.exists():
         raise PipelineError(f"{folder}: exists already", "choose another folder with --output")
     folder.mkdir(parents=True)
-    config = checkpoint.model.config
-    save_config(TrainConfig(model=config, run=str(folder)), folder / CONFIG)
-    data: dict[str, Any] = {
-        "folder": str(folder.resolve()),
-        "stores": [],
-        "captions": [],
-        "extraction": {},
-    }  # its training data was elsewhere
+    model = checkpoint.model.config
+    save_config(TrainConfig(model=model, run=str(folder)), folder / CONFIG)
+    # its training data was elsewhere
+    data: dict[str, Any] = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}}
     write_json(folder / DATA, {"data": data, "imported": str(source)}, indent=1)
     save_model(folder / BEST, checkpoint.model)
-    return ImportedRun(folder, f"{config.attention} {config.pooling}", checkpoint.epoch, checkpoint.best_rsum)
+    return ImportedRun(folder, f"{model.attention} {model.pooling}", checkpoint.epoch, checkpoint.best_rsum)

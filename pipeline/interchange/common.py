@@ -2,8 +2,8 @@
 
 A format is a module with two functions:
 
-    read(source, options) -> Source       checks what can be checked at once; its rows come one by one
-    write(store, target, options) -> list of notes, one for each thing of the store that the format does not hold
+    read(source, config) -> Source       checks what can be checked at once; its rows come one by one
+    write(store, target, config) -> list of notes, one for each thing of the store that the format does not hold
 
 Letters: N images, K regions, D feature dimensions.
 """
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, argument, option
 from pipeline.inputs.photos import SUFFIXES
 from pipeline.store.reader import Shard, Store
 
@@ -36,22 +37,34 @@ SMALL = 1 << 26  # bytes that are read from any file
 
 
 @dataclass(frozen=True)
-class ImportOptions:
-    """What a user may say about a foreign file."""
+class ImportFeaturesConfig(CommandConfig):
+    """What `scan-pipeline import-features` does."""
 
-    split: str | None = None  # of the original layout
-    images: str | None = None  # folder of the photos
-    boxes: str | None = None  # of the original layout: .npy of (K, 4) fractions of a photo, or (N, K, 4) pixels
-    ids: str | None = None  # of HDF5: image ids, JSON or text
+    source: str = argument()
+    format: str = option(
+        "", "Format of SOURCE.", choices=("", "original", "tsv", "npz", "hdf5"), unset="told from SOURCE"
+    )
+    split: str = option("", "Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
+    output: str = option("", "Store to write.", metavar="DIR", unset="features/<folder>_<split>, or SOURCE's name")
+    images: str = option("", "Folder of the photos, to show and to measure them.", metavar="DIR")
+    num_regions: int | None = option(None, "Take the first K regions of every image.", min=1, unset="all")
+    dtype: str = option("", "Type of the stored features.", choices=("", "float16", "float32"), unset="as found")
+    boxes: str = option("", "For the original layout: .npy, (K, 4) fractions or (N, K, 4) pixels.", metavar="FILE")
+    ids: str = option("", "For HDF5 without image_ids: JSON list, JSON object id -> row, or text.", metavar="FILE")
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What a user may say about the files to write."""
+class ExportFeaturesConfig(CommandConfig):
+    """What `scan-pipeline export-features` does."""
 
-    split: str | None = None  # of the original layout
-    captions: str | None = None  # of the original layout: a captions file
-    progress: bool = True
+    store: str = argument()
+    format: str = option(
+        "", "tsv has Caffe's six columns, tsv10 LXMERT's ten.", required=True,
+        choices=("", "original", "tsv", "tsv10", "npz", "hdf5"),
+    )  # fmt: skip
+    output: str = option("", "File, or for original and npz folder, to write.", metavar="FILE|DIR", required=True)
+    split: str = option("", "For the original layout: which images, and the files' names.", unset="the store's")
+    captions: str = option("", "For the original layout.", metavar="FILE", unset="looked for beside the photos")
 
 
 @dataclass(frozen=True)
@@ -147,14 +160,14 @@ def _check_classes(where: str, found: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def name_of_photo(name: str, images: str | None) -> tuple[str, str | None]:
+def name_of_photo(name: str, images: str) -> tuple[str, str | None]:
     """Image id and path of the photo.
 
     A name without suffix becomes that of the photo, where there is one. COCO's numbers, as Caffe's files have them, stay.
 
     Args:
         name: as a foreign file has it.
-        images: folder of the photos, if they are at hand.
+        images: folder of the photos; "" where they are not at hand.
     """
     if not images or "\0" in name or name.startswith("/") or ".." in name.split("/"):
         return name, None
@@ -168,13 +181,13 @@ def name_of_photo(name: str, images: str | None) -> tuple[str, str | None]:
     return name, None
 
 
-def rows_of(store: Store, progress: bool) -> Iterator[tuple[str, Regions]]:
+def rows_of(store: Store) -> Iterator[tuple[str, Regions]]:
     """Image ids and regions of a store in order, with a bar."""
-    for shard, row in shards_of(store, np.arange(len(store)), progress):
+    for shard, row in shards_of(store, np.arange(len(store))):
         yield shard.image_ids[row], shard.regions(row)
 
 
-def shards_of(store: Store, rows: np.ndarray, progress: bool) -> Iterator[tuple[Shard, int]]:
+def shards_of(store: Store, rows: np.ndarray) -> Iterator[tuple[Shard, int]]:
     """Rows of a store, each as its shard and the row in it, with a bar.
 
     A shard is opened anew and closed when another is needed: the store's own memory maps would stay until the end.
@@ -183,7 +196,7 @@ def shards_of(store: Store, rows: np.ndarray, progress: bool) -> Iterator[tuple[
     shard: Shard | None = None
     numbers = np.searchsorted(starts, rows, side="right") - 1
     pairs = zip(rows.tolist(), numbers.tolist(), strict=True)
-    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=store.path.name, disable=not progress):
+    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=store.path.name):
         mark = store.shards[number].mark
         if shard is None or shard.mark != mark:
             shard = Shard(mark, store.manifest)

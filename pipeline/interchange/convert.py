@@ -16,8 +16,8 @@ from pipeline.files import remove_abandoned, replacing, write_json
 from pipeline.inputs.tables import IMAGE_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
 from pipeline.interchange.common import (
-    ExportOptions,
-    ImportOptions,
+    ExportFeaturesConfig,
+    ImportFeaturesConfig,
     Row,
     Source,
     visual_genome_names,
@@ -27,15 +27,14 @@ from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, is_committed, write_summary
 
 SHARD_SIZE = 128  # images; 38 MB at 36 x 2048 float32
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Format:
     """A format by its two functions."""
 
-    read: Callable[[Path, ImportOptions], Source]
-    write: Callable[[Store, Path, ExportOptions], list[str]]
+    read: Callable[[Path, ImportFeaturesConfig], Source]
+    write: Callable[[Store, Path, ExportFeaturesConfig], list[str]]
     is_folder: bool  # what is written is a folder, or goes into one
 
 
@@ -48,100 +47,60 @@ FORMATS = {
 }
 
 
-def import_any(
-    source: Path | str,
-    *,
-    format: str | None = None,
-    output: str | None = None,
-    num_regions: int | None = None,
-    dtype: str | None = None,
-    progress: bool = True,
-    say: Say = lambda _: None,
-    **options: str | None,
-) -> Store:
+def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], None] = print) -> Store:
     """A file or folder of any known format -> a store. Killed, the same call continues.
 
     Args:
-        source: what to import.
-        format: a key of `FORMATS`; None tells it from the source.
-        output: store to write; None: features/ and the name of the source.
-        num_regions: K, to take the first K regions of each image; None: all, of which every image has the same number.
-        dtype: of the stored features; None keeps what was found.
-        progress: show a bar.
-        say: is told what cannot be kept.
-        options: fields of `ImportOptions`.
+        config: what to import, and where to.
+        report: called with each line about what cannot be kept.
 
     Raises:
         PipelineError: an unknown format, damage (file and place are named), images that differ in their number of
             regions, or an output that holds something else.
     """
-    source = Path(source)
-    chosen = ImportOptions(**options)
-    name = format or detect(source)
-    reader = _format(name).read
-    _refuse_options(name, {"split": chosen.split, "boxes": chosen.boxes}, "original")
-    _refuse_options(name, {"ids": chosen.ids}, "hdf5")
-    if num_regions is not None and num_regions < 1:
-        raise PipelineError(f"--num-regions {num_regions}: expected at least 1")
-    opened = reader(source, chosen)
+    source = Path(config.source)
+    format = config.format or detect(source)
+    _refuse_options(config, format, {"split": "original", "boxes": "original", "ids": "hdf5"})
+    opened = FORMATS[format].read(source, config)
     for note in opened.notes:
-        say(note)
-    target = Path(output or FEATURES / opened.name)
-    rows = _alike(source, opened.rows, num_regions)
+        report(note)
+    target = Path(config.output or FEATURES / opened.name)
+    rows = _check_uniform(source, opened.rows, config.num_regions)
     first = next(rows, None)
     if first is None:
         raise PipelineError(f"{source}: holds no image")
-    manifest = _manifest(first, opened, dtype, chosen.images)
-    _write(target, manifest, chain([first], rows), opened.total, progress)
+    _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
     if opened.captions:
         _write_captions(target, open_store(target).image_ids, opened.captions)
     return open_store(target)
 
 
-def export_store(
-    store: Path | str,
-    output: Path | str,
-    *,
-    format: str,
-    split: str | None = None,
-    captions: str | None = None,
-    progress: bool = True,
-    say: Say = lambda _: None,
-) -> Store:
-    """A store -> one of the formats. What is written takes its name when it is whole.
+def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], None] = print) -> None:
+    """A store -> one of the formats. The output takes its name when it is complete.
 
     Args:
-        store: to read.
-        output: file or folder to write; for the original layout a folder that may hold other splits.
-        format: a key of `FORMATS`.
-        split: of the original layout: which images, and the beginning of the files' names.
-        captions: of the original layout: a captions file; None looks for one beside the photos.
-        progress: show a bar.
-        say: is told, in the end, what of the store the format does not hold.
-
-    Returns:
-        The store that was exported.
+        config: which store, which format, and where to.
+        report: called with each line about what the format does not hold.
 
     Raises:
         PipelineError: ids or a kind of store that the format cannot hold, or an output that is there already.
     """
-    opened, target, written = open_store(store), Path(output), _format(format)
-    _refuse_options(format, {"split": split, "captions": captions}, "original")
-    if not len(opened):
-        raise PipelineError(f"{opened.path}: holds no image yet; run its extraction again, it continues")
-    if not opened.manifest["complete"]:
-        say(f"{opened.path} is not complete: these are the {len(opened):,} images that it holds so far")
-    if not written.is_folder and target.exists():
-        raise PipelineError(f"{target}: already there; delete it, or choose another --output")
-    if written.is_folder and target.is_file():
+    store, target, format = open_store(config.store), Path(config.output), FORMATS[config.format]
+    _refuse_options(config, config.format, {"split": "original", "captions": "original"})
+    if not len(store):
+        raise PipelineError(f"{store.path}: holds no image yet", "run its extraction again, it continues")
+    if not store.manifest["complete"]:
+        report(f"{store.path} is not complete: these are the {len(store):,} images that it holds so far")
+    if not format.is_folder and target.exists():
+        raise PipelineError(f"{target}: exists already", "delete it, or choose another --output")
+    if format.is_folder and target.is_file():
         raise PipelineError(f"{target}: a file; expected a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in {target, target.parent}:
         if folder.is_dir():
             remove_abandoned(folder)
-    for note in written.write(opened, target, ExportOptions(split, captions, progress)):
-        say(note)
-    return opened
+    for note in format.write(store, target, config):
+        report(note)
 
 
 def detect(source: Path) -> str:
@@ -170,20 +129,14 @@ def detect(source: Path) -> str:
     return "tsv"
 
 
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise PipelineError(f"--format {name}: unknown; expected {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-def _refuse_options(name: str, given: dict[str, Any], belongs_to: str) -> None:
+def _refuse_options(config: Any, format: str, belongs_to: dict[str, str]) -> None:
     """An option that would silently do nothing is a misunderstanding."""
-    for option, value in given.items():
-        if value is not None and name != belongs_to:
-            raise PipelineError(f"--{option} {value}: is for the {belongs_to} format; this is {name}")
+    for option, expected in belongs_to.items():
+        if (value := getattr(config, option)) and format != expected:
+            raise PipelineError(f"--{option} {value}: is for the {expected} format; this is {format}")
 
 
-def _alike(source: Path, rows: Iterator[Row], num_regions: int | None) -> Iterator[Row]:
+def _check_uniform(source: Path, rows: Iterator[Row], num_regions: int | None) -> Iterator[Row]:
     """The rows, cut to K regions, after checking that they can share a store."""
     first: Row | None = None
     seen: set[str] = set()
@@ -203,7 +156,7 @@ def _alike(source: Path, rows: Iterator[Row], num_regions: int | None) -> Iterat
         if (row.has_boxes, row.has_classes) != (first.has_boxes, first.has_classes):
             raise PipelineError(f"{source}: {row.image_id!r} has other columns than the first image; import them apart")
         if row.image_id in seen:
-            raise PipelineError(f"{source}: {row.image_id!r} is there twice; a store holds every image once")
+            raise PipelineError(f"{source}: duplicate image id {row.image_id!r}; a store holds every image once")
         seen.add(row.image_id)
         yield row
 
@@ -219,16 +172,16 @@ def _cut(source: Path, row: Row, count: int) -> Row:
     return replace(row, regions=replace(regions, **{name: getattr(regions, name)[:count] for name in names}))
 
 
-def _manifest(first: Row, opened: Source, dtype: str | None, images: str | None) -> dict[str, Any]:
+def _manifest(first: Row, opened: Source, config: ImportFeaturesConfig) -> dict[str, Any]:
     num_regions, feature_dim = map(int, first.regions.features.shape)
     objects, attributes = visual_genome_names() if first.has_classes else ([], [])
     return {
         "num_regions": num_regions,
         "feature_dim": feature_dim,
-        "dtype": dtype or ("float16" if first.regions.features.dtype == np.float16 else "float32"),
+        "dtype": config.dtype or ("float16" if first.regions.features.dtype == np.float16 else "float32"),
         "shard_size": SHARD_SIZE,
         "has_boxes": first.has_boxes,
-        "image_roots": [str(Path(images).resolve())] if images else [],
+        "image_roots": [str(Path(config.images).resolve())] if config.images else [],
         "object_names": objects,
         "attribute_names": attributes,
         "extraction": {"imported": opened.kind, "feature_dim": feature_dim},
@@ -236,12 +189,12 @@ def _manifest(first: Row, opened: Source, dtype: str | None, images: str | None)
     }
 
 
-def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None, progress: bool) -> None:
+def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None) -> None:
     """Shard after shard; those that are committed already are compared, not written again."""
     manifest = claim_store(output, manifest)
     kinds = {key: manifest[key] for key in ("num_regions", "feature_dim", "dtype")}
     number = 0
-    with tqdm(total=total, unit="image", desc=output.name, disable=not progress) as bar:
+    with tqdm(total=total, unit="image", desc=output.name) as bar:
         while batch := list(islice(rows, manifest["shard_size"])):
             ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
             shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), regions)

@@ -31,8 +31,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
-    ExportOptions,
-    ImportOptions,
+    ExportFeaturesConfig,
+    ImportFeaturesConfig,
     Row,
     Source,
     check_expansion,
@@ -58,7 +58,7 @@ IDS_WANTED = (
 )
 
 
-def read(source: Path, options: ImportOptions) -> Source:
+def read(source: Path, config: ImportFeaturesConfig) -> Source:
     """Open an HDF5 file.
 
     Raises:
@@ -71,11 +71,11 @@ def read(source: Path, options: ImportOptions) -> Source:
         _refuse_other_files(source, file)
         ranges = _ranges(source, file)
         _check_size(source, file, ranges)
-        ids = _ids(source, file, options.ids, len(ranges))
-    return Source("VQA HDF5", source.stem, _rows(source, ranges, ids, options), len(ids))
+        ids = _ids(source, file, config.ids, len(ranges))
+    return Source("VQA HDF5", source.stem, _rows(source, ranges, ids, config), len(ids))
 
 
-def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
     """A store -> an HDF5 file.
 
     Raises:
@@ -85,21 +85,21 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     check_ids(store.image_ids, target, lambda _: None)
     try:
         with replacing(target) as temporary:
-            _fill(temporary, store, options)
+            _fill(temporary, store, config)
     except (OSError, RuntimeError) as error:  # h5py's own carry no file name
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise PipelineError(f"{target}: cannot be written ({reason})") from error
     return not_held(store, boxes=True, classes=True, dtype=False)
 
 
-def _fill(temporary: BufferedWriter, store: Store, options: ExportOptions) -> None:
+def _fill(temporary: BufferedWriter, store: Store, config: ExportFeaturesConfig) -> None:
     h5py = _h5py()
     with h5py.File(temporary.name, "w") as file:
         numbers = len(store) * store.num_regions * (store.feature_dim + 16)
         _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
         ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
-        images = rows_of(store, options.progress)
+        images = rows_of(store)
         for start in range(0, len(store), BLOCK):
             block = [_arrays(store, regions) for _, regions in islice(images, BLOCK)]
             for name, first in block[0].items():
@@ -241,7 +241,7 @@ def _ids_from(path: Path, count: int) -> list[str]:
         raise PipelineError(f"{path}: not readable as image ids ({error})") from error
 
 
-def _rows(source: Path, ranges: np.ndarray, ids: list[str], options: ImportOptions) -> Iterator[Row]:
+def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeaturesConfig) -> Iterator[Row]:
     with _open(source) as file:
         found = {ours: theirs for theirs, ours, _ in CLASS_COLUMNS if theirs in file}
         if found and len(found) != len(CLASS_COLUMNS):
@@ -263,7 +263,7 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], options: ImportOptio
             values = {ours: file[theirs][first:last] for ours, theirs in arrays.items()}
             for index, (begin, end) in enumerate((block - first).tolist(), start=start):
                 one = {name: value[begin:end] if flat else value[begin] for name, value in values.items()}
-                image_id, path = name_of_photo(ids[index], options.images)
+                image_id, path = name_of_photo(ids[index], config.images)
                 where = f"{source}: row {index} ({image_id!r})"
                 features, boxes = one.pop("features"), one.pop("boxes", None)
                 size = (int(sizes[0][index]), int(sizes[1][index]))

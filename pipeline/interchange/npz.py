@@ -25,8 +25,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json, replacing, write_json
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
-    ExportOptions,
-    ImportOptions,
+    ExportFeaturesConfig,
+    ImportFeaturesConfig,
     Row,
     Source,
     check_expansion,
@@ -46,7 +46,7 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplement
 ARRAYS = {"x", "bbox", "num_bbox", "image_h", "image_w", *(theirs for theirs, _, _ in CLASS_COLUMNS)}
 
 
-def read(source: Path, options: ImportOptions) -> Source:
+def read(source: Path, config: ImportFeaturesConfig) -> Source:
     """Open a folder of .npz files.
 
     Raises:
@@ -63,11 +63,11 @@ def read(source: Path, options: ImportOptions) -> Source:
         notes.append(
             "`info` of the .npz files (objects and attributes) is left out: it is a pickle, which can run code"
         )
-    rows = (_row(name, files[name], options.images) for name in names)
+    rows = (_row(name, files[name], config.images) for name in names)
     return Source(".npz files", source.resolve().name, rows, len(names), notes=notes)
 
 
-def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
     """A store -> a folder of .npz files. Killed, the same call continues.
 
     Raises:
@@ -76,7 +76,7 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     check_ids(store.image_ids, target, _cannot_hold)
     _check_nesting(store.image_ids, target)
     _claim(store, target)
-    for image_id, regions in rows_of(store, options.progress):
+    for image_id, regions in rows_of(store):
         path = target / f"{image_id}{SUFFIX}"
         if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
             continue
@@ -121,7 +121,7 @@ def _declared_size(archive: zipfile.ZipFile, member: str) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _row(name: str, path: Path, images: str | None) -> Row:
+def _row(name: str, path: Path, images: str) -> Row:
     arrays, members = _load(path)
     if "x" not in arrays:
         raise PipelineError(f"{path}: holds {', '.join(members) or 'nothing'}; expected x, the features")
@@ -189,6 +189,6 @@ def _claim(store: Store, target: Path) -> None:
             raise PipelineError(f"{target}: holds part of another export; delete it, or choose another --output")
         return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PipelineError(f"{target}: already there; delete it, or choose another --output")
+        raise PipelineError(f"{target}: exists already; delete it, or choose another --output")
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / UNFINISHED, claim)

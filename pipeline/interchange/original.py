@@ -19,8 +19,8 @@ from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.photos import UnreadableImage, read_image_size
 from pipeline.interchange.common import (
-    ExportOptions,
-    ImportOptions,
+    ExportFeaturesConfig,
+    ImportFeaturesConfig,
     Row,
     Source,
     check_ids,
@@ -41,13 +41,13 @@ CAPTIONS_PER_IMAGE = 5
 MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does
 
 
-def read(source: Path, options: ImportOptions) -> Source:
+def read(source: Path, config: ImportFeaturesConfig) -> Source:
     """Open one split of a folder.
 
     Raises:
         PipelineError: no split given, files missing, or counts that do not fit each other.
     """
-    split = options.split
+    split = config.split
     if not split:
         found = sorted(path.name.removesuffix("_ims.npy") for path in source.glob("*_ims.npy"))
         raise PipelineError(f"{source}: say which split with --split; there are: {', '.join(found) or 'none'}")
@@ -58,19 +58,19 @@ def read(source: Path, options: ImportOptions) -> Source:
     )
     count, every = _count(source, len(features), captions)
     names = _image_names(source / f"{split}_ids.txt", count)
-    boxes = None if options.boxes is None else _open_boxes(Path(options.boxes), count)
-    rows = _rows(source / f"{split}_ims.npy", names, every, boxes, options)
+    boxes = _open_boxes(Path(config.boxes), count) if config.boxes else None
+    rows = _rows(source / f"{split}_ims.npy", names, every, boxes, config)
     return Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)
 
 
-def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
+def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
     """A store, or one split of it, -> the three files in a folder. The features come last.
 
     Raises:
         PipelineError: no such split, ids that hold a line end, captions that are not five an image, or files that are
             there already.
     """
-    chosen = _choose(store, options)
+    chosen = _choose(store, config)
     image_ids = [store.image_ids[row] for row in chosen.rows]
     check_ids(image_ids, target, _cannot_hold)
     files = {f"{chosen.split}_ids.txt": b"".join(id_to_bytes(name) + b"\n" for name in image_ids)}
@@ -81,7 +81,7 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
     arrays = target / f"{chosen.split}_ims.npy"
     for path in [arrays, *(target / name for name in files)]:
         if path.exists() and (path == arrays or path.read_bytes() != files[path.name]):
-            raise PipelineError(f"{path}: already there; delete it, or choose another --output or --split")
+            raise PipelineError(f"{path}: exists already; delete it, or choose another --output or --split")
     target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with replacing(target / name) as file:
@@ -90,7 +90,7 @@ def write(store: Store, target: Path, options: ExportOptions) -> list[str]:
         shape = (len(chosen.rows), store.num_regions, store.feature_dim)
         header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for shard, row in shards_of(store, chosen.rows, options.progress):
+        for shard, row in shards_of(store, chosen.rows):
             file.write(shard.tensors["features"][row].tobytes())
     return [*chosen.notes, *not_held(store, boxes=False, classes=False, dtype=True)]
 
@@ -105,23 +105,23 @@ class _Chosen:
     notes: list[str] = field(default_factory=list)
 
 
-def _choose(store: Store, options: ExportOptions) -> _Chosen:
+def _choose(store: Store, config: ExportFeaturesConfig) -> _Chosen:
     """The images of a split in the order of their captions, or all where no captions are known."""
     from pipeline.inputs.dataset import load_dataset  # brings torch: only for this
 
     try:
-        dataset = load_dataset([store.path], [options.captions] if options.captions else [])
+        dataset = load_dataset([store.path], [config.captions] if config.captions else [])
     except PipelineError as error:
-        if options.captions:
+        if config.captions:
             raise
-        split = options.split or split_of_name(store.path.name)
+        split = config.split or split_of_name(store.path.name)
         if not split:
             raise PipelineError(
                 f"{store.path}: say with --split how the files are to be called: SPLIT_ims.npy"
             ) from error
         return _Chosen(split, np.arange(len(store)), [], [f"without captions: {error}"])
     names = [name for name in dataset.splits if name]
-    split = options.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
+    split = config.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
     found = dataset.splits.get(SPLIT_WORDS.get(split, split))
     if found is None and split and not names:
         found = dataset.splits[""]
@@ -131,7 +131,7 @@ def _choose(store: Store, options: ExportOptions) -> _Chosen:
     try:
         captions, notes = _five_each(found)
     except PipelineError as error:
-        if options.captions:
+        if config.captions:
             raise
         captions, notes = [], [f"without captions: {error}"]
     return _Chosen(split, found.images.rows, captions, [*dataset.notes, *notes])
@@ -197,20 +197,20 @@ def _open_boxes(path: Path, count: int) -> np.ndarray:
 
 
 def _rows(
-    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, options: ImportOptions
+    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, config: ImportFeaturesConfig
 ) -> Iterator[Row]:
     for index, name in enumerate(names):
         if index % MAPPED == 0:
             features = load_array(file, 3)
-        yield _row(file, name, features[index * every], boxes, index, options)
+        yield _row(file, name, features[index * every], boxes, index, config)
 
 
 def _row(
-    file: Path, name: str, features: np.ndarray, boxes: np.ndarray | None, index: int, options: ImportOptions
+    file: Path, name: str, features: np.ndarray, boxes: np.ndarray | None, index: int, config: ImportFeaturesConfig
 ) -> Row:
-    image_id, path = name_of_photo(name, options.images)
-    size = _size_of(Path(str(options.images), path)) if path else (0, 0)
-    found = None if boxes is None else _boxes_of(boxes, index, len(features), size, str(options.boxes))
+    image_id, path = name_of_photo(name, config.images)
+    size = _size_of(Path(str(config.images), path)) if path else (0, 0)
+    found = None if boxes is None else _boxes_of(boxes, index, len(features), size, str(config.boxes))
     where = f"{file}: row {index} ({image_id!r})"
     return make_row(where, image_id, np.asarray(features), boxes=found, size=size, path=path)
 

@@ -22,8 +22,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
-    ExportOptions,
-    ImportOptions,
+    ExportFeaturesConfig,
+    ImportFeaturesConfig,
     Row,
     Source,
     check_ids,
@@ -54,13 +54,13 @@ LXMERT_COLUMNS = (
 MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
 
 
-def read(source: Path, options: ImportOptions) -> Source:
+def read(source: Path, config: ImportFeaturesConfig) -> Source:
     """Open a TSV of six or ten columns.
 
     Raises:
         PipelineError: empty. Its rows raise it for other columns and for cells that do not fit each other.
     """
-    rows = _rows(source, options.images)
+    rows = _rows(source, config.images)
     first = next(rows, None)
     if first is None:
         raise PipelineError(f"{source}: empty; expected rows of bottom-up attention features")
@@ -69,13 +69,13 @@ def read(source: Path, options: ImportOptions) -> Source:
     return Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
 
 
-def write_caffe(store: Store, target: Path, options: ExportOptions) -> list[str]:
+def write_caffe(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
     """A store -> a TSV of Caffe's six columns."""
-    _write(store, target, CAFFE_COLUMNS, options)
+    _write(store, target, CAFFE_COLUMNS, config)
     return not_held(store, boxes=True, classes=False, dtype=False)
 
 
-def write_lxmert(store: Store, target: Path, options: ExportOptions) -> list[str]:
+def write_lxmert(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
     """A store -> a TSV of LXMERT's ten columns.
 
     Raises:
@@ -83,11 +83,11 @@ def write_lxmert(store: Store, target: Path, options: ExportOptions) -> list[str
     """
     if not store.object_names:
         raise PipelineError(f"{store.path}: has no objects and attributes, which {target} needs; choose --format tsv")
-    _write(store, target, LXMERT_COLUMNS, options)
+    _write(store, target, LXMERT_COLUMNS, config)
     return not_held(store, boxes=True, classes=True, dtype=False)
 
 
-def _rows(path: Path, images: str | None) -> Iterator[Row]:
+def _rows(path: Path, images: str) -> Iterator[Row]:
     for number, cells in _records(path):
         columns = {6: CAFFE_COLUMNS, 10: LXMERT_COLUMNS}.get(len(cells))
         where = f"{path}: line {number}"
@@ -134,7 +134,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[bytes]]]:
             yield number, [id_to_bytes(cell) for cell in cells]
 
 
-def _row(where: str, cells: dict[str, bytes], images: str | None) -> Row:
+def _row(where: str, cells: dict[str, bytes], images: str) -> Row:
     caffe = "image_id" in cells
     count = int(cells["num_boxes"])
     size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
@@ -156,11 +156,11 @@ def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
     return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, -1)
 
 
-def _write(store: Store, target: Path, columns: tuple[str, ...], options: ExportOptions) -> None:
+def _write(store: Store, target: Path, columns: tuple[str, ...], config: ExportFeaturesConfig) -> None:
     needs_boxes(store, target)
     check_ids(store.image_ids, target, lambda _: None)
     with replacing(target) as file:
-        for image_id, regions in rows_of(store, options.progress):
+        for image_id, regions in rows_of(store):
             cells = _cells(image_id, regions)
             file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +14,35 @@ from matcher.metrics import Ranks
 from matcher.metrics_log import METRICS, read_metrics
 from pipeline.config import load_config
 from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, option
 from pipeline.pages.style import INK, SERIES, figure_style
-from pipeline.runs import CONFIG, TrainConfig
+from pipeline.runs import CONFIG, TrainConfig, find_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANK_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class PlotConfig(CommandConfig):
+    """What `scan-pipeline plot` does."""
+
+    runs: tuple[str, ...] = option(
+        (), "Run folder; several share the picture.", flag="--run", metavar="DIR", unset="newest"
+    )
+    output: str = option("curves.png", "A .png, .pdf or .svg.", metavar="FILE")
+
+
+def run(config: PlotConfig) -> Path:
+    """Draw the training curves of the runs; returns the file.
+
+    Raises:
+        PipelineError: as `find_run`, `training_curves` and `save`.
+    """
+    output = Path(config.output)
+    save(training_curves([find_run(run) for run in config.runs or (None,)]), output)
+    return output
 
 
 @figure_style()

@@ -15,12 +15,12 @@ from safetensors.numpy import save
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size, read_thumbnail
-from pipeline.interchange.convert import import_any
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, read_mark, seal
 from pipeline.store.plan import PlannedShard, is_as_planned, read_plan, rebuilt_plan
 from pipeline.store.reader import Shard, open_store
 from pipeline.store.tensors import map_safetensors
+from tests.stores import import_any
 
 MANIFEST = {
     "format": "scan-pipeline/shards", "format_version": 1, "num_regions": 2, "feature_dim": 3, "dtype": "float16",

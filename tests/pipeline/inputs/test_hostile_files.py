@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from pipeline.inputs.photos import UnreadableImage, decode_image, read_image_size
-from pipeline.interchange.convert import import_any
 from pipeline.pages.app import AppConfig, Search, make_app
 from pipeline.store.plan import read_plan
 from tests.fuzz import targets
 from tests.fuzz.targets import MANIFEST, MARK, PLAN, TARGETS
 from tests.photos import write_photos
+from tests.stores import import_any
 from tests.world import scan
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import ExportFeaturesConfig
 from pipeline.errors import PipelineError
-from pipeline.interchange.convert import FORMATS, export_store, import_any
+from pipeline.interchange.common import ExportFeaturesConfig
+from pipeline.interchange.convert import FORMATS, export_features
 from pipeline.store.reader import Store, open_store
-from tests.stores import ARRAYS, assert_same, make_store
+from tests.stores import ARRAYS, assert_same, import_any, make_store
 from tests.world import scan
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -36,13 +36,13 @@ def export(store: Path, target: Path, name: str, **options: str) -> list[str]:
     """Export quietly; returns what was said."""
     said: list[str] = []
     split = {"split": "train"} if name == "original" else {}
-    export_store(store, target, format=name, progress=False, say=said.append, **{**split, **options})
+    export_features(ExportFeaturesConfig(str(store), name, str(target), **{**split, **options}), report=said.append)
     return said
 
 
 def back(target: Path, output: Path, name: str, **options: str) -> Store:
     split = {"split": "train"} if name == "original" else {}
-    return import_any(target, output=str(output), progress=False, **split, **options)
+    return import_any(target, output=str(output), **split, **options)
 
 
 def holds(name: str, image_id: str) -> bool:
@@ -183,17 +183,17 @@ def test_captions_and_splits_of_the_original_layout(tmp_path: Path) -> None:
         text for text in texts if "caption 5" not in text
     ]
     assert "3 captions beyond the first 5 of their image are left out" in said
-    found = import_any(tmp_path / "out", split="dev", output=str(tmp_path / "back"), progress=False)
+    found = import_any(tmp_path / "out", split="dev", output=str(tmp_path / "back"))
     assert (found.path / "captions.tsv").read_text().count("\n") == 15
     with pytest.raises(PipelineError, match=r"no split test .*; there are: dev"):
         export_quietly(store.path, tmp_path / "out", split="test")
-    with pytest.raises(PipelineError, match=r"dev_ims\.npy: already there"):
+    with pytest.raises(PipelineError, match=r"dev_ims\.npy: exists already"):
         export_quietly(store.path, tmp_path / "out", split="dev")
 
 
 def export_quietly(store: Path, target: Path, **options: str) -> list[str]:
     said: list[str] = []
-    export_store(store, target, format="original", progress=False, say=said.append, **options)
+    export_features(ExportFeaturesConfig(str(store), "original", str(target), **options), report=said.append)
     return said
 
 
@@ -224,7 +224,7 @@ def test_without_five_captions(tmp_path: Path) -> None:
     assert any(line.startswith("without captions: 'a.jpg' has 2") for line in said)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine_ids.txt", "mine_ims.npy"}
     (tmp_path / "out/other_ids.txt").write_text("somebody's\n")
-    with pytest.raises(PipelineError, match=r"other_ids\.txt: already there"):
+    with pytest.raises(PipelineError, match=r"other_ids\.txt: exists already"):
         export_quietly(store.path, tmp_path / "out", split="other")
     assert (tmp_path / "out/other_ids.txt").read_text() == "somebody's\n"
 
@@ -232,7 +232,7 @@ def test_without_five_captions(tmp_path: Path) -> None:
 DEADLY = """
 import os, signal, sys
 import pipeline.interchange.common as common
-from pipeline.interchange.convert import export_store
+from pipeline.interchange.convert import export_features
 
 def deadly(pairs, **_):
     for number, pair in enumerate(pairs):
@@ -242,7 +242,7 @@ def deadly(pairs, **_):
 
 common.tqdm = deadly
 store, target, name = sys.argv[1:]
-export_store(store, target, format=name, split="train" if name == "original" else None)
+export_features(common.ExportFeaturesConfig(store, name, target, split="train" if name == "original" else ""))
 """
 
 
@@ -303,7 +303,7 @@ def test_what_is_there_is_not_replaced(tmp_path: Path, name: str) -> None:
         (target / "mine.txt").write_text("mine")
     else:
         target.write_text("mine")
-    with pytest.raises(PipelineError, match="out: already there; delete it, or choose another --output"):
+    with pytest.raises(PipelineError, match="out: exists already; delete it, or choose another --output"):
         export(store.path, target, name)
     target = target / "mine.txt" if name == "npz" else target
     assert target.read_text() == "mine"
@@ -357,7 +357,7 @@ def test_memory_does_not_grow_with_the_collection(tmp_path: Path, monkeypatch: p
 @pytest.mark.shared
 def test_published_features_come_back_byte_for_byte(shared: Path, tmp_path: Path) -> None:
     published = shared / "data/bottom_up/train2014_obj36.tsv"
-    store = import_any(published, output=str(tmp_path / "store"), progress=False)
+    store = import_any(published, output=str(tmp_path / "store"))
     export(store.path, tmp_path / "again.tsv", "tsv10")
     assert (tmp_path / "again.tsv").read_bytes() == published.read_bytes()
     for name in ("npz", "hdf5"):  # through another format and back
@@ -369,7 +369,7 @@ def test_published_features_come_back_byte_for_byte(shared: Path, tmp_path: Path
 @pytest.mark.shared
 def test_the_original_layout_comes_back_byte_for_byte(shared: Path, tmp_path: Path) -> None:
     published = shared / "data/flickr8k"
-    store = import_any(published, split="dev", output=str(tmp_path / "store"), progress=False)
+    store = import_any(published, split="dev", output=str(tmp_path / "store"))
     export_quietly(store.path, tmp_path / "out", split="dev")
     for name in ("dev_ims.npy", "dev_ids.txt", "dev_caps.txt"):
         assert (tmp_path / "out" / name).read_bytes() == (published / name).read_bytes(), name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.interchange.convert import import_any
+from tests.stores import import_any
 
 h5py = pytest.importorskip("h5py")
 FEATURES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
@@ -24,7 +24,7 @@ def test_an_unused_array_of_an_npz_is_not_read(tmp_path: Path, monkeypatch: pyte
         return found
 
     monkeypatch.setattr(np.lib.format, "read_array", only_features)
-    assert import_any(folder, output=str(tmp_path / "s"), progress=False).image_ids == ["a"]
+    assert import_any(folder, output=str(tmp_path / "s")).image_ids == ["a"]
 
 
 def test_an_npz_of_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_an_npz_of_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     np.savez_compressed(folder / "a.npz", x=np.zeros((36, 1 << 20), np.float32))
     with pytest.raises(PipelineError, match=r"a\.npz: declares arrays of 150,994,944 bytes"):
-        import_any(folder, output=str(tmp_path / "s"), progress=False)
+        import_any(folder, output=str(tmp_path / "s"))
 
 
 @pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "sparse", "group"])
@@ -60,5 +60,5 @@ def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp
     message = {"sparse": "declares arrays of", "group": "is a group", "external storage": "stored in other files"}
     expected = {**message, "virtual": "stored in other files"}.get(kind, "image_features is a link")
     with pytest.raises(PipelineError, match=expected):
-        import_any(path, output=str(tmp_path / "s"), progress=False)
+        import_any(path, output=str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()

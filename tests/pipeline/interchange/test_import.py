@@ -11,11 +11,11 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import find_captions
-from pipeline.interchange.convert import import_any
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store
 from tests.faults import contents
 from tests.photos import write_photos
+from tests.stores import import_any
 
 
 def write_precomputed(folder: Path, *, images: int = 3, repeat: int = 1, ids: bool = True) -> np.ndarray:
@@ -111,7 +111,7 @@ def test_features_without_captions(tmp_path: Path) -> None:
     features = write_precomputed(tmp_path / "precomp")
     (tmp_path / "precomp/dev_caps.txt").unlink()
     said: list[str] = []
-    store = import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"), say=said.append)
+    store = import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"), report=said.append)
     np.testing.assert_array_equal(store.gather(np.arange(3)), features)
     assert said == ["no dev_caps.txt: without captions; name them with --captions to train"]
     assert not list(store.path.glob("captions*"))
@@ -123,7 +123,7 @@ def test_damaged_files_of_the_original_layout_are_refused(tmp_path: Path) -> Non
 
     def refused(message: str, **options: str) -> None:
         with pytest.raises(PipelineError, match=message):
-            import_any(folder, split="dev", output=str(tmp_path / "stores" / message), progress=False, **options)
+            import_any(folder, split="dev", output=str(tmp_path / "stores" / message), **options)
 
     np.save(folder / "boxes.npy", np.zeros((2, 4, 4), np.float32))
     refused(
@@ -146,7 +146,7 @@ def test_damaged_files_of_the_original_layout_are_refused(tmp_path: Path) -> Non
     refused(r"dev_ims\.npy: row 0 \('photo0'\): features of type <U1; expected numbers")
     (folder / "dev_ids.txt").write_text("a\nb\na\n")
     write_precomputed(folder, ids=False)
-    refused("'a' is there twice; a store holds every image once")
+    refused("duplicate image id 'a'; a store holds every image once")
 
 
 def encode(array: np.ndarray) -> str:
@@ -194,7 +194,7 @@ def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -
         (tsv_row("a") + "\n" + tsv_row("b", 3) + "\n", "'b' has 3 regions, the first image 2"),
         (tsv_row("a")[:-1] + "!\n", "line 1 is damaged"),
         (tsv_row("a") + "\n" + tsv_row("b")[:-8], "line 2 is damaged"),
-        (tsv_row("a") + "\n" + tsv_row("a") + "\n", "'a' is there twice"),
+        (tsv_row("a") + "\n" + tsv_row("a") + "\n", "duplicate image id 'a'"),
         (tsv_row("a") + "\n" + tsv_row("b", lxmert=False) + "\n", "'b' has other columns than the first image"),
         (tsv_row("a").replace("\t480\t", "\t4.5\t"), "line 1 is damaged .*4.5"),
         (tsv_row("a").replace("\t2\t", "\t0\t"), "line 1 is damaged"),
@@ -260,7 +260,7 @@ def test_importing_again_compares_content(tmp_path: Path) -> None:
 
     def imported() -> Store:
         np.save(tmp_path / "dev_ims.npy", features)
-        return import_any(tmp_path, split="dev", output=str(tmp_path / "store"), progress=False)
+        return import_any(tmp_path, split="dev", output=str(tmp_path / "store"))
 
     before = contents(imported().path)
     (tmp_path / "store/shard-00000.safetensors").unlink()

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.interchange.convert import detect, import_any
+from pipeline.interchange.convert import detect
 from pipeline.store.reader import Store
 from tests.photos import write_photos
+from tests.stores import import_any
 
 K, D = 4, 6
 
@@ -41,14 +42,14 @@ def write_npz(folder: Path, names: tuple[str, ...] = ("a", "b"), **changes: Any)
 
 
 def import_quietly(source: Path, **options: Any) -> Store:
-    return import_any(source, output=str(source.parent / "store"), progress=False, **options)
+    return import_any(source, output=str(source.parent / "store"), **options)
 
 
 def test_milvlg_files(tmp_path: Path) -> None:
     write_npz(tmp_path / "npz/val", ("one", "two"))
     write_photos(tmp_path / "photos/val", 1, names="two.png")
     said: list[str] = []
-    store = import_quietly(tmp_path / "npz", images=str(tmp_path / "photos"), say=said.append)
+    store = import_quietly(tmp_path / "npz", images=str(tmp_path / "photos"), report=said.append)
     assert list(store) == ["val/one", "val/two.png"]  # the suffix is that of the photo
     np.testing.assert_array_equal(store["val/two.png"].features, arrays(1)["x"])
     np.testing.assert_array_equal(store["val/one"].boxes, arrays(0)["bbox"])
@@ -65,7 +66,7 @@ def test_a_pickle_in_an_npz_is_left_out_and_never_read(tmp_path: Path) -> None:
 
     write_npz(tmp_path / "npz", info=np.array({"objects_id": Trap()}, dtype=object))
     said: list[str] = []
-    store = import_quietly(tmp_path / "npz", say=said.append)
+    store = import_quietly(tmp_path / "npz", report=said.append)
     assert len(store) == 2
     assert said == ["`info` of the .npz files (objects and attributes) is left out: it is a pickle, which can run code"]
     assert not (tmp_path / "sprung").exists()
@@ -76,7 +77,7 @@ def test_transposed_features_and_files_without_boxes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(import_quietly(tmp_path / "mcan")["a"].features, arrays()["x"])
     (tmp_path / "bare").mkdir()
     np.savez(tmp_path / "bare/a.npz", x=arrays()["x"])
-    store = import_any(tmp_path / "bare", output=str(tmp_path / "bare_store"), progress=False)
+    store = import_any(tmp_path / "bare", output=str(tmp_path / "bare_store"))
     assert (store.has_boxes, store["a"].image_size) == (False, (0, 0))
 
 
@@ -195,8 +196,8 @@ def test_hdf5_with_10_to_100_regions(tmp_path: Path) -> None:
     ):
         import_quietly(tmp_path / "ban.h5")
     with pytest.raises(PipelineError, match="'c' has 3 regions; --num-regions 4 needs that many of every image"):
-        import_any(tmp_path / "ban.h5", output=str(tmp_path / "four"), num_regions=4, progress=False)
-    store = import_any(tmp_path / "ban.h5", output=str(tmp_path / "three"), num_regions=3, progress=False)
+        import_any(tmp_path / "ban.h5", output=str(tmp_path / "four"), num_regions=4)
+    store = import_any(tmp_path / "ban.h5", output=str(tmp_path / "three"), num_regions=3)
     assert (len(store), store.num_regions) == (3, 3)
     np.testing.assert_array_equal(store["a"].features, features[7:10])
     np.testing.assert_array_equal(store["c"].features, features[4:7])
@@ -216,7 +217,7 @@ def test_hdf5_with_10_to_100_regions(tmp_path: Path) -> None:
         ({"objects_id": np.zeros((3, K), int)}, "expected all of objects and attributes, or none"),
         ({"image_h": np.zeros(2, int)}, "image_h and image_w; expected 3 integers each"),
         ({"ids": ["a", "b"]}, r"image_ids of shape \(2,\); expected 3 ids"),
-        ({"ids": ["a", "b", "a"]}, "'a' is there twice"),
+        ({"ids": ["a", "b", "a"]}, "duplicate image id 'a'"),
     ],
 )
 def test_hdf5_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -256,12 +257,12 @@ def test_formats_are_told_from_what_is_there(tmp_path: Path) -> None:
     store = import_quietly(tmp_path / "npz/deep")
     with pytest.raises(PipelineError, match="a store already"):
         detect(store.path)
-    with pytest.raises(PipelineError, match="--format lmdb: unknown; expected original, tsv"):
+    with pytest.raises(PipelineError, match="format 'lmdb': expected one of original, tsv"):
         import_quietly(tmp_path / "npz/deep", format="lmdb")
     for options, message in {
         ("ids", "x.txt"): "--ids x.txt: is for the hdf5 format; this is npz",
         ("split", "dev"): "--split dev: is for the original format; this is npz",
-        ("num_regions", 0): "--num-regions 0: expected at least 1",
+        ("num_regions", 0): "num_regions 0: expected at least 1",
     }.items():
         with pytest.raises(PipelineError, match=message):
             import_quietly(tmp_path / "npz/deep", **dict([options]))
@@ -273,11 +274,11 @@ def test_another_file_does_not_continue_an_import(tmp_path: Path) -> None:
     for source in ("one", "two"):
         write_npz(tmp_path / source / "other")
     store = str(tmp_path / "store")
-    import_any(tmp_path / "one/npz", output=store, progress=False)
-    import_any(tmp_path / "one/npz", output=store, progress=False)
+    import_any(tmp_path / "one/npz", output=store)
+    import_any(tmp_path / "one/npz", output=store)
     with pytest.raises(
         PipelineError, match="holds other images or features than what is imported; choose another folder"
     ):
-        import_any(tmp_path / "two/npz", output=store, progress=False)
+        import_any(tmp_path / "two/npz", output=store)
     with pytest.raises(PipelineError, match=r"made with other settings .*source"):
-        import_any(tmp_path / "one/other", output=store, progress=False)
+        import_any(tmp_path / "one/other", output=store)

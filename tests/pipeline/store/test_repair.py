@@ -12,13 +12,14 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.extract import run
-from pipeline.interchange.convert import SHARD_SIZE, import_any
+from pipeline.interchange.convert import SHARD_SIZE
 from pipeline.store.inspect import inspect_store
 from pipeline.store.marks import seal
 from pipeline.store.reader import Store, open_store
 from pipeline.store.repair import repair_store
 from tests.faults import QuickDetector, contents, small_config
 from tests.photos import write_photos
+from tests.stores import import_any
 from tests.world import scan
 
 REST = 40  # images of an imported store's last shard
