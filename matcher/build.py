@@ -8,12 +8,13 @@ import torch
 from matcher.config import FitConfig, ModelConfig
 from matcher.encoders import GruEncoder
 from matcher.errors import MatcherError
-from matcher.model import SCAN
+from matcher.matcher import Matcher
+from matcher.methods import make_matcher
 from matcher.transformer import TransformerEncoder, WordPieces
 from matcher.vocabulary import Vocabulary
 
 
-def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str]) -> SCAN:
+def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str]) -> Matcher:
     """A model with fresh parameters, drawn from torch's generator.
 
     Args:
@@ -27,12 +28,12 @@ def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str])
     if config.text_encoder != "gru":
         if recipe.word_vectors:
             raise MatcherError(f"word_vectors: {config.text_encoder} brings its own; they are for text_encoder=gru")
-        model = SCAN(config, WordPieces.from_pretrained(config.text_encoder, frozen=config.text_encoder_frozen))
+        model = make_matcher(config, WordPieces.from_pretrained(config.text_encoder, frozen=config.text_encoder_frozen))
         assert isinstance(model.text_encoder, TransformerEncoder)
         model.text_encoder.load_pretrained(config.text_encoder)
         return model
     vocabulary = Vocabulary.build(captions, recipe.min_word_count)
-    model = SCAN(config, vocabulary)
+    model = make_matcher(config, vocabulary)
     if recipe.word_vectors:
         assert isinstance(model.text_encoder, GruEncoder)
         read_word_vectors(Path(recipe.word_vectors), vocabulary, model.text_encoder.embed.weight)

@@ -14,14 +14,15 @@ from safetensors.torch import save
 
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
-from matcher.model import SCAN
+from matcher.matcher import Matcher
+from matcher.methods import make_matcher
 from matcher.transformer import WordPieces
 from matcher.vocabulary import Tokens, Vocabulary
 
 FORMAT = "scan-pipeline/matcher"
 
 
-def save_model(path: Path, model: SCAN) -> None:
+def save_model(path: Path, model: Matcher) -> None:
     """Write a model atomically: the file is the old or the new one, never a part."""
     content: dict[str, Any] = {"config": asdict(model.config), "vocabulary": model.vocabulary.state()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -30,7 +31,7 @@ def save_model(path: Path, model: SCAN) -> None:
     write_atomically(path, save(tensors, {FORMAT: json.dumps(content)}))
 
 
-def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Matcher:
     """Read a model, ready to evaluate.
 
     Raises:
@@ -55,7 +56,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> SCAN:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise error if error is damaged else damaged from error
     try:
-        model = SCAN(_config(content["config"], path), read_tokens(content["vocabulary"]))
+        model = make_matcher(_config(content["config"], path), read_tokens(content["vocabulary"]))
         model.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from matcher.data import RegionSource
-from matcher.model import SCAN, pad
-from matcher.similarity import MEMORY_BUDGET, pack, similarity_matrix
+from matcher.matcher import Matcher, pad
+from matcher.similarity import MEMORY_BUDGET, pack
 
 ENCODE_CAPTIONS = 256  # captions per pass of the text encoder
 
 
 def collection_similarity(
-    model: SCAN,
+    model: Matcher,
     source: RegionSource,
     rows: np.ndarray,
     captions: Sequence[str],
@@ -36,10 +36,9 @@ def collection_similarity(
         progress: show a bar.
     """
     regions = EncodedImages(model, source, rows)
-    return similarity_matrix(
+    return model.similarities(
         regions,
         EncodedCaptions(model, captions),
-        **model.similarity_options(),
         memory_budget=memory_budget,
         bytes_per_region=regions.bytes_per_region,
         progress=progress,
@@ -49,11 +48,13 @@ def collection_similarity(
 class EncodedImages:
     """Region embeddings (N, K, E) of some rows of a source, read and encoded when they are asked for."""
 
-    def __init__(self, model: SCAN, source: RegionSource, rows: np.ndarray):
+    def __init__(self, model: Matcher, source: RegionSource, rows: np.ndarray):
         self.model, self.source, self.rows = model, source, rows
-        self.shape = len(rows), source.num_regions, model.config.embed_dim
+        self.shape = len(rows), 1 if model.one_vector else source.num_regions, model.config.embed_dim
         # Encoding holds the features and a few copies of the embeddings at once.
         self.bytes_per_region = 4 * (source.feature_dim + 4 * model.config.embed_dim)
+        if model.one_vector:
+            self.bytes_per_region *= source.num_regions
 
     @torch.inference_mode()
     def __getitem__(self, images: slice) -> Tensor:
@@ -65,10 +66,11 @@ class EncodedImages:
 class EncodedCaptions:
     """Word embeddings of captions, encoded when they are asked for, a few hundred captions at a time."""
 
-    def __init__(self, model: SCAN, captions: Sequence[str]):
+    def __init__(self, model: Matcher, captions: Sequence[str]):
         self.model, self.device = model, model.device
         self.tokens = [model.vocabulary.encode(caption) for caption in captions]
-        self.lengths = torch.tensor([len(tokens) for tokens in self.tokens], dtype=torch.int64)
+        counts = torch.tensor([len(tokens) for tokens in self.tokens], dtype=torch.int64)
+        self.lengths = model.embedded_lengths(counts)  # words of each caption, or the one vector of its own
 
     @torch.inference_mode()
     def pack(self, captions: Tensor) -> Tensor:
@@ -76,5 +78,6 @@ class EncodedCaptions:
         parts = []
         for some in captions.split(ENCODE_CAPTIONS):
             tokens, lengths = pad([self.tokens[index] for index in some.tolist()])
-            parts.append(pack(self.model.encode_tokens(tokens, lengths), lengths, torch.arange(len(some))))
+            words = self.model.encode_tokens(tokens, lengths)
+            parts.append(pack(words, self.lengths[some], torch.arange(len(some))))
         return torch.cat(parts)

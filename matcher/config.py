@@ -1,12 +1,14 @@
-"""What a SCAN model is and how it is trained. A field's help, choices and range stand with it, and every value is checked."""
+"""What a model is and how it is trained. A field's help, choices and range stand with it, and every value is checked."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
+
+Method = Literal["scan"]
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -23,6 +25,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The defaults are the paper's t2i AVG model."""
+
+    matcher: str = setting("scan", "Method: what the similarity is.", choices=get_args(Method))
 
     # similarity
     attention: str = setting(
@@ -51,6 +55,11 @@ class ModelConfig:
     text_norm: bool = setting(True, "L2-normalise word embeddings.")
     image_weight_norm: bool = setting(False, "Weight-normalised image layer.")
     image_mlp: bool = setting(False, "Two layers beside the image layer, added to it (VSE∞, Chen et al. 2021).")
+
+    @property
+    def variant(self) -> str:
+        """A name for what is trained, such as t2i_mean."""
+        return f"{self.attention}_{self.pooling.lower()}" if self.matcher == "scan" else self.matcher
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -28,9 +28,9 @@ from matcher.data import Batch, Batches, CaptionedImages
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
 from matcher.loss import triplet_loss
+from matcher.matcher import Matcher
 from matcher.metrics import ranks, recalls
 from matcher.metrics_log import MetricsLog
-from matcher.model import SCAN
 from matcher.state import TrainState, load_state, save_state
 from matcher.transformer import TransformerEncoder
 
@@ -87,7 +87,7 @@ def fit(
     return trainer.run()
 
 
-def make_optimizer(model: SCAN, config: FitConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: Matcher, config: FitConfig) -> torch.optim.Optimizer:
     """Adam or AdamW; the parameters of a pretrained text encoder in a group of their own, with its share of the rate."""
     text = model.text_encoder
     pretrained = text.pretrained_parameters() if isinstance(text, TransformerEncoder) else set()
@@ -107,7 +107,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: SCAN,
+        model: Matcher,
         config: FitConfig,
         train: CaptionedImages,
         dev: CaptionedImages,

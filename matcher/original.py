@@ -16,7 +16,7 @@ from torch import Tensor
 
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
-from matcher.model import SCAN
+from matcher.scan import SCAN
 from matcher.vocabulary import Vocabulary
 
 EXPECTED = "a checkpoint of the original SCAN code (keys model, opt)"

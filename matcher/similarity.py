@@ -1,4 +1,4 @@
-"""Similarity of every image to every caption by stacked cross attention, exact, for batches and for whole collections.
+"""Similarity of every image to every caption, exact, for batches and for whole collections; stacked cross attention is one.
 
 Letters: N images, M captions, K regions, L words, T real words of all captions together, D dimensions.
 
@@ -7,7 +7,7 @@ a pooling, because it is dropped before the first product.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,9 @@ MIN_WORDS = 64  # of a block, before it takes fewer images
 # and a third of an evaluation goes by with clearing pages.
 MAX_SCORES = {"cpu": 1 << 20, "other": 1 << 24}
 
+# Regions (N, K, D), packed words (T, D) and their groups (captions, words in each), shortest first -> similarity (M, N).
+Score = Callable[[Tensor, Tensor, list[tuple[int, int]]], Tensor]
+
 
 def cross_attention_similarity(
     regions: Tensor,
@@ -63,7 +66,17 @@ def cross_attention_similarity(
 
     Raises MatcherError on shapes that do not fit, lengths outside 1..L and unknown variants.
     """
-    options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
+    score = CrossAttention(attention, normalization, pooling, softmax_temperature, lse_temperature)
+    return batch_similarity(regions, words, lengths, score)
+
+
+def batch_similarity(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int], score: Score) -> Tensor:
+    """Similarity (N, M) by any score, differentiable: checks shapes, drops the padding and groups captions by length.
+
+    regions, words, lengths: as of `cross_attention_similarity`.
+
+    Raises MatcherError on shapes that do not fit and lengths outside 1..L.
+    """
     if regions.ndim != 3 or words.ndim != 3 or regions.shape[-1] != words.shape[-1]:
         raise MatcherError(
             f"regions {tuple(regions.shape)} and words {tuple(words.shape)} do not fit; "
@@ -76,7 +89,7 @@ def cross_attention_similarity(
     padded = PaddedWords(words, lengths)
     order = torch.argsort(padded.lengths, stable=True)
     block = CaptionBlock.of(padded, order)
-    columns = grouped_similarity(regions, block.packed, block.groups, options)
+    columns = score(regions, block.packed, block.groups)
     return columns.index_select(0, torch.argsort(order).to(columns.device)).T
 
 
@@ -120,30 +133,26 @@ class PaddedWords:
 def similarity_matrix(
     regions: RegionEmbeddings,
     words: WordEmbeddings,
+    score: Score,
     *,
-    attention: Attention,
-    normalization: Normalization = "clipped_l2norm",
-    pooling: Pooling = "LogSumExp",
-    softmax_temperature: float = 9.0,
-    lse_temperature: float = 6.0,
     memory_budget: int = MEMORY_BUDGET,
     bytes_per_region: int = 0,
     out: np.ndarray | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """`cross_attention_similarity` of whole collections, block by block: the same numbers, whatever the blocks.
+    """`batch_similarity` of whole collections, block by block: the same numbers, whatever the blocks.
 
     regions: (N, K, D) region embeddings, a tensor or anything that can be sliced like one.
     words: of M captions, such as `PaddedWords(words, lengths)`.
+    score: of a block, such as `CrossAttention("t2i")`.
     memory_budget: bytes for the packed words and blocks. Where the words alone need more than half of it, the images
         are gone through several times; else each is asked for once.
     bytes_per_region: what making a region's embedding takes; 0: no more than the embedding.
     out: (N, M) float32 to fill, such as a memory map; None makes one, on disk where it would exceed the budget.
     progress: show a bar.
 
-    Returns (N, M) float32. No gradients. Raises MatcherError as `cross_attention_similarity`.
+    Returns (N, M) float32. No gradients.
     """
-    options = Options(attention, normalization, pooling, softmax_temperature, lse_temperature)
     lengths, (N, K, D) = words.lengths, regions.shape
     out = result_array(N, len(lengths), memory_budget) if out is None else out
     if not N or not len(lengths):
@@ -157,24 +166,28 @@ def similarity_matrix(
             for start in range(0, N, image_block):
                 some_regions = regions[start : start + image_block].to(words.device)
                 for block in blocks:
-                    scores = grouped_similarity(some_regions, block.packed, block.groups, options)
+                    scores = score(some_regions, block.packed, block.groups)
                     out[start : start + len(some_regions), block.captions] = scores.T.cpu().numpy()
                 bar.update(len(some_regions))
     return out
 
 
 @dataclass(frozen=True)
-class Options:
-    """A variant of the similarity; see `cross_attention_similarity`."""
+class CrossAttention:
+    """The score of SCAN; for its options see `cross_attention_similarity`."""
 
     attention: Attention
-    normalization: Normalization
-    pooling: Pooling
-    softmax_temperature: float
-    lse_temperature: float
+    normalization: Normalization = "clipped_l2norm"
+    pooling: Pooling = "LogSumExp"
+    softmax_temperature: float = 9.0
+    lse_temperature: float = 6.0
 
     def __post_init__(self) -> None:
         check_options(self.attention, self.normalization, self.pooling)
+
+    def __call__(self, regions: Tensor, packed: Tensor, groups: list[tuple[int, int]]) -> Tensor:
+        """See `Score`."""
+        return grouped_similarity(regions, packed, groups, self)
 
 
 @dataclass(frozen=True)
@@ -247,7 +260,9 @@ def pack(words: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
     return words.flatten(0, 1).index_select(0, rows.to(words.device))
 
 
-def grouped_similarity(regions: Tensor, packed: Tensor, groups: list[tuple[int, int]], options: Options) -> Tensor:
+def grouped_similarity(
+    regions: Tensor, packed: Tensor, groups: list[tuple[int, int]], options: CrossAttention
+) -> Tensor:
     """(M, N) similarities of regions (N, K, D) and the packed words (T, D) of caption groups (captions, words in each)."""
     N, K, D = regions.shape
     attention = options.attention

@@ -9,7 +9,7 @@ import torch
 
 from matcher.checkpoint import digest, write_atomically
 from matcher.errors import MatcherError
-from matcher.model import SCAN
+from matcher.matcher import Matcher
 
 STATE = Path("last") / "state.pt"
 
@@ -25,7 +25,7 @@ class TrainState:
 
 
 def save_state(
-    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: TrainState
+    run_dir: Path, model: Matcher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: TrainState
 ) -> None:
     """Write `last/state.pt` atomically."""
     content = {
@@ -45,7 +45,7 @@ def save_state(
 
 
 def load_state(
-    run_dir: Path, model: SCAN, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    run_dir: Path, model: Matcher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> TrainState | None:
     """Restore model, optimizer and random numbers from `last/state.pt`; None where there is none.
 

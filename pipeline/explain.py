@@ -47,7 +47,7 @@ def run(config: ExplainConfig, *, report: Callable[[str], Any] = print) -> Expla
     search = open_search(
         config.run, config.features, weights=config.weights, device=config.device, memory_budget=0, report=report
     )
-    own = search.run.model.config.attention
+    own = search.run.model.direction
     if config.attention and config.attention != own:
         report(f"note: {search.run.folder} was trained with {own} attention; showing {config.attention}")
     direction = cast("Attention | None", config.attention or None)

@@ -101,14 +101,11 @@ def explain(
     boxes = regions.pixel_boxes(*photo.shape[:2])
     model = run.model
     with torch.inference_mode():
-        embeddings = encode_regions(run, regions)[None]  # (1, K, E)
-        words, lengths = model.encode_captions([caption])  # (1, L, E)
-        score = float(model.similarity(embeddings, words, lengths, direction))
-        attention = model.attention(embeddings[0], words[0], direction).cpu().numpy()
-        contributions = model.contributions(embeddings[0], words[0], direction).cpu().numpy()
+        found = model.explain(image_parts(run, regions), model.caption_parts(caption), direction)
+        score, attention, contributions = (tensor.cpu().numpy() for tensor in found)
     class_names = class_names_of(collection, image)
     names = [region_name(regions, region, class_names) for region in range(len(boxes))]
-    used: Attention = direction or model.config.attention  # type: ignore[assignment]
+    used = direction or model.direction
     tokens = model.vocabulary.word_positions(caption)
     shown = [(word, pieces) for word, pieces in tokens if any(map(str.isalnum, word))]
     attention, added = (
@@ -120,7 +117,7 @@ def explain(
         image,
         caption,
         used,
-        score,
+        float(score),
         words=[word for word, _ in shown],
         attention=attention,
         uniform=1 / (len(boxes) if used == "t2i" else len(contributions)),
@@ -132,10 +129,19 @@ def explain(
 
 
 def encode_regions(run: TrainedRun, regions: Regions) -> Tensor:
-    """Region embeddings of one photo: (K, E), on the model's device."""
-    features = torch.from_numpy(np.asarray(regions.features, dtype=np.float32))[None].to(run.model.device)
+    """Embeddings of one photo: (K, E), on the model's device; (1, E) of a method with one vector."""
     with torch.inference_mode():
-        return run.model.encode_images(features)[0]
+        return run.model.encode_images(_features(run, regions)[None])[0]
+
+
+def image_parts(run: TrainedRun, regions: Regions) -> Tensor:
+    """What `Matcher.explain` takes of one photo: (K, E), on the model's device."""
+    with torch.inference_mode():
+        return run.model.image_parts(_features(run, regions))
+
+
+def _features(run: TrainedRun, regions: Regions) -> Tensor:
+    return torch.from_numpy(np.asarray(regions.features, dtype=np.float32)).to(run.model.device)
 
 
 def class_names_of(collection: StoreCollection, image: str) -> ClassNames:

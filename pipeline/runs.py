@@ -24,7 +24,7 @@ from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256
 from matcher.config import FitConfig, ModelConfig
 from matcher.fit import BEST
-from matcher.model import SCAN
+from matcher.matcher import Matcher
 from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
@@ -47,7 +47,9 @@ class TrainConfig(CommandConfig):
 
     features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="every store under features/")
     captions: tuple[str, ...] = option((), "Captions file.", metavar="FILE", unset="looked for beside the photos")
-    run: str = option("", "Run folder.", metavar="DIR", unset="runs/<preset>, or runs/<attention>_<pooling>")
+    run: str = option(
+        "", "Run folder.", metavar="DIR", unset="runs/<preset>, or runs/<attention>_<pooling>, runs/<matcher>"
+    )
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
     dev_images: int = knob(1000, "Size of the split that selects the model, as published.", min=1)
     model: ModelConfig = section(ModelConfig, options=("text_encoder",))
@@ -63,7 +65,7 @@ class TrainedRun:
     """A trained model and where its data was."""
 
     folder: Path
-    model: SCAN
+    model: Matcher
     config: TrainConfig
     data: dict[str, Any]
     splits: dict[str, list[str]]  # image ids in the stores; none of an imported run

@@ -20,11 +20,11 @@ from torch import Tensor
 from detector.regions import Regions
 from matcher.attention import Attention
 from matcher.collection import EncodedCaptions, EncodedImages
-from matcher.similarity import PaddedWords, WordEmbeddings, similarity_matrix
+from matcher.similarity import PaddedWords, WordEmbeddings
 from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, region_name
+from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, image_parts, region_name
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import find_stores
 from pipeline.inputs.image_index import ImageIndex
@@ -132,7 +132,9 @@ class Search:
         """
         self.run, self.collection, self.calibration = run, collection, calibration
         self.weights, self.device, self.report = weights, device, report
-        size = len(collection) * collection.num_regions * run.model.config.embed_dim * 4
+        size = (
+            len(collection) * (1 if run.model.one_vector else collection.num_regions) * run.model.config.embed_dim * 4
+        )
         self._keeps, self._lock = size <= memory_budget, threading.Lock()
         self._kept: Tensor | None = None
 
@@ -165,7 +167,7 @@ class Search:
         answers = []
         for column, query in enumerate(queries):
             with torch.inference_mode():
-                words = self.run.model.encode_captions([query])[0][0]  # (L, E)
+                words = self.run.model.caption_parts(query)  # (L, E)
             hits = self._hits(similarity[:, column], top, offset, rows, words, boxes)
             answers.append(Answer(query, self._searched(rows), hits, unknown=tuple(unknown[column].items())))
         return answers
@@ -182,7 +184,7 @@ class Search:
             found = self.find(image)
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
-        scores = self._similarity(PaddedWords(words, [words.shape[1]]), attention="t2i", pooling="Mean")[:, 0]
+        scores = self._similarity(PaddedWords(words, [words.shape[1]]), between_photos=True)[:, 0]
         if name in self.collection:
             rows = np.arange(len(self.collection)) if rows is None else rows
             rows = rows[rows != self.collection.row(name)]
@@ -231,16 +233,14 @@ class Search:
                 self._kept = torch.cat(blocks)
             return self._kept
 
-    def _similarity(self, words: WordEmbeddings, **changes: Any) -> np.ndarray:
-        """(N, M) of every photo to some words; `changes` of the run's options."""
-        options = self.run.model.similarity_options() | changes
-        kept, count = self.embeddings, len(self.collection)
+    def _similarity(self, words: WordEmbeddings, *, between_photos: bool = False) -> np.ndarray:
+        """(N, M) of every photo to some words, or to the regions of other photos."""
+        model, kept, count = self.run.model, self.embeddings, len(self.collection)
         if kept is not None:
-            return similarity_matrix(kept, words, **options)
-        regions = EncodedImages(self.run.model, self.collection, np.arange(count))
-        return similarity_matrix(
-            regions, words, **options, bytes_per_region=regions.bytes_per_region, progress=count > MANY
-        )
+            return model.similarities(kept, words, between_photos=between_photos)
+        regions = EncodedImages(model, self.collection, np.arange(count))
+        options = {"bytes_per_region": regions.bytes_per_region, "progress": count > MANY}
+        return model.similarities(regions, words, between_photos=between_photos, **options)
 
     def _searched(self, rows: np.ndarray | None) -> int:
         return len(self.collection if rows is None else rows)
@@ -272,7 +272,7 @@ class Search:
         if not np.any(regions.boxes):
             return ()
         with torch.inference_mode():
-            parts = self.run.model.contributions(encode_regions(self.run, regions), words)  # (L, K)
+            parts = self.run.model.explain(image_parts(self.run, regions), words).contributions  # (L, K)
         shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
         shares = shares / max(float(shares.sum()), 1e-12)
         names = class_names_of(self.collection, image)
@@ -353,7 +353,7 @@ def photos_for(run: TrainedRun, collection: StoreCollection, queries: Sequence[s
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
     encoded = EncodedCaptions(run.model, captions) if isinstance(captions, Sequence) else captions
-    return similarity_matrix(encode_regions(run, regions)[None], encoded, **run.model.similarity_options())[0]
+    return run.model.similarities(encode_regions(run, regions)[None], encoded)[0]
 
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:

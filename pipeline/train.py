@@ -42,7 +42,7 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     report(describe([train, dev]))
 
     model = replace(config.model, feature_dim=dataset.stores.feature_dim)
-    folder = choose_folder(config.run, RUNS, config.preset, f"{model.attention}_{model.pooling.lower()}")
+    folder = choose_folder(config.run, RUNS, config.preset, model.variant)
     config = replace(config, model=model, run=str(folder))
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
 

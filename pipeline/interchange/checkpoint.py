@@ -55,4 +55,4 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
     data: dict[str, Any] = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}}
     write_json(folder / DATA, {"data": data, "imported": str(source)}, indent=1)
     save_model(folder / BEST, checkpoint.model)
-    return ImportedRun(folder, f"{model.attention} {model.pooling}", checkpoint.epoch, checkpoint.best_rsum)
+    return ImportedRun(folder, model.variant, checkpoint.epoch, checkpoint.best_rsum)

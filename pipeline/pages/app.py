@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from matcher.collection import EncodedCaptions, EncodedImages
-from matcher.similarity import PaddedWords, RegionEmbeddings, similarity_matrix
+from matcher.similarity import PaddedWords, RegionEmbeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import explain
@@ -108,16 +108,14 @@ class Search:
         A photo's regions are compared as the words of a sentence are. For a sentence and a photo both scores count
         the same: each is taken in units of its spread over the photos.
         """
-        options = self.run.model.similarity_options()
-        scores = []
+        model, scores = self.run.model, []
         if query:
-            encoded = EncodedCaptions(self.run.model, [query])
-            scores.append(similarity_matrix(self.embeddings, encoded, **options)[:, 0])
+            scores.append(model.similarities(self.embeddings, EncodedCaptions(model, [query]))[:, 0])
         if like:
             row = self.library.row(like)
             words = self.embeddings[row : row + 1]
-            changed = options | {"attention": "t2i", "pooling": "Mean"}
-            scores.append(similarity_matrix(self.embeddings, PaddedWords(words, [words.shape[1]]), **changed)[:, 0])
+            padded = PaddedWords(words, [words.shape[1]])
+            scores.append(model.similarities(self.embeddings, padded, between_photos=True)[:, 0])
         if len(scores) == 1:
             return scores[0]
         return np.sum([(one - one.mean()) / max(float(one.std()), 1e-12) for one in scores], axis=0)

@@ -19,7 +19,7 @@ from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
 from matcher.data import CaptionedImages
 from matcher.loss import triplet_loss
-from matcher.model import SCAN
+from matcher.scan import SCAN
 from matcher.similarity import cross_attention_similarity
 from matcher.vocabulary import SPECIAL, Vocabulary
 from tests.paper_loop import paper_similarity

@@ -12,8 +12,9 @@ from matcher.checkpoint import load_model, save_model
 from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
-from matcher.model import SCAN, pad
-from matcher.similarity import PaddedWords, cross_attention_similarity, similarity_matrix
+from matcher.matcher import pad
+from matcher.scan import SCAN
+from matcher.similarity import CrossAttention, PaddedWords, cross_attention_similarity, similarity_matrix
 from matcher.vocabulary import Vocabulary
 from tests.toy import DIMENSIONS, toy_world
 
@@ -77,6 +78,7 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
         parts = model.contributions(regions[1], sentence)  # (L, K)
         per_query = parts.sum(1 if attention == "t2i" else 0)
     torch.testing.assert_close(score, similarity[1, 0])
+    torch.testing.assert_close(model.explain(regions[1], sentence).score, similarity[1, 0])
     torch.testing.assert_close(per_query, torch.cosine_similarity(queries, attended, dim=-1) / len(queries))
     torch.testing.assert_close(
         weights.sum(1 if attention == "t2i" else 0).sum(),
@@ -91,7 +93,7 @@ def test_contributions_add_up_to_the_score(pooling: str, direction: Attention) -
     with torch.inference_mode():
         regions = model.encode_images(torch.from_numpy(world.source.gather(world.rows)).float())
         words, lengths = model.encode_captions(CAPTIONS)
-        score = model.similarity(regions, words, lengths, direction)[2, 0]
+        score, _, _ = model.explain(regions[2], words[0, : lengths[0]], direction)
         sentence = words[0, : lengths[0]]
         parts = model.contributions(regions[2], sentence, direction)
         attention = model.attention(regions[2], sentence, direction)
@@ -126,7 +128,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, attention: str, 
         words, lengths = model.encode_captions(world.captions)
         whole = model.similarity(regions, words, lengths)
     padded = PaddedWords(words, lengths)
-    found = similarity_matrix(regions, padded, memory_budget=budget, **model.similarity_options())
+    found = model.similarities(regions, padded, memory_budget=budget)
     np.testing.assert_allclose(found, whole, atol=1e-6)
     assert isinstance(found, np.memmap) == (budget < 9 * 18 * 4)
     monkeypatch.setattr("matcher.similarity.IMAGE_BLOCK", 4)
@@ -141,7 +143,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, attention: str, 
 def test_a_result_can_be_given(tmp_path: Path) -> None:
     regions, words = torch.randn(5, 3, 4), torch.randn(6, 7, 4)
     out = np.lib.format.open_memmap(tmp_path / "s.npy", "w+", np.float32, (5, 6))
-    found = similarity_matrix(regions, PaddedWords(words, [7, 1, 2, 2, 5, 6]), attention="t2i", out=out)
+    found = similarity_matrix(regions, PaddedWords(words, [7, 1, 2, 2, 5, 6]), CrossAttention("t2i"), out=out)
     assert found is out
     out.flush()
     wanted = cross_attention_similarity(regions, words, [7, 1, 2, 2, 5, 6], attention="t2i")

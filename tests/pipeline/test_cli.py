@@ -113,7 +113,7 @@ def test_an_original_checkpoint_becomes_a_run(inside: Path) -> None:
     write_original(Path("model_best.pth.tar"))
     said = scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json")
     assert said.exit_code == 0, said.output
-    assert "runs/model_best: i2t LogSumExp, epoch 12, rsum 437.5" in said.output
+    assert "runs/model_best: i2t_logsumexp, epoch 12, rsum 437.5" in said.output
     assert scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json").exit_code == 2
     asked = scan("evaluate", "--run", "runs/model_best")
     assert asked.exit_code == 2

@@ -68,8 +68,7 @@ def test_similar_photos(opened: Search) -> None:
     assert answer.hits[0].score >= answer.hits[-1].score
     model_scores = opened._similarity(
         search.PaddedWords(search.encode_regions(opened.run, opened.collection[own])[None], [6]),
-        attention="t2i",
-        pooling="Mean",
+        between_photos=True,
     )[:, 0]
     assert int(model_scores.argmax()) == opened.collection.row(own)  # nothing is more like it than itself
     embeddings = search.encode_regions(opened.run, opened.collection[own])

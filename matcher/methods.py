@@ -1,0 +1,13 @@
+"""The methods by their names in `ModelConfig.matcher`."""
+
+from matcher.config import ModelConfig
+from matcher.matcher import Matcher
+from matcher.scan import SCAN
+from matcher.vocabulary import Tokens
+
+METHODS: dict[str, type[Matcher]] = {"scan": SCAN}
+
+
+def make_matcher(config: ModelConfig, vocabulary: Tokens) -> Matcher:
+    """A matcher of the configured method, with fresh parameters."""
+    return METHODS[config.matcher](config, vocabulary)
