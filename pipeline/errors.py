@@ -2,7 +2,7 @@
 
     ValueError
     ├── PipelineError            files, options and data of the pipeline
-    │   └── UnreadableImage      a file that is not a usable photo (pipeline.inputs.photos)
+    │   └── UnreadableImage      a file that is not a usable photo
     ├── DetectorError            weights and input of the detector (detector.errors)
     └── MatcherError             model, captions and scores of the matcher (matcher.errors)
 
@@ -21,3 +21,7 @@ class PipelineError(ValueError):
     def __init__(self, message: str, remedy: str = ""):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.message, self.remedy = message, remedy
+
+
+class UnreadableImage(PipelineError):
+    """Why a file is not an image that can be used."""

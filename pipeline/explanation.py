@@ -4,7 +4,6 @@ Letters: K regions, L words, E joint space. Attention and contributions are thos
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from detector.regions import Regions
 from matcher.attention import Attention
-from pipeline.errors import PipelineError
-from pipeline.inputs.photos import UnreadableImage, read_image
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.photos import read_image
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
 
@@ -77,7 +76,7 @@ def explain(
     run: TrainedRun,
     collection: StoreCollection,
     regions: Regions,
-    path: Path | None,
+    path: str,
     image: str,
     caption: str,
     *,
@@ -88,7 +87,7 @@ def explain(
     Raises:
         PipelineError: the photo is not where it was, or the store has no boxes.
     """
-    if path is None:
+    if not path:
         raise PipelineError(
             f"{image}: its photo is not where it was extracted from", "put it back, or name it by its path"
         )

@@ -24,10 +24,11 @@ from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
 from pipeline.inputs.dataset import find_captions
-from pipeline.inputs.photos import describe_skipped, list_photos
+from pipeline.inputs.sources import describe_skipped, list_photos, photo_sha256
 from pipeline.store.format import FEATURES, commit_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
+from pipeline.store.roots import absolute, titled
 from pipeline.store.update import update_plan
 from pipeline.store.writer import claim_store, write_summary
 
@@ -54,10 +55,12 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
         tqdm.write(f"--images: {describe_skipped(skipped)}", file=sys.stderr)
-    folder = Path(config.output or FEATURES / os.path.basename(os.path.abspath(config.images[-1])))
+    folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
         manifest = claim_store(folder, engine.manifest())
-        plan = update_plan(folder, photos, config.shard_size, roots=config.images, limit=config.limit)
+        plan = update_plan(
+            folder, photos, config.shard_size, roots=config.images, limit=config.limit, checksum=photo_sha256
+        )
         if str(plan):
             tqdm.write(f"{folder}: {plan}", file=sys.stderr)
         shards = _own_shards(config, plan.shards)

@@ -1,6 +1,5 @@
 """Which photo `--image ID|PATH` means: one of a store, or a file whose regions are extracted. Never one for another."""
 
-import filecmp
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +8,14 @@ from typing import Any
 
 from detector.regions import Regions
 from pipeline.device import pick_device
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.image_index import ImageIndex
-from pipeline.inputs.photos import read_image
+from pipeline.inputs.photos import decode_image
+from pipeline.inputs.sources import is_place, read_photo
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection
+from pipeline.store.roots import split_place
 
 LISTED = 5  # candidates that a message names
 
@@ -25,7 +26,7 @@ class FoundPhoto:
 
     image: str  # its id in the stores; the path of a photo that is in none
     regions: Regions
-    path: Path | None  # None: the photo is not where it was extracted from
+    path: str  # or another place that `read_photo` takes; "": the photo is not where it was extracted from
 
 
 def find_or_extract(
@@ -39,14 +40,14 @@ def find_or_extract(
     extractable = "weights_sha256" in run.data["extraction"]
     row = find_row(collection, image, extractable, report)
     if row is not None:
-        return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_path(row))
+        return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
     report(f"{image} is in no store: extracting its regions")
     try:
-        photo = read_image(image)
+        photo = decode_image(read_photo(image))
         extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
-    return FoundPhoto(image, extractor([photo])[0], Path(image))
+    return FoundPhoto(image, extractor([photo])[0], image)
 
 
 def find_row(
@@ -61,21 +62,21 @@ def find_row(
         PipelineError: neither an image nor a file, or several readings.
     """
     exact = collection.row(image) if image in collection else None
-    if not os.path.isfile(image):
+    if not is_place(image):
         return exact if exact is not None else _by_name(collection, image, report)
     candidates = dict.fromkeys(
         [exact, *_namesakes(collection, image)] if exact is not None else _namesakes(collection, image)
     )
-    stored = {row: collection.image_path(row) for row in candidates if row is not None}
+    stored = {row: collection.image_place(row) for row in candidates if row is not None}
     for row, path in stored.items():
-        if path is not None and _same_photo(Path(image), path):
+        if path and _same_photo(image, path):
             return row
-    if exact is not None and (path := stored[exact]) is not None:
+    if exact is not None and (path := stored[exact]):
         raise PipelineError(
             f"--image {image}: an image of the store, and another photo of that name in this folder",
             f"name the file with {Path('.', '')}{os.sep}{image}, or the store's photo with {path}",
         )
-    unknown = [row for row, path in stored.items() if path is None]
+    unknown = [row for row, path in stored.items() if not path]
     if extractable or not unknown:
         return None
     if len(unknown) > 1:
@@ -99,15 +100,16 @@ def _by_name(collection: StoreCollection, image: str, report: Callable[[str], An
 
 def _namesakes(collection: StoreCollection, image: str) -> list[int]:
     """Rows whose base name, with or without suffix, is that of an image."""
-    name, stem = os.path.basename(image), Path(image).stem
+    name = os.path.basename(split_place(image)[1] or image)
+    stem = Path(name).stem
     ids = enumerate(collection.image_ids)
     return [row for row, other in ids if os.path.basename(other) in (name, stem) or Path(other).stem == stem]
 
 
-def _same_photo(file: Path, stored: Path) -> bool:
+def _same_photo(asked: str, stored: str) -> bool:
     try:
-        return file.samefile(stored) or filecmp.cmp(file, stored, shallow=False)
-    except OSError:  # gone in the meantime, or not readable
+        return asked == stored or read_photo(asked) == read_photo(stored)
+    except UnreadableImage:  # gone in the meantime, or not readable
         return False
 
 

@@ -179,7 +179,7 @@ class Search:
             image: id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
             top, offset, rows: as of `photos`.
         """
-        name, path = "", None
+        name = path = ""
         if isinstance(image, str):
             found = self.find(image)
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
@@ -189,7 +189,7 @@ class Search:
             rows = np.arange(len(self.collection)) if rows is None else rows
             rows = rows[rows != self.collection.row(name)]
         hits = self._hits(scores, top, offset, rows, None)
-        return Answer(name, self._searched(rows), hits, str(path or ""))
+        return Answer(name, self._searched(rows), hits, path)
 
     def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
         """The best captions for each photo, an id, a name or a path.
@@ -203,7 +203,7 @@ class Search:
         for image, photo in zip(images, found, strict=True):
             scores = caption_scores(self.run, photo.regions, encoded)
             hits = _caption_hits(photo.image, captions, scores, top)
-            answers.append(Answer(image, len(captions), hits, str(photo.path or "")))
+            answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 
     def explain(self, image: str, caption: str, direction: Attention | None = None) -> Explanation:
@@ -263,7 +263,7 @@ class Search:
             regions = self.collection.regions(row)
             boxes = self._best_boxes(regions, words, image) if with_boxes and words is not None else ()
             weak = self.calibration is not None and words is not None and self.calibration.is_weak(score)
-            path = str(self.collection.image_path(row) or "")
+            path = self.collection.image_place(row)
             hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))
         return tuple(hits)
 

@@ -19,8 +19,8 @@ import torch
 from detector.detectron2_compat import detectron2_ready
 from detector.preprocess import InputSettings, prepare
 from detector.vocabulary import multi_hot
-from pipeline.errors import PipelineError
-from pipeline.inputs.photos import UnreadableImage, read_image, read_image_size
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.photos import read_image, read_image_size
 
 with detectron2_ready():
     from detectron2.structures import Boxes, Instances

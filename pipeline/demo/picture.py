@@ -38,7 +38,7 @@ def draw_demo(run_folder: Path, store: Path, queries: Mapping[str, str], path: P
         hits = (replace(hit, right=hit.image == queries[answer.query]) for hit in answer.hits)
         answers[number] = replace(answer, hits=tuple(hits))
     explanations = [
-        explain(run, collection, collection[best.image], Path(best.path), best.image, answer.query)
+        explain(run, collection, collection[best.image], best.path, best.image, answer.query)
         for answer in answers
         for best in answer.hits[:1]
     ]

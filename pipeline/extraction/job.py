@@ -1,6 +1,5 @@
 """What an extraction is: its configuration, and what it needs of a detector and of an engine."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from tqdm import tqdm
 
 from detector.pending import Pending
 from detector.preprocess import InputSettings, PreparedImage
-from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, knob, option
 from pipeline.store.plan import PlannedShard
 
@@ -90,16 +88,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release workers and files."""
-
-
-def refuse_lost_folders(roots: Sequence[Path]) -> None:
-    """An unmounted disk is not a folder of unreadable photos.
-
-    Raises:
-        PipelineError: a folder that is missing or empty.
-    """
-    for root in roots:
-        if not root.is_dir() or next(os.scandir(root), None) is None:
-            raise PipelineError(
-                f"--images {root}: its photos are gone", "mount it again and run the same command to continue"
-            )

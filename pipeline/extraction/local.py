@@ -1,6 +1,5 @@
 """Extraction in this process: decode (worker processes) -> detect (this thread) -> commit (a thread)."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +16,11 @@ from detector.preprocess import PreparedImage
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import load_extractor
-from pipeline.extraction.job import ExtractConfig, Extractor, refuse_lost_folders
+from pipeline.extraction.job import ExtractConfig, Extractor
 from pipeline.inputs.decode import DecodedPhoto, decode_photos
+from pipeline.inputs.sources import refuse_lost_sources
 from pipeline.store.plan import Photo, PlannedShard
+from pipeline.store.roots import absolute
 from pipeline.store.writer import ShardRows, commit_shard
 
 MAX_FAILURES_IN_A_ROW = 8  # of the detector: then the fault is not the photos'
@@ -44,7 +45,7 @@ class LocalEngine:
             "dtype": self.config.dtype,
             "has_boxes": True,
             "extraction": self.extractor.describe(),
-            "image_roots": [os.path.abspath(root) for root in self.config.images],
+            "image_roots": [absolute(root) for root in self.config.images],
             "object_names": self.extractor.object_names,
             "attribute_names": self.extractor.attribute_names,
         }
@@ -75,7 +76,7 @@ class LocalEngine:
 
     def _detect(self, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[tuple[PlannedShard, ShardRows]]:
         """The shards in order, each with its rows."""
-        roots = [Path(root) for root in self.config.images]
+        roots = self.config.images
         photos = [photo for shard in shards for photo in shard.photos]
         size, settings = self.config.batch_size, self.extractor.input_settings
         decoded = decode_photos(photos, roots, settings, workers=self.config.workers, ahead=2 * size)
@@ -93,7 +94,7 @@ class LocalEngine:
                 rows.regions.append(outcome)
             self.detection.refuse_if_it_never_worked()
             if rows.failures:
-                refuse_lost_folders(roots)
+                refuse_lost_sources(roots)
             yield shard, rows
 
     @staticmethod

@@ -22,11 +22,13 @@ from detector.errors import DetectorError
 from detector.locate import ENVIRONMENT
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
-from pipeline.extraction.job import ExtractConfig, refuse_lost_folders
+from pipeline.extraction.job import ExtractConfig
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json
+from pipeline.inputs.sources import refuse_lost_sources
 from pipeline.store.format import MANIFEST, PLAN, commit_mark
 from pipeline.store.plan import PlannedShard
+from pipeline.store.roots import absolute
 from pipeline.store.writer import claim_store
 
 RETRIES = 3  # of a call whose worker was lost; a shard that kills every worker is not lost machines
@@ -147,18 +149,16 @@ class ShardWorker:
                 f"{store}: not there, or not the store that the driver planned",
                 "--output has to name a folder that all machines share",
             )
-        for root in self.config.images:
-            if not Path(root).is_dir():
-                raise PipelineError(
-                    f"--images {root}: not there", "every machine has to see the photos under this path"
-                )
-        refuse_lost_folders([Path(root) for root in self.config.images])
+        try:
+            refuse_lost_sources(self.config.images)
+        except PipelineError as error:
+            raise PipelineError(error.message, "every machine has to see the photos under this path") from error
         claim_store(store, self._engine().manifest())  # refuses a machine that found other weights
 
 
 def _for_any_folder(config: ExtractConfig) -> ExtractConfig:
     """The same configuration, for processes with another working folder and environment."""
-    images = tuple(os.path.abspath(root) for root in config.images)
+    images = tuple(map(absolute, config.images))
     weights = config.weights or os.environ.get(ENVIRONMENT, "")
     if os.path.exists(weights):  # else the name of a hub repository
         weights = os.path.abspath(weights)

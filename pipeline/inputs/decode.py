@@ -5,7 +5,6 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detector.preprocess import InputSettings, PreparedImage, prepare
-from pipeline.errors import PipelineError
-from pipeline.inputs.photos import UnreadableImage, decode_image, read_image_file
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.photos import decode_image
+from pipeline.inputs.sources import read_photo
 from pipeline.store.plan import Photo
+from pipeline.store.roots import place_of
 
 SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 
@@ -29,13 +30,13 @@ class DecodedPhoto:
 
 
 def decode_photos(
-    photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings, *, workers: int, ahead: int
+    photos: Sequence[Photo], roots: Sequence[str], settings: InputSettings, *, workers: int, ahead: int
 ) -> Iterator[DecodedPhoto]:
     """Each photo decoded and resized, or the reason why it cannot be, in order.
 
     Args:
         photos: what to decode.
-        roots: image folders, by `Photo.root`.
+        roots: of the sources, by `Photo.root`.
         settings: of the detector's input.
         workers: processes; 0 decodes in this one.
         ahead: photos to keep decoded beyond the one asked for, about.
@@ -68,7 +69,7 @@ def decode_photos(
 class _Photos(Dataset[DecodedPhoto]):
     """Picklable and small: all that a worker needs."""
 
-    def __init__(self, photos: Sequence[Photo], roots: Sequence[Path], settings: InputSettings, shared: bool):
+    def __init__(self, photos: Sequence[Photo], roots: Sequence[str], settings: InputSettings, shared: bool):
         self.photos, self.roots, self.settings, self.shared = photos, roots, settings, shared
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class _Photos(Dataset[DecodedPhoto]):
     def __getitem__(self, index: int) -> DecodedPhoto:
         photo = self.photos[index]
         try:
-            content = read_image_file(self.roots[photo.root] / photo.path)
+            content = read_photo(place_of(self.roots[photo.root], photo.path))
         except UnreadableImage as error:
             return DecodedPhoto(str(error), None)
         sha256 = hashlib.sha256(content).hexdigest()

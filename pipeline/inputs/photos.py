@@ -1,4 +1,4 @@
-"""Photos on disk: finding them in folders, and decoding them in one well-defined way.
+"""Photos decoded in one well-defined way, whatever holds them (`pipeline.inputs.sources`).
 
 Decoding gives BGR uint8, upright. Grayscale, palette, CMYK and 16-bit images become 8-bit BGR; transparency is dropped; of
 an animation the first frame counts. The content decides what a file is, not its suffix. OpenCV decodes JPEG, PNG, BMP and
@@ -7,13 +7,8 @@ does not hold a complete image raises `UnreadableImage`, whose text is the reaso
 """
 
 import functools
-import os
-import stat
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,20 +16,14 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.errors import PipelineError
-from pipeline.store.plan import Photo
+from pipeline.errors import UnreadableImage
+from pipeline.inputs.sources import read_photo
 
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
-    *(".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"),
-}
-RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"}
 # Pillow knows many more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 BOXED_FORMATS = ("AVIF", "HEIF")  # in ISO base media files
 OPENCV_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "WEBP"}  # MPO: what Pillow calls a JPEG with further pictures behind it
 MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can decode to gigabytes
-MAX_BYTES = 1 << 30  # no image of MAX_PIXELS needs more
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 UPRIGHT_WHEN_OPENED = (
@@ -53,88 +42,13 @@ TURNS = {
 }
 
 
-class UnreadableImage(PipelineError):
-    """Why a file is not an image that can be used."""
-
-
-def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = None) -> list[Photo]:
-    """Every image file below some folders, sorted by id. Hidden files and folders are left alone, links are followed.
-
-    Args:
-        roots: the folders.
-        skipped: counts the other files, by suffix.
-
-    Raises:
-        PipelineError: a folder that is not there, no image at all, or two images with the same id.
-    """
-    skipped = Counter() if skipped is None else skipped
-    photos = []
-    for index, root in enumerate(map(Path, roots)):
-        if not root.is_dir():
-            raise PipelineError(
-                f"--images {root}: {'a file' if root.exists() else 'not there'}; expected a folder of photos"
-            )
-        prefix = f"{os.path.basename(os.path.abspath(root))}/" if len(roots) > 1 else ""
-        photos += [_photo(root, path, prefix, index) for path in _walk(root, "", set(), skipped)]
-    if not photos:
-        folders = ", ".join(map(str, roots))
-        found = f"; {describe_skipped(skipped)}" if skipped else ""
-        raise PipelineError(
-            f"--images {folders}: no photo found, looked for {', '.join(sorted(SUFFIXES))} in all subfolders{found}"
-        )
-    photos.sort(key=lambda photo: photo.image_id)
-    for left, right in pairwise(photos):
-        if left.image_id == right.image_id:
-            raise PipelineError(
-                f"--images: two folders have the same name and both hold {left.image_id!r}",
-                "rename one, or extract them apart with --output",
-            )
-    return photos
-
-
-def describe_skipped(skipped: Counter[str]) -> str:
-    """Files that are no photos, as one line: how many of which kind, and how to include camera raw files."""
-    kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common(8))
-    more = f", {len(skipped) - 8} more kinds" if len(skipped) > 8 else ""
-    raw = "; camera raw files have to be converted to JPEG first" if RAW_SUFFIXES & skipped.keys() else ""
-    noun = "file" if skipped.total() == 1 else "files"
-    return f"skipped {skipped.total():,} other {noun} ({kinds}{more}){raw}"
-
-
-def _photo(root: Path, path: str, prefix: str, index: int) -> Photo:
-    try:
-        status = os.stat(root / path)
-    except OSError:  # a broken link, or a file that vanished meanwhile
-        return Photo(prefix + path, path, index)
-    return Photo(prefix + path, path, index, status.st_size, status.st_mtime_ns)
-
-
 def read_image(path: Path | str) -> np.ndarray:
     """Decode one image file: (H, W, 3) uint8 BGR, upright.
 
     Raises:
         UnreadableImage: missing, empty, no image, damaged, truncated, or too large.
     """
-    return decode_image(read_image_file(path))
-
-
-def read_image_file(path: Path | str) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        UnreadableImage: missing, no regular file, or too large.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting for ever
-            raise UnreadableImage("not a file")
-        if status.st_size > MAX_BYTES:
-            raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
-        with open(path, "rb") as file:
-            data = file.read(status.st_size)  # and no more, should it have grown since
-    except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror}") from error
-    return data
+    return decode_image(read_photo(path))
 
 
 def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -150,7 +64,7 @@ def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX
     Raises:
         UnreadableImage: as `read_image`; a truncated JPEG is not noticed.
     """
-    data = read_image_file(path)
+    data = read_photo(path)
     with _opened(BytesIO(data)) as header:
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)
@@ -295,31 +209,3 @@ def _damage(error: Exception) -> str:
     if any(words in text.lower() for words in ("truncated", "unexpected end of file")):
         return "truncated"
     return f"damaged: {text or type(error).__name__}"
-
-
-def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Counter[str]) -> Iterator[str]:
-    """POSIX paths of image files below a folder. Links are followed, but never back into a folder that we are in."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise PipelineError(f"{folder}: cannot be listed: {error.strerror}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
-        elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
-            yield prefix + entry.name  # broken links too: they become failure rows, not silent holes
-        else:
-            skipped[suffix] += 1
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points at itself
-        return False

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.inputs.photos import SUFFIXES
+from pipeline.inputs.sources import SUFFIXES
 from pipeline.store.reader import Shard, Store
 
 # The field's names of the class columns (LXMERT's; also the keys of our .npz and HDF5 files), ours, and the published type

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
-from pipeline.inputs.photos import UnreadableImage, read_image_size
+from pipeline.inputs.photos import read_image_size
 from pipeline.interchange.common import (
     ExportFeaturesConfig,
     ImportFeaturesConfig,

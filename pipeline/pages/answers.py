@@ -88,6 +88,6 @@ def _attention(query: str, hit: Hit, run: TrainedRun, collection: StoreCollectio
         return None
     regions = collection.regions(collection.row(hit.image))
     try:
-        return attention_data(explain(run, collection, regions, Path(hit.path), hit.image, query))
+        return attention_data(explain(run, collection, regions, hit.path, hit.image, query))
     except PipelineError:  # this photo has no boxes
         return None

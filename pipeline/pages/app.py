@@ -6,6 +6,8 @@ answer queries, so that a page of thumbnails neither fills the memory nor delays
 """
 
 import json
+import mimetypes
+import os
 import re
 import socket
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -26,10 +29,12 @@ from pipeline.extraction.detectors import extractor_like
 from pipeline.fields import CommandConfig, option
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.photos import decode_image
+from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.pages.library import FILTERS, Library
 from pipeline.pages.render import render
 from pipeline.search import caption_scores, known_words, open_search
+from pipeline.store.roots import split_place
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -159,7 +164,7 @@ class Search:
 
     def attention(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
-        path, name = self.library.path(row), self.library.ids[row]
+        path, name = self.library.place(row), self.library.ids[row]
         found = explain(self.run, self.collection, self.collection.regions(row), path, name, query)
         return {**attention_data(found), "score": found.score, "image": name}
 
@@ -261,11 +266,15 @@ def make_app(search: Search) -> "Starlette":
         return Response(content, media_type="image/jpeg", headers=headers)
 
     def original(request: Request) -> Response:
-        path = search.library.path(_row(request, search))
+        place = search.library.place(_row(request, search))
         way = "attachment" if "download" in request.query_params else "inline"
-        return FileResponse(
-            path, filename=path.name, content_disposition_type=way, headers={"X-Content-Type-Options": "nosniff"}
-        )
+        headers = {"X-Content-Type-Options": "nosniff"}
+        if os.path.isfile(place):
+            return FileResponse(place, filename=os.path.basename(place), content_disposition_type=way, headers=headers)
+        name = os.path.basename(split_place(place)[1] or place)
+        headers["Content-Disposition"] = f"{way}; filename*=utf-8''{quote(name)}"
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return Response(read_photo(place), media_type=kind, headers=headers)
 
     async def captions(request: Request) -> Response:
         content = bytearray()

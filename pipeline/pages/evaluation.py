@@ -118,6 +118,5 @@ def _caption_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) ->
 
 
 def _photo(split: Split, image: int) -> dict[str, str]:
-    path = split.stores.image_path(int(split.images.rows[image]))
-    photo = photo_of(str(path or ""))
+    photo = photo_of(split.stores.image_place(int(split.images.rows[image])))
     return {"id": split.store_ids[image], "photo": "" if photo is None else data_uri(photo, THUMBNAIL)}

@@ -4,6 +4,7 @@ A photo's key is made of its store and its id, so that an address means the same
 """
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import PipelineError
-from pipeline.inputs.photos import FORMATS, UnreadableImage, read_thumbnail
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.photos import FORMATS, read_thumbnail
 from pipeline.pages.photos import QUALITY, shape_of_cell
 from pipeline.store.reader import StoreCollection
+from pipeline.store.roots import split_place
 
 CACHE = 64 << 20  # bytes of thumbnails that are kept
 MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
@@ -39,7 +41,7 @@ class Library:
         self.row_of = {key: row for row, key in enumerate(self.keys)}
         self.folders = [name.rpartition("/")[0] for name in self.ids]
         self.sizes = np.concatenate([shard.tensors["image_sizes"] for shard in collection.shards])  # (N, 2)
-        self.dates = np.array([_changed(collection.image_path(row)) for row in range(len(self.ids))])
+        self.dates = np.array([_changed(collection.image_place(row)) for row in range(len(self.ids))])
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
         threading.Thread(target=self._read_dates, daemon=True).start()
@@ -50,7 +52,7 @@ class Library:
     def _read_dates(self) -> None:
         dates = self.dates.copy()
         for row in range(len(dates)):
-            if path := self.collection.image_path(row):
+            if path := self.collection.image_path(row):  # a photo in a container has the date of the container
                 dates[row] = _taken(path) or dates[row]
         self.dates = dates
 
@@ -64,16 +66,16 @@ class Library:
             raise PipelineError("no such photo in the stores that this app searches")
         return self.row_of[key]
 
-    def path(self, row: int) -> Path:
-        """Where the photo of a row is.
+    def place(self, row: int) -> str:
+        """Where the photo of a row is, for `read_photo`.
 
         Raises:
             PipelineError: not where it was extracted from.
         """
-        path = self.collection.image_path(row)
-        if path is None:
+        place = self.collection.image_place(row)
+        if not place:
             raise PipelineError(f"{self.ids[row]}: the photo is not where it was extracted from")
-        return path
+        return place
 
     def rows(self, wanted: Mapping[str, str]) -> np.ndarray:
         """The rows that pass a filter, newest first.
@@ -108,12 +110,11 @@ class Library:
             "size": f"{width} × {height}" if known else "",
             "ratio": shape_of_cell(width / height) if known else 4 / 3,
         }
-        return photo | ({"path": str(self.collection.image_path(row) or "")} if local else {})
+        return photo | ({"path": self.collection.image_place(row)} if local else {})
 
     def tag(self, row: int, side: int) -> str:
         """Changes when the photo's file does."""
-        status = self.path(row).stat()
-        return f'"{self.keys[row]}-{status.st_mtime_ns}-{status.st_size}-{side}"'
+        return f'"{self.keys[row]}-{_changed(self.place(row))}-{side}"'
 
     def thumbnail(self, row: int, side: int) -> bytes:
         """A photo as JPEG, its longest side no longer than that.
@@ -127,7 +128,7 @@ class Library:
                 self._thumbnails.move_to_end(tag)
                 return self._thumbnails[tag]
         try:
-            content = _jpeg(self.path(row), side)
+            content = _jpeg(self.place(row), side)
         except UnreadableImage as error:
             raise PipelineError(f"{self.ids[row]}: {error}") from error
         with self._lock:
@@ -137,8 +138,8 @@ class Library:
         return content
 
 
-def _jpeg(path: Path, side: int) -> bytes:
-    photo = read_thumbnail(path, side, max_pixels=MOST_PIXELS)
+def _jpeg(place: str, side: int) -> bytes:
+    photo = read_thumbnail(place, side, max_pixels=MOST_PIXELS)
     return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
@@ -146,10 +147,10 @@ def _digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:length]
 
 
-def _changed(path: Path | None) -> float:
-    """When a file was changed, in seconds since 1970; 0 where there is none."""
+def _changed(place: str) -> float:
+    """When a photo's file or container was changed, in seconds since 1970; 0 where nobody knows."""
     with suppress(OSError):
-        return path.stat().st_mtime if path else 0.0
+        return os.stat(split_place(place)[0]).st_mtime
     return 0.0
 
 

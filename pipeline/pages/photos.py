@@ -5,7 +5,8 @@ import base64
 import cv2
 import numpy as np
 
-from pipeline.inputs.photos import UnreadableImage, read_image
+from pipeline.errors import UnreadableImage
+from pipeline.inputs.photos import read_image
 
 QUALITY = 88  # of JPEG
 NARROWEST, WIDEST = 0.4, 3.5  # width by height of a gallery's cells

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.store.format import FORMAT, MANIFEST, VERSION, repair_hint
+from pipeline.store.roots import titled
 
 SETTINGS = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")  # decide what the features are
 TYPES: dict[str, type] = {
@@ -53,8 +54,8 @@ def settings_sha256(manifest: Mapping[str, Any]) -> str:
 
 
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What must stay the same when a store grows. Image folders may have moved, but not to one of another name."""
-    roots = [os.path.basename(root) for root in manifest["image_roots"]]
+    """What must stay the same when a store grows. Photos may have moved, but not to a folder of another name."""
+    roots = [os.path.basename(titled(root)) for root in manifest["image_roots"]]
     return {**{key: manifest.get(key) for key in SETTINGS}, "images": roots}
 
 

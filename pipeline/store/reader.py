@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
+from pipeline.store.roots import is_remote, place_of, split_place
 from pipeline.store.tensors import map_safetensors
 
 
@@ -71,19 +72,19 @@ class Shard:
         """What its object and attribute ids index."""
         return ClassNames(self._manifest["object_names"], self._manifest["attribute_names"])
 
-    def image_path(self, row: int) -> Path | None:
-        """The photo, if it is where it was extracted from, or moved together with the store. Never a path outside of its
-        image folder."""
+    def image_place(self, row: int) -> str:
+        """Where the photo was extracted from, or moved to together with the store, for `read_photo`; "" where it is gone.
+        Never outside of its root. Of a URL, and of a photo in a container, nobody knows before it is read."""
         name, root = self._paths[row], self._roots[row]
         if name is None or not stays_inside(name):
-            return None
+            return ""
         folder = os.path.abspath(self.path.parent)
         for roots in (self._manifest["image_roots"], self._manifest["relative_roots"]):
             if 0 <= root < len(roots):
-                path = Path(os.path.normpath(os.path.join(folder, roots[root], name)))
-                if path.is_file():
-                    return path
-        return None
+                place = place_of(roots[root], name, folder)
+                if is_remote(place) or os.path.isfile(split_place(place)[0]):
+                    return place
+        return ""
 
 
 class StoredImages(Mapping[str, Regions]):
@@ -117,10 +118,15 @@ class StoredImages(Mapping[str, Regions]):
         shard, local = self._locate(row)
         return shard.regions(local)
 
-    def image_path(self, row: int) -> Path | None:
-        """The photo in a row, if it is still where it was extracted from."""
+    def image_place(self, row: int) -> str:
+        """Where the photo in a row is: a path, a URL, or CONTAINER::NAME; "" where it is gone."""
         shard, local = self._locate(row)
-        return shard.image_path(local)
+        return shard.image_place(local)
+
+    def image_path(self, row: int) -> Path | None:
+        """The file of the photo in a row; None where it is gone, or no file of its own."""
+        place = self.image_place(row)
+        return Path(place) if os.path.isfile(place) else None
 
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""

@@ -11,7 +11,7 @@ A folder of the same name in another place is another set of photos, unless its 
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from pipeline.store.format import PLAN, commit_mark, commit_marks, repair_hint
 from pipeline.store.manifest import read_manifest
 from pipeline.store.marks import Mark, read_mark
 from pipeline.store.plan import Photo, PlannedShard, check_roots, extended, is_as_planned, read_plan, write_plan
+from pipeline.store.roots import absolute, is_remote, place_of
 from pipeline.store.tensors import map_safetensors
 from pipeline.store.writer import drop_images
 
@@ -51,7 +52,13 @@ class UpdatedPlan:
 
 
 def update_plan(
-    folder: Path, photos: Sequence[Photo], shard_size: int, *, roots: Sequence[str | Path] | None = None, limit: int = 0
+    folder: Path,
+    photos: Sequence[Photo],
+    shard_size: int,
+    *,
+    roots: Sequence[str | Path] | None = None,
+    limit: int = 0,
+    checksum: Callable[[str, str], str] = lambda root, path: file_sha256(Path(place_of(root, path))),
 ) -> UpdatedPlan:
     """The store's plan, brought up to date with its photos and written down.
 
@@ -61,6 +68,7 @@ def update_plan(
         shard_size: photos of a new shard, at most.
         roots: image folders, by `Photo.root`; None: those of the manifest.
         limit: plan only those of the first so many photos that are new; 0: all.
+        checksum: SHA-256 of a photo, of its root and path; "" where it cannot be read.
 
     Raises:
         PipelineError: a plan that is damaged, shards that are not of it, other photos than those of the store, or a store
@@ -68,7 +76,7 @@ def update_plan(
     """
     with locked(folder):
         manifest = read_manifest(folder)
-        folders = [os.path.abspath(root) for root in (manifest["image_roots"] if roots is None else roots)]
+        folders = [absolute(str(root)) for root in (manifest["image_roots"] if roots is None else roots)]
         plan = read_plan(folder)
         check_roots(folder, plan, len(manifest["image_roots"]))
         listed = {photo.image_id: photo for photo in photos}
@@ -78,7 +86,7 @@ def update_plan(
             if not is_as_planned(mark, planned.get(number), among=listed):
                 raise PipelineError(f"{folder / PLAN}: does not plan the images of shard {number}", repair_hint(folder))
         moved = not _same_folders(folder, manifest, folders)
-        states = dict(_states(plan, marks, listed, folders, moved))
+        states = dict(_states(plan, marks, listed, moved, lambda photo: checksum(folders[photo.root], photo.path)))
         _refuse_other_photos(
             folder, manifest, folders, moved, [s for s, is_extracted in states.values() if is_extracted]
         )
@@ -96,7 +104,9 @@ def update_plan(
 def _same_folders(folder: Path, manifest: Mapping[str, Any], folders: Sequence[str]) -> bool:
     """Whether these are the store's image folders, also when they were moved together with the store."""
     base = os.path.abspath(folder)
-    relative = [os.path.normpath(os.path.join(base, root)) for root in manifest["relative_roots"]]
+    relative = [
+        os.path.normpath(os.path.join(base, root)) for root in manifest["relative_roots"] if not is_remote(root)
+    ]
     if list(folders) in (manifest["image_roots"], relative):
         return True
     pairs = zip(folders, manifest["image_roots"], strict=True)
@@ -107,8 +117,8 @@ def _states(
     plan: Sequence[PlannedShard],
     marks: Mapping[int, Mark],
     listed: Mapping[str, Photo],
-    folders: Sequence[str],
     moved: bool,
+    checksum: Callable[[Photo], str],
 ) -> Iterable[tuple[str, tuple[State, bool]]]:
     """Of every planned image: its id, what became of it, and whether it was extracted before."""
     for shard in plan:
@@ -125,8 +135,7 @@ def _states(
             elif found == planned and not moved:
                 state = "same"
             else:
-                sha256 = file_sha256(Path(folders[found.root], found.path))
-                state = "same" if sha256 == mark.photo_sha256.get(found.image_id, "") else "changed"
+                state = "same" if checksum(found) == mark.photo_sha256.get(found.image_id, "") else "changed"
             yield planned.image_id, (state, mark is not None)
 
 

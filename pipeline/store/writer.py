@@ -33,6 +33,7 @@ from pipeline.store.format import (
 )
 from pipeline.store.manifest import counts, identity, read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, Mark, read_mark, seal
+from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
 OTHER_FILES = {FAILURES, PLAN, DAMAGED, "captions.tsv"}  # of a store, beside manifest and shards
@@ -64,7 +65,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
-    relative = [os.path.relpath(root, os.path.abspath(folder)) for root in manifest["image_roots"]]
+    relative = [relative_root(root, os.path.abspath(folder)) for root in manifest["image_roots"]]
     complete = {"format": FORMAT, "format_version": VERSION, "relative_roots": relative, **manifest}
     with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():

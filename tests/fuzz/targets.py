@@ -127,7 +127,7 @@ def mark(data: bytes) -> None:
         plan = rebuilt_plan([found], ["/photos", "/more"])
         is_as_planned(found, plan[0])
         for row in range(len(found.image_ids)):
-            assert ".." not in str(Shard(path, MANIFEST).image_path(row)).split("/")
+            assert ".." not in str(Shard(path, MANIFEST).image_place(row)).split("/")
 
 
 def manifest(data: bytes) -> None:

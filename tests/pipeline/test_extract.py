@@ -17,12 +17,13 @@ from detector import RegionExtractor, Regions
 from detector.pending import Pending
 from detector.preprocess import PreparedImage
 from pipeline import extract
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extract import run
 from pipeline.extraction.detectors import extractor_like
 from pipeline.extraction.job import ExtractConfig
 from pipeline.inputs import decode
-from pipeline.inputs.photos import UnreadableImage, read_image, read_image_file
+from pipeline.inputs.photos import read_image
+from pipeline.inputs.sources import read_photo
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import commit_shard
@@ -137,13 +138,13 @@ def test_failures_are_tried_again_on_request(
     whole = photos.parent / "whole"
     extract_all(config(photos, output=str(whole)), extractor)
 
-    def of_a_bad_day(path: Path) -> bytes:
-        if path.name == "005.jpg":
+    def of_a_bad_day(place: str) -> bytes:
+        if place.endswith("005.jpg"):
             raise UnreadableImage("cannot be read: Input/output error")
-        return read_image_file(path)
+        return read_photo(place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "read_image_file", of_a_bad_day)
+        patch.setattr(decode, "read_photo", of_a_bad_day)
         assert len(extract_all(config(photos), extractor)) == 9
     assert len(extract_all(config(photos), extractor)) == 9
     assert len(extract_all(config(photos, retry_failures=True), extractor)) == 10

@@ -112,7 +112,7 @@ def test_names_that_fit_several_images(inside: Path, monkeypatch: pytest.MonkeyP
     notes: list[str] = []
     assert find_row(collection, "2020/photo0.jpg", True, notes.append) == collection.row("2020/photo0.jpg")
     assert notes == []
-    monkeypatch.setattr(type(collection), "image_path", lambda self, row: None)  # as of features without photos
+    monkeypatch.setattr(type(collection), "image_place", lambda self, row: "")  # as of features without photos
     Path("photo0.jpg").write_bytes(b"")
     with pytest.raises(PipelineError, match="fits 2 images"):
         find_row(collection, "photo0.jpg", False)

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.extract import run
-from pipeline.inputs.photos import list_photos
+from pipeline.inputs.sources import list_photos
 from pipeline.store.inspect import inspect_store
 from pipeline.store.plan import read_plan
 from pipeline.store.reader import Store, open_store

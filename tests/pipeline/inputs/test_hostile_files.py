@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from pipeline.inputs.photos import UnreadableImage, decode_image, read_image_size
+from pipeline.errors import UnreadableImage
+from pipeline.inputs.photos import decode_image, read_image_size
 from pipeline.pages.app import AppConfig, Search, make_app
 from pipeline.store.plan import read_plan
 from tests.fuzz import targets
@@ -133,7 +134,8 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from pipeline.inputs.photos import UnreadableImage, read_image
+from pipeline.inputs.photos import read_image
+from pipeline.errors import UnreadableImage
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def refused(path):
     try:
@@ -155,7 +157,8 @@ def test_a_small_tiff_in_one_huge_tile_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "tile.tif").write_bytes(tiff(100, 100, tile=30_000))
     code = """
 import resource, sys
-from pipeline.inputs.photos import UnreadableImage, decode_image, read_image
+from pipeline.inputs.photos import decode_image, read_image
+from pipeline.errors import UnreadableImage
 try:
     decode_image(b"BM")
 except UnreadableImage:

@@ -15,16 +15,14 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import (
-    UnreadableImage,
     decode_image,
-    describe_skipped,
-    list_photos,
     read_image,
     read_image_size,
     read_thumbnail,
 )
+from pipeline.inputs.sources import describe_skipped, list_photos
 
 pillow_heif.register_heif_opener()  # to write HEICs
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -116,7 +116,7 @@ def test_an_address_means_one_photo_and_changes_with_it(client: TestClient, sear
     assert first.headers["cache-control"] == "private, no-cache"
     tag = first.headers["etag"]
     assert client.get(address, headers={"if-none-match": tag}).status_code == 304
-    path = search.library.path(row)
+    path = Path(search.library.place(row))
     os.utime(path, (1, 1))
     assert client.get(address, headers={"if-none-match": tag}).status_code == 200
     original = client.get(f"/original/{search.library.keys[row]}", params={"download": ""})
@@ -129,7 +129,7 @@ def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
 ) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (10_900, 10_900)).save(path)
-    monkeypatch.setattr(search.collection, "image_path", lambda row: path)
+    monkeypatch.setattr(search.collection, "image_place", lambda row: str(path))
     refused = client.get(f"/photo/{search.library.keys[0]}")
     assert refused.status_code == 400
     assert refused.json()["error"].endswith("10900 x 10900 pixels: more than 50,000,000")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.extract import run
-from pipeline.inputs.photos import list_photos
+from pipeline.inputs.sources import list_photos
 from pipeline.store.inspect import inspect_store
 from pipeline.store.marks import SEAL, seal
 from pipeline.store.reader import open_stores

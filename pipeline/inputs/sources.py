@@ -1,0 +1,186 @@
+"""Where photos come from: what is there, and the bytes of one, whatever holds it.
+
+A root is a folder, a tar or parquet file, a pattern of such, or a URL of any of these; `pipeline.store.roots` says how it and a path
+below it name a photo. What kind it is decides `open_source`; everything else uses the protocol, or `read_photo` for one place.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.files import file_sha256
+from pipeline.store.plan import Photo
+from pipeline.store.roots import absolute, is_remote, place_of, split_place, titled
+
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"),
+}
+RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"}
+MAX_BYTES = 1 << 30  # no image of photos.MAX_PIXELS needs more
+
+
+class Listed(NamedTuple):
+    """A photo of a source."""
+
+    path: str  # below the source's root
+    size: int = 0  # bytes; 0 where it is not known
+    mtime_ns: int = 0  # of its last modification, or what else changes when it does
+
+
+class Source(Protocol):
+    """Photos that one `--images` names."""
+
+    def photos(self, skipped: Counter[str]) -> list[Listed]:
+        """Every photo, in the order in which it is best read; counts other files by suffix."""
+
+    def refuse_if_gone(self) -> None:
+        """Raises a PipelineError where the photos are no longer there, such as on a disk that was unmounted."""
+
+
+class Folder:
+    """Image files below a folder. Hidden files and folders are left alone, links are followed."""
+
+    def __init__(self, root: str):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise PipelineError(
+                f"--images {root}: {'a file' if self.root.exists() else 'not there'}; expected a folder of photos"
+            )
+
+    def photos(self, skipped: Counter[str]) -> list[Listed]:
+        """All of them, by path."""
+        return [self._listed(path) for path in sorted(_walk(self.root, "", set(), skipped))]
+
+    def refuse_if_gone(self) -> None:
+        """An unmounted disk is not a folder of unreadable photos."""
+        if not self.root.is_dir() or next(os.scandir(self.root), None) is None:
+            raise PipelineError(
+                f"--images {self.root}: its photos are gone", "mount it again and run the same command to continue"
+            )
+
+    def _listed(self, path: str) -> Listed:
+        try:
+            status = os.stat(self.root / path)
+        except OSError:  # a broken link, or a file that vanished meanwhile
+            return Listed(path)
+        return Listed(path, status.st_size, status.st_mtime_ns)
+
+
+def open_source(root: str) -> Source:
+    """What a root names.
+
+    Raises:
+        PipelineError: nothing that is there.
+    """
+    return Folder(root)
+
+
+def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = None) -> list[Photo]:
+    """Every photo of some sources: those of folders sorted by id, those of containers as they lie in them.
+
+    Args:
+        roots: as `--images` names them.
+        skipped: counts the other files, by suffix.
+
+    Raises:
+        PipelineError: a source that is not there, no image at all, or two images with the same id.
+    """
+    skipped = Counter() if skipped is None else skipped
+    photos = []
+    for index, root in enumerate(map(str, roots)):
+        prefix = f"{os.path.basename(titled(absolute(root)))}/" if len(roots) > 1 else ""
+        photos += [
+            Photo(prefix + found.path, found.path, index, *found[1:]) for found in open_source(root).photos(skipped)
+        ]
+    if not photos:
+        folders = ", ".join(map(str, roots))
+        found = f"; {describe_skipped(skipped)}" if skipped else ""
+        raise PipelineError(
+            f"--images {folders}: no photo found, looked for {', '.join(sorted(SUFFIXES))} in all subfolders{found}"
+        )
+    photos.sort(key=lambda photo: photo.image_id)
+    for left, right in pairwise(photos):
+        if left.image_id == right.image_id:
+            raise PipelineError(
+                f"--images: two folders have the same name and both hold {left.image_id!r}",
+                "rename one, or extract them apart with --output",
+            )
+    return photos
+
+
+def refuse_lost_sources(roots: Sequence[str]) -> None:
+    """Raises a PipelineError where the photos of a source are no longer there."""
+    for root in roots:
+        open_source(root).refuse_if_gone()
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Files that are no photos, as one line: how many of which kind, and how to include camera raw files."""
+    kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common(8))
+    more = f", {len(skipped) - 8} more kinds" if len(skipped) > 8 else ""
+    raw = "; camera raw files have to be converted to JPEG first" if RAW_SUFFIXES & skipped.keys() else ""
+    noun = "file" if skipped.total() == 1 else "files"
+    return f"skipped {skipped.total():,} other {noun} ({kinds}{more}){raw}"
+
+
+def read_photo(place: Path | str) -> bytes:
+    """The bytes of a photo, wherever it is.
+
+    Raises:
+        UnreadableImage: missing, no regular file, or too large.
+    """
+    try:
+        status = os.stat(place)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting for ever
+            raise UnreadableImage("not a file")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
+        with open(place, "rb") as file:
+            data = file.read(status.st_size)  # and no more, should it have grown since
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror}") from error
+    return data
+
+
+def is_place(name: str) -> bool:
+    """Whether a name is that of a file, or of a photo in a container or behind a URL."""
+    return is_remote(name) or os.path.isfile(split_place(name)[0])
+
+
+def photo_sha256(root: str, path: str) -> str:
+    """Checksum of a photo; "" where it cannot be read."""
+    return file_sha256(Path(place_of(root, path)))
+
+
+def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Counter[str]) -> Iterator[str]:
+    """POSIX paths of image files below a folder. Links are followed, but never back into a folder that we are in."""
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise PipelineError(f"{folder}: cannot be listed: {error.strerror}") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
+        elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
+            yield prefix + entry.name  # broken links too: they become failure rows, not silent holes
+        else:
+            skipped[suffix] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself
+        return False
