@@ -1,7 +1,8 @@
 """A model ready to train: its vocabulary from the captions, its starting point from files where it has one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,16 +12,22 @@ from matcher.errors import MatcherError
 from matcher.matcher import Matcher
 from matcher.methods import make_matcher
 from matcher.transformer import TransformerEncoder, WordPieces
-from matcher.vocabulary import Vocabulary
+from matcher.vocabulary import SPECIAL, Vocabulary
 
 
-def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str]) -> Matcher:
+def build_model(
+    config: ModelConfig,
+    recipe: FitConfig,
+    captions: Iterable[str],
+    report: Callable[[str], Any] = lambda _: None,
+) -> Matcher:
     """A model with fresh parameters, drawn from torch's generator.
 
     Args:
         config: of the model.
         recipe: `min_word_count` and `word_vectors` are read.
         captions: of train and dev; the GRU's vocabulary is built from them.
+        report: takes a line on how many words have a vector.
 
     Raises:
         MatcherError: a text encoder or word vectors that cannot be read.
@@ -36,21 +43,24 @@ def build_model(config: ModelConfig, recipe: FitConfig, captions: Iterable[str])
     model = make_matcher(config, vocabulary)
     if recipe.word_vectors:
         assert isinstance(model.text_encoder, GruEncoder)
-        read_word_vectors(Path(recipe.word_vectors), vocabulary, model.text_encoder.embed.weight)
+        lacking = read_word_vectors(Path(recipe.word_vectors), vocabulary, model.text_encoder.embed.weight)
+        found = len(vocabulary) - len(SPECIAL) - len(lacking)
+        some = f"; {len(lacking):,} start at random, such as {', '.join(lacking[:3])}" if lacking else ""
+        report(f"word vectors: {recipe.word_vectors} has {found:,} words of the vocabulary{some}")
     return model
 
 
 @torch.no_grad()
-def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) -> int:
-    """Start word embeddings (V, W) from a file of "word number … number" lines; returns how many words it had.
+def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) -> list[str]:
+    """Start word embeddings (V, W) from a file of "word number … number" lines (GloVe).
 
-    Words that the file lacks keep what they have.
+    Returns the words that the file lacks, in the vocabulary's order; they keep what they have, as the marks do.
 
     Raises:
         MatcherError: not readable, vectors of another length, or no word of the vocabulary.
     """
     ids = {word: index for index, word in enumerate(vocabulary.words)}
-    found = 0
+    found: set[str] = set()
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -64,7 +74,7 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
                     )
                 if word in ids:
                     weight[ids[word]] = torch.tensor([float(value) for value in values])
-                    found += 1
+                    found.add(word)
     except (OSError, UnicodeDecodeError) as error:
         raise MatcherError(f"{path}: word vectors not readable ({error})") from error
     except ValueError as error:
@@ -73,4 +83,4 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
         raise MatcherError(f"{path}: line {number} is damaged ({error}); expected a word and its numbers") from error
     if not found:
         raise MatcherError(f"{path}: no word of the vocabulary in it; expected lines of a word and its numbers")
-    return found
+    return [word for word in vocabulary.words[len(SPECIAL) :] if word not in found]

@@ -79,15 +79,26 @@ class FitConfig:
     text_encoder_factor: float = setting(
         0.1, "A pretrained text encoder learns at this share of the rate.", min=0, max=100
     )
+    learning_rate_warmup: int = setting(0, "Steps in which the learning rate rises from zero.", min=0)
+    schedule: str = setting(
+        "step", "step (decay_epochs), as published, or cosine to zero at the end.", choices=("step", "cosine")
+    )
     decay_epochs: tuple[int, ...] = setting(
         (15,), "The learning rate is multiplied by `decay_factor` after each of these.", min=0
     )
     decay_factor: float = setting(0.1, "See `decay_epochs`.", above=0, max=1)
     grad_clip: float = setting(2.0, "Largest gradient norm; 0: no clipping.", min=0)
+    ema: float = setting(
+        0.0, "Validate and keep an average of the weights that decays so; 0: the last ones; e.g. 0.999.", min=0, below=1
+    )
+    loss: str = setting(
+        "hinge", "hinge, as published, or infonce (softmax over the batch).", choices=("hinge", "infonce")
+    )
+    infonce_temperature: float = setting(0.05, "Of infonce at the start; learned, at least 0.01.", min=0.01, max=1)
     margin: float = setting(0.2, "Of the hinge.", min=0, max=100)
-    hardest_negatives: bool = setting(True, "Else the sum over all negatives.")
+    hardest_negatives: bool = setting(True, "Of the hinge; else the sum over all negatives.")
     warmup_epochs: int = setting(
-        1, "Epochs on all negatives first: hardest negatives alone can stay on a plateau for long.", min=0
+        1, "Of the hinge: epochs on all negatives first, as hardest ones alone can stay on a plateau for long.", min=0
     )
     validate_every: int = setting(500, "Steps; a validation also ends every epoch.", min=1)
     early_stopping: int = setting(0, "Stop after so many validations without improvement; 0: never.", min=0)

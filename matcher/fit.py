@@ -1,4 +1,4 @@
-"""Training SCAN: Adam with step decay, hardest negatives, selection on dev rsum, exact resume.
+"""Training: batches, updates, selection on dev rsum, exact resume. What an update is stands in `loss.py` and `optimize.py`.
 
 A run folder gets `best.safetensors`, `calibration.json` (what a weak match scores), `last/` (everything to resume),
 `metrics.jsonl` and TensorBoard events.
@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +28,12 @@ from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
-from matcher.loss import triplet_loss
+from matcher.loss import Temperature, infonce_loss, triplet_loss
 from matcher.matcher import Matcher
 from matcher.metrics import ranks, recalls
 from matcher.metrics_log import MetricsLog
-from matcher.state import TrainState, load_state, save_state
-from matcher.transformer import TransformerEncoder
+from matcher.optimize import WeightAverage, make_optimizer, rate_factor
+from matcher.state import Part, TrainState, load_state, save_state
 
 BEST = "best.safetensors"
 
@@ -60,6 +61,7 @@ def fit(
     device: torch.device | str = "cpu",
     progress: bool = True,
     before_writing: Callable[[], None] = lambda: None,
+    report: Callable[[str], Any] = lambda _: None,
 ) -> FitResult:
     """Train a model, or continue the run that the folder holds.
 
@@ -72,6 +74,7 @@ def fit(
         device: to train on.
         progress: show a bar.
         before_writing: called when the model is made and on its device, before anything is written to the folder.
+        report: takes a line on how many words have a vector.
 
     Raises:
         KeyboardInterrupt: stopped.
@@ -80,26 +83,11 @@ def fit(
     if len(train.captions) < 2:
         raise MatcherError(f"found {len(train.captions)} training captions; expected at least 2")
     torch.manual_seed(config.seed)
-    model = build_model(model_config, config, [*train.captions, *dev.captions]).to(device)
+    model = build_model(model_config, config, [*train.captions, *dev.captions], report).to(device)
     before_writing()
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, config, train, dev, run_dir, progress)
     return trainer.run()
-
-
-def make_optimizer(model: Matcher, config: FitConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW; the parameters of a pretrained text encoder in a group of their own, with its share of the rate."""
-    text = model.text_encoder
-    pretrained = text.pretrained_parameters() if isinstance(text, TransformerEncoder) else set()
-    groups = [
-        {"params": [p for p in model.parameters() if p not in pretrained], "factor": 1.0},
-        {"params": [p for p in model.parameters() if p in pretrained], "factor": config.text_encoder_factor},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = model.device.type in ("cpu", "cuda")
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
-    return torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
 
 
 class Trainer:
@@ -126,10 +114,19 @@ class Trainer:
             word_dropout=config.word_dropout,
             group=self.group,
         )
-        self.optimizer = make_optimizer(model, config)
+        self.temperature = None
+        if config.loss == "infonce":
+            self.temperature = Temperature(config.infonce_temperature).to(model.device)
+        self.optimizer = make_optimizer(model, config, self.temperature)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=config.precision == "fp16")
-        self.state = load_state(run_dir, model, self.optimizer, self.scaler) or TrainState()
         self.group.same_start(model)
+        self.average = WeightAverage(model, config.ema) if config.ema else None
+        self.parts: dict[str, Part] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
+        if self.temperature is not None:
+            self.parts["temperature"] = self.temperature
+        if self.average is not None:
+            self.parts["average"] = self.average
+        self.state = load_state(run_dir, self.parts, model.vocabulary) or TrainState()
         if not self.group.is_main:
             torch.manual_seed(config.seed + self.group.rank)  # an encoder's dropout, different in every process
         self.log = MetricsLog(run_dir, self.state.step, write=self.group.is_main)
@@ -152,8 +149,7 @@ class Trainer:
 
     def _epoch(self, epoch: int, bar: "tqdm[None]") -> None:
         """One epoch, or what is left of it."""
-        self._set_learning_rate(epoch)
-        hardest = self.config.hardest_negatives and epoch >= self.config.warmup_epochs
+        hardest = self.config.loss == "hinge" and self.config.hardest_negatives and epoch >= self.config.warmup_epochs
         first = self.state.step % len(self.batches)
         if hardest and epoch == self.config.warmup_epochs and not first:
             self.optimizer.state.clear()  # moments of the other loss: they would hold the new one back
@@ -179,8 +175,11 @@ class Trainer:
             waited = time.perf_counter()
 
     def _step(self, batch: Batch, hardest: bool) -> tuple[Tensor, Tensor]:
-        """One update; returns loss and gradient norm without waiting for the device."""
+        """One update; returns loss per caption and gradient norm without waiting for the device."""
         self.model.train()
+        factor = rate_factor(self.config, self.state.step, len(self.batches))
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.config.learning_rate * settings["factor"] * factor
         shared = len(batch.caption_counts) == self.group.size
         group = self.group if shared else ProcessGroup()
         with self._autocast():
@@ -190,17 +189,29 @@ class Trainer:
             words = group.gather(words, batch.caption_counts)
             own_rows = self.model.similarity(regions, words, batch.lengths)
             similarity = group.complete(own_rows, batch.image_counts)
-        loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
+        if self.temperature is None:
+            loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
+            per_caption = loss.detach() / len(batch.lengths)
+        else:
+            loss = infonce_loss(similarity.float(), batch.image_of_caption, scale=self.temperature.scale())
+            per_caption = loss.detach()
         self.optimizer.zero_grad(set_to_none=True)
         # A batch that every process computed in full counts once, not once per process.
         self.scaler.scale(loss if shared else loss / self.group.size).backward()
         self.group.sum_gradients(self.model)
+        if self.temperature is not None and not shared:  # its gradient is not summed: every process has all of it
+            for parameter in self.temperature.parameters():
+                parameter.grad = None if parameter.grad is None else parameter.grad * self.group.size
         self.scaler.unscale_(self.optimizer)
         largest = self.config.grad_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), norm
+        if self.temperature is not None:
+            self.temperature.clamp()
+        if self.average is not None:
+            self.average.update(self.model, self.state.step + 1)
+        return per_caption, norm
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -209,11 +220,6 @@ class Trainer:
         with torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None):
             yield
 
-    def _set_learning_rate(self, epoch: int) -> None:
-        decays = sum(epoch >= decay for decay in self.config.decay_epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * group["factor"] * self.config.decay_factor**decays
-
     def _log_step(self, epoch: int, batch: Batch, loss: Tensor, norm: Tensor, waited: float, bar: "tqdm[None]") -> None:
         value = float(loss)  # waits for the device: once in `log_every` steps
         if not torch.isfinite(loss):
@@ -221,37 +227,40 @@ class Trainer:
                 f"{self.run_dir}: loss is {value} at step {self.state.step}; lower training.learning_rate, or use "
                 "training.precision=float32"
             )
+        learned = {"temperature": 1 / float(self.temperature.scale().detach())} if self.temperature else {}
         self.log.write(
             self.state.step,
             "train",
-            loss=value / len(batch.lengths),  # per caption
+            loss=value,  # per caption
             grad_norm=float(norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             epoch=epoch,
             captions=len(batch.lengths),
             data_wait=round(waited, 4),  # share of the step spent waiting for its batch
+            **learned,
         )
         best = f"{self.state.best_rsum:.1f}" if self.state.best_step else "no validation yet"
-        bar.set_postfix(epoch=epoch, loss=f"{value / len(batch.lengths):.3f}", best=best, refresh=False)
+        bar.set_postfix(epoch=epoch, loss=f"{value:.3f}", best=best, refresh=False)
 
     def _validate(self, epoch: int, bar: "tqdm[None]") -> None:
         """Recalls on dev; keeps the model if it is the best so far, and everything to continue from here."""
         bar.set_postfix(epoch=epoch, state="validating")
         self.model.eval()
-        share = self.group.slice_of(self.dev.num_images)
-        rows = collection_similarity(
-            self.model, self.dev.source, self.dev.rows[share], self.dev.captions, progress=self.show
-        )
-        similarity = self.group.gather_arrays(rows)
-        metrics = recalls(ranks(similarity, self.dev.image_of_caption))
-        if metrics.rsum > self.state.best_rsum:
-            self.state.best_rsum, self.state.best_step = metrics.rsum, self.state.step
-            self.state.stale = 0
-            if self.group.is_main:
+        with self.average.used_by(self.model) if self.average else nullcontext():
+            share = self.group.slice_of(self.dev.num_images)
+            rows = collection_similarity(
+                self.model, self.dev.source, self.dev.rows[share], self.dev.captions, progress=self.show
+            )
+            similarity = self.group.gather_arrays(rows)
+            metrics = recalls(ranks(similarity, self.dev.image_of_caption))
+            better = metrics.rsum > self.state.best_rsum
+            if better and self.group.is_main:
                 save_model(self.run_dir / BEST, self.model)
                 calibration = calibrate(similarity, self.dev.image_of_caption)
                 state = calibration.state() if calibration else {}
                 write_atomically(self.run_dir / CALIBRATION, json.dumps(state, indent=1).encode())
+        if better:
+            self.state.best_rsum, self.state.best_step, self.state.stale = metrics.rsum, self.state.step, 0
         else:
             self.state.stale += 1
         self.log.write(self.state.step, "dev", epoch=epoch, **metrics.flat())
@@ -261,7 +270,7 @@ class Trainer:
     def _save(self) -> None:
         """Write everything to continue from this step."""
         if self.group.is_main:
-            save_state(self.run_dir, self.model, self.optimizer, self.scaler, self.state)
+            save_state(self.run_dir, self.parts, self.model.vocabulary, self.state)
         self.saved = time.monotonic()
 
     @contextmanager

@@ -2,16 +2,25 @@
 
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from matcher.checkpoint import digest, write_atomically
 from matcher.errors import MatcherError
-from matcher.matcher import Matcher
+from matcher.vocabulary import Tokens
 
 STATE = Path("last") / "state.pt"
+
+
+class Part(Protocol):
+    """Something that training changes: a module, an optimizer, a scaler of gradients, an average of weights."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 @dataclass
@@ -24,18 +33,19 @@ class TrainState:
     stale: int = 0  # validations since the best
 
 
-def save_state(
-    run_dir: Path, model: Matcher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: TrainState
-) -> None:
-    """Write `last/state.pt` atomically."""
+def save_state(run_dir: Path, parts: Mapping[str, Part], vocabulary: Tokens, state: TrainState) -> None:
+    """Write `last/state.pt` atomically.
+
+    Args:
+        parts: everything that training changes, by name: the model, the optimizer, …
+        vocabulary: of the model; a run goes on with no other.
+    """
     content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "progress": asdict(state),
-        "vocabulary": model.vocabulary.state(),
+        "vocabulary": vocabulary.state(),
     }
     content["sha256"] = digest(content)
     buffer = io.BytesIO()
@@ -44,10 +54,8 @@ def save_state(
     write_atomically(run_dir / STATE, buffer.getvalue())
 
 
-def load_state(
-    run_dir: Path, model: Matcher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> TrainState | None:
-    """Restore model, optimizer and random numbers from `last/state.pt`; None where there is none.
+def load_state(run_dir: Path, parts: Mapping[str, Part], vocabulary: Tokens) -> TrainState | None:
+    """Restore the parts and the random numbers from `last/state.pt`; None where there is none.
 
     Raises:
         MatcherError: damaged, or the state of another model or other captions.
@@ -59,11 +67,10 @@ def load_state(
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.pop("sha256") != digest(content):
             raise ValueError("its bytes are not those that were written")
-        if content["vocabulary"] != model.vocabulary.state():
+        if content["vocabulary"] != vocabulary.state():
             raise MatcherError(f"{path}: its captions gave another vocabulary; choose another run folder")
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        scaler.load_state_dict(content["scaler"])
+        for name, part in parts.items():
+            part.load_state_dict(content[name])
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and len(content["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(content["random_cuda"])

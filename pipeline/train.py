@@ -57,16 +57,21 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
             group.wait()
 
         device = pick_device(config.device)
-        result = fit(model, config.training, train.images, dev.images, folder, device=device, before_writing=claim)
+        result = fit(
+            model, config.training, train.images, dev.images, folder, device=device, before_writing=claim, report=report
+        )
     return TrainResult(folder, result, group.is_main)
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
-    """What must not change between a run and its continuation: not the device, nor the number of epochs."""
+    """What must not change between a run and its continuation: not the device, nor how long it trains."""
     fields = to_dict(config)
     for key in ("run", "preset", "device", "features", "captions", "expected"):
         del fields[key]
-    for key in ("epochs", "early_stopping", "log_every", "checkpoint_minutes"):
+    changeable = ["early_stopping", "log_every", "checkpoint_minutes"]
+    if config.training.schedule != "cosine":  # whose learning rates depend on the last epoch from the first step on
+        changeable.append("epochs")
+    for key in changeable:
         del fields["training"][key]
     return fields
 

@@ -14,7 +14,8 @@ from matcher.build import build_model, read_word_vectors
 from matcher.checkpoint import load_model, save_model
 from matcher.config import FitConfig, ModelConfig
 from matcher.errors import MatcherError
-from matcher.fit import BEST, fit, make_optimizer
+from matcher.fit import BEST, fit
+from matcher.optimize import make_optimizer
 from matcher.transformer import TransformerEncoder, encoder_folder
 from matcher.vocabulary import SPECIAL, Vocabulary
 from tests.toy import DIMENSIONS, THINGS, toy_world
@@ -187,7 +188,9 @@ def test_word_vectors_fill_the_embeddings(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = build_model(MODEL, RECIPE, CAPTIONS)
     torch.manual_seed(0)
-    filled = build_model(MODEL, recipe, CAPTIONS)
+    said: list[str] = []
+    filled = build_model(MODEL, recipe, CAPTIONS, said.append)
+    assert said == [f"word vectors: {path} has 2 words of the vocabulary; 8 start at random, such as a, and, ball"]
     for word in ("dog", "cat", "boat"):
         row = filled.vocabulary.encode(word)[1]
         found = filled.text_encoder.embed.weight[row].tolist()

@@ -165,7 +165,14 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optimizer": "adamw"}, {"region_dropout": 0.2, "word_dropout": 0.2}, {"warmup_epochs": 0}],
+    [
+        {"optimizer": "adamw"},
+        {"region_dropout": 0.2, "word_dropout": 0.2},
+        {"warmup_epochs": 0},
+        {"loss": "infonce"},
+        {"schedule": "cosine", "learning_rate_warmup": 10},
+        {"ema": 0.9},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_options_change_training_and_still_learn(tmp_path: Path, changes: dict) -> None:
@@ -177,15 +184,43 @@ def test_options_change_training_and_still_learn(tmp_path: Path, changes: dict) 
     assert plain.steps == changed.steps
 
 
-def test_dropout_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = dataclasses.replace(RECIPE, region_dropout=0.4, word_dropout=0.3)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"region_dropout": 0.4, "word_dropout": 0.3},
+        {"loss": "infonce", "optimizer": "adamw", "schedule": "cosine", "learning_rate_warmup": 6, "ema": 0.9},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_options_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict) -> None:
+    recipe = dataclasses.replace(RECIPE, **changes)
     train(tmp_path / "whole", recipe)
     with monkeypatch.context() as patch:
         kill_at(9, patch)
         with pytest.raises(Killed):
             train(tmp_path / "killed", recipe)
+    torch.manual_seed(99)
     train(tmp_path / "killed", recipe)
+    assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_the_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
+    result = train(tmp_path, dataclasses.replace(RECIPE, ema=0.9))
+    dev, best = toy_world(12, seed=5), load_model(tmp_path / BEST)
+    found = recalls(ranks(collection_similarity(best, dev.source, dev.rows, dev.captions), dev.image_of_caption))
+    assert found.rsum == pytest.approx(result.best_rsum)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    if result.best_step == result.steps:
+        torch.testing.assert_close(best.state_dict(), state["average"], atol=0, rtol=0)
+    assert not torch.equal(state["average"]["image_encoder.fc.weight"], state["model"]["image_encoder.fc.weight"])
+
+
+def test_the_learned_temperature_is_logged(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(RECIPE, loss="infonce", log_every=1))
+    found = [row["temperature"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert found[0] == pytest.approx(0.05, rel=0.01)
+    assert len(set(found)) == len(found)
 
 
 def test_low_precision_trains(tmp_path: Path) -> None:
@@ -232,6 +267,10 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         ({"margin": -5.0}, "at least 0"),
         ({"seed": -1}, "at least 0"),
         ({"decay_epochs": (3, -1)}, "at least 0"),
+        ({"loss": "softmax"}, "one of hinge, infonce"),
+        ({"schedule": "linear"}, "one of step, cosine"),
+        ({"ema": 1.0}, "less than 1"),
+        ({"infonce_temperature": 0.001}, "at least 0.01"),
     ],
 )
 def test_recipes_are_checked(changes: dict, expected: str) -> None:

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from matcher.errors import MatcherError
-from matcher.loss import triplet_loss
+from matcher.loss import Temperature, infonce_loss, triplet_loss
 
 SIMILARITY = torch.tensor([[0.9, 0.8, 0.1], [0.3, 0.5, 0.6], [0.2, 0.4, 0.7]])
 ONE_EACH = torch.arange(3)
@@ -35,3 +37,44 @@ def test_plateau_of_equal_scores() -> None:
 def test_owners_of_another_count_are_refused() -> None:
     with pytest.raises(MatcherError, match=r"expected \(3,\)"):
         triplet_loss(SIMILARITY, torch.arange(2))
+    with pytest.raises(MatcherError, match=r"expected \(3,\)"):
+        infonce_loss(SIMILARITY, torch.arange(2), scale=10.0)
+
+
+def plain_infonce(similarity: list[list[float]], owner: list[int], scale: float) -> float:
+    """As its papers write it, one softmax after another."""
+    total = 0.0
+    for caption, image in enumerate(owner):
+        positive = math.exp(scale * similarity[image][caption])
+        images = sum(math.exp(scale * row[caption]) for row in similarity)
+        captions = sum(
+            math.exp(scale * similarity[image][other])
+            for other in range(len(owner))
+            if other == caption or owner[other] != image
+        )
+        total -= (math.log(positive / images) + math.log(positive / captions)) / 2
+    return total / len(owner)
+
+
+def test_infonce_is_that_of_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    similarity = torch.rand(4, 6, dtype=torch.float64)  # the last image has no caption
+    owner = [0, 0, 1, 2, 2, 2]
+    for scale in (1.0, 20.0, 100.0):
+        found = infonce_loss(similarity, torch.tensor(owner), scale=scale)
+        assert found.item() == pytest.approx(plain_infonce(similarity.tolist(), owner, scale))
+    scores, scale_ = similarity.requires_grad_(), torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s, t: infonce_loss(s, torch.tensor(owner), scale=t), (scores, scale_))
+
+
+def test_infonce_of_scores_that_say_nothing() -> None:
+    assert infonce_loss(torch.zeros(128, 128), torch.arange(128), scale=20.0).item() == pytest.approx(math.log(128))
+
+
+def test_the_temperature_is_learned_within_bounds() -> None:
+    temperature = Temperature(0.05)
+    assert temperature.scale().item() == pytest.approx(20)
+    for start, bound in ((9.0, 100.0), (-9.0, 1.0)):
+        torch.nn.init.constant_(temperature.log_scale, start)
+        temperature.clamp()
+        assert temperature.scale().item() == pytest.approx(bound)
