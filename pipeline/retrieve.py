@@ -53,7 +53,6 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         config.features,
         weights=config.weights,
         device=config.device,
-        memory_budget=0,  # all queries are asked at once: nothing to keep
         report=report,
     )
     stores = ", ".join(str(store.path) for store in search.collection.stores)

@@ -8,9 +8,11 @@
 Letters: N images, M captions, K regions, L words, Q queries, E joint space.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,11 +22,12 @@ from torch import Tensor
 from detector.regions import Regions
 from matcher.attention import Attention
 from matcher.collection import EncodedCaptions, EncodedImages
-from matcher.similarity import PaddedWords, WordEmbeddings
+from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
 from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, image_parts, region_name
+from pipeline.gallery.embeddings import INDEX, store_embeddings
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import find_stores
 from pipeline.inputs.image_index import ImageIndex
@@ -34,10 +37,11 @@ from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import StoreCollection, open_store, open_stores
 
 BEST_REGIONS = 3  # boxes shown per photo
-EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps; more are read and encoded for each query
+EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in memory; more are read for each query
 ENCODE_BLOCK = 256  # photos
 SHIPPED_RUN = "starter"
 MANY = 5000  # photos; fewer need no bar
+EXACT_BELOW = 20_000  # photos: so few are compared exactly, all of them
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,14 @@ class Calibration(Protocol):
 
 
 class Search:
-    """A run and the photos to search, for any number of queries and threads. Embeddings of regions are made once."""
+    """A run and the photos to search, for any number of queries and threads. Embeddings of regions are made once, and stored."""
 
     def __init__(
         self,
         run: TrainedRun,
         collection: StoreCollection,
         *,
+        index: Path | None = None,
         calibration: Calibration | None = None,
         weights: str = "",
         device: str = "auto",
@@ -125,18 +130,16 @@ class Search:
     ):
         """
         run, collection: the model, and stores that it can read.
+        index: folder to store embeddings of regions in, brought up to date at the first query; None: they are not stored.
         calibration: of the run's scores; None: no match is called weak.
         weights, device: of the detector, for photos that are in no store.
-        memory_budget: bytes of embeddings to keep; beyond it every query reads and encodes the photos again.
+        memory_budget: bytes of embeddings to keep in memory; beyond it every query reads them again.
         report: takes a line that the user should see.
         """
-        self.run, self.collection, self.calibration = run, collection, calibration
+        self.run, self.collection, self.index, self.calibration = run, collection, index, calibration
         self.weights, self.device, self.report = weights, device, report
-        size = (
-            len(collection) * (1 if run.model.one_vector else collection.num_regions) * run.model.config.embed_dim * 4
-        )
-        self._keeps, self._lock = size <= memory_budget, threading.Lock()
-        self._kept: Tensor | None = None
+        self._memory_budget, self._lock = memory_budget, threading.Lock()
+        self._embeddings: RegionEmbeddings | None = None
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
         """The best photos for a sentence."""
@@ -223,24 +226,34 @@ class Search:
         return find_or_extract(self.run, self.collection, image, self.weights, self.device, self.report)
 
     @property
-    def embeddings(self) -> Tensor | None:
-        """(N, K, E) of every photo's regions, made at the first call; None where they exceed the budget."""
+    def embeddings(self) -> RegionEmbeddings:
+        """(N, K, E) of every photo's regions: in memory, or read as they are asked for where they exceed the budget."""
         with self._lock:
-            if self._keeps and self._kept is None:
-                count = len(self.collection)
-                encoded = EncodedImages(self.run.model, self.collection, np.arange(count))
-                blocks = [encoded[start : start + ENCODE_BLOCK] for start in range(0, count, ENCODE_BLOCK)]
-                self._kept = torch.cat(blocks)
-            return self._kept
+            if self._embeddings is None:
+                source, count = self._stored(), len(self.collection)
+                keeps = 4 * math.prod(source.shape) <= self._memory_budget
+                starts = range(0, count, ENCODE_BLOCK) if keeps else ()
+                blocks = [source[start : start + ENCODE_BLOCK] for start in starts]
+                self._embeddings = torch.cat(blocks) if blocks else source
+            return self._embeddings
+
+    def _stored(self) -> RegionEmbeddings:
+        """The embeddings in the index; where nothing can be stored, they are encoded whenever they are asked for."""
+        if self.index is not None:
+            try:
+                verify = len(self.collection) <= EXACT_BELOW
+                return store_embeddings(self.run, self.collection, self.index, verify=verify, report=self.report)
+            except PipelineError as error:
+                self.report(f"note: embeddings of the photos are not stored: {error}")
+        return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))
 
     def _similarity(self, words: WordEmbeddings, *, between_photos: bool = False) -> np.ndarray:
         """(N, M) of every photo to some words, or to the regions of other photos."""
-        model, kept, count = self.run.model, self.embeddings, len(self.collection)
-        if kept is not None:
-            return model.similarities(kept, words, between_photos=between_photos)
-        regions = EncodedImages(model, self.collection, np.arange(count))
-        options = {"bytes_per_region": regions.bytes_per_region, "progress": count > MANY}
-        return model.similarities(regions, words, between_photos=between_photos, **options)
+        regions, options = self.embeddings, {}
+        if not isinstance(regions, Tensor):
+            options["progress"] = len(self.collection) > MANY
+            options["bytes_per_region"] = getattr(regions, "bytes_per_region", 0)
+        return self.run.model.similarities(regions, words, between_photos=between_photos, **options)
 
     def _searched(self, rows: np.ndarray | None) -> int:
         return len(self.collection if rows is None else rows)
@@ -287,6 +300,7 @@ def open_search(
     run: str = "",
     features: Sequence[str] = (),
     *,
+    index: Path | None = INDEX,
     weights: str = "",
     device: str = "auto",
     memory_budget: int = EMBEDDINGS_BUDGET,
@@ -297,7 +311,7 @@ def open_search(
     Args:
         run: run folder; "": the newest under runs/, or the shipped one where none of them fits the stores.
         features: stores; none: every store under features/ that fits the run.
-        weights, device, memory_budget, report: as of `Search`.
+        index, weights, device, memory_budget, report: as of `Search`.
 
     Raises:
         PipelineError: no run, or no store that fits it.
@@ -319,6 +333,7 @@ def open_search(
     return Search(
         trained,
         collection,
+        index=index,
         calibration=calibration,
         weights=weights,
         device=device,
@@ -347,7 +362,7 @@ def known_words(run: TrainedRun, query: str) -> dict[str, str]:
 
 def photos_for(run: TrainedRun, collection: StoreCollection, queries: Sequence[str], top: int) -> list[Answer]:
     """The best photos of a collection for each sentence, read and encoded for this call alone."""
-    return Search(run, collection, memory_budget=0).photos(queries, top)
+    return Search(run, collection).photos(queries, top)
 
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:

@@ -36,7 +36,7 @@ LAYERS = [
     {"app", "evaluate", "explain", "extract", "index", "retrieve", "train", "train_detector", "doctor"},  # verbs
     {"pages"},
     {"search", "explanation", "photo_lookup", "caption_cache"},
-    {"extraction", "annotations", "interchange"},
+    {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},
     {"command_line", "config", "device", "errors", "fields", "files"},

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-import torch
 
-from matcher.collection import EncodedCaptions, EncodedImages
+from matcher.collection import EncodedCaptions
 from matcher.similarity import PaddedWords, RegionEmbeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
-EMBEDDINGS_BUDGET = 4 << 30  # bytes; larger collections are read and encoded again for each query
-ENCODE_BLOCK = 256  # photos
 UPLOAD_LIMIT = 64 << 20  # bytes
 LARGEST_SIDE = 1600  # pixels that a photo is sent with, at most
 LONGEST_QUERY = 500  # characters
@@ -81,14 +78,10 @@ class Search:
     def __init__(self, config: AppConfig, say: Callable[[str], Any] = print):
         self.config = config
         self.device = pick_device(config.device)
-        opened = open_search(config.run, config.features, device=config.device, memory_budget=0, report=say)
+        opened = open_search(config.run, config.features, device=config.device, report=say)
         self.run, self.collection, self.calibration = opened.run, opened.collection, opened.calibration
         self.library = Library(self.collection)
-        count, model = len(self.collection), self.run.model
-        self.embeddings: RegionEmbeddings = EncodedImages(model, self.collection, np.arange(count))  # (N, K, E)
-        if count * self.collection.num_regions * model.config.embed_dim * 4 <= EMBEDDINGS_BUDGET:
-            starts = range(0, count, ENCODE_BLOCK)
-            self.embeddings = torch.cat([self.embeddings[start : start + ENCODE_BLOCK] for start in starts])
+        self.embeddings: RegionEmbeddings = opened.embeddings  # (N, K, E)
         self._extracting = threading.Lock()
         self._scores = lru_cache(maxsize=32)(self._similarity)
 

@@ -40,6 +40,7 @@ class Shard:
         if content.settings_sha256 != settings_sha256(manifest):
             raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
         self.image_ids, self.failures = content.image_ids, content.failures
+        self.sha256 = content.sha256  # of the tensors file, as it was written
         self._paths, self._roots = content.paths, content.roots
 
     def __len__(self) -> int:

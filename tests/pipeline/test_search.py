@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from matcher.collection import EncodedCaptions
 from pipeline import caption_cache, search
@@ -40,13 +41,13 @@ def test_five_lines_of_python(inside: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_embeddings_that_are_kept_give_the_same_answers(opened: Search) -> None:
-    assert opened.embeddings is not None
+    assert isinstance(opened.embeddings, torch.Tensor)
     assert opened.embeddings is opened.embeddings  # made once
     again = Search(opened.run, opened.collection, memory_budget=0)
-    assert again.embeddings is None
+    assert not isinstance(again.embeddings, torch.Tensor)
     for kept, read in zip(opened.photos(["a dog", "a tree"]), again.photos(["a dog", "a tree"]), strict=True):
         assert [hit.image for hit in kept.hits] == [hit.image for hit in read.hits]
-        np.testing.assert_allclose([hit.score for hit in kept.hits], [hit.score for hit in read.hits], atol=1e-6)
+        np.testing.assert_allclose([hit.score for hit in kept.hits], [hit.score for hit in read.hits], atol=1e-3)
 
 
 def test_pages_and_filters_of_results(opened: Search) -> None:
