@@ -249,7 +249,8 @@ class Search:
 
     def _similarity(self, words: WordEmbeddings, *, between_photos: bool = False) -> np.ndarray:
         """(N, M) of every photo to some words, or to the regions of other photos."""
-        regions, options = self.embeddings, {}
+        regions = self.embeddings
+        options: dict[str, Any] = {}
         if not isinstance(regions, Tensor):
             options["progress"] = len(self.collection) > MANY
             options["bytes_per_region"] = getattr(regions, "bytes_per_region", 0)
