@@ -9,7 +9,7 @@ Letters: N images, K regions, D feature dimensions.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from detector.config import DetectorConfig
 from detector.regions import Regions
+from detector.vocabulary import default_names
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
 from pipeline.inputs.sources import SUFFIXES
@@ -30,8 +32,7 @@ CLASS_COLUMNS = (
     ("attrs_id", "attribute_ids", np.int64),
     ("attrs_conf", "attribute_scores", np.float32),
 )
-
-
+SIZE = ("image_h", "image_w")  # the field's names
 MAX_EXPANSION = 100  # times the size of a file
 SMALL = 1 << 26  # bytes that are read from any file
 
@@ -93,10 +94,8 @@ class Source:
 def make_row(
     where: str,
     image_id: str,
-    features: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
     *,
-    boxes: np.ndarray | None = None,
-    classes: Mapping[str, np.ndarray] | None = None,
     size: tuple[int, int] = (0, 0),
     path: str | None = None,
 ) -> Row:
@@ -105,9 +104,7 @@ def make_row(
     Args:
         where: file and place, for the error.
         image_id: as found.
-        features: (K, D).
-        boxes: (K, 4); None where they are not known.
-        classes: our names of the class arrays -> (K,); None where they are not known.
+        arrays: by our names: features (K, D); boxes (K, 4) and the class arrays (K,) where they are known.
         size: (height, width); (0, 0) where it is not known.
         path: of the photo.
 
@@ -116,47 +113,48 @@ def make_row(
     """
     if not is_valid_id(image_id):
         raise PipelineError(f"{where}: an image id that is not valid text")
+    features = arrays["features"]
     if features.ndim != 2 or not features.size:
         raise PipelineError(f"{where}: features of shape {features.shape}; expected (regions, numbers)")
-    count = len(features)
-    has_boxes, has_classes = boxes is not None, classes is not None
-    boxes = np.zeros((count, 4), np.float32) if boxes is None else boxes
-    found = {name: np.zeros(count, np.float32) for _, name, _ in CLASS_COLUMNS} if classes is None else classes
-    arrays = {"features": features, "boxes": boxes, **found}
+    shapes = {"features": features.shape, "boxes": (len(features), 4)}
     for name, array in arrays.items():
-        shape = {"features": features.shape, "boxes": (count, 4)}.get(name, (count,))
-        if array.shape != shape:
-            raise PipelineError(f"{where}: {name} of shape {array.shape}; expected {shape}")
-        if array.dtype.kind not in "fiu":
-            raise PipelineError(f"{where}: {name} of type {array.dtype}; expected numbers")
+        shape = shapes.get(name, (len(features),))
+        if array.shape != shape or array.dtype.kind not in "fiu":
+            raise PipelineError(f"{where}: {name} of shape {array.shape} {array.dtype}; expected {shape} numbers")
         with np.errstate(over="ignore"):  # a store holds float32 at most
             if not np.isfinite(array.astype(np.float32)).all():
                 raise PipelineError(f"{where}: {name} that are not finite numbers of float32")
+    has_classes = any(name in arrays for _, name, _ in CLASS_COLUMNS)
     if has_classes:
-        _check_classes(where, found)
+        _check_classes(where, arrays)
     if not all(0 <= side < 2**31 for side in size):
         raise PipelineError(f"{where}: a photo of {size[1]} x {size[0]} pixels; expected its width and height")
-    kept = {name: array.astype(np.int32 if name.endswith("_ids") else np.float32) for name, array in found.items()}
-    regions = Regions(boxes=boxes.astype(np.float32), features=features, image_size=size, **kept)
-    return Row(image_id, regions, path, has_boxes, has_classes)
+    regions = Regions(
+        features=features,
+        boxes=arrays.get("boxes", np.zeros(shapes["boxes"])).astype(np.float32),
+        image_size=size,
+        **{
+            name: arrays.get(name, np.zeros(len(features))).astype(np.int32 if name.endswith("_ids") else np.float32)
+            for _, name, _ in CLASS_COLUMNS
+        },
+    )
+    return Row(image_id, regions, path, "boxes" in arrays, has_classes)
 
 
 def visual_genome_names() -> tuple[list[str], list[str]]:
     """The names that published files index without saying so: 1600 objects, 400 attributes."""
-    from detector.config import DetectorConfig
-    from detector.vocabulary import default_names
-
     return default_names(DetectorConfig())
 
 
-def _check_classes(where: str, found: Mapping[str, np.ndarray]) -> None:
-    from detector.config import DetectorConfig
-
+def _check_classes(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    if missing := [theirs for theirs, ours, _ in CLASS_COLUMNS if ours not in arrays]:
+        raise PipelineError(f"{where}: no {', '.join(missing)}; expected all of objects and attributes, or none")
     config = DetectorConfig()
     for name, limit in {"object_ids": config.num_objects, "attribute_ids": config.num_attributes}.items():
-        if not (found[name].min() >= 0 and found[name].max() < limit and (found[name] % 1 == 0).all()):
+        ids = arrays[name]
+        if not (ids.min() >= 0 and ids.max() < limit and (ids % 1 == 0).all()):
             raise PipelineError(
-                f"{where}: {name} from {found[name].min()} to {found[name].max()}; expected Visual Genome's, 0 to {limit - 1}"
+                f"{where}: {name} {ids.min()} to {ids.max()}; expected Visual Genome's, 0 to {limit - 1}"
             )
 
 
@@ -242,40 +240,44 @@ def id_from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def class_arrays(regions: Regions) -> dict[str, np.ndarray]:
-    """The field's names -> (K,) in the types of the published files."""
-    return {theirs: getattr(regions, ours).astype(dtype) for theirs, ours, dtype in CLASS_COLUMNS}
+def published_arrays(store: Store, regions: Regions, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """What a store holds of one image, in the types of the published files.
+
+    Args:
+        store: that the regions are of.
+        regions: of the image.
+        names: of "features" and "boxes" in the format; the other arrays are called alike everywhere.
+    """
+    arrays = {names["features"]: regions.features.astype(np.float32)}
+    if store.has_boxes:
+        arrays[names["boxes"]] = regions.boxes.astype(np.float32)
+    arrays |= {name: np.array(side, np.int64) for name, side in zip(SIZE, regions.image_size, strict=True)}
+    if store.object_names:
+        arrays |= {theirs: getattr(regions, ours).astype(dtype) for theirs, ours, dtype in CLASS_COLUMNS}
+    return arrays
 
 
-def not_held(store: Store, *, boxes: bool, classes: bool, dtype: bool) -> list[str]:
+def not_held(store: Store, held: Collection[str]) -> list[str]:
     """What of a store a format does not hold, in words. Every format forgets how the features were made.
 
     Args:
         store: what is exported.
-        boxes, classes, dtype: whether the format holds boxes and photo sizes, classes, and the type of the features.
+        held: by the format, of "boxes" (with photo sizes), "classes" and "dtype" (of the features).
     """
     notes = []
-    if store.has_boxes and not boxes:
+    if store.has_boxes and "boxes" not in held:
         notes.append("boxes and photo sizes")
-    if store.object_names and not classes:
+    if store.object_names and "classes" not in held:
         notes.append("objects and attributes")
-    if store.object_names and classes and (store.object_names, store.attribute_names) != visual_genome_names():
+    elif store.object_names and (store.object_names, store.attribute_names) != visual_genome_names():
         notes.append("the names of objects and attributes (Visual Genome's are assumed)")
     notes.append("how the features were made (weights, settings), failures, and where the photos are")
     lines = [f"not held by this format: {'; '.join(notes)}"]
-    if store.dtype == np.float16 and not dtype:
+    if store.dtype == np.float16 and "dtype" not in held:
         lines.append(
-            "features are widened from float16 to float32: import them with --dtype float16 to get the same again"
+            "features are widened from float16 to float32; --dtype float16 at import makes them the same again"
         )
     return lines
-
-
-def needs_boxes(store: Store, target: Path) -> None:
-    """Raises PipelineError for a store without boxes."""
-    if not store.has_boxes:
-        raise PipelineError(
-            f"{store.path}: has no boxes, which {target} needs; choose --format original, npz or hdf5, or import it again with --boxes"
-        )
 
 
 def read_lines(path: Path) -> list[str]:

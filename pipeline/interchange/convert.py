@@ -1,7 +1,7 @@
 """Any known format -> a store, and a store -> any of them. Image by image: nothing is held in memory as a whole."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
+    not_held,
     visual_genome_names,
 )
 from pipeline.store.format import FEATURES, MANIFEST
@@ -35,15 +36,16 @@ class Format:
 
     read: Callable[[Path, ImportFeaturesConfig], Source]
     write: Callable[[Store, Path, ExportFeaturesConfig], list[str]]
-    is_folder: bool  # what is written is a folder, or goes into one
+    holds: Collection[str]  # of "boxes", "classes" and "dtype" (of the features)
+    is_folder: bool = False  # what is written is a folder, or goes into one
 
 
 FORMATS = {
-    "original": Format(original.read, original.write, True),
-    "tsv": Format(tsv.read, tsv.write_caffe, False),
-    "tsv10": Format(tsv.read, tsv.write_lxmert, False),
-    "npz": Format(npz.read, npz.write, True),
-    "hdf5": Format(hdf5.read, hdf5.write, False),
+    "original": Format(original.read, original.write, {"dtype"}, is_folder=True),
+    "tsv": Format(tsv.read, tsv.write, {"boxes"}),
+    "tsv10": Format(tsv.read, tsv.write, {"boxes", "classes"}),
+    "npz": Format(npz.read, npz.write, {"boxes", "classes"}, is_folder=True),
+    "hdf5": Format(hdf5.read, hdf5.write, {"boxes", "classes"}),
 }
 
 
@@ -99,7 +101,7 @@ def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], Non
     for folder in {target, target.parent}:
         if folder.is_dir():
             remove_abandoned(folder)
-    for note in format.write(store, target, config):
+    for note in (*format.write(store, target, config), *not_held(store, format.holds)):
         report(note)
 
 

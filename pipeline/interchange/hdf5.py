@@ -31,26 +31,27 @@ from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
+    SIZE,
     ExportFeaturesConfig,
     ImportFeaturesConfig,
     Row,
     Source,
     check_expansion,
     check_ids,
-    class_arrays,
     id_from_bytes,
     id_to_bytes,
     make_row,
     name_of_photo,
-    not_held,
+    published_arrays,
     read_lines,
     rows_of,
 )
 from pipeline.store.reader import Store
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-DATASETS = ("image_features", "image_bb", "pos_boxes", "image_ids", "image_h", "image_w",
-            *(theirs for theirs, _, _ in CLASS_COLUMNS))  # fmt: skip
+NAMES = {"features": "image_features", "boxes": "image_bb"}
+OURS = {"image_features": "features", "image_bb": "boxes", **{theirs: ours for theirs, ours, _ in CLASS_COLUMNS}}
+DATASETS = (*OURS, "pos_boxes", "image_ids", *SIZE)
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
 IDS_WANTED = (
     "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
@@ -89,7 +90,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     except (OSError, RuntimeError) as error:  # h5py's own carry no file name
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise PipelineError(f"{target}: cannot be written ({reason})") from error
-    return not_held(store, boxes=True, classes=True, dtype=False)
+    return []
 
 
 def _fill(temporary: BufferedWriter, store: Store, config: ExportFeaturesConfig) -> None:
@@ -243,41 +244,30 @@ def _ids_from(path: Path, count: int) -> list[str]:
 
 def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeaturesConfig) -> Iterator[Row]:
     with _open(source) as file:
-        found = {ours: theirs for theirs, ours, _ in CLASS_COLUMNS if theirs in file}
-        if found and len(found) != len(CLASS_COLUMNS):
-            raise PipelineError(f"{source}: holds {', '.join(file)}; expected all of objects and attributes, or none")
-        arrays = {"features": "image_features", **({"boxes": "image_bb"} if "image_bb" in file else {}), **found}
+        found = [name for name in OURS if name in file]
         total = file["image_features"].shape[0]
-        for theirs in arrays.values():
-            shape: tuple[int, ...] = file[theirs].shape
-            if shape[:1] != (total,):
-                raise PipelineError(f"{source}: {theirs} of shape {shape}; expected {total} rows")
-        sizes = [file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in ("image_h", "image_w")]
-        if any(size.shape != (len(ids),) or size.dtype.kind not in "iu" for size in sizes):
+        for name in found:
+            if file[name].shape[:1] != (total,):
+                raise PipelineError(f"{source}: {name} of shape {file[name].shape}; expected {total} rows")
+        heights, widths = (file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in SIZE)
+        if any(sides.shape != (len(ids),) or sides.dtype.kind not in "iu" for sides in (heights, widths)):
             raise PipelineError(f"{source}: image_h and image_w; expected {len(ids)} integers each")
         flat = file["image_features"].ndim == 2
         size_of_block = 1 if flat else BLOCK  # the ranges of a flat file need not follow each other
         for start in range(0, len(ids), size_of_block):
             block = ranges[start : start + size_of_block]
             first, last = int(block.min()), int(block.max())
-            values = {ours: file[theirs][first:last] for ours, theirs in arrays.items()}
+            values = {OURS[name]: file[name][first:last] for name in found}
             for index, (begin, end) in enumerate((block - first).tolist(), start=start):
                 one = {name: value[begin:end] if flat else value[begin] for name, value in values.items()}
                 image_id, path = name_of_photo(ids[index], config.images)
-                where = f"{source}: row {index} ({image_id!r})"
-                features, boxes = one.pop("features"), one.pop("boxes", None)
-                size = (int(sizes[0][index]), int(sizes[1][index]))
-                yield make_row(where, image_id, features, boxes=boxes, classes=one or None, size=size, path=path)
+                size = (int(heights[index]), int(widths[index]))
+                yield make_row(f"{source}: row {index} ({image_id!r})", image_id, one, size=size, path=path)
 
 
 def _arrays(store: Store, regions: Regions) -> dict[str, np.ndarray]:
     """What is written of one image, by dataset."""
-    height, width = regions.image_size
-    boxes = {"image_bb": regions.boxes, "spatial_features": spatial_features(regions.boxes, regions.image_size)}
-    return {
-        "image_features": regions.features.astype(np.float32),
-        **(boxes if store.has_boxes else {}),
-        "image_h": np.array(height, np.int64),
-        "image_w": np.array(width, np.int64),
-        **(class_arrays(regions) if store.object_names else {}),
-    }
+    arrays = published_arrays(store, regions, NAMES)
+    if store.has_boxes:
+        arrays["spatial_features"] = spatial_features(regions.boxes, regions.image_size)
+    return arrays

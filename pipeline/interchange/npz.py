@@ -20,21 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, replacing, write_json
 from pipeline.interchange.common import (
     CLASS_COLUMNS,
+    SIZE,
     ExportFeaturesConfig,
     ImportFeaturesConfig,
     Row,
     Source,
     check_expansion,
     check_ids,
-    class_arrays,
     make_row,
     name_of_photo,
-    not_held,
+    published_arrays,
     rows_of,
 )
 from pipeline.store.reader import Store
@@ -43,7 +42,8 @@ SUFFIX = ".npz"
 UNFINISHED = ".unfinished.json"  # in the target until the export is whole
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
               TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
-ARRAYS = {"x", "bbox", "num_bbox", "image_h", "image_w", *(theirs for theirs, _, _ in CLASS_COLUMNS)}
+NAMES = {"features": "x", "boxes": "bbox"}
+ARRAYS = {*NAMES.values(), "num_bbox", *SIZE, *(theirs for theirs, _, _ in CLASS_COLUMNS)}
 
 
 def read(source: Path, config: ImportFeaturesConfig) -> Source:
@@ -82,13 +82,13 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, sync=False) as file:
-            np.savez(file, **_arrays(store, regions))
+            arrays: Any = published_arrays(store, regions, NAMES)
+            np.savez(file, num_bbox=np.int64(len(regions)), **arrays)
     os.sync()  # once, not for each of a hundred thousand files
     (target / UNFINISHED).unlink()
-    notes = not_held(store, boxes=True, classes=True, dtype=False)
-    if store.image_ids != sorted(store.image_ids):
-        notes.append("not held by this format: the order of the images; they are read in the order of their ids")
-    return notes
+    if store.image_ids == sorted(store.image_ids):
+        return []
+    return ["not held by this format: the order of the images; they are read in the order of their ids"]
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -132,12 +132,11 @@ def _row(name: str, path: Path, images: str) -> Row:
     count = _integer(arrays, "num_bbox", path, found)
     if found and count != found:
         raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
-    classes = {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
-    if classes and len(classes) != len(CLASS_COLUMNS):
-        raise PipelineError(f"{path}: holds {', '.join(members)}; expected all of objects and attributes, or none")
-    size = (_integer(arrays, "image_h", path, 0), _integer(arrays, "image_w", path, 0))
+    known = {"features": features, **({} if boxes is None else {"boxes": boxes})}
+    known |= {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
+    height, width = (_integer(arrays, name, path, 0) for name in SIZE)
     image_id, photo = name_of_photo(name, images)
-    return make_row(str(path), image_id, features, boxes=boxes, classes=classes or None, size=size, path=photo)
+    return make_row(str(path), image_id, known, size=(height, width), path=photo)
 
 
 def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int) -> int:
@@ -147,18 +146,6 @@ def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int)
     if array.size != 1 or array.dtype.kind not in "iu":
         raise PipelineError(f"{path}: {name} of shape {array.shape} and type {array.dtype}; expected an integer")
     return int(array.reshape(())[()])
-
-
-def _arrays(store: Store, regions: Regions) -> dict[str, Any]:
-    height, width = regions.image_size
-    return {
-        "x": regions.features.astype(np.float32),
-        **({"bbox": regions.boxes} if store.has_boxes else {}),
-        "num_bbox": np.int64(len(regions)),
-        "image_h": np.int64(height),
-        "image_w": np.int64(width),
-        **(class_arrays(regions) if store.object_names else {}),
-    }
 
 
 def _cannot_hold(image_id: str) -> str | None:

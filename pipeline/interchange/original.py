@@ -28,7 +28,6 @@ from pipeline.interchange.common import (
     load_array,
     make_row,
     name_of_photo,
-    not_held,
     read_lines,
     shards_of,
 )
@@ -53,9 +52,8 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
         raise PipelineError(f"{source}: say which split with --split; there are: {', '.join(found) or 'none'}")
     features = load_array(source / f"{split}_ims.npy", 3)
     captions = _read_captions(source / f"{split}_caps.txt")
-    notes = (
-        [] if captions is not None else [f"no {split}_caps.txt: without captions; name them with --captions to train"]
-    )
+    no_captions = f"no {split}_caps.txt: without captions; name them with --captions to train"
+    notes = [no_captions] if captions is None else []
     count, every = _count(source, len(features), captions)
     names = _image_names(source / f"{split}_ids.txt", count)
     boxes = _open_boxes(Path(config.boxes), count) if config.boxes else None
@@ -92,7 +90,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         np.lib.format.write_array_header_1_0(file, header)
         for shard, row in shards_of(store, chosen.rows):
             file.write(shard.tensors["features"][row].tobytes())
-    return [*chosen.notes, *not_held(store, boxes=False, classes=False, dtype=True)]
+    return chosen.notes
 
 
 @dataclass(frozen=True)
@@ -210,9 +208,10 @@ def _row(
 ) -> Row:
     image_id, path = name_of_photo(name, config.images)
     size = _size_of(Path(str(config.images), path)) if path else (0, 0)
-    found = None if boxes is None else _boxes_of(boxes, index, len(features), size, str(config.boxes))
-    where = f"{file}: row {index} ({image_id!r})"
-    return make_row(where, image_id, np.asarray(features), boxes=found, size=size, path=path)
+    arrays = {"features": np.asarray(features)}
+    if boxes is not None:
+        arrays["boxes"] = _boxes_of(boxes, index, len(features), size, config.boxes)
+    return make_row(f"{file}: row {index} ({image_id!r})", image_id, arrays, size=size, path=path)
 
 
 def _size_of(path: Path) -> tuple[int, int]:

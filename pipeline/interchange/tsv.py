@@ -27,30 +27,17 @@ from pipeline.interchange.common import (
     Row,
     Source,
     check_ids,
-    class_arrays,
     id_from_bytes,
     id_to_bytes,
     make_row,
     name_of_photo,
-    needs_boxes,
-    not_held,
+    published_arrays,
     rows_of,
 )
 from pipeline.store.reader import Store
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
-LXMERT_COLUMNS = (
-    "img_id",
-    "img_h",
-    "img_w",
-    "objects_id",
-    "objects_conf",
-    "attrs_id",
-    "attrs_conf",
-    "num_boxes",
-    "boxes",
-    "features",
-)
+LXMERT_COLUMNS = ("img_id", "img_h", "img_w", *(theirs for theirs, _, _ in CLASS_COLUMNS), *CAFFE_COLUMNS[3:])
 MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
 
 
@@ -69,22 +56,26 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
     return Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
 
 
-def write_caffe(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
-    """A store -> a TSV of Caffe's six columns."""
-    _write(store, target, CAFFE_COLUMNS, config)
-    return not_held(store, boxes=True, classes=False, dtype=False)
-
-
-def write_lxmert(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
-    """A store -> a TSV of LXMERT's ten columns.
+def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+    """A store -> a TSV of Caffe's six columns, or of LXMERT's ten.
 
     Raises:
-        PipelineError: a store without objects and attributes.
+        PipelineError: a store without boxes; for LXMERT's, without objects and attributes.
     """
-    if not store.object_names:
-        raise PipelineError(f"{store.path}: has no objects and attributes, which {target} needs; choose --format tsv")
-    _write(store, target, LXMERT_COLUMNS, config)
-    return not_held(store, boxes=True, classes=True, dtype=False)
+    if config.format == "tsv10" and not store.object_names:
+        raise PipelineError(f"{store.path}: has no objects and attributes, which {target} needs", "choose --format tsv")
+    if not store.has_boxes:
+        raise PipelineError(
+            f"{store.path}: has no boxes, which {target} needs",
+            "choose --format original, npz or hdf5, or import it again with --boxes",
+        )
+    check_ids(store.image_ids, target, lambda _: None)
+    columns = LXMERT_COLUMNS if config.format == "tsv10" else CAFFE_COLUMNS
+    with replacing(target) as file:
+        for image_id, regions in rows_of(store):
+            cells = _cells(store, image_id, regions)
+            file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
+    return []
 
 
 def _rows(path: Path, images: str) -> Iterator[Row]:
@@ -139,16 +130,10 @@ def _row(where: str, cells: dict[str, bytes], images: str) -> Row:
     count = int(cells["num_boxes"])
     size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
     image_id, path = name_of_photo(id_from_bytes(cells["image_id" if caffe else "img_id"]), images)
-    classes = {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in CLASS_COLUMNS if not caffe}
-    return make_row(
-        f"{where} ({image_id!r})",
-        image_id,
-        _decode(cells["features"], np.float32, count),
-        boxes=_decode(cells["boxes"], np.float32, count),
-        classes=classes or None,
-        size=size,
-        path=path,
-    )
+    arrays = {name: _decode(cells[name], np.float32, count) for name in ("features", "boxes")}
+    if not caffe:
+        arrays |= {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in CLASS_COLUMNS}
+    return make_row(f"{where} ({image_id!r})", image_id, arrays, size=size, path=path)
 
 
 def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
@@ -156,30 +141,15 @@ def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
     return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, -1)
 
 
-def _write(store: Store, target: Path, columns: tuple[str, ...], config: ExportFeaturesConfig) -> None:
-    needs_boxes(store, target)
-    check_ids(store.image_ids, target, lambda _: None)
-    with replacing(target) as file:
-        for image_id, regions in rows_of(store):
-            cells = _cells(image_id, regions)
-            file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
-
-
-def _cells(image_id: str, regions: Regions) -> dict[str, bytes]:
+def _cells(store: Store, image_id: str, regions: Regions) -> dict[str, bytes]:
     """The cells of both layouts."""
-    height, width = regions.image_size
-    arrays = {
-        "boxes": regions.boxes.astype(np.float32),
-        "features": regions.features.astype(np.float32),
-        **class_arrays(regions),
-    }
-    return {
-        **{name: base64.b64encode(array.tobytes()) for name, array in arrays.items()},
-        **dict.fromkeys(("image_id", "img_id"), _quoted(image_id)),
-        **dict.fromkeys(("image_h", "img_h"), b"%d" % height),
-        **dict.fromkeys(("image_w", "img_w"), b"%d" % width),
-        "num_boxes": b"%d" % len(regions),
-    }
+    arrays = published_arrays(store, regions, {"features": "features", "boxes": "boxes"})
+    cells = {name: base64.b64encode(array.tobytes()) for name, array in arrays.items()}
+    cells["image_id"] = cells["img_id"] = _quoted(image_id)
+    cells["num_boxes"] = b"%d" % len(regions)
+    for side, pixels in zip("hw", regions.image_size, strict=True):
+        cells[f"image_{side}"] = cells[f"img_{side}"] = b"%d" % pixels
+    return cells
 
 
 def _quoted(image_id: str) -> bytes:

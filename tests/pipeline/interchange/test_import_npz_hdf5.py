@@ -88,11 +88,11 @@ def test_transposed_features_and_files_without_boxes(tmp_path: Path) -> None:
         ({"num_bbox": np.ones(2)}, r"num_bbox of shape \(2,\) and type float64; expected an integer"),
         ({"image_h": -1}, "a photo of 640 x -1 pixels"),
         ({"x": np.full((K, D), np.nan, np.float32)}, r"a\.npz: features that are not finite numbers"),
-        ({"x": np.full((K, D), "a")}, "features of type <U1; expected numbers"),
+        ({"x": np.full((K, D), "a")}, "features of shape .* <U1; expected .* numbers"),
         ({"x": np.zeros(3)}, r"features of shape \(3,\); expected"),
         ({"x": np.float32(3)}, r"features of shape \(\); expected"),
-        ({"bbox": np.float32(3)}, r"boxes of shape \(\); expected"),
-        ({"bbox": np.zeros((K, 5))}, r"boxes of shape \(4, 5\); expected \(4, 4\)"),
+        ({"bbox": np.float32(3)}, r"boxes of shape \(\) float32; expected"),
+        ({"bbox": np.zeros((K, 5))}, r"boxes of shape \(4, 5\) float64; expected \(4, 4\)"),
         ({"bbox": np.full((K, 4), np.inf)}, "boxes that are not finite numbers"),
         ({"objects_id": np.zeros(K, int)}, "expected all of objects and attributes, or none"),
         ({"x": np.array([None])}, r"a\.npz: not readable as \.npz \(Object arrays cannot be loaded"),
@@ -107,7 +107,7 @@ def test_wrong_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], messa
 def test_classes_that_visual_genome_does_not_have(tmp_path: Path) -> None:
     ids = {"objects_id": np.array([0, 1, 2, 1600]), "attrs_id": np.arange(K)}
     write_npz(tmp_path / "npz", ("a",), **ids, objects_conf=np.ones(K), attrs_conf=np.ones(K))
-    with pytest.raises(PipelineError, match="object_ids from 0 to 1600; expected Visual Genome's, 0 to 1599"):
+    with pytest.raises(PipelineError, match="object_ids 0 to 1600; expected Visual Genome's, 0 to 1599"):
         import_quietly(tmp_path / "npz")
 
 
