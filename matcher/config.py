@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
 
-Method = Literal["scan"]
+HEADS = 8  # of the attention between regions
+Method = Literal["scan", "chan", "vse"]
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -54,7 +55,8 @@ class ModelConfig:
     image_norm: bool = setting(True, "L2-normalise region embeddings.")
     text_norm: bool = setting(True, "L2-normalise word embeddings.")
     image_weight_norm: bool = setting(False, "Weight-normalised image layer.")
-    image_mlp: bool = setting(False, "Two layers beside the image layer, added to it (VSE∞, Chen et al. 2021).")
+    image_mlp: bool = setting(False, "Two layers beside the image layer, added to it, as in VSE∞.")
+    image_attention: bool = setting(False, "Self-attention of 8 heads over the regions, as in CHAN with a GRU.")
 
     @property
     def variant(self) -> str:
@@ -65,6 +67,8 @@ class ModelConfig:
         check_settings(self)
         if self.text_encoder_frozen and self.text_encoder == "gru":
             raise MatcherError("text_encoder_frozen: a GRU starts from nothing; expected a transformers text_encoder")
+        if self.image_attention and self.embed_dim % HEADS:
+            raise MatcherError(f"embed_dim {self.embed_dim}: expected a multiple of {HEADS} where image_attention=true")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import PackedSequence
 
-from matcher.config import ModelConfig
+from matcher.config import HEADS, ModelConfig
 
 NORM_EPS = 1e-8  # added to the norm, as published
 
@@ -22,7 +22,7 @@ def l2_normalize(vectors: Tensor) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """A linear layer on every region (Lee et al. 2018, eq. 1)."""
+    """A linear layer on every region (Lee et al. 2018, eq. 1), and what later methods add to it."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -37,14 +37,24 @@ class ImageEncoder(nn.Module):
         if config.image_mlp:
             hidden = config.embed_dim // 2
             self.mlp = nn.Sequential(
-                nn.Linear(config.feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, config.embed_dim)
+                nn.Linear(config.feature_dim, hidden),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, config.embed_dim),
             )
+        self.attention: nn.MultiheadAttention | None = None
+        if config.image_attention:
+            self.attention_norm = nn.LayerNorm(config.embed_dim)
+            self.attention = nn.MultiheadAttention(config.embed_dim, HEADS, batch_first=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, D) -> (B, K, E) float32."""
         embeddings = self.fc(features)
         if self.mlp is not None:
-            embeddings = embeddings + self.mlp(features)
+            embeddings = embeddings + self.mlp(features.flatten(0, 1)).view_as(embeddings)
+        if self.attention is not None:
+            normed = self.attention_norm(embeddings)
+            embeddings = embeddings + self.attention(normed, normed, normed, need_weights=False)[0]
         return l2_normalize(embeddings) if self.normalize else embeddings.float()
 
 

@@ -1,11 +1,13 @@
 """The methods by their names in `ModelConfig.matcher`."""
 
+from matcher.chan import CHAN
 from matcher.config import ModelConfig
 from matcher.matcher import Matcher
 from matcher.scan import SCAN
 from matcher.vocabulary import Tokens
+from matcher.vse import VSE
 
-METHODS: dict[str, type[Matcher]] = {"scan": SCAN}
+METHODS: dict[str, type[Matcher]] = {"scan": SCAN, "chan": CHAN, "vse": VSE}
 
 
 def make_matcher(config: ModelConfig, vocabulary: Tokens) -> Matcher:

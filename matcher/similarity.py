@@ -93,6 +93,11 @@ def batch_similarity(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[
     return columns.index_select(0, torch.argsort(order).to(columns.device)).T
 
 
+def float32(tensor: Tensor) -> Tensor:
+    """A tensor in float32 at least, so that no sum is made in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class RegionEmbeddings(Protocol):
     """Region embeddings of N images, made when they are asked for. A tensor (N, K, D) is one."""
 
