@@ -3,7 +3,9 @@
 Letters: K regions, L words, E joint space. Attention and contributions are those that the similarity is made of.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from torch import Tensor
 from detector.regions import Regions
 from matcher.attention import Attention
 from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import read_image
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
+
+LIKELY = 0.5  # probability of a window's class; a window seldom holds one object, and most of its classes are far below
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Explanation:
     rest: float  # what marks and punctuation add to the score
     boxes: np.ndarray  # (K, 4) XYXY, pixels of the photo
     names: list[str]  # (K,) "brown dog", "" where the store has no classes
+    extraction: Mapping[str, Any] = field(default_factory=dict)  # what made the features
 
     @property
     def word_scores(self) -> np.ndarray:
@@ -64,8 +70,9 @@ class Explanation:
         adds = self.shares.any()
         lines = [f"score {self.score:.4f}; " + ("of what the words add to it:" if adds else "no word adds to it")]
         lines += [
-            f"{self.shares[index]:6.0%}  {word:{width}}  {self.names[self.strongest(index)]}".rstrip()
+            f"{self.shares[index]:6.0%}  {word:{width}}  {self.names[region] or self.boxes[region].round().astype(int).tolist()}"
             for index, word in enumerate(self.words)
+            for region in [self.strongest(index)]
         ]
         if adds:
             lines.append(f"(the sentence's start, end and punctuation make {self.share_of_rest:.0%} of the score)")
@@ -124,6 +131,7 @@ def explain(
         rest=float(contributions.sum() - added.sum()),
         boxes=boxes,
         names=names,
+        extraction=collection.extraction,
     )
 
 
@@ -146,14 +154,18 @@ def _features(run: TrainedRun, regions: Regions) -> Tensor:
 def class_names_of(collection: StoreCollection, image: str) -> ClassNames:
     """The names that the class ids of an image index; of an image in no store, those of the first store with classes."""
     if image in collection:
-        return collection.names_of(collection.row(image))
-    named = (ClassNames(store.object_names, store.attribute_names) for store in collection.stores if store.object_names)
-    return next(named, ClassNames([], []))
+        names = collection.names_of(collection.row(image))
+    else:
+        named = (
+            ClassNames(store.object_names, store.attribute_names) for store in collection.stores if store.object_names
+        )
+        names = next(named, ClassNames([], []))
+    return names._replace(least=LIKELY) if is_starter(collection.extraction) else names
 
 
 def region_name(regions: Regions, region: int, names: ClassNames) -> str:
-    """What a region shows, such as "brown dog"; "" where its store has no classes."""
-    if not names.objects:
+    """What a region shows, such as "brown dog"; "" where its store has no classes, or the class is unlikely."""
+    if not names.objects or regions.object_scores[region] < names.least:
         return ""
     attribute = names.attributes[regions.attribute_ids[region]] if names.attributes else ""
     return f"{attribute} {names.objects[regions.object_ids[region]]}".strip()

@@ -11,6 +11,7 @@ from pipeline.fields import CommandConfig, option
 from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.pages.answers import write_page
+from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
 from pipeline.search import Answer, open_search
 
@@ -56,15 +57,15 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         report=report,
     )
     stores = ", ".join(str(store.path) for store in search.collection.stores)
-    report(f"run: {search.run.folder}; searching {len(search.collection):,} photos in {stores}")
+    report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
     answers = search.photos(config.query, config.top) if config.query else []
     if config.image:
         paths = [Path(path) for path in config.captions] or search.run.captions()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
     if config.picture:
-        header = f"run {search.run.folder} · {len(search.collection):,} photos in {stores}"
-        draw_answers(answers, Path(config.picture), header)
+        header = f"run {search.run.name} · {len(search.collection):,} photos in {stores}"
+        draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))
         report(f"picture: {config.picture}")
     if config.html:
         write_page(answers, Path(config.html), search.run, search.collection)

@@ -72,6 +72,11 @@ class TrainedRun:
     sha256: str  # of the model
     calibration: Calibration | None = None  # None: an imported run, or too few dev photos
 
+    @property
+    def name(self) -> str:
+        """Its folder; of the shipped run "starter", as `--run` takes it."""
+        return STARTER if self.folder == SHIPPED else str(self.folder)
+
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
         if store.feature_dim != self.model.config.feature_dim:

@@ -8,6 +8,7 @@ from pipeline.errors import PipelineError
 from pipeline.explanation import explain
 from pipeline.files import replacing
 from pipeline.pages.explanation import attention_data
+from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of, shape_of_cell
 from pipeline.pages.render import render, script_json
 from pipeline.pages.style import REGIONS
@@ -33,7 +34,8 @@ def write_page(answers: Sequence[Answer], path: Path, run: TrainedRun, collectio
     page = render(
         "answers.html",
         title=answers[0].query if len(answers) == 1 else f"{len(answers)} queries",
-        subtitle=f"run {run.folder} · {len(collection):,} photos in {stores}",
+        subtitle=f"run {run.name} · {len(collection):,} photos in {stores}",
+        kind=kind_of(collection.extraction),
         boxes=any(hit.boxes for answer in answers for hit in answer.hits),
         colors=REGIONS,
         sections=sections,
@@ -63,7 +65,7 @@ def _shown(
 ) -> dict[str, Any]:
     """A photo of a page, with its boxes; what it shows when it opens goes to `items`."""
     photo = photo_of(hit.path)
-    names = ", ".join(box.name for box in hit.boxes if box.name)
+    names = ", ".join(dict.fromkeys(box.name for box in hit.boxes if box.name))
     shown: dict[str, Any] = {"hit": hit, "names": names, "photo": "", "ratio": 1.0}
     if photo is None:
         return shown

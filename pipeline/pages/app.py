@@ -186,7 +186,7 @@ def serve(config: AppConfig, *, say: Callable[[str], Any] = print) -> None:
         search = Search(config, say)
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{host}:{listener.getsockname()[1]}"
-        say(f"run: {search.run.folder}; {len(search.collection):,} photos. Open {address}")
+        say(f"run: {search.run.name}; {len(search.collection):,} photos. Open {address}")
         server = uvicorn.Server(uvicorn.Config(make_app(search), log_level="warning"))
         server.run(sockets=[listener])
 
@@ -222,7 +222,7 @@ def make_app(search: Search) -> "Starlette":
     from starlette.responses import FileResponse, HTMLResponse, Response
     from starlette.routing import Route
 
-    title = f"{search.run.folder.name} · {len(search.collection):,} photos"
+    title = f"{search.run.name} · {len(search.collection):,} photos"
     decoders: list[CapacityLimiter] = []  # made inside the event loop
 
     async def decode(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
 from pipeline.files import replacing
+from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, shrunk
 from pipeline.pages.render import render, script_json
 from pipeline.pages.style import ACCENT, FAINT, figure_style
@@ -23,7 +24,7 @@ FADE = 0.3  # of a region's width and height, over which its border fades out
 SCALE = f"Brightness: {DARKEST:.0%} at no attention, 100% at {FULL:.0f} times the average."
 PANEL = 2.9  # inches
 PANEL_PIXELS = 480  # longest side of a panel's photo
-COLUMNS = 4
+COLUMNS = 4, 5, 3  # in this order of preference
 LONGEST_SIDE = 960  # pixels of the photo in a page
 
 
@@ -53,6 +54,7 @@ def page(explanation: Explanation) -> str:
         score=explanation.score,
         direction=explanation.direction,
         scale=SCALE,
+        kind=kind_of(explanation.extraction),
         photo=data_uri(explanation.photo, LONGEST_SIDE),
         content=script_json(attention_data(explanation)),
         alt=script_json(f"The photo {explanation.image}, described as: {explanation.caption}"),
@@ -74,6 +76,7 @@ def attention_data(explanation: Explanation) -> dict[str, Any]:
         "fade": FADE,
         "boxes": np.round(explanation.boxes, 1).tolist(),
         "names": explanation.names,
+        "region": kind_of(explanation.extraction).one,
         "strongest": [explanation.strongest(word) for word in range(len(explanation.words))],
     }
 
@@ -130,11 +133,12 @@ def draw_word(axis: Any, dimmed: np.ndarray, explanation: Explanation, word: int
     x1, y1, x2, y2 = explanation.boxes[region]
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ACCENT, linewidth=1.5))
     if name := explanation.names[region]:
-        right = x1 > width / 2  # the label grows towards the middle and stays inside the photo
-        place = {"x": x2 if right else x1, "y": y1, "ha": "right" if right else "left", "va": "top"}
-        text = textwrap.shorten(name, 28, placeholder="…")
-        style = {"fontsize": 7, "color": "white", "clip_on": True}
-        axis.text(**place, s=text, **style, bbox={"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5})
+        right = (x1 + x2) / 2 > width / 2  # the label grows towards the middle and stays inside the photo
+        corner = (min(x2, width) if right else max(x1, 0), max(y1, 0))
+        inwards = {"xytext": (-3 if right else 3, -3), "textcoords": "offset points"}
+        style = {"ha": "right" if right else "left", "va": "top", "fontsize": 7, "color": "white"}
+        box = {"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5}
+        axis.annotate(textwrap.shorten(name, 28, placeholder="…"), corner, **inwards, **style, bbox=box)
     axis.set(xlim=(0, width), ylim=(height, 0))
     axis.axis("off")
 
@@ -145,9 +149,9 @@ def _figure(explanation: Explanation) -> Any:
 
     height, width = explanation.photo.shape[:2]
     panels = len(explanation.words) + 1
-    columns = min(COLUMNS, panels)
+    columns = min(min(COLUMNS, key=lambda columns: -panels % columns), panels)  # the fewest empty places
     rows = -(-panels // columns)
-    panel = PANEL * min(max(height / width, 0.2), 1.5) + 0.4
+    panel = PANEL * min(max(height / width, 0.2), 1.5) + 0.3
     figure = Figure(figsize=(columns * PANEL, rows * panel + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     first = next(axes)
@@ -162,5 +166,6 @@ def _figure(explanation: Explanation) -> Any:
         axis.axis("off")
     caption = "\n".join(textwrap.wrap(explanation.caption, 26 * columns))
     figure.suptitle(caption, fontsize=13)
-    figure.supxlabel(f"{explanation.direction} attention. {SCALE}", fontsize=8, color=FAINT)
+    notes = [f"{explanation.direction} attention. {SCALE}", kind_of(explanation.extraction).note]
+    figure.supxlabel("\n".join(filter(None, notes)), fontsize=8, color=FAINT)
     return figure

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.pages.kinds import REGIONS as NO_WINDOWS
+from pipeline.pages.kinds import Kind
 from pipeline.pages.photos import photo_of, shape_of_cell, shrunk
 from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
 from pipeline.search import Answer, Hit
@@ -19,16 +22,16 @@ from pipeline.search import Answer, Hit
 WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos
 ROW_HEIGHT = 250  # of photos, about
 CAPTION, HEADER = 24, 44
-LEGEND = "boxes: regions that did most for the score, "
 
 
-def draw_answers(answers: Sequence[Answer], path: Path, title: str = "") -> None:
+def draw_answers(answers: Sequence[Answer], path: Path, title: str = "", kind: Kind = NO_WINDOWS) -> None:
     """Write the photos of all answers as one image file.
 
     Args:
         answers: those without a photo, such as captions, are left out.
         path: .png or .jpg.
         title: first line of the picture, such as the run and the stores searched.
+        kind: of the regions whose boxes are drawn.
 
     Raises:
         PipelineError: no photo to draw, or a suffix that is no image format.
@@ -39,7 +42,7 @@ def draw_answers(answers: Sequence[Answer], path: Path, title: str = "") -> None
     format_ = Image.registered_extensions().get(path.suffix.lower())
     if format_ not in Image.SAVE or format_ == "PDF":
         raise PipelineError(f"--picture {path}: not a picture format", "expected a name that ends in .png or .jpg")
-    strips = [_heading(title), *map(_strip, shown)]
+    strips = [_heading(title, kind), *map(_strip, shown)]
     page = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips) + MARGIN), BACKGROUND)
     top = 0
     for strip in strips:
@@ -50,12 +53,16 @@ def draw_answers(answers: Sequence[Answer], path: Path, title: str = "") -> None
         page.save(file, format=format_)
 
 
-def _heading(title: str) -> Image.Image:
-    """The title, and what the colors of boxes mean."""
-    strip = Image.new("RGB", (WIDTH, MARGIN + CAPTION), BACKGROUND)
+def _heading(title: str, kind: Kind) -> Image.Image:
+    """The title, what the colors of boxes mean, and what a reader has to know of the regions."""
+    strip = Image.new("RGB", (WIDTH, MARGIN + CAPTION * (2 if kind.note else 1)), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     draw.text((MARGIN, MARGIN), _fitted(title, font(13), WIDTH * 0.55), FAINT, font(13))
-    parts = [(LEGEND, FAINT), *zip(("1st ", "2nd ", "3rd"), REGIONS, strict=True)]
+    draw.text((MARGIN, MARGIN + CAPTION - 3), _fitted(kind.note, font(13), WIDTH - 2 * MARGIN), FAINT, font(13))
+    parts = [
+        (f"boxes: {kind.many} that did most for the score, ", FAINT),
+        *zip(("1st ", "2nd ", "3rd"), REGIONS, strict=True),
+    ]
     left = WIDTH - MARGIN - sum(font(13).getlength(text) for text, _ in parts)
     for text, color in parts:
         draw.text((left, MARGIN), text, color, font(13))
@@ -81,15 +88,18 @@ def _strip(answer: Answer) -> Image.Image:
             cell.paste(fitted, ((width - fitted.width) // 2, (row_height - fitted.height) // 2))
             strip.paste(cell, (left, top))
             name = hit.boxes[0].name if hit.boxes else ""
-            caption = _fitted(f"{hit.rank} · {hit.score:.3f} · {name}".rstrip(" ·"), font(13), width)
-            draw.text((left, top + row_height + 3), caption, INK, font(13))
+            parts = [str(hit.rank), f"{hit.score:.3f}", "weak match" if hit.weak else "", name]
+            caption = _fitted(" · ".join(filter(None, parts)), font(13), width)
+            draw.text((left, top + row_height + 3), caption, FAINT if hit.weak else INK, font(13))
             left += width + GAP
         top += row[0][1] + CAPTION + GAP
     return strip
 
 
 def justified(ratios: Sequence[float], width: int, height: int, gap: int) -> list[list[tuple[int, int]]]:
-    """Rows of cells (width, height) that fill a width, each row of one height, about as asked; the last may be shorter.
+    """Rows of cells (width, height), each of one height, about as asked, and all as wide as a picture.
+
+    Photos are dealt out evenly, so that no row has a few large or leaves a gap; only a single row may end early.
 
     Args:
         ratios: width by height of each photo.
@@ -97,18 +107,12 @@ def justified(ratios: Sequence[float], width: int, height: int, gap: int) -> lis
         height: of a row, about.
         gap: between cells.
     """
-    rows: list[list[tuple[int, int]]] = []
-    pending: list[float] = []
-    for index, ratio in enumerate(ratios):
-        pending.append(shape_of_cell(ratio))
-        fitting = (width - gap * (len(pending) - 1)) / sum(pending)
-        last = index == len(ratios) - 1
-        if fitting > height and not last:
-            continue
-        row_height = round(min(fitting, height * 1.2)) if last else round(fitting)
-        rows.append([(max(1, round(ratio * row_height)), row_height) for ratio in pending])
-        pending = []
-    return rows
+    cells = np.array([shape_of_cell(ratio) for ratio in ratios])
+    count = max(1, round(height * float(cells.sum()) / width))
+    middles = (np.cumsum(cells) - cells / 2) / cells.sum()  # of each photo, in all photos side by side
+    rows = [row for row in np.split(cells, np.searchsorted(middles * count, range(1, count))) if len(row)]
+    heights = [round(min((width - gap * (len(row) - 1)) / row.sum(), 1.4 * height)) for row in rows]
+    return [[(max(1, round(ratio * tall)), tall) for ratio in row] for row, tall in zip(rows, heights, strict=True)]
 
 
 def with_boxes(photo: Image.Image, hit: Hit, size: tuple[int, int]) -> Image.Image:

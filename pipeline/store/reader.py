@@ -27,6 +27,7 @@ class ClassNames(NamedTuple):
 
     objects: list[str]
     attributes: list[str]
+    least: float = 0.0  # score of an object below which its name says nothing
 
 
 class Shard:

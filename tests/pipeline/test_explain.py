@@ -101,6 +101,8 @@ def test_answers_as_a_page(inside: Path) -> None:
     assert_self_contained(page)
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["a dog", "a &lt;b&gt;tree&lt;/b&gt;", "a boat", IMAGE]
     assert page.count("data:image/jpeg") == 3 * 20 + 1
+    assert "Boxes: regions that did most" in page
+    assert "starter" not in page
     assert page.count('<li class="right">✓') == 2  # its own two captions
     assert page.count("✗") == 38
 

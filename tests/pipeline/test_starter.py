@@ -9,6 +9,7 @@ import torch
 
 from matcher.checkpoint import load_model
 from pipeline.errors import PipelineError
+from pipeline.explanation import LIKELY, class_names_of, region_name
 from pipeline.extract import ExtractConfig, next_steps
 from pipeline.extract import run as extract
 from pipeline.extraction.detectors import extractor_like, with_weights
@@ -122,6 +123,30 @@ def test_the_pieces_of_a_word_count_together(store: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(found.contributions[2], added[5:8].sum(0), atol=1e-6)
     assert found.uniform == 1 / len(words)  # i2t: of all that a region can look at
     assert found.word_scores.sum() + found.rest == pytest.approx(float(added.sum()), abs=1e-5)
+
+
+def test_pages_say_that_regions_are_windows(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ("--features", str(store), "--run", "starter", "--device", "cpu")
+    said = scan("retrieve", "--query", "two people ride horses", "--html", "a.html", "--top", "3", *asked)
+    assert said.exit_code == 0, said.output
+    page = Path("a.html").read_text()
+    assert "Boxes: windows that did most for the score" in page
+    assert "run starter" in page
+    scan("explain", "--image", "000000214753.jpg", "--caption", "two people ride horses", "--output", "e.html", *asked)
+    for text in (page, Path("e.html").read_text()):
+        assert "Features by the starter: windows at fixed places, not objects" in text
+
+
+def test_an_unlikely_class_gives_a_window_no_name(store: Path) -> None:
+    opened, photos = open_search("starter", [str(store)], device="cpu"), open_store(store)
+    named = 0
+    for image in photos.image_ids:
+        regions, names = photos[image], class_names_of(opened.collection, image)
+        for region in range(len(regions.boxes)):
+            assert bool(region_name(regions, region, names)) == (regions.object_scores[region] >= LIKELY)
+            named += bool(region_name(regions, region, names))
+    assert 0 < named < 0.5 * 36 * len(photos)
 
 
 def test_the_shipped_run_is_small_and_reads_what_extract_makes(store: Path) -> None:

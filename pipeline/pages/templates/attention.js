@@ -20,7 +20,7 @@ function showAttention(container, data, photo, alt, note) {
   container.replaceChildren(words, ...(note.parentNode ? [] : [note]), stage);
 
   const percent = (value) => `${Math.round(100 * value)} %`;
-  const nameOf = (region) => data.names[region] || `region ${region + 1}`;
+  const nameOf = (region) => `the marked ${data.region}${data.names[region] ? ` (${data.names[region]})` : ""}`;
   const dim = attentionPainter(canvas, data);
   const rects = data.boxes.map(([x1, y1, x2, y2], region) => {
     const rect = drawing("rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) });
@@ -62,7 +62,7 @@ function showAttention(container, data, photo, alt, note) {
     const weights = data.attention.map((row) => row[region]), most = Math.max(...weights, 1e-12);
     buttons.forEach((button, word) => button.style.setProperty("--weight", weights[word] / most));
     const best = weights.indexOf(Math.max(...weights));
-    note.textContent = `${nameOf(region)}: “${data.words[best]}” looks here most (${percent(Math.max(...weights))})`;
+    note.textContent = `In ${nameOf(region)} “${data.words[best]}” looks most (${percent(Math.max(...weights))})`;
   }
   stage.addEventListener("mouseleave", () => { reset(); dim(null); });
   if (data.words.length) showWord(data.shares.indexOf(Math.max(...data.shares)));

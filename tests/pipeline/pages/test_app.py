@@ -317,7 +317,7 @@ def test_the_pages_in_a_browser(browser: Any, inside: Path) -> None:
     assert shades[0] > 0
     assert shades[0] != shades[1]  # another word, another part of the photo
     ActionChains(browser).move_to_element(browser.find_element(By.CSS_SELECTOR, ".stage rect")).perform()
-    wait_for(lambda: "looks here most" in browser.find_element(By.CSS_SELECTOR, ".note").text)
+    wait_for(lambda: "looks most (" in browser.find_element(By.CSS_SELECTOR, ".note").text)
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
 

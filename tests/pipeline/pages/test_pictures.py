@@ -32,9 +32,12 @@ def test_photos_of_extreme_shape(tmp_path: Path, suffix: str) -> None:
 def test_rows_are_filled() -> None:
     rows = justified([1.5, 0.75, 1.5, 1.33, 1.0, 1.5, 0.66, 1.2], 1200, 250, 10)
     assert sum(map(len, rows)) == 8
-    for row in rows[:-1]:
+    for row in rows:
         assert sum(width for width, _ in row) + 10 * (len(row) - 1) == pytest.approx(1200, abs=3)
-        assert 150 < row[0][1] <= 250
+        assert 180 < row[0][1] <= 320
+    assert [len(row) for row in justified([1.5] * 10, 1200, 250, 10)] == [3, 4, 3]  # none alone in a last row
+    ((cell,),) = justified([1.5], 1200, 250, 10)
+    assert cell == (525, 350)
 
 
 def test_no_picture_format(tmp_path: Path) -> None:
