@@ -9,7 +9,7 @@ from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
 
 HEADS = 8  # of the attention between regions
-Method = Literal["scan", "chan", "vse"]
+Method = Literal["scan", "chan", "vse", "naaf"]
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:

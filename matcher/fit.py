@@ -189,6 +189,9 @@ class Trainer:
             words = group.gather(words, batch.caption_counts)
             own_rows = self.model.similarity(regions, words, batch.lengths)
             similarity = group.complete(own_rows, batch.image_counts)
+            if self.model.observes:
+                everything = group.complete(regions, batch.image_counts)
+                self.model.observe(everything, words, batch.lengths, similarity, batch.image_of_caption)
         if self.temperature is None:
             loss = triplet_loss(similarity, batch.image_of_caption, margin=self.config.margin, hardest=hardest)
             per_caption = loss.detach() / len(batch.lengths)

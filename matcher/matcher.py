@@ -38,6 +38,8 @@ class Matcher(nn.Module):
         False  # K = L = 1: the similarity is a dot product, which any vector index finds exactly
     )
 
+    observes: ClassVar[bool] = False  # training shows it each batch's similarity
+
     def __init__(self, config: ModelConfig, vocabulary: Tokens):
         super().__init__()
         self.config = config
@@ -95,6 +97,11 @@ class Matcher(nn.Module):
     def caption_parts(self, caption: str) -> Tensor:
         """One caption -> (L, E), a vector for each word, start and end included, for `explain`."""
         return self.encode_captions([caption])[0][0]
+
+    def observe(
+        self, regions: Tensor, words: Tensor, lengths: Tensor, similarity: Tensor, image_of_caption: Tensor
+    ) -> None:
+        """Learn from a training batch what no gradient teaches, where `observes`: as of `similarity`, and (M,) right images."""
 
     # What callers use; the same for every method.
 

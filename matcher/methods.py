@@ -3,11 +3,12 @@
 from matcher.chan import CHAN
 from matcher.config import ModelConfig
 from matcher.matcher import Matcher
+from matcher.naaf import NAAF
 from matcher.scan import SCAN
 from matcher.vocabulary import Tokens
 from matcher.vse import VSE
 
-METHODS: dict[str, type[Matcher]] = {"scan": SCAN, "chan": CHAN, "vse": VSE}
+METHODS: dict[str, type[Matcher]] = {"scan": SCAN, "chan": CHAN, "vse": VSE, "naaf": NAAF}
 
 
 def make_matcher(config: ModelConfig, vocabulary: Tokens) -> Matcher:

@@ -18,6 +18,7 @@ from matcher.errors import MatcherError
 from matcher.fit import fit
 from matcher.matcher import Matcher
 from matcher.methods import METHODS, make_matcher
+from matcher.naaf import NAAF, boundary_between
 from matcher.similarity import PaddedWords
 from matcher.vocabulary import Vocabulary
 from matcher.vse import GeneralizedPooling
@@ -31,13 +32,17 @@ VARIANTS = {
     "chan": replace(SMALL, matcher="chan", image_attention=True),
     "chan LogSumExp": replace(SMALL, matcher="chan", pooling="LogSumExp", lse_temperature=10.0),
     "vse": replace(SMALL, matcher="vse", image_mlp=True),
+    "naaf": replace(SMALL, matcher="naaf", softmax_temperature=20.0),
 }
 every_method = pytest.mark.parametrize("name", VARIANTS)
 
 
 def small(name: str) -> Matcher:
     torch.manual_seed(0)
-    return make_matcher(VARIANTS[name], Vocabulary.build(WORLD.captions, 1)).eval()
+    model = make_matcher(VARIANTS[name], Vocabulary.build(WORLD.captions, 1)).eval()
+    if isinstance(model, NAAF):
+        model.boundaries.copy_(torch.tensor([0.3, 0.2]))  # as if trained: some words lie below
+    return model
 
 
 def features(images: int = 9) -> Tensor:
@@ -164,6 +169,70 @@ def test_chan_is_the_papers_loop(name: str) -> None:
     regions.requires_grad_()
     words.requires_grad_()
     assert torch.autograd.gradcheck(lambda r, w: model.similarity(r, w, lengths), (regions, words))
+
+
+def naaf_loop(
+    regions: Tensor, words: Tensor, lengths: Tensor, boundary: float, temperature: float, neighbours: float
+) -> Tensor:
+    """Zhang et al. 2022, section 3.3, pair by pair, with every attended vector built; neighbours 0: as in training."""
+    rows = []
+    for image in regions:
+        row = []
+        for caption, length in zip(words, lengths.tolist(), strict=True):
+            sentence = caption[:length]
+            cosines = sentence @ image.T  # (L, K)
+            clipped = torch.nn.functional.leaky_relu(cosines, 0.1)
+            relevance = (temperature * clipped / (clipped.pow(2).sum(0).sqrt() + 1e-8)).softmax(1)
+            best = cosines.amax(1) - boundary
+            effects = []
+            for word in range(length):
+                effect = (relevance[word] * cosines[word]).sum()
+                judged = (neighbours * sentence @ sentence[word]).softmax(0) @ best if neighbours else best[word]
+                if judged < 0:
+                    effect = effect + best[word]
+                above = cosines[word] > boundary
+                if above.any():
+                    attended = (temperature * cosines[word][above]).softmax(0) @ image[above]
+                    effect = effect + torch.cosine_similarity(sentence[word], attended, dim=0)
+                effects.append(effect)
+            row.append(torch.stack(effects).mean())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_naaf_is_the_papers_loop(training: bool) -> None:
+    model, (regions, words, lengths) = small("naaf").train(training), random_sets()
+    regions, words = (torch.nn.functional.normalize(sets, dim=-1) for sets in (regions, words))
+    found = model.similarity(regions, words, lengths)
+    wanted = naaf_loop(regions, words, lengths, *((0.3, 20, 0) if training else (0.2, 20, 5)))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)  # the boundary itself is float32
+    assert torch.autograd.gradcheck(
+        lambda r, w: model.train(training).similarity(r, w, lengths),
+        (regions.clone().requires_grad_(), words.clone().requires_grad_()),
+    )
+
+
+def test_naaf_learns_where_matched_and_mismatched_words_part() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matched, mismatched = (m + d * torch.randn(20_000, generator=generator) for m, d in ((0.6, 0.1), (0.2, 0.05)))
+    found = float(boundary_between(matched, mismatched))
+    densities = [
+        float(torch.distributions.Normal(m, d).log_prob(torch.tensor(found)).exp())
+        for m, d in ((0.6, 0.1), (0.2, 0.05))
+    ]
+    assert 0.2 < found < 0.6
+    assert densities[0] == pytest.approx(2 * densities[1], rel=0.1)
+    model = small("naaf")
+    regions, words, lengths = torch.eye(50)[:, None], torch.eye(50)[:, None].repeat(1, 5, 1), torch.full((50,), 5)
+    words = words + 0.1 * torch.randn(words.shape, generator=generator)
+    model.boundaries.zero_()
+    model.observe(regions, words, lengths, torch.eye(50), torch.arange(50))
+    assert 0 < model.boundaries[0] < model.boundaries[1] < 0.7  # safe: 1 - 3 x 0.1, times the momentum
+    model.observe(
+        regions, words, lengths, torch.eye(50).flip(0), torch.arange(50)
+    )  # no image ranks first: too few words
+    assert not model.boundaries.any()
 
 
 def gpo_loop(pool: GeneralizedPooling, vectors: Tensor, lengths: Tensor) -> Tensor:
