@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pipeline.extraction.job import ExtractConfig
     from pipeline.interchange.checkpoint import ImportCheckpointConfig
     from pipeline.interchange.common import ExportFeaturesConfig, ImportFeaturesConfig
-    from pipeline.pages.app import AppConfig
     from pipeline.pages.plots import PlotConfig
     from pipeline.retrieve import RetrieveConfig
     from pipeline.runs import TrainConfig
+    from pipeline.service.config import ServeConfig
     from pipeline.train_detector import TrainDetectorConfig
 
 
@@ -97,15 +97,26 @@ def explain(config: "ExplainConfig") -> None:
     say(f"{explanation}\n{config.output}: {explanation.image}")
 
 
-@main.add("pipeline.pages.app:AppConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")
-def app(config: "AppConfig") -> None:
+@main.add("pipeline.service.config:ServeConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")
+def app(config: "ServeConfig") -> None:
     """Search as you type, in a browser.
 
-    Needs the extra `app`: pip install 'scan-pipeline[app]'.
+    A page over the routes of `serve`. Needs the extra `app`: pip install 'scan-pipeline[app]'.
     """
-    from pipeline.pages import app as stage
+    from pipeline.service.run import serve
 
-    stage.serve(config, say=say)
+    serve(config, page=True, say=say)
+
+
+@main.add("pipeline.service.config:ServeConfig", SEARCH, name="serve", example="scan-pipeline serve --port 8000")
+def serve_api(config: "ServeConfig") -> None:
+    """Answer searches of other programs over HTTP.
+
+    Routes, limits and nodes: pipeline/service/README.md. Needs the extra `app`: pip install 'scan-pipeline[app]'.
+    """
+    from pipeline.service.run import serve
+
+    serve(config, say=say)
 
 
 @main.add(

@@ -76,6 +76,17 @@ def load_config(
     return _build(schema, values)
 
 
+def from_mapping(schema: type[T], content: Mapping[str, Any], source: str) -> T:
+    """A dataclass from nested plain values, such as the body of a request, in the words of every other refusal.
+
+    Raises:
+        PipelineError: an unknown key, or a value that does not fit; it names `source`.
+    """
+    values: dict[str, Any] = {}
+    _merge(schema, values, content, source)
+    return _build(schema, values)
+
+
 def find_preset(name: str, group: str) -> Path:
     """Path of a YAML file given by path, or by the name of a preset shipped in `configs/{group}`."""
     if Path(name).suffix in {".yaml", ".yml"} or Path(name).is_file():

@@ -34,7 +34,8 @@ def knob(default: Any, help: str, **limits: Any) -> Any:
     Args:
         default: the value where none is given.
         help: one line.
-        limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive. Of a tuple: of each item.
+        limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive; `longest`, characters. Of a tuple: of
+            each item, and `most`, of them.
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -109,6 +110,10 @@ def refusal(limits: Mapping[str, Any], value: Any) -> str:
         for name, (words, holds) in BOUNDS.items():
             if item is not None and name in limits and not holds(item, limits[name]):
                 return f"{words} {limits[name]}"
+        if isinstance(item, str) and len(item) > limits.get("longest", len(item)):
+            return f"at most {limits['longest']} characters"
+    if isinstance(value, tuple) and len(value) > limits.get("most", len(value)):
+        return f"at most {limits['most']} of them"
     return ""
 
 

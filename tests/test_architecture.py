@@ -34,7 +34,7 @@ def test_the_stages_know_nothing_of_each_other(package: str) -> None:
 LAYERS = [
     {"cli", "demo"},
     {"app", "evaluate", "explain", "extract", "index", "retrieve", "train", "train_detector", "doctor"},  # verbs
-    {"pages"},
+    {"pages", "service"},
     {"search", "explanation", "photo_lookup", "caption_cache"},
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},

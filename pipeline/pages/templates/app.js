@@ -5,7 +5,8 @@ const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
 const selection = makeSelection($("selection"), local);
 let shown = [], searched = 0, latest = 0, loading = false, timer, typing = false;
 const state = () => Object.fromEntries(NAMES.map((name) => [name, new URLSearchParams(location.search).get(name) ?? ""]));
-const photoAt = (key, size) => `/photo/${key}?size=${size}`;
+const photoAt = (id, size) => `/v1/photos/${id}/image?size=${size}`;
+const ratio = ({ width, height }) => Math.min(Math.max(width && height ? width / height : 4 / 3, 0.4), 3.5); // as pages/photos.py
 
 function go(changes, replace = false) {
   const parameters = new URLSearchParams(Object.entries({ ...state(), ...changes }).filter(([, value]) => value));
@@ -39,6 +40,7 @@ async function refresh() { // the list that the address asks for, from its begin
     const note = unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "";
     status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first. Scores compare photos for this query only.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
+    if (!answer.complete) status_.textContent += " A node is not there: its photos are missing.";
   } catch (error) {
     if (mine !== latest) return;
     shown = []; searched = 0; gallery.replaceChildren(); status_.textContent = error.message;
@@ -46,9 +48,10 @@ async function refresh() { // the list that the address asks for, from its begin
   if (mine === latest) showPhoto();
   more();
 }
-function page(asked, offset) {
-  const parameters = new URLSearchParams(Object.entries({ ...asked, offset, top: PAGE }).filter(([, value]) => value));
-  return ask(`/${asked.q || asked.like ? "photos" : "library"}?${parameters}`);
+async function page({ q, like, ...filter }, offset) {
+  const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: PAGE };
+  const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
+  return { ...response.answers[0], complete: response.complete };
 }
 async function more() { // the next page, when the end of the list comes into view
   if (loading || shown.length >= searched || $("end").getBoundingClientRect().top > innerHeight + 600) return;
@@ -66,11 +69,11 @@ function append(photos) {
   for (const photo of photos) {
     const index = shown.push(photo) - 1, item = make("li"), button = make("button", { type: "button", className: "photo" });
     const label = photo.rank ? `${photo.rank} · ${photo.score.toFixed(3)}` : photo.date;
-    item.style.setProperty("--ratio", photo.ratio);
-    const image = make("img", { src: photoAt(photo.key, 480), loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` });
+    item.style.setProperty("--ratio", ratio(photo));
+    const image = make("img", { src: photoAt(photo.id, 480), loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` });
     image.addEventListener("error", () => button.replaceChildren(make("span", { className: "missing faint", textContent: "cannot be shown" })));
     button.append(image);
-    button.addEventListener("click", () => { go({ photo: photo.key }); showPhoto(); });
+    button.addEventListener("click", () => { go({ photo: photo.id }); showPhoto(); });
     const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
     pick.setAttribute("aria-label", `Select ${photo.name}`);
     pick.addEventListener("change", () => selection.set(photo, pick.checked));
@@ -80,37 +83,37 @@ function append(photos) {
     gallery.append(item);
   }
 }
-function showLike(key) {
-  if (!key) { $("like").replaceChildren(); return; }
+function showLike(id) {
+  if (!id) { $("like").replaceChildren(); return; }
   const stop = make("button", { type: "button", className: "icon text", textContent: "Stop comparing with this photo" });
   stop.addEventListener("click", () => { go({ like: "" }); refresh(); });
-  $("like").replaceChildren(make("img", { src: photoAt(key, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
+  $("like").replaceChildren(make("img", { src: photoAt(id, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
 }
 
 // ---- one photo, large
 const lightbox = makeLightbox(fill, () => shown.length, () => { if (state().photo) { go({ photo: "" }); } });
 function showPhoto() { // the photo that the address names
-  const index = shown.findIndex((photo) => photo.key === state().photo);
+  const index = shown.findIndex((photo) => photo.id === state().photo);
   if (index >= 0) lightbox.open(index);
   else if (lightbox.isOpen) lightbox.close();
 }
 function fill(index, heading, body) {
   const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
-  if (state().photo !== photo.key) go({ photo: photo.key }, true);
+  if (state().photo !== photo.id) go({ photo: photo.id }, true);
   heading.textContent = [photo.rank, photo.score?.toFixed(3), photo.name].filter(Boolean).join(" · ");
-  view.append(make("img", { className: "large", src: photoAt(photo.key, 1600), alt: photo.name }));
+  view.append(make("img", { className: "large", src: photoAt(photo.id, 1600), alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
   const path = photo.path || photo.name;
   actions.append(
-    button("Similar photos", () => { lightbox.close(); go({ like: photo.key, q: "", photo: "" }); refresh(); scrollTo(0, 0); }),
-    link("Original", `/original/${photo.key}`), link("Download", `/original/${photo.key}?download`, true),
+    button("Similar photos", () => { lightbox.close(); go({ like: photo.id, q: "", photo: "" }); refresh(); scrollTo(0, 0); }),
+    link("Original", `/v1/photos/${photo.id}/original`), link("Download", `/v1/photos/${photo.id}/original`, true),
     button(photo.path ? "Copy path" : "Copy name", async (event) => { await navigator.clipboard.writeText(path); event.target.textContent = "Copied"; }),
-    make("span", { className: "faint", textContent: [photo.date, photo.size, photo.store].filter(Boolean).join(" · ") }));
+    make("span", { className: "faint", textContent: [photo.date, photo.width ? `${photo.width} × ${photo.height}` : "", photo.store].filter(Boolean).join(" · ") }));
   const note = make("p", { className: "faint", textContent: path });
   body.replaceChildren(view, actions, note);
-  if (query) ask(`/attention?photo=${photo.key}&q=${encodeURIComponent(query)}`).then((data) => {
-    if (view.isConnected) showAttention(view, data, photoAt(photo.key, 1600), `The photo ${photo.name}`);
+  if (query) ask(`/v1/photos/${photo.id}/explanation?query=${encodeURIComponent(query)}`).then((data) => {
+    if (view.isConnected) showAttention(view, data, photoAt(photo.id, 1600), `The photo ${photo.name}`);
   }).catch((error) => { note.textContent = `${path} · ${error.message}`; });
 }
 
@@ -137,7 +140,7 @@ $("upload")?.addEventListener("change", async (event) => {
   const image = make("img", { src: URL.createObjectURL(file), alt: `Your photo ${file.name}` }), list = make("ol");
   $("captions").replaceChildren(image, list);
   try {
-    const answer = await ask("/captions", { method: "POST", body: file });
+    const answer = await ask("/v1/captions", { method: "POST", body: file });
     if (mine !== latest) return;
     list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)})` })));
     status_.textContent = "captions for your photo, best first";

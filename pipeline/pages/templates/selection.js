@@ -24,7 +24,7 @@ function makeSelection(bar, local) {
     count.textContent = `${chosen.size} selected`;
   }
   return {
-    has: (photo) => chosen.has(photo.key),
-    set: (photo, on) => { if (on) chosen.set(photo.key, photo); else chosen.delete(photo.key); changed(); },
+    has: (photo) => chosen.has(photo.id),
+    set: (photo, on) => { if (on) chosen.set(photo.id, photo); else chosen.delete(photo.id); changed(); },
   };
 }

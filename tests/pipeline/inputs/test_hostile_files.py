@@ -20,7 +20,10 @@ from starlette.testclient import TestClient
 
 from pipeline.errors import UnreadableImage
 from pipeline.inputs.photos import decode_image, read_image_size
-from pipeline.pages.app import AppConfig, Search, make_app
+from pipeline.service.config import ServeConfig
+from pipeline.service.http import Server
+from pipeline.service.local import LocalService
+from pipeline.service.metrics import Metrics
 from pipeline.store.plan import read_plan
 from tests.fuzz import targets
 from tests.fuzz.targets import MANIFEST, MARK, PLAN, TARGETS
@@ -183,8 +186,9 @@ def test_bombs_are_refused_wherever_photos_come_in(inside: Path, tmp_path: Path,
         said = scan(*command, "--run", "runs/t2i_mean", "--device", "cpu")
         assert said.exit_code == 2, said.output
         assert "more than 120,000,000 pixels" in said.output
-    search = Search(AppConfig(run="runs/t2i_mean", weights=str(small_weights), device="cpu"), say=lambda _: None)
-    answer = TestClient(make_app(search)).post("/captions", content=BOMBS["png"])
+    config, metrics = ServeConfig(run="runs/t2i_mean", weights=str(small_weights), device="cpu"), Metrics()
+    server = Server(LocalService(config, metrics, say=lambda _: None), metrics)
+    answer = TestClient(server.app()).post("/v1/captions", content=BOMBS["png"])
     assert answer.status_code == 400
     assert "more than 120,000,000 pixels" in answer.json()["error"]
     write_photos(tmp_path / "photos", 2)

@@ -1,0 +1,195 @@
+"""The photos of some stores as the service shows them: in the order of their dates, filtered, as thumbnails.
+
+A photo's id is made of its store and its name, so that an address means the same photo whatever is searched on a port.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.photos import FORMATS, read_thumbnail
+from pipeline.pages.photos import QUALITY
+from pipeline.service.schema import Filter, NotFound, Photo
+from pipeline.store.reader import Shard, StoreCollection
+from pipeline.store.roots import split_place
+
+CACHE = 64 << 20  # bytes of thumbnails that are kept
+MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
+TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
+DIGITS = 16  # of a photo's id
+
+
+class Library:
+    """Every photo of a collection, by row and by id. Dates from EXIF arrive after a while; until then the files' count."""
+
+    def __init__(self, collection: StoreCollection):
+        self.collection = collection
+        self.names = collection.image_ids
+        sizes = [len(store) for store in collection.stores]
+        self.store_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)  # (N,)
+        self.sizes = np.concatenate([shard.tensors["image_sizes"] for shard in collection.shards])  # (N, 2)
+        self._roots = [f"{store.path.resolve()}\0" for store in collection.stores]
+        # Numbers, not text: a million ids fit into 16 MB.
+        numbers = np.array([int(self.id(row), 16) for row in range(len(self))], np.uint64)
+        self._order = np.argsort(numbers)
+        self._numbers = numbers[self._order]
+        self._dates: np.ndarray | None = None
+        self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def id(self, row: int) -> str:
+        """The photo's id, made of its store and its name."""
+        text = self._roots[self.store_of[row]] + self.names[row]
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+
+    def row(self, photo: str) -> int:
+        """Row of a photo by its id.
+
+        Raises:
+            NotFound: no such photo.
+        """
+        if len(photo) == DIGITS and set(photo) <= set("0123456789abcdef"):
+            place = int(np.searchsorted(self._numbers, np.uint64(int(photo, 16))))
+            if place < len(self) and self.id(row := int(self._order[place])) == photo:
+                return row
+        raise NotFound(f"{photo}: no such photo in the stores searched")
+
+    @property
+    def dates(self) -> np.ndarray:
+        """(N,) seconds since 1970, 0 where unknown; read when they are first asked for."""
+        with self._lock:
+            if self._dates is None:
+                self._dates = np.array([_changed(self.collection.image_place(row)) for row in range(len(self))])
+                threading.Thread(target=self._read_dates, daemon=True).start()
+            return self._dates
+
+    def _read_dates(self) -> None:
+        assert self._dates is not None
+        dates = self._dates.copy()
+        for row in range(len(dates)):
+            if path := self.collection.image_path(row):  # a photo in a container has the date of the container
+                dates[row] = _taken(path) or dates[row]
+        self._dates = dates
+
+    @cached_property
+    def folders(self) -> np.ndarray:
+        """(N,) of the photos' names, "" where there is none."""
+        return np.array([name.rpartition("/")[0] for name in self.names], dtype=object)
+
+    def place(self, row: int) -> str:
+        """Where the photo of a row is, for `read_photo`.
+
+        Raises:
+            PipelineError: not where it was extracted from.
+        """
+        place = self.collection.image_place(row)
+        if not place:
+            raise PipelineError(f"{self.names[row]}: the photo is not where it was extracted from")
+        return place
+
+    def rows(self, wanted: Filter) -> np.ndarray | None:
+        """The rows that pass a filter, in order; None: all of them."""
+        if wanted == Filter():
+            return None
+        passing = np.ones(len(self), bool)
+        if wanted.store:
+            named = [wanted.store in (str(store.path), store.path.name) for store in self.collection.stores]
+            passing &= np.array(named)[self.store_of]
+        if wanted.folder:
+            passing &= np.array([f"{folder}/".startswith(f"{wanted.folder}/") for folder in self.folders], bool)
+        if wanted.since:
+            passing &= self.dates >= _day(wanted.since)
+        if wanted.until:
+            passing &= self.dates < _day(wanted.until) + 24 * 3600
+        if wanted.object:
+            shows = [_shows(shard, wanted.object) for shard in self.collection.shards]
+            passing &= np.concatenate(shows)
+        return np.flatnonzero(passing)
+
+    def newest(self, rows: np.ndarray | None) -> np.ndarray:
+        """Some rows, the newest photo first; None: all."""
+        rows = np.arange(len(self)) if rows is None else rows
+        return rows[np.argsort(-self.dates[rows], kind="stable")]
+
+    def photo(self, row: int, *, local: bool) -> Photo:
+        """What is known of a photo; its path on this machine only for a client on this machine."""
+        height, width = map(int, self.sizes[row])
+        store = self.collection.stores[self.store_of[row]]
+        date = datetime.fromtimestamp(self.dates[row]).strftime("%Y-%m-%d") if self.dates[row] else ""
+        name, place = str(store.path) if local else store.path.name, self.collection.image_place(row) if local else ""
+        return Photo(self.id(row), self.names[row], name, date, max(width, 0), max(height, 0), place)
+
+    def tag(self, row: int, side: int) -> str:
+        """Changes when the photo's file does."""
+        return f'"{self.id(row)}-{_changed(self.place(row))}-{side}"'
+
+    def thumbnail(self, row: int, side: int) -> bytes:
+        """A photo as JPEG, its longest side no longer than that.
+
+        Raises:
+            PipelineError: gone, damaged or too large; named by its id, not by its path.
+        """
+        tag = self.tag(row, side)
+        with self._lock:
+            if tag in self._thumbnails:
+                self._thumbnails.move_to_end(tag)
+                return self._thumbnails[tag]
+        try:
+            content = _jpeg(self.place(row), side)
+        except UnreadableImage as error:
+            raise PipelineError(f"{self.names[row]}: {error}") from error
+        with self._lock:
+            self._thumbnails[tag] = content
+            while sum(map(len, self._thumbnails.values())) > CACHE:
+                self._thumbnails.popitem(last=False)
+        return content
+
+
+def _jpeg(place: str, side: int) -> bytes:
+    photo = read_thumbnail(place, side, max_pixels=MOST_PIXELS)
+    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def _shows(shard: Shard, name: str) -> np.ndarray:
+    """(n,) whether a region of each photo is of a class."""
+    names = shard.class_names.objects
+    if name not in names:
+        return np.zeros(len(shard), bool)
+    return (shard.tensors["object_ids"] == names.index(name)).any(axis=1)
+
+
+def _changed(place: str) -> float:
+    """When a photo's file or container was changed, in seconds since 1970; 0 where nobody knows."""
+    with suppress(OSError):
+        return os.stat(split_place(place)[0]).st_mtime
+    return 0.0
+
+
+def _taken(path: Path) -> float:
+    """When a photo was taken, by its EXIF data; 0 where it does not say."""
+    with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
+        with Image.open(path, formats=FORMATS) as image:
+            exif = image.getexif()
+        text = exif.get_ifd(CAMERA).get(TAKEN) or exif.get(CHANGED)
+        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S").timestamp()
+    return 0.0
+
+
+def _day(text: str) -> float:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").timestamp()
+    except (ValueError, OverflowError, OSError) as error:
+        raise PipelineError(f"{text!r}: expected a day, such as 2024-05-31") from error

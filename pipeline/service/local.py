@@ -1,0 +1,326 @@
+"""The service over stores of this machine: a run, its stores, and the routes that need both."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import mimetypes
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from matcher.fit import BEST
+from pipeline.caption_cache import caption_embeddings
+from pipeline.errors import PipelineError
+from pipeline.explanation import encode_regions, explain
+from pipeline.extraction.detectors import extractor_like
+from pipeline.inputs.captions import read_captions
+from pipeline.inputs.photos import decode_image
+from pipeline.inputs.sources import read_photo
+from pipeline.pages.explanation import attention_data
+from pipeline.search import Answer, caption_scores, known_words, open_search
+from pipeline.service.batches import Batches
+from pipeline.service.config import ServeConfig
+from pipeline.service.library import Library
+from pipeline.service.merging import fuse, is_fused, parts_of
+from pipeline.service.metrics import Metrics
+from pipeline.service.schema import (
+    Caption,
+    Captions,
+    Endpoint,
+    ExplanationQuery,
+    FoundPhoto,
+    ImageQuery,
+    Index,
+    Photo,
+    SearchAnswer,
+    SearchRequest,
+    SearchResponse,
+)
+from pipeline.store.format import FEATURES
+from pipeline.store.roots import split_place
+
+MOST_FOLDERS = 500  # that an index lists
+DECODERS = 2  # photos that are decoded at a time
+CAPTIONS = 10  # for a photo that is sent
+
+
+class Generation:
+    """The stores as they were opened once. A request is answered from one generation, from its beginning to its end."""
+
+    def __init__(self, config: ServeConfig, say: Callable[[str], Any] = print):
+        self.config, self.say = config, say
+        self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
+        self.run, self.collection = self.search.run, self.search.collection
+        self.library = Library(self.collection)
+        self.stamp = _stamp(config, self.run.folder)
+        shards = [shard.sha256 for shard in self.collection.shards]
+        self.name = hashlib.sha256(" ".join([self.run.sha256, *shards]).encode()).hexdigest()[:12]
+        _ = self.search.embeddings  # made now, and not while the first client waits
+        self._extracting = threading.Lock()
+
+    @cached_property
+    def index(self) -> Index:
+        """What is searched."""
+        local, stores = self.config.local, self.collection.stores
+        return Index(
+            Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection),
+            tuple(str(store.path) if local else store.path.name for store in stores),
+            tuple(sorted({folder for folder in self.library.folders if folder})[:MOST_FOLDERS]),
+            "weights_sha256" in self.run.data["extraction"],
+            {},
+        )  # fmt: skip
+
+    def photo(self, row: int) -> Photo:
+        """What is known of a photo."""
+        return self.library.photo(row, local=self.config.local)
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Those that the run was trained on."""
+        return [caption.text for path in self.run.captions() for caption in read_captions(path)]
+
+    @cached_property
+    def words(self) -> Any:
+        """Embeddings of the captions' words."""
+        return caption_embeddings(self.run, self.captions, self.say)
+
+    @cached_property
+    def extractor(self) -> Any:
+        """The detector that made the run's features."""
+        device = self.run.model.device
+        return extractor_like(self.run.data["extraction"], weights=self.config.weights or None, device=device)
+
+    def captions_of(self, content: bytes) -> Captions:
+        """The best captions for a photo.
+
+        Raises:
+            PipelineError: no photo, or features that no detector makes.
+        """
+        if not self.index.uploads:
+            raise PipelineError("the features searched were imported: no detector makes such regions of a new photo")
+        with self._extracting:  # one at a time: the detector takes all there is anyway
+            (regions,) = self.extractor([decode_image(content)])
+            scores = caption_scores(self.run, regions, self.words)
+        best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
+        return Captions(tuple(Caption(self.captions[m], float(scores[m])) for m in best))
+
+    def explain(self, row: int, query: str) -> dict[str, Any]:
+        """What `templates/attention.js` shows of a photo and a sentence."""
+        known_words(self.run, query)
+        place, name, regions = self.library.place(row), self.library.names[row], self.collection.regions(row)
+        found = explain(self.run, self.collection, regions, place, name, query)
+        return {**attention_data(found), "score": found.score, "image": name}
+
+    def embeddings(self, row: int) -> dict[str, str]:
+        """Region embeddings of a photo, to search other nodes with."""
+        values = encode_regions(self.run, self.collection.regions(row)).cpu().numpy().astype("<f4")
+        return {"embeddings": base64.b64encode(values.tobytes()).decode()}
+
+
+class LocalService:
+    """Answers from the newest generation, and makes a new one when stores or model have changed."""
+
+    def __init__(self, config: ServeConfig, metrics: Metrics, say: Callable[[str], Any] = print):
+        self.generation = Generation(config, say)
+        # The run stays the one found at the start: one that is being trained beside it must not take its place.
+        self.config = replace(config, run=str(self.generation.run.folder))
+        self.metrics, self.say, self._seen = metrics, say, self.generation.stamp
+        self.batches = Batches(_answer, config.queue, metrics.batch.observe)
+        metrics.waiting.set_function(lambda: len(self.batches.waiting))
+        metrics.photos.set_function(lambda: len(self.generation.collection))
+        self._decoding, self._reloading = asyncio.Semaphore(DECODERS), asyncio.Lock()
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes."""
+        photo, jpeg, any_file = "/v1/photos/{id}", "image/jpeg", "application/octet-stream"
+        return [
+            Endpoint("/v1/search", self.search, "POST", body=SearchRequest, answer=SearchResponse),
+            Endpoint("/v1/captions", self.captions, "POST", body=any_file, answer=Captions),
+            Endpoint("/v1/index", self.index, answer=Index),
+            Endpoint(photo, self.photo, answer=Photo),
+            Endpoint(f"{photo}/image", self.image, query=ImageQuery, answer=jpeg),
+            Endpoint(f"{photo}/original", self.original, answer=any_file),
+            Endpoint(f"{photo}/explanation", self.explanation, query=ExplanationQuery),
+            Endpoint(f"{photo}/embeddings", self.embeddings),
+        ]
+
+    async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
+        """Find photos for sentences, and photos similar to photos."""
+        started, generation = time.perf_counter(), self.generation
+        queries = tuple(" ".join(query.split()) for query in asked.queries)
+        for query in queries:
+            known_words(generation.run, query)  # refused before the others of its batch wait for it
+        if queries or asked.images or asked.embeddings:
+            answers = await self._find(generation, replace(asked, queries=queries))
+        else:
+            answers = [await asyncio.to_thread(_listed, generation, asked)]
+        milliseconds = round(1000 * (time.perf_counter() - started), 2)
+        run = generation.run
+        return SearchResponse(Path(run.name).name, run.sha256, generation.name, True, milliseconds, tuple(answers))
+
+    async def _find(self, generation: Generation, asked: SearchRequest) -> list[SearchAnswer]:
+        """One answer for each sentence, photo and embedding; or one for all of them."""
+        rows = [generation.library.row(image) for image in asked.images]
+        photos = [*rows, *(_decoded(text, generation) for text in asked.embeddings)]
+        common = replace(parts_of(asked), queries=(), images=(), embeddings=())
+        key = (generation, common)
+        kinds = [self.batches.ask((*key, kind), some) for kind, some in enumerate((asked.queries, photos)) if some]
+        answers = [answer for some in await asyncio.gather(*kinds) for answer in some]
+        return [fuse(answers, asked)] if is_fused(asked) else answers
+
+    async def captions(self, request: Request, asked: bytes) -> Captions:
+        """Find captions for a photo that is sent."""
+        return await asyncio.to_thread(self.generation.captions_of, asked)
+
+    async def index(self, request: Request, asked: None) -> Index:
+        """What is searched: run, stores, number of photos."""
+        generation = self.generation
+        return await asyncio.to_thread(lambda: generation.index)
+
+    async def photo(self, request: Request, asked: None) -> Photo:
+        """What is known of a photo."""
+        return self.generation.photo(self._row(request))
+
+    async def image(self, request: Request, asked: ImageQuery) -> Response:
+        """A photo as JPEG."""
+        library, row = self.generation.library, self._row(request)
+        headers = {"Cache-Control": "private, no-cache", "ETag": library.tag(row, asked.size)}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        async with self._decoding:  # apart from the queries, so that a page of thumbnails does not delay them
+            content = await asyncio.to_thread(library.thumbnail, row, asked.size)
+        return Response(content, media_type="image/jpeg", headers=headers)
+
+    async def original(self, request: Request, asked: None) -> Response:
+        """A photo's file."""
+        place = self.generation.library.place(self._row(request))
+        headers = {"X-Content-Type-Options": "nosniff"}
+        name = os.path.basename(split_place(place)[1] or place)
+        if os.path.isfile(place):
+            return FileResponse(place, filename=name, content_disposition_type="inline", headers=headers)
+        headers["Content-Disposition"] = f"inline; filename*=utf-8''{quote(name)}"
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return Response(await asyncio.to_thread(read_photo, place), media_type=kind, headers=headers)
+
+    async def explanation(self, request: Request, asked: ExplanationQuery) -> dict[str, Any]:
+        """Where each word of a sentence looks in a photo."""
+        return await self.batches.call(self.generation.explain, self._row(request), asked.query)
+
+    async def embeddings(self, request: Request, asked: None) -> dict[str, str]:
+        """A photo's region embeddings, to search other nodes with."""
+        return await self.batches.call(self.generation.embeddings, self._row(request))
+
+    def _row(self, request: Request) -> int:
+        return self.generation.library.row(request.path_params["id"])
+
+    async def watch(self, wanted: asyncio.Event) -> None:
+        """Reload when asked to, and when something was written to the stores; never returns."""
+        while True:
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(wanted.wait(), self.config.watch or None)
+            stamp = await asyncio.to_thread(_stamp, self.config, self.generation.run.folder)
+            if wanted.is_set() or stamp != self._seen:
+                wanted.clear()
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Open the stores again. Requests that have begun end with the generation that they began with."""
+        async with self._reloading:
+            self._seen = await asyncio.to_thread(_stamp, self.config, self.generation.run.folder)
+            try:
+                generation = await asyncio.to_thread(Generation, self.config, self.say)
+            except Exception as error:  # whatever is wrong with the new stores, what is served stays
+                self.metrics.reloads.labels("failed").inc()
+                self.say(f"not reloaded: {error}")
+                return
+            self.generation = generation
+            self.metrics.reloads.labels("done").inc()
+            self.say(f"reloaded: {len(generation.collection):,} photos, generation {generation.name}")
+
+    async def close(self) -> None:
+        """End the thread of the model."""
+        self.batches.close()
+
+    def __str__(self) -> str:
+        return f"run: {self.generation.run.name}; {len(self.generation.collection):,} photos"
+
+
+def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> list[SearchAnswer]:
+    """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
+    generation, common, _ = key
+    search, rows = generation.search, generation.library.rows(common.filter)
+    if isinstance(asked[0], str):
+        found = search.photos(asked, common.limit, offset=common.offset, rows=rows, boxes=common.explain)
+        return [_described(generation, common, answer, query=answer.query) for answer in found]
+    answers = []
+    for photo in asked:
+        among, words, name = rows, photo, ""
+        if isinstance(photo, int):
+            among = np.arange(len(search.collection)) if rows is None else rows
+            among = among[among != photo]  # itself apart
+            words, name = encode_regions(search.run, search.collection.regions(photo)), generation.library.id(photo)
+        answer = search.similar(words, common.limit, offset=common.offset, rows=among)
+        answers.append(_described(generation, common, answer, image=name))
+    return answers
+
+
+def _described(
+    generation: Generation, common: SearchRequest, answer: Answer, query: str = "", image: str = ""
+) -> SearchAnswer:
+    hits = [hit for hit in answer.hits if common.min_score is None or hit.score >= common.min_score]
+    calibration = generation.run.calibration if query else None
+    among = common.among or len(generation.collection)
+    found = [
+        FoundPhoto(
+            **vars(generation.photo(generation.collection.row(hit.image))),
+            rank=hit.rank,
+            score=hit.score,
+            weak=calibration is not None and calibration.is_weak(hit.score, among),
+            boxes=hit.boxes,
+        )
+        for hit in hits
+    ]
+    return SearchAnswer(query, image, answer.searched, answer.searched, dict(answer.unknown), tuple(found))
+
+
+def _listed(generation: Generation, asked: SearchRequest) -> SearchAnswer:
+    """The photos of the library, newest first."""
+    rows = generation.library.newest(generation.library.rows(asked.filter))
+    some = rows[asked.offset : asked.offset + asked.limit].tolist()
+    hits = tuple(FoundPhoto(**vars(generation.photo(row))) for row in some)
+    return SearchAnswer("", "", len(rows), 0, {}, hits)
+
+
+def _decoded(text: str, generation: Generation) -> torch.Tensor:
+    """Region embeddings (K, E) that another node made."""
+    width = generation.run.model.config.embed_dim
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, width)
+        if not len(values) or not np.isfinite(values).all():
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise PipelineError(f"embeddings: expected base64 of float32, (K, {width})") from None
+    return torch.from_numpy(values.copy()).to(generation.run.model.device)
+
+
+def _stamp(config: ServeConfig, run: Path) -> tuple[tuple[str, int], ...]:
+    """When the stores and the model were last written to: a shard takes its name in its store's folder."""
+    stores = [Path(path) for path in config.features] or [FEATURES, *FEATURES.glob("*")]
+    times = []
+    for path in [run / BEST, *sorted(stores)]:
+        with suppress(OSError):
+            times.append((str(path), path.stat().st_mtime_ns))
+    return tuple(times)

@@ -1,0 +1,64 @@
+"""Several answers to one question as one: of several queries by their ranks, of several nodes by their scores."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
+
+FUSED = 1000  # results of each query that fusion reads
+FUSION = 60  # of the paper: how little the first ranks stand out
+
+
+def is_fused(asked: SearchRequest) -> bool:
+    """Whether a request wants one answer for several queries."""
+    return asked.combine and len(asked.queries) + len(asked.images) + len(asked.embeddings) > 1
+
+
+def parts_of(asked: SearchRequest) -> SearchRequest:
+    """The request whose answers `fuse` takes; the request itself where nothing is fused."""
+    whole = replace(asked, combine=False)
+    return replace(whole, limit=FUSED, offset=0, min_score=None, explain=False) if is_fused(asked) else whole
+
+
+def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
+    """Reciprocal rank fusion (Cormack, Clarke, Buettcher, SIGIR 2009): ranks compare where scores do not."""
+    scores: dict[str, float] = defaultdict(float)
+    photos: dict[str, FoundPhoto] = {}
+    for answer in answers:
+        for hit in answer.hits:
+            if hit.id not in asked.images:
+                scores[hit.id] += 1 / (FUSION + hit.rank)
+                photos[hit.id] = hit
+    best = sorted(scores, key=lambda photo: -scores[photo])
+    hits = [replace(photos[photo], score=scores[photo], weak=False) for photo in best]
+    return SearchAnswer(
+        "; ".join(asked.queries),
+        "; ".join(asked.images),
+        max(answer.searched for answer in answers),
+        max(answer.candidates for answer in answers),
+        {word: near for answer in answers for word, near in answer.unknown.items()},
+        _page(hits, asked),
+    )
+
+
+def merge(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
+    """The answers of several nodes to one query: their scores compare, for all of them use one model."""
+    hits = [hit for answer in answers for hit in answer.hits]
+    listed = not any(hit.rank for hit in hits)
+    hits.sort(key=lambda hit: hit.date if listed else hit.score, reverse=True)
+    return SearchAnswer(
+        answers[0].query,
+        max(answer.image for answer in answers),  # only its own node names it
+        sum(answer.searched for answer in answers),
+        sum(answer.candidates for answer in answers),
+        answers[0].unknown,
+        _page(hits, asked, ranked=not listed),
+    )
+
+
+def _page(hits: Sequence[FoundPhoto], asked: SearchRequest, ranked: bool = True) -> tuple[FoundPhoto, ...]:
+    some = hits[asked.offset : asked.offset + asked.limit]
+    first = asked.offset + 1
+    least = float("-inf") if asked.min_score is None else asked.min_score
+    return tuple(replace(hit, rank=rank if ranked else 0) for rank, hit in enumerate(some, first) if hit.score >= least)

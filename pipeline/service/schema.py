@@ -1,0 +1,238 @@
+"""What the service is asked and what it answers: these dataclasses check every request and are its OpenAPI document."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.fields import fields_with_types, knob, section
+from pipeline.search import Box
+
+TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+LIMITS = {"min": "minimum", "max": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
+LIMITS |= {"longest": "maxLength", "help": "description"}
+LARGEST_SIDE = 1600  # pixels
+DEEPEST = 10_000  # results that one answer holds
+
+
+class NotFound(PipelineError):
+    """No such photo."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which photos to search among."""
+
+    store: str = knob("", "Store, as /v1/index names it.", longest=4096)
+    folder: str = knob("", "Folder of the photos' names, with its subfolders.", longest=4096)
+    since: str = knob("", "First day, such as 2024-05-31.", longest=10)
+    until: str = knob("", "Last day.", longest=10)
+    object: str = knob("", "Class that a region of the photo shows, such as dog.", longest=200)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One answer for each sentence and each photo, in this order. Neither: the photos themselves, newest first."""
+
+    queries: tuple[str, ...] = knob((), "Sentences to find photos for.", most=64, longest=500)
+    images: tuple[str, ...] = knob((), "Ids of photos to find similar ones for.", most=16, longest=64)
+    combine: bool = knob(False, "One answer for all of them together, by reciprocal rank fusion.")
+    limit: int = knob(10, "Photos of an answer.", min=1, max=DEEPEST)
+    offset: int = knob(0, "Photos to leave out before them.", min=0)
+    filter: Filter = section(Filter)
+    min_score: float | None = knob(None, "Leave out photos that score less.")
+    candidates: int = knob(
+        0, "Photos that the index finds for exact scoring; 0: as many as its build found best.", min=0
+    )
+    exact: bool = knob(False, "Score every photo exactly, without the index.")
+    explain: bool = knob(False, "With the regions that made each score.")
+    embeddings: tuple[str, ...] = knob(
+        (), "Photos of other nodes to find similar ones for: region embeddings, as a node gives them.", most=16
+    )
+    among: int = knob(0, "Photos of all nodes, that weak matches are told by; 0: this one's.", min=0)
+
+
+@dataclass(frozen=True)
+class ImageQuery:
+    """How large a photo is sent."""
+
+    size: int = knob(320, "Pixels of its longest side, at most.", min=16, max=LARGEST_SIDE)
+
+
+@dataclass(frozen=True)
+class ExplanationQuery:
+    """What a photo is explained with."""
+
+    query: str = knob("", "The sentence.", longest=500)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of the stores."""
+
+    id: str
+    name: str  # in its store
+    store: str
+    date: str  # a day; "" where it is not known
+    width: int  # pixels; 0 where the store does not know it
+    height: int
+    path: str  # on the machine, for clients on it; "" for others
+
+
+@dataclass(frozen=True)
+class FoundPhoto(Photo):
+    """A photo that was found."""
+
+    rank: int = 0  # 1 is best; 0 in a list that nothing was asked for
+    score: float = 0.0
+    weak: bool = False  # no better than a sentence about another photo scores
+    boxes: tuple[Box, ...] = ()  # pixels; fractions of the photo where its width is 0
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """What was found for a sentence or a photo."""
+
+    query: str
+    image: str
+    searched: int  # photos that pass the filter
+    candidates: int  # of them, those scored exactly
+    unknown: dict[str, str]  # words that the run never learned, each with the nearest that it did, or ""
+    hits: tuple[FoundPhoto, ...]
+
+
+@dataclass(frozen=True)
+class SearchResponse:
+    """The answers, and what gave them."""
+
+    run: str
+    model: str  # sha256 of its weights
+    generation: str  # changes with the photos and the model
+    complete: bool  # false: a node was not there, so its photos are missing
+    milliseconds: float
+    answers: tuple[SearchAnswer, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is searched."""
+
+    run: str
+    model: str
+    generation: str
+    complete: bool
+    photos: int
+    stores: tuple[str, ...]
+    folders: tuple[str, ...]  # of the photos' names; the first 500
+    uploads: bool  # whether captions can be found for a photo that is sent
+    nodes: dict[str, str]  # of a coordinator: "ready", or why a node is left out
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence for a photo."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The best captions for a photo."""
+
+    captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True)
+class Error:
+    """Why there is no answer."""
+
+    error: str
+
+
+def json_schema(hint: Any, about: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of a type.
+
+    Args:
+        hint: of a field.
+        about: the field's metadata, as `pipeline.fields` keeps it.
+        parts: takes the schema of every dataclass, by name.
+    """
+    if dataclasses.is_dataclass(hint):
+        name = typing.cast(type, hint).__name__
+        if name not in parts:
+            parts[name] = {}  # one that holds itself ends here
+            properties = {
+                field.name: json_schema(kind, field.metadata | _default(field), parts)
+                for field, kind in fields_with_types(typing.cast(type, hint))
+            }
+            parts[name] = {"type": "object", "description": hint.__doc__, "properties": properties}
+        return {"$ref": f"#/components/schemas/{name}"}
+    limits = {LIMITS[name]: value for name, value in about.items() if name in LIMITS}
+    default = {"default": about["default"]} if "default" in about else {}
+    kinds = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        (kind,) = set(kinds) - {types.NoneType}
+        return {"type": [TYPES[kind], "null"], **limits, **default}
+    if typing.get_origin(hint) is tuple:
+        words = {"description": limits.pop("description")} if "description" in limits else {}
+        most = {"maxItems": about["most"]} if "most" in about else {}
+        return {"type": "array", "items": json_schema(kinds[0], {}, parts) | limits, **most, **words, **default}
+    if typing.get_origin(hint) is dict:
+        return {"type": "object", "additionalProperties": json_schema(kinds[1], {}, parts), **limits, **default}
+    return {"type": TYPES[hint], **limits, **default}
+
+
+def _default(field: dataclasses.Field) -> dict[str, Any]:
+    return {} if field.default is dataclasses.MISSING or not field.metadata else {"default": field.default}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One route: how it is asked, and what it answers. The handler's docstring is its summary."""
+
+    path: str
+    handler: typing.Callable[..., Any]  # async (request, asked) -> dataclass, mapping or response
+    method: str = "GET"
+    query: type | None = None  # dataclass of what is asked in the address
+    body: type | str = ""  # dataclass of a JSON body, or the media type of another
+    answer: type | str = "application/json"  # dataclass, or media type
+    is_open: bool = False  # needs no key
+
+
+def openapi(endpoints: typing.Iterable[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI document of some routes."""
+    parts: dict[str, Any] = {}
+    refused = {"description": "refused", "content": _content(Error, parts)}
+    paths: dict[str, Any] = {}
+    for endpoint in endpoints:
+        names = [part[1:-1] for part in endpoint.path.split("/") if part.startswith("{")]
+        asked = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names] + [
+            {"name": field.name, "in": "query", "schema": json_schema(kind, field.metadata | _default(field), parts)}
+            for field, kind in (fields_with_types(endpoint.query) if endpoint.query else ())
+        ]
+        answered = {"description": "answered", "content": _content(endpoint.answer, parts)}
+        operation = {
+            "summary": (endpoint.handler.__doc__ or "").splitlines()[0],
+            "operationId": endpoint.handler.__name__,
+            "parameters": asked,
+            "responses": {"200": answered, "default": refused},
+            "security": [] if endpoint.is_open else [{"key": []}],
+        }
+        if endpoint.body:
+            operation["requestBody"] = {"required": True, "content": _content(endpoint.body, parts)}
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "scan-pipeline", "version": metadata.version("scan-pipeline")},
+        "paths": paths,
+        "components": {"schemas": parts, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _content(kind: type | str, parts: dict[str, Any]) -> dict[str, Any]:
+    return {kind: {}} if isinstance(kind, str) else {"application/json": {"schema": json_schema(kind, {}, parts)}}

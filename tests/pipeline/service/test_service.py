@@ -1,0 +1,360 @@
+"""Every route: what it answers, what it refuses, and what its OpenAPI document says of it."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from openapi_spec_validator import validate
+from PIL import Image
+from starlette.testclient import TestClient
+
+from pipeline.errors import PipelineError
+from pipeline.service import http, library
+from pipeline.service.config import ServeConfig
+from pipeline.service.http import Server, without_folders
+from pipeline.service.local import Generation, LocalService
+from pipeline.service.metrics import Metrics
+from pipeline.service.run import listen
+from pipeline.service.schema import SearchRequest
+from tests.world import scan
+
+IMAGE = "COCO_train2014_000000000003.jpg"
+
+
+def make_server(key: str = "", **options: Any) -> Server:
+    metrics = Metrics()
+    options = {"run": "runs/t2i_mean", "device": "cpu", "watch": 0.0, **options}
+    return Server(LocalService(ServeConfig(**options), metrics, say=lambda _: None), metrics, key)
+
+
+@pytest.fixture(scope="module")
+def server(world: Path, small_weights: Path) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        yield make_server(weights=str(small_weights))
+
+
+@pytest.fixture
+def generation(server: Server) -> Generation:
+    assert isinstance(server.service, LocalService)
+    return server.service.generation
+
+
+@pytest.fixture
+def client(server: Server, inside: Path) -> TestClient:
+    return TestClient(server.app())
+
+
+def search(client: TestClient, *queries: str, **asked: Any) -> dict[str, Any]:
+    response = client.post("/v1/search", json={"queries": queries, **asked})
+    assert response.status_code == 200, response.text
+    (answer,) = response.json()["answers"]
+    return answer
+
+
+def images(answer: dict[str, Any]) -> list[str]:
+    return [hit["name"] for hit in answer["hits"]]
+
+
+def test_search_answers_as_retrieve_does(client: TestClient, generation: Generation) -> None:
+    answer = search(client, "a dog by a tree", limit=5)
+    said = scan("retrieve", "--run", "runs/t2i_mean", "--query", "a dog by a tree", "--top", "5")
+    lines = [line.removesuffix("  (weak)") for line in said.stdout.splitlines()]
+    assert images(answer) == [line.split("/")[-1] for line in lines if line.endswith(".jpg")]
+    assert answer["searched"] == answer["candidates"] == 20
+    rest = search(client, "a dog by a tree", limit=15, offset=5)
+    assert [hit["rank"] for hit in rest["hits"]] == list(range(6, 21))
+    assert len({*images(answer), *images(rest)}) == 20
+    response = client.post("/v1/search", json={"queries": ["a dog", "a boat"]}).json()
+    assert [one["query"] for one in response["answers"]] == ["a dog", "a boat"]
+    assert response["run"] == "t2i_mean"
+    assert response["model"] == generation.run.sha256
+    assert response["generation"] == client.get("/v1/index").json()["generation"]
+    assert response["complete"] is True
+    assert response["milliseconds"] > 0
+
+
+def test_regions_scores_and_unknown_words_are_told(client: TestClient) -> None:
+    bare, explained = search(client, "a hous by a tree"), search(client, "a hous by a tree", explain=True)
+    assert bare["unknown"] == {"hous": "house"}
+    assert all(hit["boxes"] == [] for hit in bare["hits"])
+    assert all(len(hit["boxes"]) == 3 for hit in explained["hits"])
+    scores = [hit["score"] for hit in bare["hits"]]
+    some = search(client, "a hous by a tree", min_score=scores[3])
+    assert [hit["score"] for hit in some["hits"]] == scores[:4]
+
+
+def test_paths_are_for_clients_on_this_machine(client: TestClient, server: Server, inside: Path) -> None:
+    assert str(inside) in str(search(client, "dog"))
+    other = make_server(key="secret", host="0.0.0.0")
+    remote = TestClient(other.app(), headers={"Authorization": "Bearer secret"})
+    for asked in ({"queries": ["dog"]}, {}):
+        assert str(inside) not in remote.post("/v1/search", json=asked).text
+    assert str(inside) not in remote.get("/v1/index").text
+
+
+def test_the_library_is_listed_newest_first_and_filtered(inside: Path) -> None:
+    photos = sorted((inside / "coco/train2014").glob("*.jpg"))
+    for index, path in enumerate(photos):
+        os.utime(path, (1_600_000_000 + 86400 * index,) * 2)
+    client = TestClient(make_server().app())
+    first, rest = (search(client, limit=12, offset=offset) for offset in (0, 12))
+    assert images(first) + images(rest) == [path.name for path in reversed(photos)]
+    day = first["hits"][3]["date"]
+    assert images(search(client, filter={"since": day, "until": day})) == [photos[-4].name]
+    assert search(client, "dog", filter={"since": day})["searched"] == 4
+    for name in ("features/train2014", "train2014"):
+        assert search(client, filter={"store": name})["searched"] == 20
+    assert search(client, filter={"store": "features/other"})["searched"] == 0
+    assert search(client, filter={"folder": "none"})["searched"] == 0
+    assert client.post("/v1/search", json={"filter": {"since": "yesterday"}}).status_code == 400
+
+
+def test_a_filter_of_classes_is_brute_force(client: TestClient, generation: Generation) -> None:
+    collection = generation.collection
+    for name in collection.stores[0].object_names[:50]:
+        shows = {
+            image
+            for row, image in enumerate(collection.image_ids)
+            if name in [collection.names_of(row).objects[i] for i in collection.regions(row).object_ids]
+        }
+        answer = search(client, "a dog", limit=20, filter={"object": name})
+        assert set(images(answer)) == shows
+        assert answer["searched"] == len(shows)
+
+
+def test_weak_matches_are_marked(client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [hit["score"] for hit in search(client, "a dog")["hits"]]
+    middle = (scores[2] + scores[3]) / 2
+    calibration = SimpleNamespace(is_weak=lambda score, photos: photos == 20 and score < middle)
+    monkeypatch.setitem(vars(generation.run), "calibration", calibration)
+    hits = search(client, "a dog")["hits"]
+    assert [hit["weak"] for hit in hits] == [score < middle for score in scores]
+
+
+def test_photos_like_a_photo(client: TestClient, generation: Generation) -> None:
+    own = generation.library.id(3)
+    alike = search(client, images=[own], limit=20)
+    assert alike["image"] == own
+    assert len(alike["hits"]) == alike["searched"] == 19  # itself apart
+    both = search(client, "a boat", images=[own], combine=True, limit=20)
+    assert sorted(images(both)) == sorted(images(alike))
+    ranks = [
+        {hit["id"]: hit["rank"] for hit in answer["hits"]} for answer in (alike, search(client, "a boat", limit=20))
+    ]
+    fused = {hit["id"]: hit["score"] for hit in both["hits"]}
+    for photo, score in fused.items():
+        assert score == pytest.approx(sum(1 / (60 + one[photo]) for one in ranks))
+    assert list(fused.values()) == sorted(fused.values(), reverse=True)
+    apart = client.post("/v1/search", json={"queries": ["a boat"], "images": [own]}).json()["answers"]
+    assert [(one["query"], one["image"]) for one in apart] == [("a boat", ""), ("", own)]
+    text = client.get(f"/v1/photos/{own}/embeddings").json()["embeddings"]
+    foreign = search(client, embeddings=[text], limit=20)
+    assert foreign["hits"][0]["id"] == own
+    assert [hit["score"] for hit in foreign["hits"][1:]] == [hit["score"] for hit in alike["hits"]]
+
+
+def test_photos_and_explanations(client: TestClient, generation: Generation) -> None:
+    photo = generation.library.id(generation.collection.row(IMAGE))
+    response = client.get(f"/v1/photos/{photo}/image", params={"size": "32"})
+    assert response.headers["content-type"] == "image/jpeg"
+    picture = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
+    assert max(picture.shape) == 32
+    data = client.get(f"/v1/photos/{photo}/explanation", params={"query": "a dog"}).json()
+    assert data["words"] == ["a", "dog"]
+    assert data["image"] == IMAGE
+    about = client.get(f"/v1/photos/{photo}").json()
+    assert about["name"] == IMAGE
+    assert about["store"] == "features/train2014"
+    assert (about["width"], about["height"]) == Image.open(about["path"]).size
+
+
+def test_an_address_means_one_photo_and_changes_with_it(client: TestClient, generation: Generation) -> None:
+    row = generation.collection.row(IMAGE)
+    address = f"/v1/photos/{generation.library.id(row)}"
+    first = client.get(f"{address}/image")
+    assert first.headers["cache-control"] == "private, no-cache"
+    tag = first.headers["etag"]
+    assert client.get(f"{address}/image", headers={"if-none-match": tag}).status_code == 304
+    path = Path(generation.library.place(row))
+    os.utime(path, (1, 1))
+    assert client.get(f"{address}/image", headers={"if-none-match": tag}).status_code == 200
+    original = client.get(f"{address}/original")
+    assert original.content == path.read_bytes()
+    assert IMAGE in original.headers["content-disposition"]
+
+
+def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, address = tmp_path / "large.png", f"/v1/photos/{generation.library.id(0)}/image"
+    Image.new("1", (10_900, 10_900)).save(path)
+    monkeypatch.setattr(generation.collection, "image_place", lambda row: str(path))
+    refused = client.get(address)
+    assert refused.status_code == 400
+    assert refused.json()["error"].endswith("10900 x 10900 pixels: more than 50,000,000")
+    assert str(tmp_path) not in refused.text
+    for size in ((3000, 1), (1, 3000)):
+        Image.new("RGB", size).save(path)
+        assert client.get(address, params={"size": "64"}).status_code == 200
+
+
+def test_thumbnails_are_kept_within_bounds(generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "CACHE", 3000)
+    for row in range(20):
+        generation.library.thumbnail(row, 64)
+    assert sum(map(len, generation.library._thumbnails.values())) <= 3000
+
+
+def test_captions_for_a_photo_that_is_sent(client: TestClient, inside: Path) -> None:
+    answer = client.post("/v1/captions", content=(inside / "coco/train2014" / IMAGE).read_bytes()).json()
+    scores = [caption["score"] for caption in answer["captions"]]
+    assert len(scores) == 10
+    assert scores == sorted(scores, reverse=True)
+    refused = client.post("/v1/captions", content=b"no photo")
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("not an image (")
+
+
+def test_the_process_and_its_counters(client: TestClient) -> None:
+    assert client.get("/health").json() == {"status": "alive"}
+    assert client.get("/ready").json() == {"status": "ready"}
+    search(client, "a dog")
+    client.get("/v1/photos/0")
+    text = client.get("/metrics").text
+    assert "scan_pipeline_photos 20.0" in text
+    assert 'scan_pipeline_request_seconds_count{route="/v1/photos/{id}",status="404"}' in text
+
+
+def test_the_openapi_document_is_valid_and_holds_every_route_and_limit(client: TestClient, server: Server) -> None:
+    document = client.get("/openapi.json").json()
+    validate(document)
+    assert set(document["paths"]) == {endpoint.path for endpoint in server.endpoints}
+    asked = document["components"]["schemas"]["SearchRequest"]["properties"]
+    assert set(asked) == set(SearchRequest.__dataclass_fields__)
+    assert asked["limit"] == {
+        "type": "integer", "minimum": 1, "maximum": 10_000, "default": 10, "description": "Photos of an answer.",
+    }  # fmt: skip
+    assert asked["queries"]["items"]["maxLength"] == 500
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ('{"queries": ["dog"], "limit": 0}', "body: limit: 0: expected at least 1"),
+        ('{"queries": ["dog"], "limit": "many"}', "body: limit: many: expected a whole number"),
+        ('{"queries": "dog"}', "body: queries: dog: expected a list, such as [a, b]"),
+        ('{"query": ["dog"]}', "body: unknown key query; did you mean queries?"),
+        ('{"filter": {"foldr": ""}}', "body: unknown key filter.foldr; did you mean filter.folder?"),
+        ('{"queries": ["!!!"]}', "'!!!': no word in it"),
+        ('{"min_score": NaN}', "body: min_score: nan: expected a finite number"),
+        ('{"embeddings": ["AAAA"]}', "embeddings: expected base64 of float32, (K, 16)"),
+        ("[]", "body: expected a JSON object"),
+        ("{", "body: not readable as JSON"),
+        ("[" * 100_000, "body: not readable as JSON"),
+        (json.dumps({"queries": ["dog"] * 65}), "expected at most 64 of them"),
+        (json.dumps({"queries": ["a" * 501]}), "expected at most 500 characters"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(client: TestClient, body: str, error: str) -> None:
+    response = client.post("/v1/search", content=body)
+    assert response.status_code == 400
+    assert error in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/photos/../../etc/passwd", 404),
+        ("/v1/photos/%2e%2e%2f%2e%2e%2fetc%2fpasswd", 404),
+        ("/v1/photos/0", 404),
+        ("/v1/photos/x/original", 404),
+        ("/v1/photos/ffffffffffffffff/image", 404),
+        ("/v1/photos/-fffffffffffffff/image", 404),
+        ("/v1/photos/0/image?size=many", 400),
+        ("/v1/photos/0/image?size=\u00b2", 400),
+        ("/v1/photos/0/explanation?query=" + "a" * 501, 400),
+        ("/v1/search", 405),
+        ("/nothing", 404),
+    ],
+)
+def test_only_what_is_meant_is_answered(client: TestClient, path: str, status: int) -> None:
+    response = client.get(path)
+    assert response.status_code == status
+    assert "root:" not in response.text
+
+
+def test_messages_name_no_folders() -> None:
+    assert without_folders("/home/me/my.photos/a.jpg: damaged; see /tmp/x/run") == "a.jpg: damaged; see run"
+
+
+def test_other_names_for_this_machine_are_refused(client: TestClient) -> None:
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_a_key_is_needed_where_there_is_one(inside: Path) -> None:
+    client = TestClient(make_server(key="secret").app())
+    for path in ("/v1/index", "/metrics"):
+        refused = client.get(path)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert client.get(path, headers={"Authorization": "Bearer other"}).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get(path, headers={"Cookie": f"{http.COOKIE}=secret"}).status_code == 200
+    for path in ("/health", "/ready", "/openapi.json"):
+        assert client.get(path).status_code == 200
+
+
+def test_bodies_have_a_limit(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY", {"application/json": 1 << 20, "application/octet-stream": 1 << 20})
+    for path in ("/v1/search", "/v1/captions"):
+        refused = client.post(path, content=b" " * ((1 << 20) + 1))
+        assert refused.status_code == 413
+        assert refused.json() == {"error": "a body of more than 1 MB"}
+
+
+def test_faults_of_the_server_are_told_apart(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation.library, "photo", lambda row, local: {}["bug"])
+    assert client.get(f"/v1/photos/{generation.library.id(0)}").status_code == 500
+
+
+def test_many_clients_get_the_answers_of_one(client: TestClient) -> None:
+    queries = ["a dog", "a tree", "a boat by a house", "a ball"]
+    alone = [search(client, query) for query in queries]
+    with client, ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda query: search(client, query), queries * 6))
+    assert list(map(images, together)) == list(map(images, alone)) * 6
+
+
+def test_a_port_in_use_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        for command in ("app", "serve"):
+            said = scan(command, "--port", str(port))
+            assert said.exit_code == 2
+            assert f"--host 127.0.0.1 --port {port}: Address already in use" in said.stderr
+            assert "Open http" not in said.output
+    with pytest.raises(PipelineError, match="--port 99999: expected 0 to 65535"):
+        listen("127.0.0.1", 99999)
+
+
+def test_without_a_run_or_a_key_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCAN_PIPELINE_KEY", raising=False)
+    said = scan("app", "--port", "0")
+    assert said.exit_code == 2
+    assert "no trained run found" in said.stderr
+    said = scan("serve", "--host", "0.0.0.0", "--port", "0")
+    assert said.exit_code == 2
+    assert "without a key anyone there could see the photos; set SCAN_PIPELINE_KEY" in said.stderr
