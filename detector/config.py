@@ -1,44 +1,13 @@
 """What a detector is: the network's shape, its box geometry, its thresholds. Travels inside its weights file."""
 
-import math
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from configs.fields import check_limits, knob
 from detector.errors import DetectorError
 
 STRIDE = 16  # pixels of the resized image per cell of the res4 feature map
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "min": ("at least", operator.ge),
-    "max": ("at most", operator.le),
-    "above": ("more than", operator.gt),
-    "below": ("less than", operator.lt),
-}
-
-
-def knob(default: Any, help: str, **limits: Any) -> Any:
-    """A field with its help and its limits: `choices`; `min`, `max` (inclusive); `above`, `below` (exclusive)."""
-    return field(default=default, metadata={"help": help, **limits})
-
-
-def check_limits(config: Any, prefix: str = "") -> None:
-    """Refuse a value outside its field's limits. Raises DetectorError."""
-    for entry in fields(config):
-        limits, value = entry.metadata, getattr(config, entry.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if "choices" in limits and item not in limits["choices"]:
-                expected = f"one of {', '.join(map(str, limits['choices']))}"
-            elif isinstance(item, float) and not math.isfinite(item):
-                expected = "a finite number"
-            else:
-                broken = [name for name in BOUNDS if name in limits and not BOUNDS[name][1](item, limits[name])]
-                expected = f"{BOUNDS[broken[0]][0]} {limits[broken[0]]}" if broken else ""
-            if expected:
-                raise DetectorError(f"{prefix}{entry.name} {value!r}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +51,7 @@ class DetectorConfig:
     pixel_mean: tuple[float, ...] = knob((102.9801, 115.9465, 122.7717), "BGR", min=-1e6, max=1e6)
 
     def __post_init__(self) -> None:
-        check_limits(self)
+        check_limits(self, DetectorError)
 
     @property
     def bottleneck(self) -> bool:
@@ -140,7 +109,7 @@ class DetectorFitConfig:
     evaluate_every: int = knob(20_000, "steps; 0: at the end only", min=0, max=1_000_000_000)
 
     def __post_init__(self) -> None:
-        check_limits(self, "training.")
+        check_limits(self, DetectorError, "training.")
         bounds = (0.0, *self.decay_at, 1.0)
         if any(left >= right for left, right in pairwise(bounds)):
             raise DetectorError(

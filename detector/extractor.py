@@ -21,17 +21,17 @@ from torch import Tensor
 from detector.boxes import apply_deltas, clip
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
+from detector.folding import PRECISIONS
 from detector.locate import find_weights
 from detector.model import FasterRCNN, Predictions
-from detector.pending import Finished, Pending, detect
-from detector.preprocess import InputSettings, PreparedImage, prepare
+from detector.pending import Finished, Pending, RegionSource
+from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
 from detector.rewrite import for_inference
 from detector.selection import Selected, select_caffe, select_maxclass
 from detector.weights import Weights, load_weights
 
 SELECTIONS = ("caffe", "maxclass")
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Candidates:
     object_scores: Tensor  # (R,)
 
 
-class RegionExtractor:
+class RegionExtractor(RegionSource):
     """Finds the top regions of photos and their features.
 
     extractor = RegionExtractor.from_weights("frcnn-vg.safetensors")
@@ -116,10 +116,6 @@ class RegionExtractor:
         model.load_state_dict(weights.tensors)
         return cls(model, weights, selection=selection, num_regions=num_regions, device=device, precision=precision)
 
-    def prepare(self, image: np.ndarray) -> PreparedImage:
-        """The part of the work that needs no network: see `detector.preprocess.prepare`."""
-        return prepare(image, self.input_settings)
-
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the features are, as JSON."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
@@ -130,15 +126,6 @@ class RegionExtractor:
             "weights_sha256": self.weights_sha256,
             "precision": self.precision,
         }
-
-    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
-        """Regions of each image, in order.
-
-        Args:
-            images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
-        """
-        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
-        return detect(self.launch, prepared)
 
     @torch.inference_mode()
     def launch(self, images: Sequence[PreparedImage]) -> Pending:

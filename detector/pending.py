@@ -3,11 +3,13 @@
 A region source launches a batch and gives a `Pending`: on a GPU the host goes on meanwhile, on a CPU the batch is `Finished`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from detector.preprocess import PreparedImage
+import numpy as np
+
+from detector.preprocess import InputSettings, PreparedImage, prepare
 from detector.regions import Regions
 
 
@@ -34,18 +36,31 @@ class Finished:
         return self.regions
 
 
-def detect(launch: Callable[[Sequence[PreparedImage]], Pending], images: Sequence[PreparedImage]) -> list[Regions]:
-    """Regions of images of any shapes, in order.
+class RegionSource:
+    """Photos in, regions out. A subclass launches batches of images of one resized shape."""
 
-    Args:
-        launch: starts a batch of images of one resized shape.
-        images: all of them; those of one shape are one batch.
-    """
-    batches: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        batches.setdefault(image.pixels.shape, []).append(index)
-    pending = [launch([images[index] for index in batch]) for batch in batches.values()]
-    found: dict[int, Regions] = {}
-    for batch, regions in zip(batches.values(), pending, strict=True):
-        found.update(zip(batch, regions.result(), strict=True))
-    return [found[index] for index in range(len(images))]
+    input_settings: InputSettings
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """The part of the work that needs no network: see `detector.preprocess.prepare`."""
+        return prepare(image, self.input_settings)
+
+    def launch(self, images: Sequence[PreparedImage]) -> Pending:
+        """Start one batch."""
+        raise NotImplementedError
+
+    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
+        """Regions of each image, in order; images of one resized shape are one batch.
+
+        Args:
+            images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
+        """
+        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
+        batches: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(prepared):
+            batches.setdefault(image.pixels.shape, []).append(index)
+        pending = [self.launch([prepared[index] for index in batch]) for batch in batches.values()]
+        found: dict[int, Regions] = {}
+        for batch, regions in zip(batches.values(), pending, strict=True):
+            found.update(zip(batch, regions.result(), strict=True))
+        return [found[index] for index in range(len(images))]

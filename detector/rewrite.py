@@ -8,9 +8,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_weights
 
 from detector.detectron2_compat import detectron2_ready
+from detector.folding import fold_norm
 from detector.model import FasterRCNN
 
 with detectron2_ready():
@@ -36,22 +36,10 @@ def for_inference(model: FasterRCNN, dtype: torch.dtype = torch.float32) -> Fast
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Replace, in place, every convolution and its norm of fixed statistics by one convolution with a bias.
-
-    The arithmetic is in float64: what is left is one rounding of each weight to float32.
-    """
+    """Replace, in place, every convolution and its norm of fixed statistics by one convolution with a bias."""
     for module in model.modules():
         if isinstance(module, Conv2d) and isinstance(module.norm, FrozenBatchNorm2d | nn.BatchNorm2d):
-            norm = module.norm
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            bias = None if module.bias is None else module.bias.double()
-            mean, variance = norm.running_mean.double(), norm.running_var.double()
-            weight, bias = fuse_conv_bn_weights(
-                module.weight.double(), bias, mean, variance, norm.eps, norm.weight.double(), norm.bias.double()
-            )
-            module.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
-            module.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
+            fold_norm(module, module.norm)
             module.norm = None
 
 

@@ -20,19 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.ops import roi_align
 
 from detector.errors import DetectorError
-from detector.pending import Finished, Pending, detect
-from detector.preprocess import InputSettings, PreparedImage, prepare
+from detector.folding import PRECISIONS, fold_norm
+from detector.pending import Finished, Pending, RegionSource
+from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
 
 NAME = "starter"  # what `--weights` calls it
 LEVELS = ((1, 1), (2, 2), (2, 3), (3, 3), (4, 4))  # (rows, columns) of the pyramid: 36 windows
 OVERLAP = 0.25  # of a cell, that a window reaches beyond it on each side
 SAMPLES = 4  # RoIAlign's points in each direction of a window
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def pooling_matrix(side: int) -> Tensor:
     return roi_align(cells, [boxes], 1, sampling_ratio=SAMPLES, aligned=True).flatten(1)
 
 
-class WindowExtractor:
+class WindowExtractor(RegionSource):
     """Fixed windows of photos and their features; used as `detector.RegionExtractor` is.
 
     extractor = WindowExtractor.from_package()
@@ -116,10 +115,6 @@ class WindowExtractor:
         """Load a network with the weights of its installed package."""
         return cls(load_network(network), network, device=device, precision=precision)
 
-    def prepare(self, image: np.ndarray) -> PreparedImage:
-        """The part of the work that needs no network: see `detector.preprocess.prepare`."""
-        return prepare(image, self.input_settings)
-
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the features are, as JSON."""
         return {
@@ -130,15 +125,6 @@ class WindowExtractor:
             "weights_sha256": self.network.sha256,
             "precision": self.precision,
         }
-
-    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
-        """Regions of each image, in order; the windows' order is that of `pyramid`.
-
-        Args:
-            images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
-        """
-        prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
-        return detect(self.launch, prepared)
 
     @torch.inference_mode()
     def launch(self, images: Sequence[PreparedImage]) -> Pending:
@@ -269,25 +255,8 @@ def for_inference(model: Any, network: Network) -> nn.Module:
         else:
             pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
     for owner, conv, norm in pairs:
-        _fold(getattr(owner, conv), getattr(owner, norm))
+        fold_norm(getattr(owner, conv), getattr(owner, norm))
         setattr(owner, norm, getattr(owner, norm).act)
     stem = model.conv_stem.weight
     model.conv_stem.weight = nn.Parameter(stem.flip(1) / network.pixel_scale, requires_grad=False)
     return nn.Sequential(model.conv_stem, model.bn1, model.blocks, model.conv_head, model.bn2)
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Take a norm of fixed statistics into the convolution before it, in float64."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight.double(),
-        None,
-        norm.running_mean.double(),
-        norm.running_var.double(),
-        norm.eps,
-        norm.weight.double(),
-        norm.bias.double(),
-    )
-    conv.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
-    conv.bias = nn.Parameter(bias.detach().float(), requires_grad=False)

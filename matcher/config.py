@@ -1,26 +1,15 @@
 """What a model is and how it is trained. A field's help, choices and range stand with it, and every value is checked."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from configs.fields import check_limits
+from configs.fields import knob as setting
 from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
 
 HEADS = 8  # of the attention between regions
 Method = Literal["scan", "chan", "vse", "naaf"]
-
-
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field with its help and the values it accepts.
-
-    Args:
-        default: the value where none is given.
-        help: one line.
-        limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive. Of a tuple: of each item.
-    """
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +53,7 @@ class ModelConfig:
         return f"{self.attention}_{self.pooling.lower()}" if self.matcher == "scan" else self.matcher
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_limits(self, MatcherError)
         if self.text_encoder_frozen and self.text_encoder == "gru":
             raise MatcherError("text_encoder_frozen: a GRU starts from nothing; expected a transformers text_encoder")
         if self.image_attention and self.embed_dim % HEADS:
@@ -120,32 +109,4 @@ class FitConfig:
     log_every: int = setting(10, "Steps between rows of metrics.jsonl.", min=1)
 
     def __post_init__(self) -> None:
-        check_settings(self)
-
-
-def check_settings(config: Any) -> None:
-    """Refuse values outside the limits of their fields.
-
-    Raises:
-        MatcherError: naming the field, the value and what was expected.
-    """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for item in value if isinstance(value, list | tuple) else (value,):
-            if expected := _refusal(field.metadata, item):
-                raise MatcherError(f"{field.name} {item!r}: expected {expected}")
-
-
-def _refusal(limits: Mapping[str, Any], value: Any) -> str:
-    """What was expected in place of a value that its field does not accept; "" where it does."""
-    if choices := limits.get("choices"):
-        return "" if value in choices else f"one of {', '.join(choices)}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    for name, words in (("min", "at least"), ("above", "more than"), ("max", "at most"), ("below", "less than")):
-        if (bound := limits.get(name)) is None:
-            continue
-        accepted = {"min": value >= bound, "above": value > bound, "max": value <= bound, "below": value < bound}
-        if not accepted[name]:
-            return f"{words} {bound}"
-    return ""
+        check_limits(self, MatcherError)

@@ -258,7 +258,7 @@ def train_detector(config: "TrainDetectorConfig") -> None:
     """
     from pipeline import train_detector as stage
 
-    trained = stage.run(config, say=say)
+    trained = stage.run(config, report=say)
     if not trained.is_main:
         return
     say(f"{trained.weights}: {trained.result}")

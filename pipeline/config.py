@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from configs.fields import refusal
 from pipeline.errors import PipelineError
-from pipeline.fields import convert, leaves, refusal
+from pipeline.fields import convert, leaves
 
 T = TypeVar("T")
 LARGEST_FILE = 1 << 20  # bytes of a YAML file

@@ -6,38 +6,19 @@ They become the command line option, its help, the list of KEY=VALUE, and the ch
     shard_size: int = knob(64, "Photos per shard.", min=1)               shard_size=32
     training: FitConfig = section(FitConfig, options=("epochs",))        --epochs 5, training.margin=0.3
 
-`detector` and `matcher` cannot import this module; their fields carry the same metadata.
+A `knob` is of `configs.fields`, which `detector` and `matcher` share: they cannot import this module.
 """
 
 import dataclasses
-import math
-import operator
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from configs.fields import BOUNDS, check_limits, knob
 from pipeline.errors import PipelineError
 
-BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "min": ("at least", operator.ge),
-    "max": ("at most", operator.le),
-    "above": ("more than", operator.gt),
-    "below": ("less than", operator.lt),
-}
 NUMBERS = {int: "a whole number", float: "a number"}
-
-
-def knob(default: Any, help: str, **limits: Any) -> Any:
-    """A field that KEY=VALUE and YAML files set.
-
-    Args:
-        default: the value where none is given.
-        help: one line.
-        limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive; `longest`, characters. Of a tuple: of
-            each item, and `most`, of them.
-    """
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 def option(
@@ -78,10 +59,7 @@ class CommandConfig:
     """Base of the commands' configurations: checks the values when one is made, by the command line or in Python."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if expected := refusal(field.metadata, value):
-                raise PipelineError(f"{field.name} {value!r}: expected {expected}")
+        check_limits(self, PipelineError)
 
 
 def fields_with_types(schema: type) -> Iterator[tuple[dataclasses.Field, Any]]:
@@ -98,23 +76,6 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
             yield from leaves(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         else:
             yield f"{prefix}{field.name}", hint, field
-
-
-def refusal(limits: Mapping[str, Any], value: Any) -> str:
-    """What is expected of a field with this metadata, if the value is something else; else ""."""
-    for item in value if isinstance(value, tuple) else (value,):
-        if "choices" in limits and item not in limits["choices"]:
-            return f"one of {', '.join(str(choice) for choice in limits['choices'] if choice != '')}"
-        if isinstance(item, float) and not math.isfinite(item):
-            return "a finite number"
-        for name, (words, holds) in BOUNDS.items():
-            if item is not None and name in limits and not holds(item, limits[name]):
-                return f"{words} {limits[name]}"
-        if isinstance(item, str) and len(item) > limits.get("longest", len(item)):
-            return f"at most {limits['longest']} characters"
-    if isinstance(value, tuple) and len(value) > limits.get("most", len(value)):
-        return f"at most {limits['most']} of them"
-    return ""
 
 
 def describe(hint: Any, field: dataclasses.Field) -> str:

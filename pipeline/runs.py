@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import torch
 
+from configs.fields import knob
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256
@@ -28,7 +29,7 @@ from matcher.matcher import Matcher
 from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, knob, option, section
+from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json, write_json
 from pipeline.store.reader import Store
 

@@ -9,25 +9,29 @@ detectors/vg_r101_8gpu/
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from configs.fields import knob
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
 from detector.locate import resolve
 from detector.preprocess import InputSettings
-from detector.training.fit import WEIGHTS, DetectionData, DetectorFitResult, check_recipe, fit_detector, judge_detector
+from detector.training.data import DetectionData, RecordReader
+from detector.training.fit import WEIGHTS, DetectorFitResult, check_recipe, fit_detector, judge_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
 from pipeline.annotations.coco import read_coco
-from pipeline.annotations.records import DetectionRecords, RecordReader, check_photos, read_class_vocabulary
+from pipeline.annotations.records import DetectionRecords, check_photos, read_class_vocabulary
 from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, knob, option, section
+from pipeline.fields import CommandConfig, option, section
+from pipeline.inputs.photos import read_image
 from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
@@ -86,7 +90,9 @@ class TrainedDetector:
         return self.result.weights
 
 
-def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, progress: bool = True) -> TrainedDetector:
+def run(
+    config: TrainDetectorConfig, *, report: Callable[[str], None] = print, progress: bool = True
+) -> TrainedDetector:
     """Train a detector, or continue where an earlier call with the same configuration was stopped.
 
     Raises:
@@ -94,8 +100,8 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
         DetectorError: no network to start from, or a recipe that this machine does not allow.
     """
     group = join_processes(config.device)
-    say = say if group.is_main else lambda _: None
-    records = read_records(config, say)
+    report = report if group.is_main else lambda _: None
+    records = read_records(config, report)
     annotations = "coco" if config.coco else "vg"
     folder = choose_folder(config.run, DETECTORS, config.preset, f"{annotations}_r{config.network.depth}")
     config = replace(config, run=str(folder))
@@ -111,7 +117,7 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
     lock = claim_run(folder, config, identity, WORK) if group.is_main else None
     group.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
-    say(
+    report(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
         f"{network.num_attributes:,} attributes, features of {network.feature_dim:,} numbers; {recipe.steps:,} steps of "
         f"{recipe.batch_size} images ({epochs:.1f} epochs)"
@@ -124,12 +130,12 @@ def run(config: TrainDetectorConfig, *, say: Callable[[str], None] = print, prog
 
 def _as_data(records: DetectionRecords, network: DetectorConfig, recipe: DetectorFitConfig) -> DetectionData:
     """The records, and how a network's input is made of them."""
-    settings, attributes = InputSettings.of(network), network.num_attributes
+    reader = partial(RecordReader, InputSettings.of(network), network.num_attributes, read_image=read_image)
     return DetectionData(
         records.train,
         records.evaluation,
-        RecordReader(settings, attributes, training=True, flip=recipe.flip),
-        RecordReader(settings, attributes, training=False),
+        reader(training=True, flip=recipe.flip),
+        reader(training=False),
         records.object_names,
         records.attribute_names,
     )
@@ -150,7 +156,7 @@ def _judged(config: TrainDetectorConfig, folder: Path) -> Path:
     return path
 
 
-def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> DetectionRecords:
+def read_records(config: TrainDetectorConfig, report: Callable[[str], None]) -> DetectionRecords:
     """The annotations that a configuration asks for, with a report of what was left out."""
     if bool(config.visual_genome) == bool(config.coco):
         raise PipelineError("name the annotations with --visual-genome DIR or, instead, --coco DIR")
@@ -170,9 +176,11 @@ def read_records(config: TrainDetectorConfig, say: Callable[[str], None]) -> Det
             evaluation_images=config.evaluation_images,
         )
     if not held_out:
-        say(NOTHING_HELD_OUT.format("COCO" if config.coco else "Visual Genome, which shares 51,000 photos with COCO,"))
+        report(
+            NOTHING_HELD_OUT.format("COCO" if config.coco else "Visual Genome, which shares 51,000 photos with COCO,")
+        )
     check_photos(records)
-    say(str(records.report))
+    report(str(records.report))
     return records
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from detector.detectron2_compat import detectron2_ready
+from detector.training.data import Record
 from detector.training.metrics import PER_IMAGE, ClassDetections
 from detector.vocabulary import multi_hot
 
@@ -22,7 +23,6 @@ with detectron2_ready():
     from detectron2.utils import comm
 
 DATASET = "scan-pipeline-evaluation"  # its name in detectron2's catalog
-Record = Mapping[str, Any]
 
 
 class VisualGenomeEvaluator(DatasetEvaluator):

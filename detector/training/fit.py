@@ -10,7 +10,7 @@ import pickle
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +26,14 @@ from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.files import write_atomically
 from detector.model import FasterRCNN
+from detector.training.data import DetectionData
 from detector.training.evaluation import evaluate_detector
 from detector.training.model import TrainableDetector, initialize, plain_state
 from detector.training.trainer import (
     LOG_EVERY,
     Bar,
     Checkpointer,
-    Mapper,
     Randomness,
-    Record,
     make_schedule,
     make_trainer,
 )
@@ -67,18 +66,6 @@ class DetectorFitResult:
         if self.steps:
             found.append(f"{self.steps:,} steps ({self.seconds / 60:.1f} min)")
         return "; ".join(found)
-
-
-@dataclass(frozen=True)
-class DetectionData:
-    """What a detector is trained and judged on: records (see `evaluate_detector`) and how their images are read."""
-
-    train: Sequence[Record]
-    evaluation: Sequence[Record]
-    training_mapper: Mapper
-    evaluation_mapper: Mapper
-    object_names: Sequence[str]
-    attribute_names: Sequence[str]
 
 
 def fit_detector(

@@ -1,6 +1,6 @@
 """detectron2's trainer as a detector's training needs it: data, optimizer, schedule, and hooks that detectron2 lacks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from detector.config import DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.files import write_atomically
+from detector.training.data import Mapper, Record
 
 with detectron2_ready():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -26,8 +27,6 @@ with detectron2_ready():
 
 LOG_EVERY = 20  # steps, between losses that leave the device
 MOST_PASSED_OVER = 100  # unreadable images in a row
-Record = Mapping[str, Any]
-Mapper = Callable[[Record], Record | None]
 
 
 def make_trainer(

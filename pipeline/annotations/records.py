@@ -1,29 +1,22 @@
-"""What a detector is trained on: records of images with boxes, cleaned and counted, and how their images are read.
+"""What a detector is trained on: records of images with boxes, cleaned and counted.
 
 A record: file_name, image_id, height, width; boxes (G, 4) float32 XYXY pixels, classes (G,) int64 and attributes (G, A)
 int64 padded with -1. Letters: G boxes of an image, A attributes of a box at most, T attributes of the vocabulary.
 """
 
 import math
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from detector.detectron2_compat import detectron2_ready
-from detector.preprocess import InputSettings, prepare
-from detector.vocabulary import multi_hot
+from detector.training.data import other_size
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.inputs.photos import read_image, read_image_size
-
-with detectron2_ready():
-    from detectron2.structures import Boxes, Instances
+from pipeline.inputs.photos import read_image_size
 
 Record = dict[str, Any]
 SHOWN = 5  # names that a report lists
@@ -178,7 +171,7 @@ def check_photos(records: DetectionRecords) -> None:
     for record in [*evenly_spaced(records.train, SAMPLE), *evenly_spaced(records.evaluation, SAMPLE)]:
         try:
             size = read_image_size(record["file_name"])
-            reason = "" if size == (record["height"], record["width"]) else _other_size(record, size)
+            reason = "" if size == (record["height"], record["width"]) else other_size(record, size)
         except UnreadableImage as error:
             reason = str(error)
         if not reason:
@@ -194,64 +187,6 @@ def evenly_spaced(records: list[Record], most: int) -> list[Record]:
     if len(records) <= most:
         return records
     return [records[index * len(records) // most] for index in range(most)]
-
-
-def _other_size(record: Mapping[str, Any], size: Sequence[int]) -> str:
-    return f"{size[0]} x {size[1]} pixels, annotated as {record['height']} x {record['width']}"
-
-
-class RecordReader:
-    """A record -> what the network is trained and judged with. Runs in worker processes.
-
-    Args:
-        settings: of the network's input.
-        num_attributes: T.
-        training: mirror half of the images, and pass over those that cannot be read; else a blank image stands for
-            one, so that its objects count as not found and an evaluation never ends a training.
-        flip: whether to mirror at all.
-    """
-
-    def __init__(self, settings: InputSettings, num_attributes: int, *, training: bool, flip: bool = True):
-        self.settings, self.num_attributes = settings, num_attributes
-        self.training, self.flip = training, flip and training
-        self._complained: set[str] = set()
-
-    def __call__(self, record: Mapping[str, Any]) -> Record | None:
-        try:
-            image = read_image(record["file_name"])
-            if image.shape[:2] != (record["height"], record["width"]):
-                raise UnreadableImage(_other_size(record, image.shape))
-        except UnreadableImage as error:
-            what = "passed over in training" if self.training else "judged as if it were blank"
-            if record["file_name"] not in self._complained:  # an image comes once an epoch
-                self._complained.add(record["file_name"])
-                warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)
-            if self.training:
-                return None
-            image = np.full((record["height"], record["width"], 3), self.settings.pixel_mean, dtype=np.uint8)
-        prepared = prepare(image, self.settings)
-        pixels, (y, x) = prepared.pixels, prepared.scale
-        boxes = record["boxes"] * np.array([x, y, x, y], dtype=np.float32)
-        if self.flip and torch.rand(()) < 0.5:
-            pixels = pixels[:, ::-1]
-            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
-        height, width = pixels.shape[:2]
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-        instances.gt_boxes.clip((height, width))
-        instances.gt_classes = torch.from_numpy(record["classes"])
-        if self.num_attributes:
-            instances.gt_attributes = torch.from_numpy(multi_hot(record["attributes"], self.num_attributes))
-        if self.training:  # a box of a pixel can vanish at the border of an image that was made smaller
-            instances = instances[instances.gt_boxes.nonempty()]
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            "instances": instances,
-            "image_id": record["image_id"],
-            "height": record["height"],
-            "width": record["width"],
-            "scale": min(y, x),
-        }
 
 
 def _counts(counter: Counter[str]) -> str:

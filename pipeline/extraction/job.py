@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from configs.fields import knob
 from detector.pending import Pending
 from detector.preprocess import InputSettings, PreparedImage
-from pipeline.fields import CommandConfig, knob, option
+from pipeline.fields import CommandConfig, option
 from pipeline.store.plan import PlannedShard
 
 

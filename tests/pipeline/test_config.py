@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from configs.fields import knob
 from pipeline.config import config_diff, find_preset, load_config, save_config
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, knob, option
+from pipeline.fields import CommandConfig, option
 
 
 @dataclass(frozen=True)

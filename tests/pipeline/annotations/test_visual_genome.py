@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.training.data import RecordReader
 from pipeline.annotations.coco import read_coco
 from pipeline.annotations.records import (
     ClassVocabulary,
     DetectionRecords,
-    RecordReader,
     check_photos,
     clean_box,
     make_record,
@@ -19,6 +19,7 @@ from pipeline.annotations.records import (
 )
 from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
 from pipeline.errors import PipelineError
+from pipeline.inputs.photos import read_image
 from tests.photos import write_photos
 
 OBJECTS = ClassVocabulary(["Dog,dogs", "fire  hydrant,hydrant", "tree"])
@@ -278,7 +279,9 @@ def reader(**options: Any) -> RecordReader:
     from detector.config import DetectorConfig
     from detector.preprocess import InputSettings
 
-    return RecordReader(InputSettings.of(DetectorConfig(min_size=96, max_size=160)), 3, **options)
+    return RecordReader(
+        InputSettings.of(DetectorConfig(min_size=96, max_size=160)), 3, read_image=read_image, **options
+    )
 
 
 def test_a_record_is_read_as_the_network_takes_it(tmp_path: Path) -> None:
