@@ -22,10 +22,10 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter, with_weights
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import find_captions
-from pipeline.inputs.sources import describe_skipped, list_photos, photo_sha256
-from pipeline.store.format import FEATURES, commit_mark
+from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, photo_sha256
+from pipeline.store.format import CAPTIONS, FEATURES, commit_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
 from pipeline.store.roots import absolute, titled
@@ -63,6 +63,8 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
         )
         if str(plan):
             tqdm.write(f"{folder}: {plan}", file=sys.stderr)
+        if captions := captions_of(config.images, config.caption_columns):
+            write_json(folder / CAPTIONS, {"images": captions})
         shards = _own_shards(config, plan.shards)
         open_shards = _open_shards(config, folder, shards, photos[: config.limit or None])
         remaining = sum(len(shard.photos) for shard in open_shards)

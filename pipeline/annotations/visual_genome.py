@@ -25,7 +25,7 @@ from pipeline.annotations.records import (
     make_record,
 )
 from pipeline.errors import PipelineError
-from pipeline.inputs.sources import SUFFIXES
+from pipeline.inputs.storage import SUFFIXES
 
 MOST_ATTRIBUTES = 16  # of a box, as published
 EVALUATION_SHARE = 50  # one in so many images, where no captions file holds any out

@@ -18,7 +18,11 @@ from pipeline.store.plan import PlannedShard
 class ExtractConfig(CommandConfig):
     """What `scan-pipeline extract` does."""
 
-    images: tuple[str, ...] = option((), "Folder of photos, searched recursively.", metavar="DIR")
+    images: tuple[str, ...] = option(
+        (),
+        "Folder of photos, searched recursively; or tar or parquet files, such as 'data/{000..099}.tar'.",
+        metavar="DIR|FILES",
+    )
     output: str = option("", "Store to write.", metavar="DIR", unset="features/<name of the last folder>")
     weights: str = option(
         "",
@@ -41,6 +45,9 @@ class ExtractConfig(CommandConfig):
     limit: int = option(0, "Only the first N photos; 0: all.", min=0)
     shard_size: int = knob(
         64, "Photos per shard, 9 MB at 36 x 2048 float16; as many are lost when killed.", min=1, max=100_000
+    )
+    caption_columns: tuple[str, ...] = knob(
+        (), "Columns of parquet, or keys of a tar's JSON, that hold captions; empty: those of known names."
     )
     retry_failures: bool = option(False, "Try again the photos that failed before.")
     share: str = knob(

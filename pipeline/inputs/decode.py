@@ -3,7 +3,9 @@
 import hashlib
 import shutil
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import read_photo
 from pipeline.store.plan import Photo
-from pipeline.store.roots import place_of
+from pipeline.store.roots import place_of, split_place
 
 SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 
@@ -44,10 +46,12 @@ def decode_photos(
     Raises:
         PipelineError: a worker died.
     """
+    places = [place_of(roots[photo.root], photo.path) for photo in photos]
     workers = min(workers, len(photos))
     shared = workers > 0 and _room_to_share()
     loader = DataLoader(
-        _Photos(photos, roots, settings, shared),
+        _Photos(settings, shared),
+        sampler=_contents(places, ahead),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=ahead // workers + 1 if workers else None,
@@ -67,20 +71,15 @@ def decode_photos(
 
 
 class _Photos(Dataset[DecodedPhoto]):
-    """Picklable and small: all that a worker needs."""
+    """Picklable and small: all that a worker needs. It is asked with a photo's place, or with what `_contents` read."""
 
-    def __init__(self, photos: Sequence[Photo], roots: Sequence[str], settings: InputSettings, shared: bool):
-        self.photos, self.roots, self.settings, self.shared = photos, roots, settings, shared
+    def __init__(self, settings: InputSettings, shared: bool):
+        self.settings, self.shared = settings, shared
 
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> DecodedPhoto:
-        photo = self.photos[index]
-        try:
-            content = read_photo(place_of(self.roots[photo.root], photo.path))
-        except UnreadableImage as error:
-            return DecodedPhoto(str(error), None)
+    def __getitem__(self, asked: str | bytes | UnreadableImage) -> DecodedPhoto:
+        content = _read(asked) if isinstance(asked, str) else asked
+        if isinstance(content, UnreadableImage):
+            return DecodedPhoto(str(content), None)
         sha256 = hashlib.sha256(content).hexdigest()
         try:
             image = prepare(decode_image(content), self.settings)
@@ -90,6 +89,28 @@ class _Photos(Dataset[DecodedPhoto]):
             return DecodedPhoto("not enough memory to decode it", sha256)
         pixels: Any = torch.from_numpy(image.pixels) if self.shared else image.pixels
         return DecodedPhoto(replace(image, pixels=pixels), sha256)
+
+
+def _contents(places: Sequence[str], ahead: int) -> Iterator[str | bytes | UnreadableImage]:
+    """What workers are asked with: the place of a file, which they read themselves, or the bytes of a photo in a container.
+
+    A container is read here, in its order and ahead of the workers: each of them would read it all.
+    """
+    waiting: deque[Future[str | bytes | UnreadableImage]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        for place in places:
+            waiting.append(pool.submit(_read if split_place(place)[1] else str, place))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read(place: str) -> bytes | UnreadableImage:
+    try:
+        return read_photo(place)
+    except UnreadableImage as error:
+        return error
 
 
 def _with_array(photo: DecodedPhoto) -> DecodedPhoto:

@@ -4,23 +4,32 @@ A root is a folder, a tar or parquet file, a pattern of such, or a URL of any of
 below it name a photo. What kind it is decides `open_source`; everything else uses the protocol, or `read_photo` for one place.
 """
 
+import hashlib
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import file_sha256
+from pipeline.inputs.containers import index_of, read_member
+from pipeline.inputs.storage import SUFFIXES, files_below, matching, status
 from pipeline.store.plan import Photo
-from pipeline.store.roots import absolute, is_remote, place_of, split_place, titled
+from pipeline.store.roots import (
+    CONTAINERS,
+    INSIDE,
+    absolute,
+    folder_of,
+    is_container,
+    is_remote,
+    place_of,
+    split_place,
+    titled,
+)
 
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
-    *(".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"),
-}
 RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"}
 MAX_BYTES = 1 << 30  # no image of photos.MAX_PIXELS needs more
 
@@ -38,6 +47,13 @@ class Source(Protocol):
 
     def photos(self, skipped: Counter[str]) -> list[Listed]:
         """Every photo, in the order in which it is best read; counts other files by suffix."""
+
+    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Captions that lie with the photos, as the images of Karpathy's files.
+
+        Args:
+            columns: that hold them; (): those of known names.
+        """
 
     def refuse_if_gone(self) -> None:
         """Raises a PipelineError where the photos are no longer there, such as on a disk that was unmounted."""
@@ -57,6 +73,10 @@ class Folder:
         """All of them, by path."""
         return [self._listed(path) for path in sorted(_walk(self.root, "", set(), skipped))]
 
+    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """None: captions of a folder are files beside it, which `find_captions` finds."""
+        return []
+
     def refuse_if_gone(self) -> None:
         """An unmounted disk is not a folder of unreadable photos."""
         if not self.root.is_dir() or next(os.scandir(self.root), None) is None:
@@ -72,17 +92,54 @@ class Folder:
         return Listed(path, status.st_size, status.st_mtime_ns)
 
 
+class Containers:
+    """Photos in tar or parquet files, as they lie in them."""
+
+    def __init__(self, root: str, files: Sequence[str]):
+        self.root, self.files = root, files  # below `folder_of(root)`
+
+    def photos(self, skipped: Counter[str]) -> list[Listed]:
+        """All of them; a container that is damaged is one more, which cannot be read."""
+        photos = []
+        for file in self.files:
+            place = place_of(self.root, file)
+            index, found = index_of(place), status(place)
+            skipped.update(index.skipped)
+            for name, (_, size) in index.photos.items():
+                # A row has no size of its own; rows and members change with their file.
+                size = found.size if file.endswith(".parquet") else size
+                photos.append(Listed(f"{file}{INSIDE}{name}", size, found.mtime_ns))
+            if index.fault:
+                photos.append(Listed(file, *found))
+        return photos
+
+    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Those of a photo's row, or of a tar's members with its key."""
+        return [one for file in self.files for one in index_of(place_of(self.root, file), columns).captions]
+
+    def refuse_if_gone(self) -> None:
+        """To read from a container that is gone is an error already."""
+
+
 def open_source(root: str) -> Source:
     """What a root names.
 
     Raises:
         PipelineError: nothing that is there.
     """
+    if is_container(root):
+        folder = folder_of(absolute(root))
+        return Containers(absolute(root), [os.path.relpath(place, folder) for place in matching(absolute(root))])
+    if os.path.isdir(root) and next(_walk(Path(root), "", set(), Counter()), None) is None:
+        files = files_below(root)
+        for suffix in CONTAINERS:  # tars first: img2dataset writes a table without photos beside each
+            if found := [file for file in files if file.endswith(suffix)]:
+                return Containers(absolute(root), found)
     return Folder(root)
 
 
 def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = None) -> list[Photo]:
-    """Every photo of some sources: those of folders sorted by id, those of containers as they lie in them.
+    """Every photo of some sources: sorted by id, or where some are in containers, as they lie in them.
 
     Args:
         roots: as `--images` names them.
@@ -93,10 +150,10 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
     """
     skipped = Counter() if skipped is None else skipped
     photos = []
-    for index, root in enumerate(map(str, roots)):
-        prefix = f"{os.path.basename(titled(absolute(root)))}/" if len(roots) > 1 else ""
+    for index, (root, prefix) in enumerate(zip(map(str, roots), _prefixes(roots), strict=True)):
         photos += [
-            Photo(prefix + found.path, found.path, index, *found[1:]) for found in open_source(root).photos(skipped)
+            Photo(prefix + found.path.rpartition(INSIDE)[2], found.path, index, *found[1:])
+            for found in open_source(root).photos(skipped)
         ]
     if not photos:
         folders = ", ".join(map(str, roots))
@@ -104,14 +161,28 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
         raise PipelineError(
             f"--images {folders}: no photo found, looked for {', '.join(sorted(SUFFIXES))} in all subfolders{found}"
         )
-    photos.sort(key=lambda photo: photo.image_id)
-    for left, right in pairwise(photos):
+    by_id = sorted(photos, key=lambda photo: photo.image_id)
+    for left, right in pairwise(by_id):
         if left.image_id == right.image_id:
+            two = "files" if INSIDE in left.path else "folders have the same name and"
             raise PipelineError(
-                f"--images: two folders have the same name and both hold {left.image_id!r}",
-                "rename one, or extract them apart with --output",
+                f"--images: two {two} both hold {left.image_id!r}", "rename one, or extract them apart with --output"
             )
-    return photos
+    return photos if any(INSIDE in photo.path for photo in photos) else by_id
+
+
+def captions_of(roots: Sequence[str], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Captions that lie with the photos of some sources, as the images of Karpathy's files, named by the ids of `list_photos`."""
+    return [
+        {**one, "filename": prefix + one["filename"]}
+        for root, prefix in zip(roots, _prefixes(roots), strict=True)
+        for one in open_source(root).captions(columns)
+    ]
+
+
+def _prefixes(roots: Sequence[Path | str]) -> list[str]:
+    """What the ids of each source begin with: its name, where there are several."""
+    return [f"{os.path.basename(titled(absolute(str(root))))}/" if len(roots) > 1 else "" for root in roots]
 
 
 def refuse_lost_sources(roots: Sequence[str]) -> None:
@@ -133,16 +204,22 @@ def read_photo(place: Path | str) -> bytes:
     """The bytes of a photo, wherever it is.
 
     Raises:
-        UnreadableImage: missing, no regular file, or too large.
+        UnreadableImage: missing, no regular file, damaged, or too large.
+        PipelineError: its container is gone.
     """
+    file, name = split_place(str(place))
+    if name:
+        return read_member(file, name)
+    if is_container(file):
+        raise UnreadableImage(index_of(file).fault or "no image, but a file of images")
     try:
-        status = os.stat(place)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting for ever
+        found = os.stat(place)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting for ever
             raise UnreadableImage("not a file")
-        if status.st_size > MAX_BYTES:
-            raise UnreadableImage(f"{status.st_size:,} bytes: more than {MAX_BYTES:,}")
-        with open(place, "rb") as file:
-            data = file.read(status.st_size)  # and no more, should it have grown since
+        if found.st_size > MAX_BYTES:
+            raise UnreadableImage(f"{found.st_size:,} bytes: more than {MAX_BYTES:,}")
+        with open(place, "rb") as opened:
+            data = opened.read(found.st_size)  # and no more, should it have grown since
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
     return data
@@ -155,7 +232,12 @@ def is_place(name: str) -> bool:
 
 def photo_sha256(root: str, path: str) -> str:
     """Checksum of a photo; "" where it cannot be read."""
-    return file_sha256(Path(place_of(root, path)))
+    if INSIDE not in path:
+        return file_sha256(Path(place_of(root, path)))
+    try:
+        return hashlib.sha256(read_photo(place_of(root, path))).hexdigest()
+    except UnreadableImage:
+        return ""
 
 
 def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Counter[str]) -> Iterator[str]:

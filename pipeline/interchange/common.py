@@ -22,7 +22,7 @@ from detector.regions import Regions
 from detector.vocabulary import default_names
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.inputs.sources import SUFFIXES
+from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import Shard, Store
 
 # The field's names of the class columns (LXMERT's; also the keys of our .npz and HDF5 files), ours, and the published type

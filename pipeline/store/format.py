@@ -14,6 +14,7 @@ FEATURES = Path("features")  # of the workspace: where stores are looked for, an
 MANIFEST = "manifest.json"
 PLAN = "images.jsonl"
 FAILURES = "failures.jsonl"
+CAPTIONS = "captions_of_photos.json"  # that came with the photos, in Karpathy's layout
 DAMAGED = "damaged"  # folder within a store, for what inspect --repair sets aside
 MARK_NAME = re.compile(r"shard-(\d+)\.json", re.ASCII)
 

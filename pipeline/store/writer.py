@@ -20,6 +20,7 @@ from pipeline.config import config_diff
 from pipeline.errors import PipelineError
 from pipeline.files import disk_errors, locked, remove_abandoned, rename, replacing, temporary_file, write_json
 from pipeline.store.format import (
+    CAPTIONS,
     DAMAGED,
     FAILURES,
     FORMAT,
@@ -36,7 +37,14 @@ from pipeline.store.marks import SEAL, Mark, read_mark, seal
 from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
-OTHER_FILES = {FAILURES, PLAN, DAMAGED, "captions.tsv"}  # of a store, beside manifest and shards
+OTHER_FILES = {
+    FAILURES,
+    PLAN,
+    DAMAGED,
+    CAPTIONS,
+    "captions.tsv",
+    "captions.json",
+}  # of a store, beside manifest and shards
 
 
 @dataclass

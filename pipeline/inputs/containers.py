@@ -1,0 +1,331 @@
+"""Photos inside tar files (webdataset's names) and parquet files (as the hub serves datasets), with their captions.
+
+A container is read once for its index: where each photo lies, and the captions of each. The index is kept in the user's cache
+under the container's place, size and time, so that to open one photo takes one read. What a damaged container still holds is
+in the index, with what is wrong with it.
+
+    tar       members of one key (the name up to its first dot): 001.jpg, with captions in 001.txt or 001.json
+    parquet   rows with a column of images (a struct of bytes and path, or bytes), and columns of captions
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detector.errors import DetectorError
+from detector.locate import cache_folder
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.files import replacing
+from pipeline.inputs.captions import split_of_name
+from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
+from pipeline.store.format import stays_inside
+
+INDEXES = 64  # of containers that are kept in memory
+LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
+READ_AHEAD = 8 << 20  # bytes
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
+IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
+# Where captions are looked for; the first of these that is there holds them
+CAPTIONS = ("sentences", "captions", "txt", "caption", r"(?:captions?|sentence|text)_?\d+", "text", "description")
+
+
+@dataclass
+class Index:
+    """What a container holds."""
+
+    photos: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> offset and size, or row group and row
+    captions: list[dict[str, Any]] = field(default_factory=list)  # of photos, as Karpathy's files have them
+    fault: str = ""  # why the container may hold more than that
+    skipped: dict[str, int] = field(default_factory=dict)  # other members by suffix
+    columns: tuple[str, ...] | None = ()  # that were said to hold captions
+
+
+def index_of(place: str, columns: tuple[str, ...] | None = None) -> Index:
+    """The index of a container, from the cache where it is as it was.
+
+    Args:
+        place: path or URL.
+        columns: that hold captions; (): those of known names; None: any, as no captions are wanted.
+
+    Raises:
+        PipelineError: not there, a compressed tar, or a parquet file without images.
+    """
+    return _index(place, status(place), columns)
+
+
+def read_member(place: str, name: str) -> bytes:
+    """The bytes of a photo in a container.
+
+    Raises:
+        UnreadableImage: not in it, truncated or damaged.
+        PipelineError: the container is gone.
+    """
+    found = index_of(place)
+    if name not in found.photos:
+        raise UnreadableImage(f"{name!r} is not in {os.path.basename(place)}")
+    if place.endswith(".parquet"):
+        group, row = found.photos[name]
+        content = _row_group(place, status(place), group)[row]
+        if content is None:
+            raise UnreadableImage("no image in this row")
+        return content
+    offset, size = found.photos[name]
+    content = read_range(place, offset, size, ahead=READ_AHEAD)
+    if len(content) < size:
+        raise UnreadableImage(f"truncated: {os.path.basename(place)} ends within it")
+    return content
+
+
+@functools.lru_cache(maxsize=INDEXES)
+def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
+    path = _kept(place, found)
+    with suppress(OSError, ValueError, TypeError):
+        kept = Index(**json.loads(path.read_bytes())) if path else None
+        if kept and (columns is None or columns == tuple(kept.columns or ())):
+            return kept
+    build = _index_parquet if place.endswith(".parquet") else _index_tar
+    index = build(place, columns or ())
+    index.columns = columns or ()
+    if path:
+        with suppress(OSError, PipelineError):  # then it is built again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, sync=False) as file:
+                file.write(json.dumps(asdict(index)).encode())
+    return index
+
+
+def _kept(place: str, found: Status) -> Path | None:
+    """Where the index of a container is kept; None: the user has no cache."""
+    try:
+        key = hashlib.sha256(f"{place}\n{found.size}\n{found.mtime_ns}".encode(errors="surrogateescape")).hexdigest()
+        return cache_folder().parent / "containers" / f"{key[:32]}.json"
+    except DetectorError:
+        return None
+
+
+def _index_tar(place: str, columns: Sequence[str]) -> Index:
+    index, records, skipped = Index(), defaultdict[str, dict[str, Any]](dict), Counter[str]()
+    with open_file(place) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined] # tarfile would keep them all
+                    name = member.name.removeprefix("./")
+                    suffix = os.path.splitext(name)[1].lower()
+                    hidden = any(part.startswith(".") for part in name.split("/")) or not stays_inside(name)
+                    if member.isreg() and suffix in SUFFIXES and not hidden:
+                        index.photos.pop(name, None)  # of two members of a name the last counts, as when tar unpacks
+                        index.photos[name] = (member.offset_data, member.size)
+                    elif member.isreg() and suffix in (".txt", ".json") and member.size <= LONGEST_TEXT:
+                        text = _text_of(archive, member)
+                        records[_key(name)].update(_record(text) if suffix == ".json" else {"txt": text})
+                    elif not member.isdir():
+                        skipped[suffix] += 1
+        except tarfile.TarError as error:
+            if not index.photos and _is_compressed(place):
+                raise PipelineError(
+                    f"{place}: a compressed tar; photos in it cannot be found without reading it all",
+                    "unpack it once: gunzip, unxz or zstd -d",
+                ) from error
+            index.fault = f"a damaged or truncated tar ({error}): what follows its {len(index.photos):,} photos is lost"
+    for name in index.photos:
+        index.captions += _captions(name, records.get(_key(name), {}), place, columns)
+    index.skipped = dict(skipped)
+    return index
+
+
+def _text_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """The text of a member."""
+    content = archive.extractfile(member)
+    return content.read().decode("utf-8-sig", "replace") if content else ""
+
+
+def _record(text: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _key(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.split('.', 1)[0]}"
+
+
+def _is_compressed(place: str) -> bool:
+    return read_range(place, 0, 6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+
+
+def _index_parquet(place: str, columns: Sequence[str]) -> Index:
+    arrow, parquet = _pyarrow()
+    index = Index()
+    with open_file(place) as file:
+        try:
+            table = parquet.ParquetFile(file)
+        except (arrow.ArrowException, OSError) as error:
+            index.fault = f"a damaged or truncated parquet file ({_first_line(error)})"
+            return index
+        image = _image_column(place, table.schema_arrow)
+        names = [item.name for item in table.schema_arrow]
+        wanted = [name for name in names if name != image and _is_text(name, columns)]
+        wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
+        rows: list[tuple[int, int, dict[str, Any]]] = []
+        for group in range(table.num_row_groups):
+            try:
+                records = table.read_row_group(group, columns=wanted).to_pylist() if wanted else []
+            except (arrow.ArrowException, OSError):  # its photos become failures when they are read
+                records = []
+            count = table.metadata.row_group(group).num_rows
+            rows += [(group, row, record) for row, record in enumerate(records or [{}] * count)]
+    stem = os.path.basename(place).rpartition(".")[0]
+    titles = [_title(record, image) or f"{stem}/{row:06}" for row, (_, _, record) in enumerate(rows)]
+    if not _same_for_one_name(place, titles, rows):
+        titles = [f"{stem}/{row:06}" for row in range(len(rows))]
+    for title, (group, row, record) in zip(titles, rows, strict=True):
+        index.photos.setdefault(title, (group, row))
+        index.captions += _captions(title, record, place, columns)
+    return index
+
+
+def _image_column(place: str, schema: Any) -> str:
+    """The name of the column that holds images."""
+    arrow, _ = _pyarrow()
+    binary = [
+        item.name for item in schema if arrow.types.is_binary(item.type) or arrow.types.is_large_binary(item.type)
+    ]
+    structs = [
+        item.name for item in schema if arrow.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0
+    ]
+    named = [name for name in structs + binary if name.lower() in IMAGE_NAMES]
+    if not (named or structs):
+        raise PipelineError(
+            f"{place}: no column of images (a struct with bytes, or bytes named {', '.join(IMAGE_NAMES[:3])}); "
+            f"found {', '.join(schema.names[:8])}",
+            "a dataset of links has to be downloaded first, say with img2dataset",
+        )
+    return (named or structs)[0]
+
+
+def _is_text(name: str, columns: Sequence[str]) -> bool:
+    """Whether a column says something about the photo of its row."""
+    known = {*columns, *FILE_NAMES, *IDS, "split", "sentids"}
+    return name in known or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
+
+
+def _title(record: Mapping[str, Any], image: str) -> str:
+    """The name of a photo, from its row; "" where it says none."""
+    path = (record.get(image) or {}).get("path") if isinstance(record.get(image), dict) else None
+    for name in (path, *(record.get(key) for key in FILE_NAMES)):
+        if isinstance(name, str) and name:
+            name = name.replace("\\", "/")
+            return name if stays_inside(name) and not name.startswith(".") else os.path.basename(name)
+    return ""
+
+
+def _same_for_one_name(place: str, titles: Sequence[str], rows: Sequence[tuple[int, int, Any]]) -> bool:
+    """Whether rows of one name hold one photo, as in tables with a row for each caption."""
+    counted = Counter(titles)
+    digests: dict[str, bytes] = {}
+    for title, (group, row, _) in zip(titles, rows, strict=True):
+        if counted[title] > 1:
+            with suppress(UnreadableImage):
+                content = _row_group(place, status(place), group)[row] or b""
+                digest = hashlib.sha256(content).digest()
+                if digests.setdefault(title, digest) != digest:
+                    return False
+    return True
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(place: str, found: Status, group: int) -> "_Images | _Damaged":
+    """The images of a row group. A damaged one is read once for all of its rows."""
+    arrow, parquet = _pyarrow()
+    with open_file(place) as file:
+        try:
+            table = parquet.ParquetFile(file)
+            image = _image_column(place, table.schema_arrow)
+            is_struct = arrow.types.is_struct(table.schema_arrow.field(image).type)
+            column = table.read_row_group(group, columns=[f"{image}.bytes" if is_struct else image]).column(0)
+        except (arrow.ArrowException, OSError) as error:
+            return _Damaged(f"row group {group} of {os.path.basename(place)} is damaged ({_first_line(error)})")
+    return _Images(column)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """A column of images."""
+
+    column: Any
+
+    def __getitem__(self, row: int) -> bytes | None:
+        value = self.column[row].as_py()
+        return value.get("bytes") if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    """A column that cannot be read."""
+
+    reason: str
+
+    def __getitem__(self, row: int) -> bytes | None:
+        raise UnreadableImage(self.reason)
+
+
+def _captions(name: str, record: Mapping[str, Any], place: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The captions of a photo as an image of Karpathy's files; nothing where it has none."""
+    texts = _texts(record, columns)
+    if not texts:
+        return
+    ids = record.get("sentids")
+    ids = ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{n}" for n in range(len(texts))]
+    split = record.get("split")
+    known = next((record[key] for key in IDS if isinstance(record.get(key), int | str)), name)
+    yield {
+        "filename": name,
+        "cocoid": known,
+        "split": split if isinstance(split, str) and split else split_of_name(os.path.basename(place)),
+        "sentences": [{"raw": text, "sentid": number} for text, number in zip(texts, ids, strict=True)],
+    }
+
+
+def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The captions in a record: a text, a list of texts, or Karpathy's sentences."""
+    for pattern in [re.escape(name) for name in columns] or CAPTIONS:
+        values = [value for key, value in record.items() if re.fullmatch(pattern, key, re.IGNORECASE)]
+        if texts := [text for value in values for text in _flat(value) if text.strip()]:
+            return texts
+    return []
+
+
+def _flat(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    elif isinstance(value, dict):
+        yield from _flat(value.get("raw"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PipelineError(f"parquet files need pyarrow ({error})", "pip install 'scan-pipeline[parquet]'") from error
+    return pyarrow, pyarrow.parquet
