@@ -25,7 +25,7 @@ from pipeline.errors import PipelineError
 from pipeline.service.batches import QueueFull
 from pipeline.service.config import ServeConfig
 from pipeline.service.metrics import Metrics
-from pipeline.service.schema import Endpoint, Index, NotFound, openapi
+from pipeline.service.schema import Endpoint, Index, NotFound, Refused, openapi
 
 BODY = {"application/json": 8 << 20, "application/octet-stream": 64 << 20}  # bytes
 MISTAKES = (PipelineError, DetectorError, MatcherError)  # of the one who asks; all else is a fault of the server
@@ -49,14 +49,6 @@ class Service(Protocol):
 
     async def close(self) -> None:
         """Free what is held."""
-
-
-class Refused(Exception):
-    """A request that gets no answer."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
 
 
 class Server:

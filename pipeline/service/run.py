@@ -30,9 +30,10 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
     try:
         import uvicorn
 
-        from pipeline.service.http import Server
+        from pipeline.service.http import Server, Service
         from pipeline.service.local import LocalService
         from pipeline.service.metrics import Metrics
+        from pipeline.service.nodes import Nodes
     except ImportError as error:
         raise PipelineError(f"a server needs more packages ({error})", "pip install 'scan-pipeline[app]'") from error
     key = os.environ.get(KEY, "")
@@ -43,7 +44,7 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // 2))
     with listen(config.host, config.port) as listener:
         metrics = Metrics()
-        service = LocalService(config, metrics, say)
+        service: Service = Nodes(config, metrics, key, say) if config.node else LocalService(config, metrics, say)
         endpoint = None
         if page:
             from pipeline.pages.app import page_of

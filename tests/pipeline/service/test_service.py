@@ -17,21 +17,14 @@ from starlette.testclient import TestClient
 
 from pipeline.errors import PipelineError
 from pipeline.service import http, library
-from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
-from pipeline.service.metrics import Metrics
 from pipeline.service.run import listen
 from pipeline.service.schema import SearchRequest
+from tests.pipeline.service.servers import make_server
 from tests.world import scan
 
 IMAGE = "COCO_train2014_000000000003.jpg"
-
-
-def make_server(key: str = "", **options: Any) -> Server:
-    metrics = Metrics()
-    options = {"run": "runs/t2i_mean", "device": "cpu", "watch": 0.0, **options}
-    return Server(LocalService(ServeConfig(**options), metrics, say=lambda _: None), metrics, key)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,240 @@
+"""A coordinator: stores stay where they are, on the servers that own them (nodes), and their answers are merged here.
+
+Each node runs a search over its own stores, all of its stages, and returns its best photos. Scores of one model compare, so the
+merged answer is the one that a single server over all stores would give. A node that is not there is left out, and the answer
+says so (`"complete": false`). Photos of a node have the node's number before their id.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipeline.errors import PipelineError
+from pipeline.service.config import ServeConfig
+from pipeline.service.merging import fuse, is_fused, merge, parts_of
+from pipeline.service.metrics import Metrics
+from pipeline.service.schema import (
+    DEEPEST,
+    Captions,
+    Endpoint,
+    ExplanationQuery,
+    FoundPhoto,
+    ImageQuery,
+    Index,
+    NotFound,
+    Photo,
+    Refused,
+    SearchAnswer,
+    SearchRequest,
+    SearchResponse,
+)
+
+CONNECT = 2.0  # seconds until a node that does not answer is left out
+PASSED = ("content-type", "etag", "cache-control", "content-disposition", "x-content-type-options")
+MISTAKE = (400, 404, 413)  # statuses of a node that are the caller's mistake; all others leave the node out
+
+
+class NodeDown(Exception):
+    """A node gives no answer."""
+
+
+class Nodes:
+    """Answers from several servers, merged."""
+
+    def __init__(self, config: ServeConfig, metrics: Metrics, key: str = "", say: Callable[[str], Any] = print):
+        if config.run or config.features or config.weights:
+            raise PipelineError("--node: searches nothing here", "leave out --run, --features and --weights")
+        for url in config.node:
+            if not url.startswith(("http://", "https://")):
+                raise PipelineError(f"--node {url}: expected an address, such as http://10.0.0.5:7860")
+        self.config, self.say, self.urls = config, say, [url.rstrip("/") for url in config.node]
+        self.client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(config.timeout, connect=CONNECT),
+            trust_env=False,
+        )
+        self.model, self.photos = "", dict.fromkeys(self.urls, 0)
+        metrics.photos.set_function(lambda: sum(self.photos.values()))
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes."""
+        photo, any_file = "/v1/photos/{id}", "application/octet-stream"
+        return [
+            Endpoint("/v1/search", self.search, "POST", body=SearchRequest, answer=SearchResponse),
+            Endpoint("/v1/captions", self.captions, "POST", body=any_file, answer=Captions),
+            Endpoint("/v1/index", self.index, answer=Index),
+            Endpoint(photo, self.photo, answer=Photo),
+            Endpoint(f"{photo}/image", self.image, query=ImageQuery, answer="image/jpeg"),
+            Endpoint(f"{photo}/original", self.original, answer=any_file),
+            Endpoint(f"{photo}/explanation", self.explanation, query=ExplanationQuery),
+        ]
+
+    async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
+        """Find photos for sentences, and photos similar to photos."""
+        started, parts = time.perf_counter(), parts_of(asked)
+        if parts.offset + parts.limit > DEEPEST:
+            raise PipelineError(f"offset and limit: expected at most {DEEPEST} together where nodes are asked")
+        if not all(self.photos.values()):
+            await self._indexes()  # weak matches are told by the number of all photos
+        owners = [self._owner(image) for image in asked.images]
+        vectors = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
+        common = replace(parts, limit=parts.offset + parts.limit, offset=0, among=sum(self.photos.values()))
+        bodies = []
+        for node in range(len(self.urls)):
+            own = tuple(image for owner, image in owners if owner == node)
+            others = tuple(text for text, (owner, _) in zip(vectors, owners, strict=True) if owner != node)
+            bodies.append(replace(common, images=own, embeddings=others + asked.embeddings))
+        found = await self._all("POST", "/v1/search", [{"json": asdict(body)} for body in bodies])
+        given = [
+            [_answer(node, answer) for answer in one["answers"]] if isinstance(one, dict) else []
+            for node, one in enumerate(found)
+        ]
+        there = [one for one in found if isinstance(one, dict)]
+        if not there:
+            raise Refused(503, f"no node answers: {found[0]}")
+        queries, answers = len(asked.queries), []
+        for number in range(max(map(len, given))):
+            same = [
+                some[_place(number - queries, owners, node) + queries if number >= queries else number]
+                for node, some in enumerate(given)
+                if some
+            ]
+            answers.append(merge(same, parts))
+        answers = [fuse(answers, asked)] if is_fused(asked) else answers
+        milliseconds = round(1000 * (time.perf_counter() - started), 2)
+        generation, complete = "+".join(one["generation"] for one in there), len(there) == len(found)
+        return SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
+
+    async def index(self, request: Request, asked: None) -> Index:
+        """What is searched: run, nodes and their stores, number of photos."""
+        found = await self._indexes()
+        there = [one for one in found if isinstance(one, dict)]
+        if not there:
+            raise Refused(503, f"no node answers: {found[0]}")
+        return Index(
+            there[0]["run"], self.model, "+".join(one["generation"] for one in there), len(there) == len(found),
+            sum(one["photos"] for one in there),
+            tuple(dict.fromkeys(store for one in there for store in one["stores"])),
+            tuple(sorted({folder for one in there for folder in one["folders"]})),
+            any(one["uploads"] for one in there),
+            {url: "ready" if isinstance(one, dict) else str(one) for url, one in zip(self.urls, found, strict=True)},
+        )  # fmt: skip
+
+    async def captions(self, request: Request, asked: bytes) -> dict[str, Any]:
+        """Find captions for a photo that is sent."""
+        reason: Exception = NodeDown("no node")
+        for node in range(len(self.urls)):
+            try:
+                return (await self._ask(node, "POST", "/v1/captions", content=asked)).json()
+            except NodeDown as error:
+                reason = error
+        raise Refused(503, f"no node answers: {reason}")
+
+    async def photo(self, request: Request, asked: None) -> dict[str, Any]:
+        """What is known of a photo."""
+        photo: dict[str, Any] = (await self._passed(request)).json()
+        return photo | {"id": request.path_params["id"]}
+
+    async def image(self, request: Request, asked: ImageQuery) -> Response:
+        """A photo as JPEG."""
+        return await self._file(request)
+
+    async def original(self, request: Request, asked: None) -> Response:
+        """A photo's file."""
+        return await self._file(request)
+
+    async def explanation(self, request: Request, asked: ExplanationQuery) -> Response:
+        """Where each word of a sentence looks in a photo."""
+        return await self._file(request)
+
+    async def watch(self, wanted: asyncio.Event) -> None:
+        """Nothing is open here that could be opened again."""
+        await self._indexes()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
+
+    def __str__(self) -> str:
+        return f"nodes: {', '.join(self.urls)}"
+
+    def _owner(self, photo: str) -> tuple[int, str]:
+        """The node of a photo, and its id there."""
+        node, _, image = photo.partition("-")
+        if not node.isdecimal() or len(node) > 4 or int(node) >= len(self.urls):
+            raise NotFound(f"{photo}: no such photo on the nodes")
+        return int(node), image
+
+    async def _embeddings(self, node: int, image: str) -> str:
+        try:
+            return str((await self._ask(node, "GET", f"/v1/photos/{image}/embeddings")).json()["embeddings"])
+        except NodeDown as error:
+            raise Refused(503, f"the photo's node is not there: {error}") from None
+
+    async def _indexes(self) -> list[dict[str, Any] | NodeDown]:
+        found = await self._all("GET", "/v1/index", [{} for _ in self.urls])
+        for url, one in zip(self.urls, found, strict=True):
+            if isinstance(one, dict):
+                self.photos[url] = one["photos"]
+        return found
+
+    async def _all(self, method: str, path: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any] | NodeDown]:
+        """What each node answers, as JSON; or why it is left out."""
+
+        async def ask(node: int, body: dict[str, Any]) -> dict[str, Any] | NodeDown:
+            try:
+                found: dict[str, Any] = (await self._ask(node, method, path, **body)).json()
+                return found
+            except NodeDown as error:
+                return error
+
+        found = await asyncio.gather(*(ask(node, body) for node, body in enumerate(bodies)))
+        models = [one["model"] for one in found if isinstance(one, dict)]
+        if models and self.model not in models:
+            self.model = models[0]
+        other = NodeDown("has another model than the first node: scores do not compare")
+        return [other if isinstance(one, dict) and one["model"] != self.model else one for one in found]
+
+    async def _ask(self, node: int, method: str, path: str, **rest: Any) -> httpx.Response:
+        try:
+            response = await self.client.request(method, self.urls[node] + path, **rest)
+        except httpx.HTTPError as error:
+            raise NodeDown(f"{self.urls[node]}: {error or type(error).__name__}") from error
+        if response.status_code in MISTAKE:
+            raise Refused(response.status_code, response.json()["error"])
+        if response.status_code >= 400:
+            raise NodeDown(f"{self.urls[node]}: answers {response.status_code}: {response.text[:200]}")
+        return response
+
+    async def _passed(self, request: Request) -> httpx.Response:
+        """The answer of the node that has the photo of a request."""
+        node, image = self._owner(request.path_params["id"])
+        path = request.url.path.replace(request.path_params["id"], image)
+        known = {name: request.headers[name] for name in ("if-none-match",) if name in request.headers}
+        try:
+            return await self._ask(node, "GET", path, params=dict(request.query_params), headers=known)
+        except NodeDown as error:
+            raise Refused(503, f"the photo's node is not there: {error}") from None
+
+    async def _file(self, request: Request) -> Response:
+        passed = await self._passed(request)
+        headers = {name: passed.headers[name] for name in PASSED if name in passed.headers}
+        return Response(passed.content, passed.status_code, headers)
+
+
+def _place(number: int, owners: list[tuple[int, str]], node: int) -> int:
+    """Where a node answers the photo of a number: after its own photos come those of others, sent as embeddings."""
+    order = sorted(range(len(owners)), key=lambda photo: owners[photo][0] != node)
+    return order.index(number) if number < len(owners) else number
+
+
+def _answer(node: int, answer: dict[str, Any]) -> SearchAnswer:
+    hits = tuple(FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"}) for hit in answer["hits"])
+    image = f"{node}-{answer['image']}" if answer["image"] else ""
+    return SearchAnswer(**answer | {"hits": hits, "image": image})

@@ -1,0 +1,153 @@
+"""Nodes as processes: two nodes equal one server over all stores; one is killed and comes back."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.service.servers import Process, wait_for
+from tests.world import scan
+
+KEY = "secret"
+
+
+@pytest.fixture(scope="module")
+def servers(world: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Process]]:
+    """Two nodes with a store each, one server over both stores, and a coordinator."""
+    folder, started = tmp_path_factory.mktemp("nodes"), []
+    photos = sorted((world / "coco/train2014").glob("*.jpg"))
+    shutil.copytree(world / "runs", folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+        for name, some in (("left", photos[:13]), ("right", photos[13:])):
+            Path(name).mkdir()
+            for number, path in enumerate(some):
+                shutil.copy(path, name)
+                os.utime(Path(name, path.name), (1_600_000_000 + 86400 * (2 * number + (name == "left")),) * 2)
+            command = ["extract", "--images", name, "--num-regions", "6", "--workers", "0", "--device", "cpu"]
+            assert scan(*command).exit_code == 0
+        try:
+            for stores in (["left"], ["right"], ["left", "right"]):
+                options = [word for store in stores for word in ("--features", f"features/{store}")]
+                started.append(Process(folder, "--run", "runs/t2i_mean", *options, key=KEY))
+            nodes = [word for node in started[:2] for word in ("--node", node.url)]
+            started.append(Process(folder, *nodes, key=KEY))
+            yield started
+        finally:
+            for server in started:
+                server.process.kill()
+
+
+def found(server: Process, **asked: Any) -> list[tuple[Any, ...]]:
+    response = server.client.post("/v1/search", json=asked)
+    assert response.status_code == 200, response.text
+    assert response.json()["complete"]
+    return [
+        (
+            answer["query"], answer["searched"], answer["unknown"],
+            [(hit["name"], hit["rank"], pytest.approx(hit["score"], abs=1e-5), hit["weak"], hit["boxes"]) for hit in answer["hits"]],
+        )
+        for answer in response.json()["answers"]
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_one(servers: list[Process]) -> None:
+    *_, whole, both = servers
+    for asked in (
+        {"queries": ["a dog by a tree"], "limit": 20, "explain": True},
+        {"queries": ["a hous", "a boat"], "limit": 4, "offset": 3},
+        {"queries": ["a dog"], "filter": {"store": "features/left"}, "min_score": -1},
+        {"queries": ["a dog"], "filter": {"since": "2020-09-20"}},
+        {"limit": 20},
+    ):
+        assert found(both, **asked) == found(whole, **asked)
+    names = {hit["name"]: hit["id"] for hit in listed(whole)}
+    ids = {hit["name"]: hit["id"] for hit in listed(both)}
+    chosen = ["COCO_train2014_000000000003.jpg", "COCO_train2014_000000000017.jpg"]  # one of each node
+    for extra in ({"limit": 20}, {"combine": True, "limit": 5, "offset": 2, "queries": ["a boat"]}):
+        for order in (chosen, chosen[::-1]):
+            of_both = found(both, images=[ids[name] for name in order], **extra)
+            assert [one[1:] for one in of_both] == [
+                one[1:] for one in found(whole, images=[names[name] for name in order], **extra)
+            ]
+    for name in chosen:
+        for path in ("", "/image", "/original", "/explanation?query=a%20dog"):
+            one, other = (
+                server.client.get(f"/v1/photos/{photo}{path}")
+                for server, photo in ((both, ids[name]), (whole, names[name]))
+            )
+            assert one.status_code == 200
+            assert one.headers["content-type"] == other.headers["content-type"]
+            if path:
+                assert one.content == other.content
+        tag = both.client.get(f"/v1/photos/{ids[name]}/image").headers["etag"]
+        again = both.client.get(f"/v1/photos/{ids[name]}/image", headers={"if-none-match": tag})
+        assert again.status_code == 304
+    assert both.client.get("/v1/photos/7-0").status_code == 404
+    assert both.client.post("/v1/search", json={"queries": ["!!!"]}).status_code == 400
+    assert both.client.post("/v1/search", json={"limit": 10_000, "offset": 1}).status_code == 400
+    photo = Path(whole.folder, "left", chosen[0]).read_bytes()
+    captions = [server.client.post("/v1/captions", content=photo).json() for server in (both, whole)]
+    assert captions[0] == captions[1]
+
+
+def listed(server: Process) -> list[dict[str, Any]]:
+    hits: list[dict[str, Any]] = server.client.post("/v1/search", json={"limit": 100}).json()["answers"][0]["hits"]
+    return hits
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_is_missed_until_it_is_back(servers: list[Process]) -> None:
+    left, right, whole, both = servers
+    before = found(whole, queries=["a dog"], limit=20)
+    right.end(signal.SIGKILL)
+    response = both.client.post("/v1/search", json={"queries": ["a dog"], "limit": 20}).json()
+    assert not response["complete"]
+    assert response["answers"][0]["searched"] == 13
+    index = both.client.get("/v1/index").json()
+    assert not index["complete"]
+    assert index["nodes"][left.url] == "ready"
+    assert right.url in index["nodes"][right.url]
+    assert both.client.get("/ready").status_code == 200
+    assert both.client.get("/v1/photos/1-0000000000000000").status_code == 503
+    right.start()
+    assert found(both, queries=["a dog"], limit=20) == before
+    left.end(signal.SIGKILL)
+    right.end(signal.SIGKILL)
+    assert both.client.post("/v1/search", json={"queries": ["a dog"]}).status_code == 503
+    assert both.client.get("/ready").status_code == 503
+    for node in (left, right):
+        node.start()
+    assert found(both, queries=["a dog"], limit=20) == before
+
+
+@pytest.mark.slow
+def test_signals(servers: list[Process], small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP opens the stores again, SIGTERM ends the process."""
+    _, right, _, both = servers
+    monkeypatch.chdir(right.folder)
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    quiet = Process(right.folder, "--run", "runs/t2i_mean", "--features", "features/right", "--watch", "0")
+    shutil.copy("left/COCO_train2014_000000000000.jpg", "right/new.jpg")
+    command = ["extract", "--images", "right", "--num-regions", "6", "--workers", "0", "--device", "cpu"]
+    assert scan(*command).exit_code == 0
+    wait_for(lambda: both.client.get("/v1/index").json()["photos"] == 21)  # looks by itself
+    assert quiet.client.get("/v1/index").json()["photos"] == 7
+    quiet.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: quiet.client.get("/v1/index").json()["photos"] == 8)
+    assert quiet.end() == -signal.SIGTERM
+
+
+def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = scan("serve", "--port", "0", "--node", "http://localhost:1", "--run", "runs/a")
+    assert said.exit_code == 2
+    assert "--node: searches nothing here; leave out --run" in said.stderr
+    said = scan("serve", "--port", "0", "--node", "localhost:1")
+    assert "--node localhost:1: expected an address, such as http://10.0.0.5:7860" in said.stderr
