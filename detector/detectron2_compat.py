@@ -21,8 +21,8 @@ class _MissingExtension(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         raise DetectorError(
-            f"detectron2._C.{name}: this detectron2 was installed without its compiled operators; "
-            "build detectron2 from its repository to use it"
+            f"detectron2._C.{name}: this detectron2 was installed without its compiled operators",
+            "build detectron2 from its repository to use it",
         )
 
 
@@ -33,9 +33,8 @@ def prepare_detectron2() -> None:
         DetectorError: detectron2 is not installed.
     """
     if importlib.util.find_spec("detectron2") is None:
-        raise DetectorError(
-            "detectron2: not installed; install it with: docker/install_detectron2.sh python (make install)"
-        )
+        remedy = "install it with: docker/install_detectron2.sh python (make install)"
+        raise DetectorError("detectron2: not installed", remedy)
     from PIL import Image
 
     if not hasattr(Image, "LINEAR"):  # gone since Pillow 10; detectron2 0.6 names it in a default argument

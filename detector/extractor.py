@@ -138,9 +138,7 @@ class RegionExtractor(RegionSource):
         sizes = [image.pixels.shape[:2] for image in images]
         proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
         if not all(map(len, proposals)):
-            raise DetectorError(
-                "no proposal: the network's scores are not finite numbers; are these the right weights?"
-            )
+            raise DetectorError("no proposal: the network's scores are not finite numbers", "use other weights")
         predictions = self.model.predict(features, proposals)
         candidates = list(map(self._candidates, proposals, predictions))
         if self.device.type == "cpu":
@@ -259,7 +257,5 @@ INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_
 def _override(config: DetectorConfig, overrides: Mapping[str, Any]) -> DetectorConfig:
     for key in overrides:
         if key not in INPUT_FIELDS:
-            raise DetectorError(
-                f"detector.{key}: cannot be set here; the weights decide all but {', '.join(INPUT_FIELDS)}"
-            )
+            raise DetectorError(f"detector.{key}: decided by the weights; expected one of {', '.join(INPUT_FIELDS)}")
     return replace(config, **overrides)

@@ -63,7 +63,7 @@ def check_shapes(config: DetectorConfig, tensors: dict[str, Tensor], path: str) 
         DetectorError: naming the first parameter that is missing, superfluous or of another shape.
     """
     if difference := different_shape(config, tensors):
-        raise DetectorError(f"{path}: {difference}; the file is damaged, or not one of: {LAYOUTS}")
+        raise DetectorError(f"{path}: {difference}; expected one of: {LAYOUTS}", "download or convert it again")
 
 
 def different_shape(config: DetectorConfig, tensors: Mapping[str, Tensor], parts: tuple[str, ...] = ("",)) -> str:
@@ -129,4 +129,4 @@ def _depth(tensors: Mapping[str, Tensor], path: str) -> int:
     for depth, blocks in BLOCKS.items():
         if blocks == tuple(counts) and (depth >= 50) == bottleneck:
             return depth
-    raise DetectorError(f"{path}: blocks per stage are {counts}, which is no ResNet known here; the file is damaged")
+    raise DetectorError(f"{path}: blocks per stage are {counts}, which is no ResNet known here", "download it again")

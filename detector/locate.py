@@ -89,7 +89,7 @@ def resolve(name: str, origin: str, remedy: str) -> Path:
         return Path(name)
     if _is_hub_name(name):
         return _download(name, origin, remedy)
-    raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository); {remedy}")
+    raise DetectorError(f"{origin} {name}: no such file, nor a hub name (owner/repository)", remedy)
 
 
 def _download(name: str, origin: str, remedy: str) -> Path:
@@ -113,7 +113,7 @@ def _download(name: str, origin: str, remedy: str) -> Path:
         except Exception as error:  # gone, private, refused: the library has many errors for "not to be had"
             reason = _first_line(error)
             break
-    raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason}); {remedy}")
+    raise DetectorError(f"{origin} {name}: could not be fetched from the hub ({reason})", remedy)
 
 
 def _hub_unreachable() -> str:

@@ -135,9 +135,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise DetectorError(
-            f"{path}: damaged or truncated safetensors ({error}); download or convert it again"
-        ) from error
+        raise DetectorError(f"{path}: damaged or truncated ({error})", "download or convert it again") from error
 
 
 def _load_own(path: Path) -> Weights:
@@ -148,7 +146,7 @@ def _load_own(path: Path) -> Weights:
     known = {field.name for field in fields(DetectorConfig)}
     values: dict[str, Any] = content["config"]
     if unknown := sorted(values.keys() - known):
-        raise DetectorError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
+        raise DetectorError(f"{path}: written by a newer version (unknown field {unknown[0]})", "update scan-pipeline")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     config = replace(DetectorConfig(), **values)
     check_shapes(config, tensors, str(path))
@@ -163,9 +161,8 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise DetectorError(f"{path}: refused: it holds more than tensors, and could run code when loaded") from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise DetectorError(
-            f"{path}: damaged or truncated ({str(error).splitlines()[0]}); download it again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise DetectorError(f"{path}: damaged or truncated ({reason})", "download it again") from error
     return _tensors(content, path)
 
 
@@ -173,18 +170,9 @@ class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of dictionaries, strings, numbers and NumPy arrays. Any other global is refused, never called."""
 
     ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-            ("numpy._core.numeric", "_frombuffer"),
-            ("numpy.core.numeric", "_frombuffer"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-            ("collections", "OrderedDict"),
-        }
+        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")]
+        + [(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")]
+        + [(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")]
     )
 
     def find_class(self, module: str, name: str) -> Any:
@@ -200,9 +188,8 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     except DetectorError as error:
         raise DetectorError(f"{path}: {error}; expected one of: {LAYOUTS}") from error
     except Exception as error:  # a damaged pickle fails in any way it likes
-        raise DetectorError(
-            f"{path}: not a weights file, or damaged ({type(error).__name__}); expected {LAYOUTS}"
-        ) from error
+        found = type(error).__name__
+        raise DetectorError(f"{path}: not a weights file, or damaged ({found}); expected {LAYOUTS}") from error
     return _tensors(content, path)
 
 

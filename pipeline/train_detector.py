@@ -205,7 +205,8 @@ def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tu
     try:
         weights = load_weights(path)
     except DetectorError as error:
-        raise DetectorError(f"{error}, or an ImageNet classifier: a plain ResNet of torchvision or timm") from error
+        expected = f"{error.message}, or an ImageNet classifier: a plain ResNet of torchvision or timm"
+        raise DetectorError(expected, error.remedy) from error
     dropped: tuple[str, ...] = ()
     for kind, theirs in (("objects", weights.object_names), ("attributes", weights.attribute_names)):
         dropped += () if list(theirs) == names[kind] else CLASS_LAYERS[kind]

@@ -123,9 +123,8 @@ def fit_detector(
         try:
             trainer.train(first, recipe.steps)
         except FloatingPointError as error:
-            raise DetectorError(
-                f"{folder}: {' '.join(str(error).split())}; lower training.learning_rate, or train in float32"
-            ) from error
+            remedy = "lower training.learning_rate, or train in float32"
+            raise DetectorError(f"{folder}: {' '.join(str(error).split())}", remedy) from error
     return DetectorFitResult(folder / WEIGHTS, recipe.steps, time.perf_counter() - started, evaluation)
 
 
@@ -153,7 +152,8 @@ def judge_detector(
         if list(own) != list(asked):
             raise DetectorError(
                 f"{weights}: knows {len(own):,} {kind} ({', '.join(own[:3])}, …), the annotations were read with "
-                f"{len(asked):,} ({', '.join(asked[:3])}, …); name its own vocabulary with --{kind}"
+                f"{len(asked):,} ({', '.join(asked[:3])}, …)",
+                f"name its own vocabulary with --{kind}",
             )
     model = build(found.config, recipe, found.tensors).to(torch.device(device))
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,9 +236,8 @@ def _resume(checkpointer: Checkpointer, folder: Path) -> int:
         checkpointer.load(str(last))
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, AssertionError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DetectorError(
-            f"{last}: damaged, or of another network ({reason}); delete {folder} to begin again"
-        ) from error
+        remedy = f"delete {folder} to begin again"
+        raise DetectorError(f"{last}: damaged, or of another network ({reason})", remedy) from error
     if comm.is_main_process():
         for path in folder.glob("*.pth"):
             if path != last:
@@ -260,15 +259,15 @@ def check_recipe(recipe: DetectorFitConfig, device: torch.device, folder: Path, 
     """
     started = started or (folder / CHECKPOINTS / "last_checkpoint").is_file()
     if recipe.precision == "fp16" and device.type != "cuda":
-        raise DetectorError(f"training.precision fp16: needs a CUDA device, found {device}; use bf16 or float32")
+        raise DetectorError(f"training.precision fp16: needs a CUDA device, found {device}", "use bf16 or float32")
     if not started and (recipe.norm == "FrozenBN" or recipe.frozen_stages):
         frozen = "norm FrozenBN" if recipe.norm == "FrozenBN" else f"frozen_stages {recipe.frozen_stages}"
         raise DetectorError(
-            f"training.{frozen}: from scratch, what is frozen would never be learnt; "
-            "start from a network with --init FILE, or set training.norm=BN training.frozen_stages=0"
+            f"training.{frozen}: from scratch, what is frozen would never be learnt",
+            "start from a network with --init FILE, or set training.norm=BN training.frozen_stages=0",
         )
     if recipe.norm == "SyncBN" and not (device.type == "cuda" and comm.get_world_size() > 1):
-        raise DetectorError("training.norm SyncBN: is for several CUDA processes (torchrun); use training.norm=BN")
+        raise DetectorError("training.norm SyncBN: needs several CUDA processes (torchrun)", "use training.norm=BN")
     if recipe.batch_size % comm.get_world_size():
         raise DetectorError(
             f"training.batch_size {recipe.batch_size}: expected a multiple of the {comm.get_world_size()} processes"

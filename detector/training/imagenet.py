@@ -60,8 +60,8 @@ def convert_imagenet(
     # Every layer that a training may freeze has to come from the file: at random it would stay random.
     if difference := different_shape(config, tensors, (*PARTS.values(), *STEM)):
         raise DetectorError(
-            f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({difference}); "
-            "set network.depth and network.width after the file, or name another with --init"
+            f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({difference})",
+            "set network.depth and network.width as the file has them, or name another with --init",
         )
     return config, tensors
 
@@ -73,9 +73,7 @@ def _renamed(name: str, path: str) -> str:
         return f"{STEM[0]}.{'' if part == 'conv1' else 'norm.'}{value}"
     match = _BLOCK.fullmatch(name)
     if match is None:
-        raise DetectorError(
-            f"{path}: {name} is of no plain ResNet; expected one of torchvision's or timm's resnet files"
-        )
+        raise DetectorError(f"{path}: {name} is of no plain ResNet; expected a resnet file of torchvision or timm")
     stage, block, layer, value = match.groups()
     if layer.startswith("downsample"):
         layer = "shortcut" if layer.endswith("0") else "shortcut.norm"

@@ -50,7 +50,8 @@ class TrainableDetector(nn.Module):
         if config.geometry != "continuous" or config.background != "last":
             raise DetectorError(
                 f"a detector of {config.geometry} boxes with background {config.background} cannot be trained; "
-                "expected continuous boxes with background last: start from another file with --init"
+                "expected continuous boxes with background last",
+                "start from another file with --init",
             )
         self.model, self.recipe = model, recipe
         subsample_before_narrow_convolutions(model)

@@ -102,9 +102,8 @@ class ReadableRecords(Dataset):
             found = self.mapper(self.records[(index + step) % len(self)])
             if found is not None:
                 return found
-        raise DetectorError(
-            f"{MOST_PASSED_OVER} images in a row could not be read; replace them, or correct their annotations"
-        )
+        remedy = "replace them, or correct their annotations"
+        raise DetectorError(f"{MOST_PASSED_OVER} images in a row could not be read", remedy)
 
 
 class ResumableSampler(TrainingSampler):

@@ -62,12 +62,14 @@ def decode_photos(
         for item in loader:
             yield _with_array(item)
     except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
         raise PipelineError(
-            f"a decoding process died ({str(error).splitlines()[0]}); this is mostly memory: use fewer --workers or a "
-            "smaller --batch-size, and run the same command again to continue"
+            f"a decoding process died ({str(error).splitlines()[0]}), in most cases for lack of memory",
+            "use fewer --workers or a smaller --batch-size, and run the same command again to continue",
         ) from error
+
+
+class DecodingFault(Exception):
+    """A fault of this code while it decoded a photo: torch reports a worker that died by a plain RuntimeError, and only that."""
 
 
 class _Photos(Dataset[DecodedPhoto]):
@@ -77,7 +79,12 @@ class _Photos(Dataset[DecodedPhoto]):
         self.settings, self.shared = settings, shared
 
     def __getitem__(self, asked: str | bytes | UnreadableImage) -> DecodedPhoto:
-        content = _read(asked) if isinstance(asked, str) else asked
+        try:
+            return self._decoded(_read(asked) if isinstance(asked, str) else asked)
+        except RuntimeError as error:
+            raise DecodingFault(str(error)) from error
+
+    def _decoded(self, content: bytes | UnreadableImage) -> DecodedPhoto:
         if isinstance(content, UnreadableImage):
             return DecodedPhoto(str(content), None)
         sha256 = hashlib.sha256(content).hexdigest()

@@ -89,7 +89,7 @@ def test_what_is_no_bgr_image_is_refused(extractor: RegionExtractor, image: np.n
 def test_options_are_checked(small_weights: Path) -> None:
     with pytest.raises(DetectorError, match="selection 'best': expected one of caffe, maxclass"):
         RegionExtractor.from_weights(small_weights, selection="best")
-    with pytest.raises(DetectorError, match=r"detector\.depth: cannot be set here"):
+    with pytest.raises(DetectorError, match=r"detector\.depth: decided by the weights"):
         RegionExtractor.from_weights(small_weights, config_overrides={"depth": 50})
 
 

@@ -180,7 +180,7 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("extract", "no photos given; name their folder with --images DIR"),
         ("extract --images nowhere", "--images nowhere: not there; expected a folder of photos"),
         ("extract --images coco/train2014 --weights none.pth", "--weights none.pth: no such file, nor a hub name"),
-        ("extract --images coco/train2014 detector.depth=50", "detector.depth: cannot be set here"),
+        ("extract --images coco/train2014 detector.depth=50", "detector.depth: decided by the weights"),
         ("extract --images coco/train2014 numregions=3", "unknown key numregions; did you mean num_regions?"),
         ("extract --images coco/train2014 --num-regions 7", "num_regions: store 6, asked 7"),
         ("extract --images coco/train2014 --device cuda:99", "--device cuda:99: not available here"),
