@@ -4,8 +4,10 @@ Letters: N images, M captions. Several runs are an ensemble: their similarity ma
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +90,13 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if config.verify:
         _check_verify(runs[0], folds)
     if config.eccv:
-        _check_eccv(split)
+        _check_eccv(split.image_ids, split.caption_ids)
+    for member in runs:
+        _refuse_incompatible(member, split)
     for note in _notes(runs, split):
         report(f"note: {note}")
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
-        _refuse_incompatible(member, split)
         images = split.images
         similarity += collection_similarity(
             member.model, images.source, images.rows, images.captions, progress=True
@@ -175,23 +178,16 @@ def eccv_caption(
     Raises:
         PipelineError: the package is not installed, or these are not COCO's 5,000 test images.
     """
-    try:
-        from eccv_caption import Metrics
-    except ImportError as error:
-        raise PipelineError("--eccv: needs the package eccv_caption; pip install 'scan-pipeline[eccv]'") from error
+    _check_eccv(image_ids, caption_ids)
+    from eccv_caption import Metrics
+
     captions, images = _top(similarity, RANKED_ECCV), _top(similarity.T, RANKED_ECCV)
-    try:
-        found = Metrics().compute_all_metrics(
-            {image: [caption_ids[m] for m in row] for image, row in zip(image_ids, captions, strict=True)},
-            {caption: [image_ids[n] for n in row] for caption, row in zip(caption_ids, images, strict=True)},
-            target_metrics=("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "coco_5k_recalls", "cxc_recalls"),
-            Ks=(1, 5, 10),
-        )
-    except KeyError as error:
-        raise PipelineError(
-            f"--eccv: COCO id {error} is missing among {len(image_ids):,} images and {len(caption_ids):,} captions; "
-            "expected COCO's 5,000 test images of the Karpathy split, with their ids"
-        ) from error
+    found = Metrics().compute_all_metrics(
+        {image: [caption_ids[m] for m in row] for image, row in zip(image_ids, captions, strict=True)},
+        {caption: [image_ids[n] for n in row] for caption, row in zip(caption_ids, images, strict=True)},
+        target_metrics=("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "coco_5k_recalls", "cxc_recalls"),
+        Ks=(1, 5, 10),
+    )
     return {metric: {task: float(value) for task, value in values.items()} for metric, values in found.items()}
 
 
@@ -218,7 +214,7 @@ def run_dataset(
     return (with_recorded_splits(dataset, run.splits) if own_stores else dataset), own_stores, own_captions
 
 
-def _are_among(paths: Sequence[str], known: Sequence[Path]) -> bool:
+def _are_among(paths: Sequence[str | Path], known: Sequence[Path]) -> bool:
     return {Path(path).resolve() for path in paths} <= {path.resolve() for path in known}
 
 
@@ -231,8 +227,11 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str]:
         raise PipelineError(
             f"--split {wanted}: the data has no such split; it has {known or 'no named split: use all'}"
         )
-    origins = [] if own_stores else [store.path.name for store in dataset.stores.stores]
-    origins += [] if own_captions else [path.stem for path in dataset.caption_files if config.captions]
+    stores, files = [store.path for store in dataset.stores.stores], dataset.caption_files
+    all_stores = own_stores and (not config.features or _are_among(run.stores(), stores))  # some of them are easier
+    all_captions = own_captions and (not config.captions or _are_among(run.captions(), files))
+    origins = [] if all_stores else [path.name for path in stores]
+    origins += [] if all_captions else [path.stem for path in files if config.captions]
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
     return split, "_".join([*origins, wanted])
 
@@ -279,16 +278,17 @@ def _check_verify(run: TrainedRun, folds: int) -> None:
         raise PipelineError(f"--verify: the preset expects the mean of {wanted} folds; evaluate with --folds {wanted}")
 
 
-def _check_eccv(split: Split) -> None:
+def _check_eccv(image_ids: Sequence[int | str], caption_ids: Sequence[int | str]) -> None:
+    """Refuse other images and captions than those that the package judges."""
     if importlib.util.find_spec("eccv_caption") is None:
         raise PipelineError("--eccv: needs the package eccv_caption; pip install 'scan-pipeline[eccv]'")
-    if (
-        not all(isinstance(name, int) for name in (*split.image_ids, *split.caption_ids))
-        or len(split.image_ids) != 5000
-    ):
+    listed = resources.files("eccv_caption") / "data/original_image_to_caption.json"
+    truth = {int(image): captions for image, captions in json.loads(listed.read_text()).items()}
+    found = len(truth.keys() & set(image_ids)), len({c for own in truth.values() for c in own} & set(caption_ids))
+    if found != (len(truth), sum(map(len, truth.values()))) or len(image_ids) != len(truth):
         raise PipelineError(
-            f"--eccv: found {len(split.image_ids):,} images; expected COCO's 5,000 test images of the Karpathy split, with "
-            "their ids"
+            f"--eccv: of {len(image_ids):,} images and {len(caption_ids):,} captions {found[0]:,} and {found[1]:,} have an id "
+            "of the test split; expected COCO's 5,000 test images of the Karpathy split, with their ids"
         )
 
 

@@ -18,7 +18,7 @@ from matcher.errors import MatcherError
 from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recalls
 from matcher.metrics_log import read_metrics
 from pipeline.errors import PipelineError
-from pipeline.evaluate import eccv_caption, latex_row
+from pipeline.evaluate import _check_eccv, eccv_caption, latex_row
 from pipeline.runs import TrainConfig, claim_run, load_run
 from tests.world import SMALL_TRAINING, scan
 
@@ -29,8 +29,17 @@ def test_latex_row() -> None:
     assert row == r"t2i\_avg & 61.8 & 87.5 & 93.7 & 45.8 & 74.4 & 83.0 & 446.2 \\"
 
 
+needs_eccv = pytest.mark.skipif(importlib.util.find_spec("eccv_caption") is None, reason="extra eccv is not installed")
+
+
+@needs_eccv
+def test_eccv_of_other_photos_is_refused_before_the_work() -> None:
+    with pytest.raises(PipelineError, match=r"of 5,000 images and 25,000 captions \d+ and \d+ have an id of the test"):
+        _check_eccv(list(range(5000)), list(range(25_000)))
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("eccv_caption") is None, reason="extra eccv is not installed")
+@needs_eccv
 def test_eccv_caption_from_coco_ids() -> None:
     """A similarity that knows the truth finds every caption of COCO; ids of other photos are refused."""
     spec = importlib.util.find_spec("eccv_caption")
@@ -110,6 +119,24 @@ def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
         json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["protocols"]
         == json.loads(before)["protocols"]
     )
+
+
+def test_a_part_of_a_runs_data_does_not_take_the_place_of_all(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the captions are fewer wrong answers, and better recalls."""
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    content = json.loads(Path("coco/annotations/captions_train2014.json").read_text())
+    files = [f"half{number}.json" for number in range(2)]
+    for number, name in enumerate(files):
+        Path(name).write_text(json.dumps({**content, "annotations": content["annotations"][number::2]}))
+    halves = [word for name in files for word in ("--captions", name)]
+    assert scan("train", "--device", "cpu", "--run", "runs/halves", *halves, *SMALL_TRAINING).exit_code == 0
+    assert scan("evaluate", "--run", "runs/halves").exit_code == 0
+    assert scan("evaluate", "--run", "runs/halves", *halves[:2]).exit_code == 0
+    folder = Path("runs/halves/evaluation")
+    found = [json.loads((folder / name).read_text())["captions"] for name in ("dev.json", "half0_dev.json")]
+    assert found == [10, 5]
 
 
 def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
