@@ -30,8 +30,9 @@ from detector.regions import Regions
 from detector.rewrite import for_inference
 from detector.selection import Selected, select_caffe, select_maxclass
 from detector.weights import Weights, load_weights
+from detector.windows import pyramid
 
-SELECTIONS = ("caffe", "maxclass")
+SELECTIONS = ("caffe", "maxclass", "windows")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Candidates:
     features: Tensor  # (R, D)
     attribute_ids: Tensor  # (R,) best attribute; 0 where the network has none
     attribute_scores: Tensor  # (R,)
-    class_probabilities: Tensor  # (R, C) without background; (R, 0) under "maxclass"
+    class_probabilities: Tensor  # (R, C) without background; (R, 0) but under "caffe"
     object_ids: Tensor  # (R,) best class
     object_scores: Tensor  # (R,)
 
@@ -69,6 +70,9 @@ class RegionExtractor(RegionSource):
             raise DetectorError(f"selection {selection!r}: expected one of {', '.join(SELECTIONS)}")
         if num_regions < 1:
             raise DetectorError(f"num_regions {num_regions}: expected at least 1")
+        self.windows = torch.from_numpy(pyramid())  # as fractions of the photo, for selection "windows"
+        if selection == "windows" and num_regions != len(self.windows):
+            raise DetectorError(f"num_regions {num_regions}: selection windows has {len(self.windows)}")
         if precision not in PRECISIONS:
             raise DetectorError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -99,7 +103,8 @@ class RegionExtractor(RegionSource):
 
         Args:
             path_or_name: weights file of any known layout, or a hub name; None looks in the usual places.
-            selection: "caffe" (what SCAN's features were made with) or "maxclass" (airsplay, LXMERT).
+            selection: "caffe" (what SCAN's features were made with), "maxclass" (airsplay, LXMERT), or "windows": 36 fixed
+                places in the proposals' place, which no published features are made of.
             num_regions: K.
             device: None takes a GPU where there is one.
             precision: of the backbone and of res5: "float32", "bf16" or "fp16". Proposals, probabilities and the mean
@@ -136,7 +141,10 @@ class RegionExtractor(RegionSource):
         """
         features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
-        proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
+        if self.selection == "windows":
+            proposals = [self._windows(*size) for size in sizes]
+        else:
+            proposals = self.model.proposals(features, sizes, [min(image.scale) for image in images])
         if not all(map(len, proposals)):
             raise DetectorError("no proposal: the network's scores are not finite numbers", "use other weights")
         predictions = self.model.predict(features, proposals)
@@ -144,6 +152,11 @@ class RegionExtractor(RegionSource):
         if self.device.type == "cpu":
             return Finished(list(map(self._keep, images, candidates)))
         return _Launched(images, candidates, self._keep)
+
+    def _windows(self, height: int, width: int) -> Tensor:
+        """The windows of an image of that size, (36, 4) in its pixels, as the RPN's proposals are."""
+        boxes = self.windows.to(self.device) * torch.tensor([width, height, width, height], device=self.device)
+        return clip(boxes, height, width, self.model.offset)
 
     def _upload(self, images: Sequence[PreparedImage]) -> Tensor:
         """(B, 3, h, w) in the backbone's type: the pixels are channels-last already."""
@@ -162,6 +175,7 @@ class RegionExtractor(RegionSource):
             deltas = predictions.box_deltas.view(len(proposals), -1, 4)
             deltas = deltas.take_along_dim(object_ids[:, None, None], 1)[:, 0]
             boxes = apply_deltas(proposals, deltas, self.config.box_weights, self.model.offset)[:, 0]
+        if self.selection != "caffe":
             probabilities = probabilities[:, :0]
         attributes = predictions.attribute_probabilities
         if attributes.shape[1]:
@@ -179,6 +193,11 @@ class RegionExtractor(RegionSource):
             original = candidates.boxes / candidates.boxes.new_tensor([x, y, x, y])
             selected = select_caffe(original, candidates.class_probabilities, self.num_regions)
             boxes = selected.boxes
+        elif self.selection == "windows":
+            height, width = image.image_size
+            boxes = self.windows * torch.tensor([width, height, width, height])
+            every = torch.arange(len(boxes))
+            selected = Selected(every, boxes, candidates.object_ids, candidates.object_scores)
         else:
             selected = self._maxclass(image, candidates)
             height, width = image.pixels.shape[:2]

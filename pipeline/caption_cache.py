@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import pipeline
 from matcher.collection import ENCODE_CAPTIONS, EncodedCaptions
 from matcher.fit import BEST
 from pipeline.errors import PipelineError
@@ -48,8 +47,7 @@ def caption_embeddings(
     """Word embeddings of captions, from the run's cache where they are many; encodes them, with a bar, the first time."""
     encoded = EncodedCaptions(run.model, captions)
     shape = int(encoded.lengths.sum()), run.model.config.embed_dim
-    shipped = Path(pipeline.__file__).parent in run.folder.resolve().parents
-    if len(captions) < WORTH_KEEPING or 2 * shape[0] * shape[1] > LARGEST or shipped:
+    if len(captions) < WORTH_KEEPING or 2 * shape[0] * shape[1] > LARGEST or run.is_shipped:
         return encoded
     path = run.folder / "cache" / f"captions-{_key(run, captions)}.bin"
     words = _read(path, shape)

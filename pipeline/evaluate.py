@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_recorded_splits
-from pipeline.runs import TrainedRun, find_run, load_run
+from pipeline.runs import STARTER, TrainedRun, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -309,8 +309,8 @@ def _write(
     similarity: np.ndarray,
     more: dict[str, Any],
 ) -> Path:
-    folder = runs[0].folder / "evaluation"
-    folder.mkdir(exist_ok=True)
+    folder = Path("evaluation", STARTER) if runs[0].is_shipped else runs[0].folder / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
     name += "" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:])
     content = {
         "runs": [str(run.folder) for run in runs],

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
-from pipeline.extraction.detectors import NO_WEIGHTS, is_starter, with_weights
+from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json, write_json
@@ -47,17 +47,16 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     """
     if not config.images:
         raise PipelineError("no photos given; name their folder with --images DIR")
-    if extractor is None and config.engine == "local":
-        named, config = config.weights, with_weights(config)
-        if config.weights != named:
-            tqdm.write(NO_WEIGHTS, file=sys.stderr)
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
         tqdm.write(f"--images: {describe_skipped(skipped)}", file=sys.stderr)
     folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
-        manifest = claim_store(folder, engine.manifest())
+        made = engine.manifest()
+        if extractor is None and not config.weights and is_starter(made["extraction"]):
+            tqdm.write(NO_WEIGHTS, file=sys.stderr)
+        manifest = claim_store(folder, made)
         plan = update_plan(
             folder, photos, config.shard_size, roots=config.images, limit=config.limit, checksum=photo_sha256
         )

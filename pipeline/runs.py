@@ -74,9 +74,14 @@ class TrainedRun:
     calibration: Calibration | None = None  # None: an imported run, or too few dev photos
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether it is part of the installed package, where nothing is written."""
+        return self.folder.resolve() == SHIPPED.resolve()
+
+    @property
     def name(self) -> str:
         """Its folder; of the shipped run "starter", as `--run` takes it."""
-        return STARTER if self.folder == SHIPPED else str(self.folder)
+        return STARTER if self.is_shipped else str(self.folder)
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""

@@ -47,8 +47,10 @@ def load_extractor(config: ExtractConfig) -> Extractor:
     """The source of regions that a configuration asks for.
 
     Raises:
-        DetectorError: no weights, or no network of the starter.
+        DetectorError: no network of the starter, or weights that cannot be read.
+        PipelineError: see `with_weights`.
     """
+    config = with_weights(config)
     if config.weights == STARTER and not Path(STARTER).is_file():
         from detector.windows import WindowExtractor
 

@@ -30,8 +30,8 @@ class ExtractConfig(CommandConfig):
         metavar="FILE|NAME",
         unset="the usual places, else starter",
     )
-    # caffe is what SCAN's features were made with; maxclass is airsplay's and LXMERT's
-    selection: str = option("caffe", "How regions are chosen.", choices=("caffe", "maxclass"))
+    # caffe is what SCAN's features were made with; maxclass is airsplay's and LXMERT's; windows: 36 fixed places
+    selection: str = option("caffe", "How regions are chosen.", choices=("caffe", "maxclass", "windows"))
     num_regions: int = option(36, "Regions per photo.", min=1, max=1000)
     dtype: str = option("float16", "Type of the stored features.", choices=("float16", "float32"))
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")

@@ -7,6 +7,7 @@ import pytest
 
 from detector import DetectorError, RegionExtractor, Regions
 from detector.preprocess import InputSettings, prepare
+from detector.windows import pyramid
 
 SHAPES = [(120, 160), (160, 120), (90, 300), (120, 160), (33, 40)]
 
@@ -46,14 +47,28 @@ def test_regions_have_the_promised_shapes_and_lie_in_the_photo(
         assert set(regions.attribute_ids) <= set(range(5))
 
 
-@pytest.mark.parametrize("selection", ["caffe", "maxclass"])
-def test_neighbours_and_order_change_nothing(small_weights: Path, photos: list[np.ndarray], selection: str) -> None:
-    extractor = RegionExtractor.from_weights(small_weights, selection=selection, num_regions=9, device="cpu")
+@pytest.mark.parametrize(("selection", "count"), [("caffe", 9), ("maxclass", 9), ("windows", 36)])
+def test_neighbours_and_order_change_nothing(
+    small_weights: Path, photos: list[np.ndarray], selection: str, count: int
+) -> None:
+    extractor = RegionExtractor.from_weights(small_weights, selection=selection, num_regions=count, device="cpu")
     alone = [extractor([photo])[0] for photo in photos]
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 23):
         together = extractor([photos[index] for index in order])
         for index, regions in zip(order, together, strict=True):
             assert_same(regions, alone[index])
+
+
+def test_windows_are_pooled_at_fixed_places(small_weights: Path, photos: list[np.ndarray]) -> None:
+    extractor = RegionExtractor.from_weights(small_weights, selection="windows", device="cpu")
+    extractor.model.proposals = None  # type: ignore[assignment]  # not asked for
+    for photo, regions in zip(photos, extractor(photos), strict=True):
+        height, width = photo.shape[:2]
+        np.testing.assert_allclose(regions.boxes, pyramid() * [width, height, width, height], rtol=1e-6)
+        assert regions.features.shape == (36, extractor.feature_dim)
+        assert np.isfinite(regions.object_scores).all()
+        assert len(np.unique(regions.features, axis=0)) > 20
+    assert extractor.describe()["selection"] == "windows"
 
 
 def test_prepared_images_give_the_same(extractor: RegionExtractor, photos: list[np.ndarray]) -> None:
@@ -87,8 +102,10 @@ def test_what_is_no_bgr_image_is_refused(extractor: RegionExtractor, image: np.n
 
 
 def test_options_are_checked(small_weights: Path) -> None:
-    with pytest.raises(DetectorError, match="selection 'best': expected one of caffe, maxclass"):
+    with pytest.raises(DetectorError, match="selection 'best': expected one of caffe, maxclass, windows"):
         RegionExtractor.from_weights(small_weights, selection="best")
+    with pytest.raises(DetectorError, match="num_regions 9: selection windows has 36"):
+        RegionExtractor.from_weights(small_weights, selection="windows", num_regions=9)
     with pytest.raises(DetectorError, match=r"detector\.depth: decided by the weights"):
         RegionExtractor.from_weights(small_weights, config_overrides={"depth": 50})
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from matcher.checkpoint import load_model
+from pipeline.config import load_config
 from pipeline.errors import PipelineError
 from pipeline.explanation import LIKELY, class_names_of, region_name
 from pipeline.extract import ExtractConfig, next_steps
@@ -155,6 +156,22 @@ def test_the_shipped_run_is_small_and_reads_what_extract_makes(store: Path) -> N
     assert shipped.incompatibility(open_store(store)) == ""
     assert load_model(SHIPPED / "best.safetensors").config.feature_dim == 1280
     assert len(list(PHOTOS.glob("*.jpg"))) == (PHOTOS / "ATTRIBUTION.md").read_text().count("photo.gne?id=") == 37
+
+
+def test_the_preset_is_what_no_weights_gives(alone: Path) -> None:
+    assert load_config(ExtractConfig, group="extract", config="starter") == with_weights(ExtractConfig())
+
+
+def test_evaluate_measures_the_shipped_run_and_writes_beside_the_user(alone: Path, store: Path) -> None:
+    names = open_store(store).image_ids
+    Path("captions.tsv").write_text("".join(f"{name}\ta photo\n{name}\ta dog\n" for name in names))
+    said = scan(
+        "evaluate", "--run", "starter", "--features", str(store), "--captions", "captions.tsv", "--device", "cpu"
+    )
+    assert said.exit_code == 0, said.output
+    assert "all 37 images / 74 captions" in said.output
+    assert (alone / "evaluation/starter/photos_captions_all.json").is_file()
+    assert not (SHIPPED / "evaluation").exists()
 
 
 def test_one_photo_later_gets_the_same_windows(store: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.extraction import ray as ray_engine
+from pipeline.extraction.detectors import is_starter
 from pipeline.extraction.job import ExtractConfig
 from pipeline.extraction.ray import SHARDS_A_CALL, RayEngine, ShardWorker
 from pipeline.inputs.sources import list_photos
@@ -46,6 +47,15 @@ def test_a_repeated_call_finds_what_stands(settings: ExtractConfig, begun: tuple
     before = commit_mark(store, 0).stat().st_mtime_ns
     assert list(ShardWorker(settings).extract(store, 0, plan)) == [(2, 0), (2, 1), (2, 0)]
     assert commit_mark(store, 0).stat().st_mtime_ns == before
+
+
+def test_a_worker_without_weights_takes_the_starter(
+    settings: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    worker = ShardWorker(dataclasses.replace(settings, weights="", num_regions=36))
+    assert is_starter(worker.manifest()["extraction"])
 
 
 def test_a_store_that_a_worker_cannot_see_is_refused(settings: ExtractConfig, begun: tuple[Path, list]) -> None:
