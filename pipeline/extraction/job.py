@@ -20,8 +20,8 @@ class ExtractConfig(CommandConfig):
 
     images: tuple[str, ...] = option(
         (),
-        "Folder of photos, searched recursively; or tar or parquet files, such as 'data/{000..099}.tar'.",
-        metavar="DIR|FILES",
+        "Folder of photos, searched recursively; or tar or parquet files, such as 'data/{000..099}.tar'; or a URL of such.",
+        metavar="DIR|FILES|URL",
     )
     output: str = option("", "Store to write.", metavar="DIR", unset="features/<name of the last folder>")
     weights: str = option(

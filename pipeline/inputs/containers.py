@@ -31,7 +31,6 @@ from pipeline.store.format import stays_inside
 
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
-READ_AHEAD = 8 << 20  # bytes
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
 IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
@@ -63,8 +62,13 @@ def index_of(place: str, columns: tuple[str, ...] | None = None) -> Index:
     return _index(place, status(place), columns)
 
 
-def read_member(place: str, name: str) -> bytes:
+def read_member(place: str, name: str, ahead: int = 0) -> bytes:
     """The bytes of a photo in a container.
+
+    Args:
+        place: of the container.
+        name: of the photo.
+        ahead: bytes to fetch with it from a tar behind a URL.
 
     Raises:
         UnreadableImage: not in it, truncated or damaged.
@@ -80,7 +84,7 @@ def read_member(place: str, name: str) -> bytes:
             raise UnreadableImage("no image in this row")
         return content
     offset, size = found.photos[name]
-    content = read_range(place, offset, size, ahead=READ_AHEAD)
+    content = read_range(place, offset, size, ahead=ahead)
     if len(content) < size:
         raise UnreadableImage(f"truncated: {os.path.basename(place)} ends within it")
     return content

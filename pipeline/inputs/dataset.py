@@ -18,6 +18,7 @@ from pipeline.inputs.captions import Caption, read_captions, split_of_name
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_stores
+from pipeline.store.roots import titled
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def with_recorded_splits(dataset: Dataset, splits: Mapping[str, Sequence[str]]) 
 
 def _roots(store: Store) -> list[Path]:
     """The folders of a store's photos, where they are now: a project may have moved as one."""
-    roots, relative = store.manifest["image_roots"], store.manifest.get("relative_roots", [])
+    roots, relative = (list(map(titled, store.manifest[key])) for key in ("image_roots", "relative_roots"))
     moved = [Path(os.path.normpath(store.path.resolve() / root)) for root in relative]
     return [
         near if not Path(root).exists() else Path(root)
@@ -224,7 +225,7 @@ def _full_paths(collection: StoreCollection) -> list[str]:
     paths = []
     for store in collection.stores:
         roots = store.manifest["image_roots"]
-        paths += [f"{roots[0]}/{image_id}" if len(roots) == 1 else image_id for image_id in store.image_ids]
+        paths += [f"{titled(roots[0])}/{image_id}" if len(roots) == 1 else image_id for image_id in store.image_ids]
     return paths
 
 

@@ -17,9 +17,11 @@ from detector.preprocess import InputSettings, PreparedImage, prepare
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import read_photo
+from pipeline.inputs.storage import BLOCK
 from pipeline.store.plan import Photo
-from pipeline.store.roots import place_of, split_place
+from pipeline.store.roots import INSIDE, is_remote, place_of
 
+READERS = 16  # of photos that are single files behind a URL
 SHARED_MEMORY = 2 << 30  # bytes free in it, for photos to be handed over that way; some 40 are at the same time
 
 
@@ -46,12 +48,11 @@ def decode_photos(
     Raises:
         PipelineError: a worker died.
     """
-    places = [place_of(roots[photo.root], photo.path) for photo in photos]
     workers = min(workers, len(photos))
     shared = workers > 0 and _room_to_share()
     loader = DataLoader(
         _Photos(settings, shared),
-        sampler=_contents(places, ahead),
+        sampler=_contents(photos, roots, ahead),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=ahead // workers + 1 if workers else None,
@@ -98,24 +99,31 @@ class _Photos(Dataset[DecodedPhoto]):
         return DecodedPhoto(replace(image, pixels=pixels), sha256)
 
 
-def _contents(places: Sequence[str], ahead: int) -> Iterator[str | bytes | UnreadableImage]:
-    """What workers are asked with: the place of a file, which they read themselves, or the bytes of a photo in a container.
+def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iterator[str | bytes | UnreadableImage]:
+    """What workers are asked with: the place of a file, which they read themselves, or the bytes of a photo from elsewhere.
 
-    A container is read here, in its order and ahead of the workers: each of them would read it all.
+    A container is read here, in its order and ahead of the workers: each of them would read it all. So are URLs, whose clients
+    survive no fork.
     """
     waiting: deque[Future[str | bytes | UnreadableImage]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        for place in places:
-            waiting.append(pool.submit(_read if split_place(place)[1] else str, place))
-            if len(waiting) > ahead:
+    in_containers = any(INSIDE in photo.path for photo in photos)
+    with ThreadPoolExecutor(1 if in_containers else READERS, thread_name_prefix="reader") as pool:
+        for photo in photos:
+            here = INSIDE not in photo.path and not is_remote(roots[photo.root])
+            waiting.append(pool.submit(str if here else _read_ahead, place_of(roots[photo.root], photo.path)))
+            if len(waiting) > max(ahead, READERS):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _read(place: str) -> bytes | UnreadableImage:
+def _read_ahead(place: str) -> bytes | UnreadableImage:
+    return _read(place, ahead=BLOCK)
+
+
+def _read(place: str, **ahead: int) -> bytes | UnreadableImage:
     try:
-        return read_photo(place)
+        return read_photo(place, **ahead)
     except UnreadableImage as error:
         return error
 

@@ -4,11 +4,12 @@ A root is a folder, a tar or parquet file, a pattern of such, or a URL of any of
 below it name a photo. What kind it is decides `open_source`; everything else uses the protocol, or `read_photo` for one place.
 """
 
+import functools
 import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import file_sha256
 from pipeline.inputs.containers import index_of, read_member
-from pipeline.inputs.storage import SUFFIXES, files_below, matching, status
+from pipeline.inputs.storage import SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
 from pipeline.store.plan import Photo
 from pipeline.store.roots import (
     CONTAINERS,
@@ -121,6 +122,31 @@ class Containers:
         """To read from a container that is gone is an error already."""
 
 
+class RemoteFolder:
+    """Image files behind a URL."""
+
+    def __init__(self, root: str, files: Mapping[str, Status]):
+        self.root, self.files = root, files
+
+    def photos(self, skipped: Counter[str]) -> list[Listed]:
+        """All of them, by path."""
+        suffixes = {file: os.path.splitext(file)[1].lower() for file in self.files}
+        skipped.update(suffix for suffix in suffixes.values() if suffix not in SUFFIXES)
+        return [
+            Listed(file, max(size, 0), time) for file, (size, time) in self.files.items() if suffixes[file] in SUFFIXES
+        ]
+
+    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """None: captions of a folder are files beside it."""
+        return []
+
+    def refuse_if_gone(self) -> None:
+        """A bucket that was deleted is not a folder of unreadable photos: its first photo has to be there."""
+        forget()
+        for photo in self.photos(Counter())[:1]:
+            status(place_of(self.root, photo.path))
+
+
 def open_source(root: str) -> Source:
     """What a root names.
 
@@ -129,13 +155,27 @@ def open_source(root: str) -> Source:
     """
     if is_container(root):
         folder = folder_of(absolute(root))
-        return Containers(absolute(root), [os.path.relpath(place, folder) for place in matching(absolute(root))])
+        return Containers(absolute(root), [place[len(folder) + 1 :] for place in matching(absolute(root))])
+    if is_remote(root):
+        return _remote_source(absolute(root))
     if os.path.isdir(root) and next(_walk(Path(root), "", set(), Counter()), None) is None:
-        files = files_below(root)
-        for suffix in CONTAINERS:  # tars first: img2dataset writes a table without photos beside each
-            if found := [file for file in files if file.endswith(suffix)]:
-                return Containers(absolute(root), found)
+        return _containers(absolute(root), files_below(root)) or Folder(root)
     return Folder(root)
+
+
+@functools.lru_cache(maxsize=16)
+def _remote_source(root: str) -> Source:
+    files = files_below(root)
+    has_photos = any(os.path.splitext(file)[1].lower() in SUFFIXES for file in files)
+    return (None if has_photos else _containers(root, files)) or RemoteFolder(root, files)
+
+
+def _containers(root: str, files: Iterable[str]) -> Containers | None:
+    """The tars of a folder, else its parquet files: img2dataset writes a table without photos beside each tar."""
+    for suffix in CONTAINERS:
+        if found := [file for file in files if file.endswith(suffix)]:
+            return Containers(root, found)
+    return None
 
 
 def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = None) -> list[Photo]:
@@ -149,6 +189,8 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
         PipelineError: a source that is not there, no image at all, or two images with the same id.
     """
     skipped = Counter() if skipped is None else skipped
+    forget()
+    _remote_source.cache_clear()
     photos = []
     for index, (root, prefix) in enumerate(zip(map(str, roots), _prefixes(roots), strict=True)):
         photos += [
@@ -200,8 +242,12 @@ def describe_skipped(skipped: Counter[str]) -> str:
     return f"skipped {skipped.total():,} other {noun} ({kinds}{more}){raw}"
 
 
-def read_photo(place: Path | str) -> bytes:
+def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:
     """The bytes of a photo, wherever it is.
+
+    Args:
+        place: path, URL, or FILE::NAME of a photo in a container.
+        ahead: bytes that are fetched with it, where the next photos of the same container will be asked for.
 
     Raises:
         UnreadableImage: missing, no regular file, damaged, or too large.
@@ -209,9 +255,14 @@ def read_photo(place: Path | str) -> bytes:
     """
     file, name = split_place(str(place))
     if name:
-        return read_member(file, name)
+        return read_member(file, name, ahead)
     if is_container(file):
         raise UnreadableImage(index_of(file).fault or "no image, but a file of images")
+    if is_remote(file):
+        try:
+            return read_all(file)
+        except Gone as error:
+            raise UnreadableImage("cannot be read: no such file") from error
     try:
         found = os.stat(place)
         if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting for ever
@@ -232,7 +283,7 @@ def is_place(name: str) -> bool:
 
 def photo_sha256(root: str, path: str) -> str:
     """Checksum of a photo; "" where it cannot be read."""
-    if INSIDE not in path:
+    if INSIDE not in path and not is_remote(root):
         return file_sha256(Path(place_of(root, path)))
     try:
         return hashlib.sha256(read_photo(place_of(root, path))).hexdigest()
