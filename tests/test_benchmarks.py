@@ -6,7 +6,7 @@ import torch
 
 from detector import RegionExtractor
 from detector.config import DetectorConfig
-from tests.benchmarks import windows
+from tests.benchmarks import serve, windows
 from tests.benchmarks.extract import TINY, main, seeded
 from tests.published import PublishedDetector
 
@@ -37,3 +37,11 @@ def test_the_benchmark_of_windows_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert windows.main(["--repetitions", "3"]) < windows.GOAL * 1.5  # in a test, others use the processor too
     torch.set_num_threads(threads)
     assert "bare network" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_service_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    seen, sizes = serve.main(["--photos", "12", "--clients", "4", "--seconds", "1", "--queries", "40"])
+    assert not seen.errors
+    assert len(sizes) == 10
+    assert "p99" in capsys.readouterr().out
