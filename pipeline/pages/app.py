@@ -1,12 +1,12 @@
 """Search as you type, in a browser: one page over the routes of `pipeline.service`. Nothing is loaded from elsewhere."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from pipeline.pages.render import render
-from pipeline.service.schema import Endpoint
 
 if TYPE_CHECKING:
     from pipeline.service.http import Service
@@ -17,8 +17,8 @@ POLICY = (
 )
 
 
-def page_of(service: "Service") -> Endpoint:
-    """The route of the page."""
+def page_of(service: "Service") -> Callable[..., Any]:
+    """What answers a browser with the page."""
 
     async def page(request: Request, asked: None) -> HTMLResponse:
         """The page, for browsers."""
@@ -26,4 +26,4 @@ def page_of(service: "Service") -> Endpoint:
         content = render("app.html", title=f"{about.run} · {about.photos:,} photos", about=about)
         return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
 
-    return Endpoint("/", page, answer="text/html")
+    return page

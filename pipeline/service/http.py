@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -25,10 +25,11 @@ from pipeline.errors import PipelineError
 from pipeline.service.batches import QueueFull
 from pipeline.service.config import ServeConfig
 from pipeline.service.metrics import Metrics
-from pipeline.service.schema import Endpoint, Index, NotFound, Refused, openapi
+from pipeline.service.schema import FILE, JSON, OF_SERVER, OF_SERVICE, Endpoint, Index, NotFound, Refused, openapi
 
-BODY = {"application/json": 8 << 20, "application/octet-stream": 64 << 20}  # bytes
+BODY = {JSON: 8 << 20, FILE: 64 << 20}  # bytes
 MISTAKES = (PipelineError, DetectorError, MatcherError)  # of the one who asks; all else is a fault of the server
+Handler = Callable[..., Any]
 COOKIE = "scan-pipeline-key"
 logger = logging.getLogger("scan-pipeline")
 
@@ -37,9 +38,6 @@ class Service(Protocol):
     """What is served."""
 
     config: ServeConfig
-
-    def endpoints(self) -> list[Endpoint]:
-        """The routes."""
 
     async def index(self, request: Request, asked: None) -> Index:
         """What is searched."""
@@ -54,28 +52,23 @@ class Service(Protocol):
 class Server:
     """A service behind HTTP."""
 
-    def __init__(self, service: Service, metrics: Metrics, key: str = "", page: Endpoint | None = None):
+    def __init__(self, service: Service, metrics: Metrics, key: str = "", page: Handler | None = None):
         """
         key: that every request must carry; "": none.
-        page: a route for browsers, beside the service's own.
+        page: what a browser gets at /, if anything.
         """
-        self.service, self.metrics, self.key = service, metrics, key
+        self.service, self.metrics, self.key, self.page = service, metrics, key, page
         self.reload = asyncio.Event()  # set to open the stores again
-        self.endpoints = [
-            *service.endpoints(),
-            Endpoint("/health", self.health, is_open=True),
-            Endpoint("/ready", self.ready, answer=Index, is_open=True),
-            Endpoint("/metrics", self.measured, answer="text/plain"),
-            Endpoint("/openapi.json", self.document, is_open=True),
-        ]
-        self.routes = [*self.endpoints, *([page] if page else [])]
 
     def app(self) -> Starlette:
         """The application that uvicorn runs."""
+        handlers = [(one, getattr(self.service, one.name)) for one in OF_SERVICE]
+        handlers += [(one, getattr(self, one.name)) for one in OF_SERVER]
+        handlers += [(Endpoint("page", "/", "", answer="text/html"), self.page)] if self.page else []
         # Another site's page must not be able to ask through the visitor's browser under a name of its own.
         hosts = ["127.0.0.1", "localhost", "[::1]", "testserver"] if self.service.config.local else ["*"]
         return Starlette(
-            routes=[Route(one.path, self._handler(one), methods=[one.method]) for one in self.routes],
+            routes=[Route(one.path, self._handler(one, call), methods=[one.method]) for one, call in handlers],
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
             lifespan=self._lifespan,
         )
@@ -104,13 +97,13 @@ class Server:
 
     async def document(self, request: Request, asked: None) -> dict[str, Any]:
         """This interface, as OpenAPI 3.1."""
-        return openapi(self.endpoints)
+        return openapi()
 
-    def _handler(self, endpoint: Endpoint) -> Any:
+    def _handler(self, endpoint: Endpoint, call: Handler) -> Handler:
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
             try:
-                response = await self._answer(endpoint, request)
+                response = await self._answer(endpoint, call, request)
             except Refused as error:
                 response = _json({"error": str(error)}, error.status)
                 if error.status == 401:
@@ -123,7 +116,7 @@ class Server:
 
         return handle
 
-    async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
+    async def _answer(self, endpoint: Endpoint, call: Handler, request: Request) -> Response:
         """The answer of an endpoint.
 
         Raises:
@@ -138,7 +131,7 @@ class Server:
         limit = self.service.config.timeout
         try:
             with anyio.fail_after(limit):
-                answer = await endpoint.handler(request, await _asked(endpoint, request))
+                answer = await call(request, await _asked(endpoint, request))
         except QueueFull:
             raise Refused(429, f"more than {self.service.config.queue} requests wait; ask again later") from None
         except TimeoutError:
@@ -171,7 +164,7 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
         return from_mapping(endpoint.query, dict(request.query_params), "address")
     if not endpoint.body:
         return None
-    kind = endpoint.body if isinstance(endpoint.body, str) else "application/json"
+    kind = endpoint.body if isinstance(endpoint.body, str) else JSON
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -191,7 +184,7 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
 def _json(content: Any, status: int = 200) -> Response:
     # ASCII: file names need not be UTF-8, and JavaScript takes them as they are
     text = json.dumps(content, allow_nan=False, default=vars)
-    return Response(text, status, media_type="application/json")
+    return Response(text, status, media_type=JSON)
 
 
 def without_folders(message: str) -> str:

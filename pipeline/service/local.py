@@ -39,7 +39,6 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
     Caption,
     Captions,
-    Endpoint,
     ExplanationQuery,
     FoundPhoto,
     ImageQuery,
@@ -142,20 +141,6 @@ class LocalService:
         metrics.waiting.set_function(lambda: len(self.batches.waiting))
         metrics.photos.set_function(lambda: len(self.generation.collection))
         self._decoding, self._reloading = asyncio.Semaphore(DECODERS), asyncio.Lock()
-
-    def endpoints(self) -> list[Endpoint]:
-        """The routes."""
-        photo, jpeg, any_file = "/v1/photos/{id}", "image/jpeg", "application/octet-stream"
-        return [
-            Endpoint("/v1/search", self.search, "POST", body=SearchRequest, answer=SearchResponse),
-            Endpoint("/v1/captions", self.captions, "POST", body=any_file, answer=Captions),
-            Endpoint("/v1/index", self.index, answer=Index),
-            Endpoint(photo, self.photo, answer=Photo),
-            Endpoint(f"{photo}/image", self.image, query=ImageQuery, answer=jpeg),
-            Endpoint(f"{photo}/original", self.original, answer=any_file),
-            Endpoint(f"{photo}/explanation", self.explanation, query=ExplanationQuery),
-            Endpoint(f"{photo}/embeddings", self.embeddings),
-        ]
 
     async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
         """Find photos for sentences, and photos similar to photos."""

@@ -21,14 +21,9 @@ from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
     DEEPEST,
-    Captions,
-    Endpoint,
-    ExplanationQuery,
     FoundPhoto,
-    ImageQuery,
     Index,
     NotFound,
-    Photo,
     Refused,
     SearchAnswer,
     SearchRequest,
@@ -61,19 +56,6 @@ class Nodes:
         )
         self.model, self.photos = "", dict.fromkeys(self.urls, 0)
         metrics.photos.set_function(lambda: sum(self.photos.values()))
-
-    def endpoints(self) -> list[Endpoint]:
-        """The routes."""
-        photo, any_file = "/v1/photos/{id}", "application/octet-stream"
-        return [
-            Endpoint("/v1/search", self.search, "POST", body=SearchRequest, answer=SearchResponse),
-            Endpoint("/v1/captions", self.captions, "POST", body=any_file, answer=Captions),
-            Endpoint("/v1/index", self.index, answer=Index),
-            Endpoint(photo, self.photo, answer=Photo),
-            Endpoint(f"{photo}/image", self.image, query=ImageQuery, answer="image/jpeg"),
-            Endpoint(f"{photo}/original", self.original, answer=any_file),
-            Endpoint(f"{photo}/explanation", self.explanation, query=ExplanationQuery),
-        ]
 
     async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
         """Find photos for sentences, and photos similar to photos."""
@@ -141,17 +123,13 @@ class Nodes:
         photo: dict[str, Any] = (await self._passed(request)).json()
         return photo | {"id": request.path_params["id"]}
 
-    async def image(self, request: Request, asked: ImageQuery) -> Response:
-        """A photo as JPEG."""
-        return await self._file(request)
+    async def file(self, request: Request, asked: Any) -> Response:
+        """What the photo's node answers, as it is."""
+        passed = await self._passed(request)
+        headers = {name: passed.headers[name] for name in PASSED if name in passed.headers}
+        return Response(passed.content, passed.status_code, headers)
 
-    async def original(self, request: Request, asked: None) -> Response:
-        """A photo's file."""
-        return await self._file(request)
-
-    async def explanation(self, request: Request, asked: ExplanationQuery) -> Response:
-        """Where each word of a sentence looks in a photo."""
-        return await self._file(request)
+    image = original = explanation = embeddings = file
 
     async def watch(self, wanted: asyncio.Event) -> None:
         """Nothing is open here that could be opened again."""
@@ -221,11 +199,6 @@ class Nodes:
             return await self._ask(node, "GET", path, params=dict(request.query_params), headers=known)
         except NodeDown as error:
             raise Refused(503, f"the photo's node is not there: {error}") from None
-
-    async def _file(self, request: Request) -> Response:
-        passed = await self._passed(request)
-        headers = {name: passed.headers[name] for name in PASSED if name in passed.headers}
-        return Response(passed.content, passed.status_code, headers)
 
 
 def _place(number: int, owners: list[tuple[int, str]], node: int) -> int:

@@ -30,6 +30,7 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
     try:
         import uvicorn
 
+        from pipeline.pages.app import page_of
         from pipeline.service.http import Server, Service
         from pipeline.service.local import LocalService
         from pipeline.service.metrics import Metrics
@@ -45,12 +46,7 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
     with listen(config.host, config.port) as listener:
         metrics = Metrics()
         service: Service = Nodes(config, metrics, key, say) if config.node else LocalService(config, metrics, say)
-        endpoint = None
-        if page:
-            from pipeline.pages.app import page_of
-
-            endpoint = page_of(service)
-        server = Server(service, metrics, key, endpoint)
+        server = Server(service, metrics, key, page_of(service) if page else None)
         signal.signal(signal.SIGHUP, lambda *_: server.reload.set())
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{host}:{listener.getsockname()[1]}"

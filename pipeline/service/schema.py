@@ -15,6 +15,7 @@ from pipeline.search import Box
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 LIMITS = {"min": "minimum", "max": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
 LIMITS |= {"longest": "maxLength", "help": "description"}
+JSON, FILE = "application/json", "application/octet-stream"
 LARGEST_SIDE = 1600  # pixels
 DEEPEST = 10_000  # results that one answer holds
 
@@ -201,23 +202,47 @@ def _default(field: dataclasses.Field) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route: how it is asked, and what it answers. The handler's docstring is its summary."""
+    """One route: how it is asked, and what it answers."""
 
+    name: str  # of the method that answers: async (request, asked) -> dataclass, mapping or response
     path: str
-    handler: typing.Callable[..., Any]  # async (request, asked) -> dataclass, mapping or response
-    method: str = "GET"
+    summary: str
     query: type | None = None  # dataclass of what is asked in the address
     body: type | str = ""  # dataclass of a JSON body, or the media type of another
-    answer: type | str = "application/json"  # dataclass, or media type
+    answer: type | str = JSON  # dataclass, or media type
     is_open: bool = False  # needs no key
 
+    @property
+    def method(self) -> str:
+        """Of HTTP."""
+        return "POST" if self.body else "GET"
 
-def openapi(endpoints: typing.Iterable[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI document of some routes."""
+
+PHOTO = "/v1/photos/{id}"
+OF_SERVICE = (
+    Endpoint("search", "/v1/search", "Find photos.", body=SearchRequest, answer=SearchResponse),
+    Endpoint("captions", "/v1/captions", "Find captions for a photo that is sent.", body=FILE, answer=Captions),
+    Endpoint("index", "/v1/index", "What is searched.", answer=Index),
+    Endpoint("photo", PHOTO, "What is known of a photo.", answer=Photo),
+    Endpoint("image", f"{PHOTO}/image", "A photo as JPEG.", query=ImageQuery, answer="image/jpeg"),
+    Endpoint("original", f"{PHOTO}/original", "A photo's file.", answer=FILE),
+    Endpoint("explanation", f"{PHOTO}/explanation", "Where each word of a sentence looks.", query=ExplanationQuery),
+    Endpoint("embeddings", f"{PHOTO}/embeddings", "A photo's region embeddings, to search other nodes with."),
+)
+OF_SERVER = (
+    Endpoint("health", "/health", "Whether the process is alive.", is_open=True),
+    Endpoint("ready", "/ready", "Whether requests are answered.", is_open=True),
+    Endpoint("measured", "/metrics", "Counters, for Prometheus.", answer="text/plain"),
+    Endpoint("document", "/openapi.json", "This interface, as OpenAPI 3.1.", is_open=True),
+)
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of all routes."""
     parts: dict[str, Any] = {}
     refused = {"description": "refused", "content": _content(Error, parts)}
     paths: dict[str, Any] = {}
-    for endpoint in endpoints:
+    for endpoint in OF_SERVICE + OF_SERVER:
         names = [part[1:-1] for part in endpoint.path.split("/") if part.startswith("{")]
         asked = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names] + [
             {"name": field.name, "in": "query", "schema": json_schema(kind, field.metadata | _default(field), parts)}
@@ -225,8 +250,8 @@ def openapi(endpoints: typing.Iterable[Endpoint]) -> dict[str, Any]:
         ]
         answered = {"description": "answered", "content": _content(endpoint.answer, parts)}
         operation = {
-            "summary": (endpoint.handler.__doc__ or "").splitlines()[0],
-            "operationId": endpoint.handler.__name__,
+            "summary": endpoint.summary,
+            "operationId": endpoint.name,
             "parameters": asked,
             "responses": {"200": answered, "default": refused},
             "security": [] if endpoint.is_open else [{"key": []}],
@@ -243,4 +268,4 @@ def openapi(endpoints: typing.Iterable[Endpoint]) -> dict[str, Any]:
 
 
 def _content(kind: type | str, parts: dict[str, Any]) -> dict[str, Any]:
-    return {kind: {}} if isinstance(kind, str) else {"application/json": {"schema": json_schema(kind, {}, parts)}}
+    return {kind: {}} if isinstance(kind, str) else {JSON: {"schema": json_schema(kind, {}, parts)}}
