@@ -25,7 +25,7 @@ class CHAN(Matcher):
         """(N, K, E), (T, E) -> (M, N)."""
         N, K, _ = regions.shape
         scores = (packed @ regions.flatten(0, 1).T).view(-1, N, K)
-        best = float32(scores).max(-1).values  # (T, N)
+        best = float32(scores).amax(-1)  # (T, N); equally good regions share the gradient
         parts = best.split([captions * words for captions, words in groups])
         pooled = [
             pool(part.view(captions, words, N), 1, **self._pooling)

@@ -74,7 +74,7 @@ class NAAF(Matcher):
     def _effects(self, scores: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Negative effects (m, L, N), and the weights of the two positive ones (m, L, N, K), from cosines and (m, L, E)."""
         boundary = self.boundaries[0 if self.training else 1].to(scores.dtype)
-        best = scores.max(-1).values - boundary  # (m, L, N)
+        best = scores.amax(-1) - boundary  # (m, L, N)
         judged = best if self.training else ((words @ words.mT) * NEIGHBOURS).softmax(-1) @ best
         negative = best * (judged < 0)
         reached = scores > boundary

