@@ -1,7 +1,8 @@
-"""Checkpoints of the original SCAN code, read without running anything in them.
+"""Checkpoints of the original code of SCAN, VSE∞ and CHAN, read without running anything in them.
 
-A pickle `{epoch, model: [image state, text state], best_rsum, opt: argparse.Namespace, Eiters}`. Names and shapes are the
-ones our encoders have; the options become a `ModelConfig`.
+A pickle `{epoch, model: [image state, text state, …], best_rsum, opt: argparse.Namespace, Eiters}`. Which method it is, its
+options and keys tell; its tensors get the names that ours have, and its options become a `ModelConfig`. What CHAN keeps after the
+two states has no tensors that scoring reads.
 """
 
 import argparse
@@ -16,50 +17,77 @@ from torch import Tensor
 
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
-from matcher.scan import SCAN
-from matcher.vocabulary import Vocabulary
+from matcher.matcher import Matcher
+from matcher.methods import make_matcher
+from matcher.transformer import WordPieces
+from matcher.vocabulary import Tokens, Vocabulary
 
-EXPECTED = "a checkpoint of the original SCAN code (keys model, opt)"
+EXPECTED = "a checkpoint of the original SCAN code, or of VSE∞ or CHAN (keys model, opt)"
+POOLINGS = {"LSEPooling": "LogSumExp", "MeanPooling": "Mean", "MaxPooling": "Max", "SumPooling": "Sum"}  # of CHAN
+# Beginnings of names there, and here; "": not a part of the model.
+NAMES = {
+    "image fc.weight_g": "image_encoder.fc.parametrizations.weight.original0",  # weight normalisation as torch has it today
+    "image fc.weight_v": "image_encoder.fc.parametrizations.weight.original1",
+    "image fc.": "image_encoder.fc.",
+    "image mlp.layers.0.": "image_encoder.mlp.0.",
+    "image mlp.bns.0.": "image_encoder.mlp.1.",
+    "image mlp.layers.1.": "image_encoder.mlp.3.",
+    "image mlp.bns.1.": "",
+    "image gpool.": "image_pool.",
+    "image feedforward.ln.": "image_encoder.attention_norm.",
+    "image feedforward.attn.": "image_encoder.attention.",
+    "text bert.pooler.": "",  # no token's state goes through it
+    "text bert.embeddings.position_ids": "",  # counts from 0; transformers no longer keeps it
+    "text bert.": "text_encoder.encoder.",
+    "text linear.": "text_encoder.fc.",
+    "text gpool.": "text_pool.",
+    "text embed.": "text_encoder.embed.",
+    "text rnn.": "text_encoder.rnn.",
+    "text fc.": "",  # of CHAN: made, trained by nothing, read by nothing
+}
 
 
 @dataclass(frozen=True)
 class OriginalCheckpoint:
     """A model, and how far its training was."""
 
-    model: SCAN
+    model: Matcher
     epoch: int
     best_rsum: float  # on its dev split, as it was measured there
 
 
-def load_original(path: Path, vocabulary: Vocabulary) -> OriginalCheckpoint:
+def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> OriginalCheckpoint:
     """Read a checkpoint of the original code.
 
     Args:
-        path: `model_best.pth.tar` or `checkpoint_*.pth.tar`.
-        vocabulary: the one it was trained with (`Vocabulary.from_json`).
+        path: `model_best.pth.tar`, `model_best.pth` or `checkpoint_*.pth.tar`.
+        vocabulary: the one it was trained with (`Vocabulary.from_json`), or the word pieces of its BERT.
+        text_encoder: name of that BERT, for the configuration.
 
     Raises:
         MatcherError: no such file, damaged, holding code, or of another vocabulary.
     """
     content = _read(path)
     try:
-        image, text = content["model"]
-        options = vars(content["opt"])
-        config = _config(options, image, text)
+        image, text = content["model"][:2]
+        config = _config(vars(content["opt"]), image, text, text_encoder)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, MatcherError):
             raise MatcherError(f"{path}: {error}") from error
         raise MatcherError(f"{path}: not {EXPECTED}: {error!r}") from error
-    if len(text["embed.weight"]) != len(vocabulary):
+    if ("embed.weight" in text) != isinstance(vocabulary, Vocabulary):
+        wanted = "a vocabulary file (.json)" if "embed.weight" in text else "its BERT, such as bert-base-uncased"
+        raise MatcherError(f"{path}: needs another vocabulary; expected {wanted}")
+    if isinstance(vocabulary, Vocabulary) and len(text["embed.weight"]) != len(vocabulary):
         raise MatcherError(
             f"{path}: embeds {len(text['embed.weight'])} words, the vocabulary has {len(vocabulary)}; name the "
             "vocabulary file that it was trained with"
         )
-    model = SCAN(config, vocabulary)
-    tensors = {f"image_encoder.{name}": tensor for name, tensor in _weight_norm(image).items()}
-    tensors |= {f"text_encoder.{name}": tensor for name, tensor in text.items()}
+    model = make_matcher(config, vocabulary)
+    tensors = {f"image {name}": tensor for name, tensor in image.items()}
+    tensors |= {f"text {name}": tensor for name, tensor in text.items()}
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict({new: tensor for name, tensor in tensors.items() if (new := _renamed(name))})
     except RuntimeError as error:
         raise MatcherError(
             f"{path}: its tensors do not fit its options ({str(error).splitlines()[-1].strip()})"
@@ -81,30 +109,64 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _config(options: Mapping[str, Any], image: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> ModelConfig:
+def _config(
+    options: Mapping[str, Any], image: Mapping[str, Tensor], text: Mapping[str, Tensor], text_encoder: str
+) -> ModelConfig:
     """Options as the original command line had them; sizes as the tensors say."""
     weight = image["fc.weight"] if "fc.weight" in image else image["fc.weight_v"]
+    fields: dict[str, Any] = {
+        "feature_dim": weight.shape[1],
+        "embed_dim": weight.shape[0],
+        "image_norm": not options.get("no_imgnorm", False),
+        "text_norm": not options.get("no_txtnorm", False),
+        "image_weight_norm": "fc.weight_g" in image,
+        "image_mlp": "mlp.layers.0.weight" in image,
+        "image_attention": "feedforward.attn.in_proj_weight" in image,
+        "text_encoder": text_encoder,
+    }
+    if "embed.weight" in text:
+        layers = sum(name.startswith("rnn.weight_ih_l") and not name.endswith("_reverse") for name in text)
+        fields |= {
+            "text_encoder": "gru",
+            "word_dim": text["embed.weight"].shape[1],
+            "num_layers": layers,
+            "bidirectional": any(name.endswith("_reverse") for name in text),
+        }
+    if "gpool.linear.weight" in image:
+        return ModelConfig(matcher="vse", **fields)
+    if "coding_type" in options:
+        if options["coding_type"] != "VHACoding" or options["pooling_type"] not in POOLINGS:
+            raise MatcherError(
+                f"CHAN with {options['coding_type']} and {options['pooling_type']}; expected VHACoding and one of "
+                f"{', '.join(POOLINGS)}"
+            )
+        temperature = 1 / float(options["belta"])  # its code divides by it
+        return ModelConfig(
+            matcher="chan", pooling=POOLINGS[options["pooling_type"]], lse_temperature=temperature, **fields
+        )
     return ModelConfig(
         attention=options["cross_attn"],
         normalization=options["raw_feature_norm"],
         pooling=options["agg_func"],
         softmax_temperature=float(options["lambda_softmax"]),
         lse_temperature=float(options["lambda_lse"]),
-        feature_dim=weight.shape[1],
-        embed_dim=weight.shape[0],
-        word_dim=text["embed.weight"].shape[1],
-        num_layers=sum(name.startswith("rnn.weight_ih_l") and not name.endswith("_reverse") for name in text),
-        bidirectional=any(name.endswith("_reverse") for name in text),
-        image_norm=not options.get("no_imgnorm", False),
-        text_norm=not options.get("no_txtnorm", False),
-        image_weight_norm="fc.weight_g" in image,
+        **fields,
     )
 
 
-def _weight_norm(image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weight normalisation's two parameters under the names that torch has for them today."""
-    names = {
-        "fc.weight_g": "fc.parametrizations.weight.original0",
-        "fc.weight_v": "fc.parametrizations.weight.original1",
-    }
-    return {names.get(name, name): tensor for name, tensor in image.items()}
+def _renamed(name: str) -> str:
+    """Our name of a tensor, "" where the model has no such part; an unknown name stays and is refused with the others."""
+    for beginning, ours in NAMES.items():
+        if name.startswith(beginning):
+            return ours and ours + name.removeprefix(beginning)
+    return name
+
+
+def read_vocabulary(name: str) -> Tokens:
+    """The words of a vocabulary file, or the word pieces of a text encoder: a folder, an installed package or a hub name.
+
+    Raises:
+        MatcherError: not readable.
+    """
+    is_file = name.endswith(".json") or Path(name).is_file()
+    return Vocabulary.from_json(name) if is_file else WordPieces.from_pretrained(name)

@@ -175,7 +175,7 @@ def plot(config: "PlotConfig") -> None:
     example="scan-pipeline import-checkpoint model_best.pth.tar --vocabulary f30k_precomp_vocab.json",
 )  # fmt: skip
 def import_checkpoint(config: "ImportCheckpointConfig") -> None:
-    """Turn a checkpoint of the original SCAN code into a run.
+    """Turn a checkpoint of the original code of SCAN, VSE∞ or CHAN into a run.
 
     Nothing in the checkpoint is executed.
     """

@@ -1,12 +1,11 @@
-"""A checkpoint of the original SCAN code -> a run folder that evaluate and retrieve take."""
+"""A checkpoint of the original code of SCAN, VSE∞ or CHAN -> a run folder that evaluate and retrieve take."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matcher.checkpoint import save_model
-from matcher.original import load_original
-from matcher.vocabulary import Vocabulary
+from matcher.original import load_original, read_vocabulary
 from pipeline.config import save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
@@ -19,7 +18,12 @@ class ImportCheckpointConfig(CommandConfig):
     """What `scan-pipeline import-checkpoint` does."""
 
     source: str = argument()
-    vocabulary: str = option("", "Its vocabulary file, such as f30k_precomp_vocab.json.", metavar="FILE", required=True)
+    vocabulary: str = option(
+        "",
+        "Its vocabulary file, such as f30k_precomp_vocab.json, or its BERT, such as bert-base-uncased.",
+        metavar="FILE|NAME",
+        required=True,
+    )
     output: str = option("", "Run folder to write.", metavar="DIR", unset="runs/<name of the checkpoint>")
 
 
@@ -37,14 +41,14 @@ class ImportedRun:
 
 
 def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
-    """Write a run folder from `model_best.pth.tar` and the vocabulary file that it was trained with.
+    """Write a run folder from `model_best.pth.tar` and the vocabulary or BERT that it was trained with.
 
     Raises:
         PipelineError: the run folder exists already.
         MatcherError: files that cannot be read, or that do not belong together.
     """
     source = Path(config.source)
-    checkpoint = load_original(source, Vocabulary.from_json(config.vocabulary))
+    checkpoint = load_original(source, read_vocabulary(config.vocabulary), config.vocabulary)
     folder = Path(config.output or RUNS / source.name.split(".")[0])
     if folder.exists():
         raise PipelineError(f"{folder}: exists already", "choose another folder with --output")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel
 
 from matcher.build import build_model, read_word_vectors
 from matcher.checkpoint import load_model, save_model
@@ -18,29 +18,13 @@ from matcher.fit import BEST, fit
 from matcher.optimize import make_optimizer
 from matcher.transformer import TransformerEncoder, encoder_folder
 from matcher.vocabulary import SPECIAL, Vocabulary
-from tests.toy import DIMENSIONS, THINGS, toy_world
+from tests.toy import DIMENSIONS, toy_world
 
 CAPTIONS = ["a dog and a cat", "boat", "the tree is near a ball"]
 MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)
 RECIPE = FitConfig(
     epochs=4, batch_size=16, learning_rate=5e-3, decay_epochs=(), min_word_count=1, text_encoder_factor=1.0
 )
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random BERT of a few thousand parameters, saved as the library saves its own."""
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "and", "the", "is", "near", "##s", *THINGS]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    return str(folder)
 
 
 def test_word_pieces_are_the_words(tiny_bert: str) -> None:
