@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate import EvaluateConfig
     from pipeline.explain import ExplainConfig
     from pipeline.extraction.job import ExtractConfig
+    from pipeline.index import IndexConfig
     from pipeline.interchange.checkpoint import ImportCheckpointConfig
     from pipeline.interchange.common import ExportFeaturesConfig, ImportFeaturesConfig
     from pipeline.pages.plots import PlotConfig
@@ -83,6 +84,20 @@ def retrieve(config: "RetrieveConfig") -> None:
         say("\n\n".join(map(str, answers)))
         if steps := stage.next_steps(config, answers):
             say_next(*steps)
+
+
+@main.add(
+    "pipeline.index:IndexConfig", SEARCH, resumable=True, example="scan-pipeline index --features features/photos"
+)
+def index(config: "IndexConfig") -> None:
+    """Make the search among many photos fast: embeddings, vectors, and how many candidates a query takes.
+
+    Killed at any moment, the same command continues. Other commands bring the index up to date by themselves.
+    """
+    from pipeline import index as stage
+
+    say(str(stage.run(config, report=note)))
+    say_next(("retrieve", "--query", "two dogs play by a tree"))
 
 
 @main.add(

@@ -33,6 +33,7 @@ class RetrieveConfig(CommandConfig):
     )
     captions: tuple[str, ...] = option((), "Captions to search.", metavar="FILE", unset="those of the run")
     top: int = option(10, "Results per query.", min=1)
+    exact: bool = option(False, "Compare every photo, also where there is an index of many.")
     weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
     picture: str = option("", "Also draw the photos found, side by side with their best regions.", metavar="FILE")
     html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE")
@@ -58,7 +59,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     )
     stores = ", ".join(str(store.path) for store in search.collection.stores)
     report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
-    answers = search.photos(config.query, config.top) if config.query else []
+    answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
         paths = [Path(path) for path in config.captions] or search.run.captions()
         captions = [caption for path in paths for caption in read_captions(path)]

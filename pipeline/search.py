@@ -27,7 +27,8 @@ from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, image_parts, region_name
-from pipeline.gallery.embeddings import INDEX, store_embeddings
+from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
+from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import find_stores
 from pipeline.inputs.image_index import ImageIndex
@@ -41,6 +42,10 @@ EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in
 ENCODE_BLOCK = 256  # photos
 SHIPPED_RUN = "starter"
 MANY = 5000  # photos; fewer need no bar
+FOR_PHOTOS = (
+    2  # times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
+)
+DEEPER = 4  # candidates for each result that is asked for, at least
 EXACT_BELOW = 20_000  # photos: so few are compared exactly, all of them
 
 
@@ -77,6 +82,7 @@ class Answer:
     searched: int
     hits: tuple[Hit, ...]
     path: str = ""  # of the photo asked with
+    compared: int = 0  # photos of those searched that were compared exactly; 0: all
     unknown: tuple[tuple[str, str], ...] = ()  # words that the run never learned, each with the nearest it did, or ""
 
     @property
@@ -85,7 +91,8 @@ class Answer:
         return bool(self.hits) and self.hits[0].weak
 
     def __str__(self) -> str:
-        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,})"]
+        some = f"; {self.compared:,} compared exactly" if self.compared else ""
+        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,}{some})"]
         lines += [f"note: {text}" for text in self.notes()]
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
@@ -140,6 +147,7 @@ class Search:
         self.weights, self.device, self.report = weights, device, report
         self._memory_budget, self._lock = memory_budget, threading.Lock()
         self._embeddings: RegionEmbeddings | None = None
+        self._first_stage: FirstStage | None = None  # None: every photo is compared exactly
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
         """The best photos for a sentence."""
@@ -153,6 +161,9 @@ class Search:
         offset: int = 0,
         rows: np.ndarray | None = None,
         boxes: bool = True,
+        exact: bool = False,
+        candidates: int = 0,
+        min_score: float = -math.inf,
     ) -> list[Answer]:
         """The best photos for each sentence.
 
@@ -161,38 +172,53 @@ class Search:
             top, offset: results `offset` + 1 to `offset` + `top`.
             rows: of the collection, to search among; None: all.
             boxes: whether to find the regions that made each score, which costs more than the ranking of a small collection.
+            exact: compare every photo exactly, also where there is an index of many.
+            candidates: photos to compare exactly, at least; 0: as many as were measured to hold the exact best.
+            min_score: that a result has to reach.
 
         Raises:
             PipelineError: a sentence without a word that the run knows.
         """
         unknown = [known_words(self.run, query) for query in queries]
-        similarity = self._similarity(EncodedCaptions(self.run.model, queries))  # (N, Q)
+        count = 0 if exact else max(candidates, DEEPER * (offset + top))
+        compared = self._compared(EncodedCaptions(self.run.model, queries), rows, count)
         answers = []
-        for column, query in enumerate(queries):
+        for query, strange, (some, scores) in zip(queries, unknown, compared, strict=True):
             with torch.inference_mode():
                 words = self.run.model.caption_parts(query)  # (L, E)
-            hits = self._hits(similarity[:, column], top, offset, rows, words, boxes)
-            answers.append(Answer(query, self._searched(rows), hits, unknown=tuple(unknown[column].items())))
+            hits = self._hits(some, scores, slice(offset, offset + top), words, boxes, min_score)
+            answers.append(self._answer(query, rows, some, hits, unknown=tuple(strange.items())))
         return answers
 
-    def similar(self, image: str | Tensor, top: int = 10, *, offset: int = 0, rows: np.ndarray | None = None) -> Answer:
+    def similar(
+        self,
+        image: str | Tensor,
+        top: int = 10,
+        *,
+        offset: int = 0,
+        rows: np.ndarray | None = None,
+        exact: bool = False,
+        candidates: int = 0,
+        min_score: float = -math.inf,
+    ) -> Answer:
         """The photos most similar to one, itself apart: its regions are compared as the words of a sentence would be.
 
         Args:
             image: id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
-            top, offset, rows: as of `photos`.
+            top, offset, rows, exact, candidates, min_score: as of `photos`.
         """
         name = path = ""
         if isinstance(image, str):
             found = self.find(image)
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
-        scores = self._similarity(PaddedWords(words, [words.shape[1]]), between_photos=True)[:, 0]
         if name in self.collection:
             rows = np.arange(len(self.collection)) if rows is None else rows
             rows = rows[rows != self.collection.row(name)]
-        hits = self._hits(scores, top, offset, rows, None)
-        return Answer(name, self._searched(rows), hits, path)
+        count = 0 if exact else max(candidates, DEEPER * (offset + top))
+        ((some, scores),) = self._compared(PaddedWords(words, [words.shape[1]]), rows, count, between_photos=True)
+        hits = self._hits(some, scores, slice(offset, offset + top), None, False, min_score)
+        return self._answer(name, rows, some, hits, path=path)
 
     def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
         """The best captions for each photo, an id, a name or a path.
@@ -227,54 +253,100 @@ class Search:
 
     @property
     def embeddings(self) -> RegionEmbeddings:
-        """(N, K, E) of every photo's regions: in memory, or read as they are asked for where they exceed the budget."""
+        """(N, K, E) of every photo's regions: in memory, or read as they are asked for where they are many."""
+        self.open()
+        assert self._embeddings is not None
+        return self._embeddings
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """What finds candidates among many photos; None: every photo is compared exactly."""
+        self.open()
+        return self._first_stage
+
+    def open(self) -> None:
+        """Do now what the first query would do: store what is new, read what is stored."""
         with self._lock:
-            if self._embeddings is None:
-                source, count = self._stored(), len(self.collection)
-                keeps = 4 * math.prod(source.shape) <= self._memory_budget
-                starts = range(0, count, ENCODE_BLOCK) if keeps else ()
-                blocks = [source[start : start + ENCODE_BLOCK] for start in starts]
-                self._embeddings = torch.cat(blocks) if blocks else source
-            return self._embeddings
+            if self._embeddings is not None:
+                return
+            source, count = self._stored(), len(self.collection)
+            keeps = self._first_stage is None and 4 * math.prod(source.shape) <= self._memory_budget
+            starts = range(0, count, ENCODE_BLOCK) if keeps else ()
+            blocks = [source[start : start + ENCODE_BLOCK] for start in starts]
+            self._embeddings = torch.cat(blocks) if blocks else source
 
     def _stored(self) -> RegionEmbeddings:
         """The embeddings in the index; where nothing can be stored, they are encoded whenever they are asked for."""
+        many = len(self.collection) >= EXACT_BELOW
         if self.index is not None:
             try:
-                verify = len(self.collection) <= EXACT_BELOW
-                return store_embeddings(self.run, self.collection, self.index, verify=verify, report=self.report)
+                stored = store_embeddings(self.run, self.collection, self.index, verify=not many, report=self.report)
+                if many:
+                    self._first_stage = open_first_stage(self.run, self.collection, stored, self.index)
+                    if self._first_stage is None:
+                        self.report("note: comparing every photo; an index is faster: scan-pipeline index")
+                return stored
             except PipelineError as error:
                 self.report(f"note: embeddings of the photos are not stored: {error}")
         return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))
 
-    def _similarity(self, words: WordEmbeddings, *, between_photos: bool = False) -> np.ndarray:
-        """(N, M) of every photo to some words, or to the regions of other photos."""
-        regions = self.embeddings
-        options: dict[str, Any] = {}
-        if not isinstance(regions, Tensor):
-            options["progress"] = len(self.collection) > MANY
-            options["bytes_per_region"] = getattr(regions, "bytes_per_region", 0)
-        return self.run.model.similarities(regions, words, between_photos=between_photos, **options)
+    def _compared(
+        self, words: WordEmbeddings, rows: np.ndarray | None, count: int, *, between_photos: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each query the rows (n,) of the photos compared with it, ascending, and their similarities (n,).
+
+        count: candidates, at least; 0: all photos are compared.
+        """
+        stage, regions, model = self.first_stage, self.embeddings, self.run.model
+        every = np.arange(len(self.collection)) if rows is None else rows
+        if stage is not None and count:
+            count = max(count, stage.candidates * (FOR_PHOTOS if between_photos else 1))
+        if stage is None or not count or count >= len(every):
+            stored = isinstance(regions, StoredEmbeddings)
+            some = regions.among(every) if isinstance(regions, StoredEmbeddings) else regions
+            similarity = model.similarities(
+                some,
+                words,
+                between_photos=between_photos,
+                bytes_per_region=getattr(some, "bytes_per_region", 0),
+                progress=not isinstance(some, Tensor) and some.shape[0] > MANY,
+            )  # (N, Q), or (n, Q) of those asked for
+            return [(every, column if stored else column[every]) for column in similarity.T]
+        assert isinstance(regions, StoredEmbeddings)
+        found = stage.search(words, count, rows)
+        compared = []
+        for query, best in enumerate(found):
+            candidates = np.sort(best)
+            one = words.pack(torch.tensor([query]))[None]  # (1, L, E)
+            padded = PaddedWords(one, [one.shape[1]])
+            scores = model.similarities(regions.gather(candidates), padded, between_photos=between_photos)
+            compared.append((candidates, scores[:, 0]))
+        return compared
 
     def _searched(self, rows: np.ndarray | None) -> int:
         return len(self.collection if rows is None else rows)
 
+    def _answer(self, query: str, rows: np.ndarray | None, compared: np.ndarray, hits: Any, **more: Any) -> Answer:
+        searched = self._searched(rows)
+        return Answer(query, searched, hits, compared=len(compared) if len(compared) < searched else 0, **more)
+
     def _hits(
         self,
+        rows: np.ndarray,
         scores: np.ndarray,
-        top: int,
-        offset: int,
-        rows: np.ndarray | None,
+        wanted: slice,
         words: Tensor | None,
-        with_boxes: bool = True,
+        with_boxes: bool,
+        min_score: float,
     ) -> tuple[Hit, ...]:
-        """The photos of the largest scores (N,), with boxes where there are words (L, E) to choose them by."""
-        rows = np.arange(len(scores)) if rows is None else rows
-        order = rows[np.argsort(-scores[rows], kind="stable")[offset : offset + top]]
+        """The photos (n,) of the largest scores (n,), with boxes where there are words (L, E) to choose them by."""
         hits = []
-        for rank, row in enumerate(order.tolist(), start=offset + 1):
-            image, score = self.collection.image_ids[row], float(scores[row])
-            regions = self.collection.regions(row)
+        order = np.argsort(-scores, kind="stable")[wanted]
+        for rank, place in enumerate(order.tolist(), start=wanted.start + 1):
+            row, score = int(rows[place]), float(scores[place])
+            if score < min_score:
+                break
+            image, regions = self.collection.image_ids[row], self.collection.regions(row)
             boxes = self._best_boxes(regions, words, image) if with_boxes and words is not None else ()
             weak = self.calibration is not None and words is not None and self.calibration.is_weak(score)
             path = self.collection.image_place(row)

@@ -1,8 +1,12 @@
 """A world small enough to learn in a second: photos hold things, captions name them."""
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from matcher.data import CaptionedImages
+from matcher.similarity import PaddedWords
 
 THINGS = ("dog", "cat", "ball", "tree", "car", "boat", "bird", "house", "lamp", "fish")
 REGIONS, DIMENSIONS = 5, 16
@@ -41,3 +45,31 @@ def toy_world(images: int = 40, seed: int = 0) -> CaptionedImages:
     return CaptionedImages(
         ArraySource(toy_features(things, seed)), captions, np.repeat(np.arange(images), 2), np.arange(images)
     )
+
+
+def drawn_detections(
+    photos: int, captions: int, *, regions: int = 12, dimensions: int = 64, seed: int = 0
+) -> tuple[Tensor, PaddedWords]:
+    """Embeddings as those of detected regions and of sentences about some of them: (N, K, E), and words of M captions.
+
+    A photo shows twelve of 300 things, some far more common than others; a caption names two to four of its photo's.
+    Unlike windows, which overlap, regions have little in common: their mean says little about any of them.
+    """
+    world, rng = torch.Generator().manual_seed(123), np.random.default_rng(seed)
+    things = normalize(torch.randn(300, dimensions, generator=world), dim=-1)
+    fillers = normalize(torch.randn(8, dimensions, generator=world), dim=-1)
+    share = 1 / np.arange(3, 303)
+    shown = np.stack([rng.choice(300, regions, replace=False, p=share / share.sum()) for _ in range(photos)])
+    noise = torch.Generator().manual_seed(seed)
+    spread = torch.randn(photos, regions, dimensions, generator=noise) / dimensions**0.5
+    embeddings = normalize(things[torch.from_numpy(shown)] + 0.5 * spread, dim=-1)
+    words = torch.zeros(captions, 10, dimensions)
+    lengths = []
+    for caption, photo in enumerate(rng.integers(0, photos, captions).tolist()):
+        named = things[torch.from_numpy(rng.choice(shown[photo], int(rng.integers(2, 5)), replace=False))]
+        around = fillers[torch.from_numpy(rng.integers(1, 7, len(named)))]
+        sentence = torch.cat([fillers[:1], torch.stack([around, named], 1).flatten(0, 1), fillers[7:]])
+        sentence = sentence + 0.4 * torch.randn(sentence.shape, generator=noise) / dimensions**0.5
+        words[caption, : len(sentence)] = normalize(sentence + 0.2 * sentence.mean(0), dim=-1)
+        lengths.append(len(sentence))
+    return embeddings, PaddedWords(words, lengths)

@@ -14,7 +14,7 @@ Letters: N images, n of a shard, K regions, E joint space.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,24 +44,29 @@ SHORT = 12  # hexadecimal digits of a checksum in a folder's name
 class StoredEmbeddings:
     """Region embeddings (N, K, E) of a collection: `matcher.similarity.RegionEmbeddings`. Made by `store_embeddings`."""
 
-    def __init__(self, parts: Sequence[np.ndarray], device: torch.device):
-        """parts: (n, K, E) float16 of every shard, in the collection's order."""
+    def __init__(self, parts: Sequence[np.ndarray], device: torch.device, rows: np.ndarray | None = None):
+        """parts: (n, K, E) float16 of every shard, in the collection's order. rows: (N,) of the collection; None: all."""
         self.parts, self.device = parts, device
         self._starts = np.cumsum([0, *map(len, parts)])
-        self.shape = int(self._starts[-1]), *parts[0].shape[1:]
+        self.rows = np.arange(self._starts[-1]) if rows is None else rows
+        self.shape = len(self.rows), *parts[0].shape[1:]
 
     def __getitem__(self, images: slice) -> Tensor:
-        """(n, K, E) float32 of consecutive images."""
-        return self.gather(np.arange(self.shape[0])[images])
+        """(n, K, E) float32 of consecutive images, on the model's device."""
+        return self.gather(np.arange(len(self.rows))[images])
 
-    def gather(self, rows: np.ndarray) -> Tensor:
+    def gather(self, images: np.ndarray) -> Tensor:
         """(B, K, E) float32 of some images, on the model's device."""
-        out = np.empty((len(rows), *self.shape[1:]), np.float16)
+        rows, out = self.rows[images], np.empty((len(images), *self.shape[1:]), np.float16)
         part_of = np.searchsorted(self._starts, rows, side="right") - 1
         for index in np.unique(part_of).tolist():
             places = np.flatnonzero(part_of == index)
             out[places] = self.parts[index][rows[places] - self._starts[index]]
         return torch.from_numpy(out).to(self.device).float()
+
+    def among(self, rows: np.ndarray) -> "StoredEmbeddings":
+        """Those of some rows of the collection, in their order."""
+        return StoredEmbeddings(self.parts, self.device, rows)
 
 
 def generation(run: TrainedRun, root: Path) -> Path:
@@ -94,7 +99,7 @@ def store_embeddings(
     missing: list[tuple[int, Path, Shard]] = []
     for store in collection.stores:
         for shard in store.shards:
-            path = part_path(folder, root, store, shard)
+            path = store_folder(run, root, store) / f"{shard.sha256}.safetensors"
             part = _read(run, collection, path, shard, verify)
             missing += [(len(parts), path, shard)] if part is None else []
             parts.append(part)
@@ -110,13 +115,26 @@ def store_embeddings(
                 parts[index] = _read(run, collection, path, shard, False)
         _remove_generations(root, folder, report)
     for store in collection.stores:
-        _remove_others(folder, root, store)
+        remove_files(store_folder(run, root, store), "*.*", _is_of({shard.sha256 for shard in store.shards}))
     return StoredEmbeddings([part for part in parts if part is not None], run.model.device)
 
 
-def part_path(folder: Path, root: Path, store: Store, shard: Shard) -> Path:
-    """Where the embeddings of a shard are."""
-    return folder / _folder_name(store.path, root) / f"{shard.sha256}.safetensors"
+def store_folder(run: TrainedRun, root: Path, store: Store) -> Path:
+    """The folder of all that is derived from a store and a run's model."""
+    return generation(run, root) / _folder_name(store.path, root)
+
+
+def remove_files(folder: Path, pattern: str, kept: Callable[[str], bool]) -> None:
+    """Remove the files of a pattern whose names are not kept, and what killed processes left."""
+    with suppress(OSError):  # an index that can only be read is as good
+        remove_abandoned(folder)
+        for path in folder.glob(pattern):
+            if not kept(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _is_of(shards: Set[str]) -> Callable[[str], bool]:
+    return lambda name: name.split(".")[0] in shards
 
 
 def _source(run: TrainedRun, shard: Shard) -> dict[str, str]:
@@ -143,16 +161,6 @@ def _encode(run: TrainedRun, collection: StoreCollection, shard: Shard, bar: tqd
     if not np.isfinite(out).all():
         raise PipelineError(f"{shard.path}: {run.folder} makes embeddings of it that are not finite numbers as float16")
     return out
-
-
-def _remove_others(folder: Path, root: Path, store: Store) -> None:
-    """Remove the parts of shards that a store no longer has, and what killed processes left."""
-    home, wanted = folder / _folder_name(store.path, root), {f"{shard.sha256}.safetensors" for shard in store.shards}
-    with suppress(OSError):  # an index that can only be read is as good
-        remove_abandoned(home)
-        for path in home.glob("*.safetensors"):
-            if path.name not in wanted:
-                path.unlink(missing_ok=True)
 
 
 def _remove_generations(root: Path, own: Path, report: Callable[[str], Any]) -> None:

@@ -67,10 +67,8 @@ def test_similar_photos(opened: Search) -> None:
     assert len(answer.hits) == 19
     assert own not in {hit.image for hit in answer.hits}  # itself apart
     assert answer.hits[0].score >= answer.hits[-1].score
-    model_scores = opened._similarity(
-        search.PaddedWords(search.encode_regions(opened.run, opened.collection[own])[None], [6]),
-        between_photos=True,
-    )[:, 0]
+    words = search.PaddedWords(search.encode_regions(opened.run, opened.collection[own])[None], [6])
+    model_scores = opened.run.model.similarities(opened.embeddings, words, between_photos=True)[:, 0]
     assert int(model_scores.argmax()) == opened.collection.row(own)  # nothing is more like it than itself
     embeddings = search.encode_regions(opened.run, opened.collection[own])
     assert opened.similar(embeddings, 20).hits[0].image == own  # of a photo that no store need have

@@ -1,0 +1,243 @@
+"""Candidates for a query among many photos: one vector a photo, and how many candidates it takes, measured.
+
+    index/t2i_mean-1f3a…/
+      head.json                              which head is in use and how many candidates it needs: one rename switches
+      <head>.head                            a part: `matcher.pooled.PooledHead`
+      train2014-9c41…/<shard>.<head>.vectors a part: (n, D) int8
+
+Letters: N photos, M sentences, C candidates, K regions, E joint space, D vector.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from matcher.collection import EncodedCaptions
+from matcher.matcher import Matcher
+from matcher.pooled import PooledHead, fit_pooled
+from matcher.similarity import WordEmbeddings
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, write_json
+from pipeline.gallery.backends import BACKENDS, VectorIndex
+from pipeline.gallery.embeddings import MANY, SHORT, StoredEmbeddings, generation, remove_files, store_folder
+from pipeline.gallery.parts import read_part, write_part
+from pipeline.runs import TrainedRun
+from pipeline.store.reader import StoreCollection
+
+STATE = "head.json"
+WANTED_RECALL, TOP = 0.98, 10  # of the exact top ten among the candidates
+FIT_PHOTOS, FIT_SENTENCES = 1500, 1500
+MEASURED, BATCH = 100, 10  # sentences, and how many at a time
+LEAST_MEASURED = 20  # sentences, however long they take
+MEASURE_SECONDS = 300.0
+GROWTH = 0.69  # candidates grow with the photos to this power, until they are measured again
+MOST_CANDIDATES = 4  # a share of 1/4 of the photos: beyond, an exact comparison of all costs little more
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How many candidates hold the exact top ten."""
+
+    head: str
+    photos: int
+    shards: str  # checksum of what was measured
+    candidates: int  # 0: no number below a quarter of the photos reaches the wanted recall
+    recall: dict[str, float]  # at several numbers of candidates
+    sentences: int  # that it was measured with
+    source: str  # of the sentences
+
+    def among(self, photos: int) -> int:
+        """Candidates for a collection of another size: never fewer, more for more photos."""
+        return round(self.candidates * max(1.0, photos / self.photos) ** GROWTH)
+
+
+class FirstStage:
+    """Candidates for queries over a collection; safe for several threads once made."""
+
+    def __init__(self, head: PooledHead, index: VectorIndex, measured: Measured, photos: int):
+        self.head, self.index, self.measured = head, index, measured
+        self.candidates = measured.among(photos)
+
+    def search(self, words: WordEmbeddings, count: int, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """Rows of the photos that may be best for each query, best first.
+
+        words: of Q queries. count: C. rows: to choose among, in the first stage and never after it; None: all.
+        """
+        return self.index.search(self.head.query_vectors(words), count, rows)
+
+
+def open_first_stage(
+    run: TrainedRun, collection: StoreCollection, embeddings: StoredEmbeddings, root: Path, backend: str = "faiss"
+) -> FirstStage | None:
+    """The first stage that `build_first_stage` made, with vectors of the photos that are new; None where there is none.
+
+    Raises:
+        PipelineError: the engine is not installed, or the disk takes no more.
+    """
+    found = _read_state(run, root)
+    if found is None or not found[1].candidates:
+        return None
+    head, measured = found
+    parts = _store_vectors(run, collection, embeddings, root, head, measured.head)
+    return _load(head, parts, measured, len(collection), backend)
+
+
+def build_first_stage(
+    run: TrainedRun,
+    collection: StoreCollection,
+    embeddings: StoredEmbeddings,
+    root: Path,
+    sentences: Callable[[], tuple[Sequence[str], str]],
+    *,
+    recalibrate: bool = False,
+    seconds: float = MEASURE_SECONDS,
+    report: Callable[[str], Any] = print,
+) -> Measured:
+    """Fit a head where the model has none, make the vectors, and measure how many candidates the exact top ten takes.
+
+    Args:
+        run, collection, embeddings, root: as of `store_embeddings`, and what it returned.
+        sentences: gives many sentences in random order, and where they are from; asked where they are needed.
+        recalibrate: fit a new head to the photos that there are now, and measure again.
+        seconds: for measuring; it takes fewer sentences where they would take longer.
+
+    Raises:
+        PipelineError: too few sentences, or a disk that takes no more.
+    """
+    shards = hashlib.sha256(" ".join(shard.sha256 for shard in collection.shards).encode()).hexdigest()
+    found = None if recalibrate else _read_state(run, root)
+    if found and found[1].shards == shards:
+        _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
+        return found[1]
+    texts, source = sentences()
+    if len(texts) < 2 * LEAST_MEASURED:
+        raise PipelineError(f"{len(texts)} sentences, expected {2 * LEAST_MEASURED} or more", "give --captions")
+    held_out = texts[: min(MEASURED, len(texts) // 2)]
+    head = found[0] if found else _fit(run.model, embeddings, texts[len(held_out) :][:FIT_SENTENCES])
+    name = found[1].head if found else _head_name(head)
+    if not found:
+        write_part(_head_path(run, root, name), head.state(), {"model_sha256": run.sha256})
+    parts = _store_vectors(run, collection, embeddings, root, head, name)
+    ranks = measure(run.model, embeddings, head, parts, held_out, seconds)
+    candidates, recall = _smallest(ranks, len(collection))
+    measured = Measured(name, len(collection), shards, candidates, recall, len(ranks), source)
+    write_json(generation(run, root) / STATE, asdict(measured), indent=1)
+    _remove_outdated(run, collection, root, name)
+    if not candidates:
+        report(
+            f"note: no number of candidates up to {len(collection) // MOST_CANDIDATES:,} holds {WANTED_RECALL:.0%} of the exact top "
+            f"{TOP}: every query is compared with every photo"
+        )
+    return measured
+
+
+def measure(
+    model: Matcher,
+    embeddings: StoredEmbeddings,
+    head: PooledHead,
+    parts: Sequence[np.ndarray],
+    sentences: Sequence[str],
+    seconds: float = MEASURE_SECONDS,
+) -> np.ndarray:
+    """How many candidates it takes to hold each photo of the exact top ten: (M, 10), sorted; ties count against us.
+
+    Fewer sentences are measured where they would take more than so many seconds.
+    """
+    ranks, started = [], time.monotonic()
+    with tqdm(total=len(sentences), unit="sentence", desc="recall", leave=False) as bar:
+        for start in range(0, len(sentences), BATCH):
+            if start >= LEAST_MEASURED and time.monotonic() - started > seconds:
+                break
+            words = EncodedCaptions(model, sentences[start : start + BATCH])
+            exact = model.similarities(embeddings, words)  # (N, m)
+            queries = head.query_vectors(words)
+            pooled = np.concatenate([part.astype(np.float32) @ queries.T for part in parts])  # (N, m)
+            for wanted, scores in zip(exact.T, pooled.T, strict=True):
+                best = np.argsort(-wanted, kind="stable")[:TOP]
+                ranks.append(sorted(int((scores >= scores[row]).sum()) for row in best))
+                bar.update()
+    return np.array(ranks)
+
+
+def _smallest(ranks: np.ndarray, photos: int) -> tuple[int, dict[str, float]]:
+    """The smallest number of candidates with the wanted recall, or 0; and the recall at several."""
+    ordered = np.sort(ranks, axis=None)
+    smallest = int(ordered[int(np.ceil(WANTED_RECALL * len(ordered))) - 1])
+    recall = {str(count): round(float((ordered <= count).mean()), 4) for count in (50, 100, 200, 500, 1000, 2000, 5000)}
+    return smallest if smallest <= photos // MOST_CANDIDATES else 0, recall
+
+
+def _fit(model: Matcher, embeddings: StoredEmbeddings, sentences: Sequence[str]) -> PooledHead:
+    photos = embeddings.shape[0]
+    rows = np.random.default_rng(0).choice(photos, min(photos, FIT_PHOTOS), replace=False)
+    regions, words = embeddings.gather(np.sort(rows)), EncodedCaptions(model, sentences)
+    return fit_pooled(regions, words, model.similarities(regions, words, progress=True))
+
+
+def _read_state(run: TrainedRun, root: Path) -> tuple[PooledHead, Measured] | None:
+    """The head in use and what was measured of it; None where there is none, or a damaged one."""
+    with suppress(PipelineError, TypeError, ValueError):
+        measured = Measured(**read_json(generation(run, root) / STATE, "the state of an index"))
+        arrays = read_part(_head_path(run, root, measured.head), {"model_sha256": run.sha256}, verify=True)
+        if arrays is not None:
+            return PooledHead.of_state(arrays), measured
+    return None
+
+
+def _store_vectors(
+    run: TrainedRun,
+    collection: StoreCollection,
+    embeddings: StoredEmbeddings,
+    root: Path,
+    head: PooledHead,
+    name: str,
+) -> list[np.ndarray]:
+    """(n, D) int8 of every shard; those that are missing or damaged are made."""
+    parts, dimensions = [], head.photo_map.shape[1]
+    with tqdm(total=len(collection), unit="photo", desc="vectors", disable=len(collection) < MANY, leave=False) as bar:
+        places = [(store, shard) for store in collection.stores for shard in store.shards]
+        for (store, shard), regions in zip(places, embeddings.parts, strict=True):
+            path = store_folder(run, root, store) / f"{shard.sha256}.{name}.vectors"
+            source = {"model_sha256": run.sha256, "shard_sha256": shard.sha256, "head": name}
+            vectors = (read_part(path, source, verify=True) or {}).get("vectors")
+            if vectors is None or vectors.shape != (len(shard), dimensions):
+                blocks = np.array_split(np.array(regions), max(1, len(shard) // MANY))
+                vectors = np.concatenate([head.photo_vectors(torch.from_numpy(block)) for block in blocks])
+                write_part(path, {"vectors": vectors}, source)
+            parts.append(vectors)
+            bar.update(len(shard))
+    return parts
+
+
+def _load(head: PooledHead, parts: Sequence[np.ndarray], measured: Measured, photos: int, backend: str) -> FirstStage:
+    index, row = BACKENDS[backend](head.photo_map.shape[1]), 0
+    for part in parts:
+        index.add(np.arange(row, row + len(part)), part)
+        row += len(part)
+    return FirstStage(head, index, measured, photos)
+
+
+def _remove_outdated(run: TrainedRun, collection: StoreCollection, root: Path, name: str) -> None:
+    """Remove other heads and their vectors; who has them in memory keeps them."""
+    remove_files(generation(run, root), "*.head", lambda file: file == f"{name}.head")
+    for store in collection.stores:
+        remove_files(store_folder(run, root, store), "*.vectors", lambda file: file.split(".")[1] == name)
+
+
+def _head_path(run: TrainedRun, root: Path, name: str) -> Path:
+    return generation(run, root) / f"{name}.head"
+
+
+def _head_name(head: PooledHead) -> str:
+    digest = hashlib.sha256()
+    for array in head.state().values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:SHORT]
