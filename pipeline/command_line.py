@@ -10,7 +10,6 @@ import contextlib
 import errno
 import importlib
 import io
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -20,11 +19,12 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pipeline.errors import printable
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 SECTIONS = ("Search your photos", "Train and evaluate", "Features", "Detector", "Housekeeping")
 SEARCH, TRAIN, FEATURES, DETECTOR, HOUSEKEEPING = SECTIONS
 COMPLETION = 'Completion of commands and options: eval "$(_SCAN_PIPELINE_COMPLETE=bash_source scan-pipeline)" (or zsh_source, fish_source).'
-CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all but line feed and tab
 INTERRUPTED = 130
 ENCODING_ERRORS = "scan-pipeline"
 
@@ -272,11 +272,6 @@ def _listing(command: Command) -> str:
 
 def _first_line(preset: Path) -> str:
     return preset.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-
-
-def printable(text: object) -> str:
-    """Text that cannot command a terminal: control characters and changes of direction become escapes."""
-    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], str(text))
 
 
 def say(text: object, err: bool = False) -> None:

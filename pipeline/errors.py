@@ -9,6 +9,10 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+import re
+
+CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all but line feed and tab
+
 
 class PipelineError(ValueError):
     """A mistake of the user's.
@@ -25,3 +29,8 @@ class PipelineError(ValueError):
 
 class UnreadableImage(PipelineError):
     """Why a file is not an image that can be used."""
+
+
+def printable(text: object) -> str:
+    """Text that cannot command a terminal: control characters and changes of direction become escapes."""
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], str(text))

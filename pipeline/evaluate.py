@@ -85,7 +85,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
     report(f"run: {', '.join(str(member.folder) for member in runs)}")
-    split, name = _choose_split(runs[0], config)
+    split, name, notes = _choose_split(runs[0], config)
     folds = _check_folds(len(split.store_ids), config.folds)
     if config.verify:
         _check_verify(runs[0], folds)
@@ -93,7 +93,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         _check_eccv(split.image_ids, split.caption_ids)
     for member in runs:
         _refuse_incompatible(member, split)
-    for note in _notes(runs, split):
+    for note in [*notes, *_notes(runs, split)]:
         report(f"note: {note}")
     similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
     for member in runs:
@@ -218,8 +218,8 @@ def _are_among(paths: Sequence[str | Path], known: Sequence[Path]) -> bool:
     return {Path(path).resolve() for path in paths} <= {path.resolve() for path in known}
 
 
-def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str]:
-    """The split to evaluate on, and what its files are called: data of another origin never takes a split's own name."""
+def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, list[str]]:
+    """The split to evaluate on, what its files are called, and the dataset's notes: data of another origin never takes a split's own name."""
     dataset, own_stores, own_captions = run_dataset(run, config.features, config.captions)
     wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
     if wanted != "all" and wanted not in dataset.splits:
@@ -233,7 +233,7 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str]:
     origins = [] if all_stores else [path.name for path in stores]
     origins += [] if all_captions else [path.stem for path in files if config.captions]
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
-    return split, "_".join([*origins, wanted])
+    return split, "_".join([*origins, wanted]), dataset.notes
 
 
 def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.device import process_share
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
@@ -50,7 +50,7 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
-        tqdm.write(f"--images: {describe_skipped(skipped)}", file=sys.stderr)
+        tqdm.write(printable(f"--images: {describe_skipped(skipped)}"), file=sys.stderr)
     folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
         made = engine.manifest()
@@ -61,19 +61,21 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
             folder, photos, config.shard_size, roots=config.images, limit=config.limit, checksum=photo_sha256
         )
         if str(plan):
-            tqdm.write(f"{folder}: {plan}", file=sys.stderr)
+            tqdm.write(printable(f"{folder}: {plan}"), file=sys.stderr)
         if captions := captions_of(config.images, config.caption_columns):
             write_json(folder / CAPTIONS, {"images": captions})
         shards = _own_shards(config, plan.shards)
+        if plan.shards and not shards:
+            parts = f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards"
+            tqdm.write(printable(parts), file=sys.stderr)
         open_shards = _open_shards(config, folder, shards, photos[: config.limit or None])
         remaining = sum(len(shard.photos) for shard in open_shards)
         done = sum(len(shard.photos) for shard in shards) - remaining
         write_summary(folder, manifest, len(read_plan(folder)))
         failed = 0
         try:
-            with tqdm(
-                total=done + remaining, initial=done, unit="photo", desc=folder.name, disable=not progress
-            ) as bar:
+            name = printable(folder.name)
+            with tqdm(total=done + remaining, initial=done, unit="photo", desc=name, disable=not progress) as bar:
                 for failures in engine.extract(folder, open_shards, bar):
                     failed += failures
                     bar.set_postfix(failed=failed, refresh=False)

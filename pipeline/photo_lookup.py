@@ -10,7 +10,7 @@ from detector.regions import Regions
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
-from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import is_place, read_photo
 from pipeline.runs import TrainedRun
@@ -39,6 +39,11 @@ def find_or_extract(
     """
     extractable = "weights_sha256" in run.data["extraction"]
     row = find_row(collection, image, extractable, report)
+    if row is not None and collection.is_changed(row):
+        place = collection.image_place(row)
+        report(f"note: {place}: changed since it was extracted; run extract again")
+        if extractable:
+            image, row = place, None
     if row is not None:
         return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
     report(f"{image} is in no store: extracting its regions")
@@ -101,9 +106,8 @@ def _by_name(collection: StoreCollection, image: str, report: Callable[[str], An
 def _namesakes(collection: StoreCollection, image: str) -> list[int]:
     """Rows whose base name, with or without suffix, is that of an image."""
     name = os.path.basename(split_place(image)[1] or image)
-    stem = Path(name).stem
     ids = enumerate(collection.image_ids)
-    return [row for row, other in ids if os.path.basename(other) in (name, stem) or Path(other).stem == stem]
+    return [row for row, other in ids if os.path.basename(other) == name or stem_of(other) == stem_of(name)]
 
 
 def _same_photo(asked: str, stored: str) -> bool:

@@ -16,6 +16,7 @@ from pipeline.pages.pictures import draw_answers
 from pipeline.search import Answer, open_search
 
 LONGEST_QUERIES = 16 << 20  # bytes of --queries
+MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         paths = [Path(path) for path in config.captions] or search.run.captions()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
+    found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
+    changed = sorted(image for image in found if search.collection.is_changed(search.collection.row(image)))
+    if changed:
+        report(
+            f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"
+        )
     if config.picture:
         header = f"run {search.run.name} · {len(search.collection):,} photos in {stores}"
         draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))

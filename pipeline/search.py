@@ -30,7 +30,7 @@ from pipeline.explanation import Explanation, class_names_of, encode_regions, ex
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import find_stores
+from pipeline.inputs.dataset import find_stores, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
 from pipeline.runs import TrainedRun, find_run, load_run
@@ -227,11 +227,12 @@ class Search:
             PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
         """
         found = [self.find(image) for image in images]
+        index = ImageIndex(self.collection.image_ids, full_paths(self.collection))
         encoded = caption_embeddings(self.run, [caption.text for caption in captions], self.report)
         answers = []
         for image, photo in zip(images, found, strict=True):
             scores = caption_scores(self.run, photo.regions, encoded)
-            hits = _caption_hits(photo.image, captions, scores, top)
+            hits = _caption_hits(index, photo.image, captions, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 
@@ -462,16 +463,23 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
         raise PipelineError(
             f"no store fits {run.folder}: {' | '.join(reasons)}", "name stores with --features, or a --run"
         )
-    return open_stores(fitting)
+    collection = open_stores(fitting)
+    for store in collection.stores:
+        if not store.manifest["complete"]:
+            report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
+    return collection
 
 
-def _caption_hits(image: str, captions: Sequence[Caption], scores: np.ndarray, top: int) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the image."""
-    own = ImageIndex([image])
+def _caption_hits(
+    index: ImageIndex, image: str, captions: Sequence[Caption], scores: np.ndarray, top: int
+) -> tuple[Hit, ...]:
+    """The captions of the largest scores (M,); right are those written for the image, by its name where it is in no store."""
+    own = index if image in index.image_ids else ImageIndex([image])
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
         caption = captions[m]
-        right = own.find(caption.image) is not None
+        row = own.find(caption.image)
+        right = row is not None and own.image_ids[row] == image
         identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
     return tuple(hits)

@@ -7,7 +7,10 @@ detectors/vg_r101_8gpu/
   checkpoints/, metrics.json, events.out.tfevents…
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +23,8 @@ from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
 from detector.locate import resolve
 from detector.preprocess import InputSettings
-from detector.training.data import DetectionData, RecordReader
-from detector.training.fit import WEIGHTS, DetectorFitResult, check_recipe, fit_detector, judge_detector
+from detector.training.data import DetectionData, Record, RecordReader
+from detector.training.fit import WEIGHTS, DetectorFitResult, fit_detector, judge_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
 from pipeline.annotations.coco import read_coco
@@ -112,19 +115,23 @@ def run(
         return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
-    check_recipe(recipe, common["device"], folder, bool(start))
     identity = {"config": _identity(config), "network": to_dict(network), "data": _data(records)}
-    lock = claim_run(folder, config, identity, WORK) if group.is_main else None
-    group.wait()
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     report(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
         f"{network.num_attributes:,} attributes, features of {network.feature_dim:,} numbers; {recipe.steps:,} steps of "
         f"{recipe.batch_size} images ({epochs:.1f} epochs)"
     )
-    result = fit_detector(network, recipe, _as_data(records, network, recipe), folder, start=start, **common)
-    if lock:
-        lock.close()
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            """Only when everything else is known to work: a start that fails leaves the folder free."""
+            if group.is_main:
+                stack.enter_context(claim_run(folder, config, identity, WORK))
+            group.wait()
+
+        data = _as_data(records, network, recipe)
+        result = fit_detector(network, recipe, data, folder, start=start, before_writing=claim, **common)
     return TrainedDetector(folder, result, group.is_main)
 
 
@@ -217,7 +224,16 @@ def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tu
 def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
     """What must not change between a run and its continuation: not the device, nor how long it goes on."""
     fields = to_dict(config)
-    for key in ("run", "preset", "device", "workers", "images", "evaluate_only", "visual_genome", "coco", "init"):
+    paths = (
+        "visual_genome",
+        "coco",
+        "images",
+        "held_out",
+        "objects",
+        "attributes",
+        "init",
+    )  # `_data` has their content
+    for key in ("run", "preset", "device", "workers", "evaluate_only", *paths):
         del fields[key]
     for key in ("checkpoint_every", "evaluate_every"):
         del fields["training"][key]
@@ -225,6 +241,9 @@ def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
 
 
 def _data(records: DetectionRecords) -> dict[str, Any]:
+    def ids(split: Sequence[Record]) -> list[int]:
+        return [record["image_id"] for record in split]
+
     return {
         "train_images": len(records.train),
         "evaluation_images": len(records.evaluation),
@@ -232,4 +251,6 @@ def _data(records: DetectionRecords) -> dict[str, Any]:
         "boxes": dict(records.report.boxes),
         "attributes": records.report.attributes,
         "objects": records.object_names,
+        "attribute_names": records.attribute_names,
+        "split_sha256": hashlib.sha256(json.dumps([ids(records.train), ids(records.evaluation)]).encode()).hexdigest(),
     }

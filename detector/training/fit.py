@@ -78,6 +78,7 @@ def fit_detector(
     device: torch.device | str = "cpu",
     workers: int = 2,
     progress: bool = True,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> DetectorFitResult:
     """Train a detector, or continue the run that the folder holds. Every process of a torchrun calls this.
 
@@ -90,12 +91,14 @@ def fit_detector(
         device: to train on.
         workers: processes that read images, each.
         progress: show a bar.
+        before_writing: called when everything is ready to train, before anything is written to the folder.
 
     Raises:
         DetectorError: a recipe that this machine or these weights do not allow, or a loss that is not finite.
     """
     started = time.perf_counter()
     if finished := _finished(folder, recipe.steps):
+        before_writing()
         return DetectorFitResult(folder / WEIGHTS, recipe.steps, 0.0, finished)
     device = torch.device(device)
     check_recipe(recipe, device, folder, bool(start))
@@ -103,6 +106,7 @@ def fit_detector(
     model = build(config, recipe, start).to(device)
     wrapped = _distributed(model, device)
     trainer = make_trainer(wrapped, recipe, data.train, data.training_mapper, workers=workers, done=steps_done(folder))
+    before_writing()
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(wrapped, str(folder / CHECKPOINTS), trainer=trainer)
     evaluation: dict[str, dict[str, float]] = {}

@@ -66,7 +66,7 @@ class LocalEngine:
             for shard, rows in self._detect(shards, bar):
                 if written is not None:
                     written.result()
-                written = writer.submit(commit, folder, shard.number, rows)
+                written = writer.submit(commit, folder, shard.number, rows, planned=shard)
                 yield len(rows.failures)
             if written is not None:
                 written.result()

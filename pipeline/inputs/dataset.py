@@ -103,10 +103,14 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         PipelineError: no captions, or none of them for an image of the stores.
     """
     collection = open_stores(stores)
-    notes: list[str] = []
+    notes = [
+        f"{store.path} is not complete: these are the {len(store):,} images that it holds so far"
+        for store in collection.stores
+        if not store.manifest["complete"]
+    ]
     paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
-    index = ImageIndex(collection.image_ids, _full_paths(collection))
+    index = ImageIndex(collection.image_ids, full_paths(collection))
 
     rows_of_split: dict[str, dict[int, list[Caption]]] = {}
     split_of_row: dict[int, str] = {}
@@ -220,7 +224,7 @@ def _roots(store: Store) -> list[Path]:
     ]
 
 
-def _full_paths(collection: StoreCollection) -> list[str]:
+def full_paths(collection: StoreCollection) -> list[str]:
     """What is known of each photo's path: its id, below its root where the store has one root alone."""
     paths = []
     for store in collection.stores:

@@ -59,8 +59,13 @@ def decode_photos(
         collate_fn=_as_is,
         worker_init_fn=_quiet_worker,
     )
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for workers from their first moment on
     try:
-        for item in loader:
+        decoded = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    try:
+        for item in decoded:
             yield _with_array(item)
     except RuntimeError as error:
         raise PipelineError(

@@ -1,10 +1,12 @@
 """Which photo a captions file or a user means by a name."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from pipeline.errors import PipelineError
+from pipeline.inputs.storage import SUFFIXES
 
 COCO_NAME = re.compile(r"(?:COCO_\w+_)?(?=\d{12}$)0*([1-9]\d*)")  # COCO_val2014_000000391895, 000000391895
 CANDIDATES_SHOWN = 4
@@ -31,7 +33,7 @@ class ImageIndex:
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         for row, image_id in enumerate(image_ids):
             self._by_name[_base(image_id)].append(row)
-            self._by_stem[_stem(image_id)].append(row)
+            self._by_stem[stem_of(image_id)].append(row)
         numbers = all(map(str.isdecimal, image_ids))
         counted = all(image_id == str(row) for row, image_id in enumerate(image_ids))  # rows, not COCO's ids
         self._by_number = self._exact if numbers and not counted else {}
@@ -40,8 +42,8 @@ class ImageIndex:
         """Rows of the images that a name means: none, one, or several where it is ambiguous."""
         if image in self._exact:
             return [self._exact[image]]
-        rows = self._by_name.get(_base(image)) or self._by_stem.get(_stem(image)) or []
-        if not rows and self._by_number and (number := COCO_NAME.fullmatch(_stem(image))):
+        rows = self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
+        if not rows and self._by_number and (number := COCO_NAME.fullmatch(stem_of(image))):
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
         if len(rows) < 2:
             return rows
@@ -104,7 +106,7 @@ def _is_same(left: str, right: str) -> bool:
     """Whether two names can be forms of one: one is the end of the other, with or without suffix."""
     ours, theirs = left.split("/")[::-1], right.split("/")[::-1]
     same_base = ours[0] == theirs[0] or (
-        _stem(left) == _stem(right) and (_stem(left) == ours[0] or _stem(right) == theirs[0])
+        stem_of(left) == stem_of(right) and (stem_of(left) == ours[0] or stem_of(right) == theirs[0])
     )
     return same_base and all(a == b for a, b in zip(ours[1:], theirs[1:], strict=False))
 
@@ -113,7 +115,7 @@ def _base(image: str) -> str:
     return image.rsplit("/", 1)[-1]
 
 
-def _stem(image: str) -> str:
-    name = _base(image)
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and len(suffix) <= 4 else name
+def stem_of(image: str) -> str:
+    """The base name without the suffix of an image file; "frame.001" is a name without one."""
+    stem, suffix = os.path.splitext(_base(image))
+    return stem if suffix.lower() in SUFFIXES else _base(image)

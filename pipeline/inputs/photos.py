@@ -64,8 +64,12 @@ def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX
     Raises:
         UnreadableImage: as `read_image`; a truncated JPEG is not noticed.
     """
-    data = read_photo(path)
-    with _opened(BytesIO(data)) as header:
+    return decode_thumbnail(read_photo(path), longest_side, max_pixels=max_pixels)
+
+
+def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_thumbnail`, from the bytes of a file."""
+    with open_image(BytesIO(data)) as header:
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)
         _check_pixels(header.width // scale, header.height // scale, max_pixels)
@@ -82,7 +86,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """As `read_image`, from the bytes of a file."""
     if not data:
         raise UnreadableImage("empty file")
-    with _opened(BytesIO(data)) as image:
+    with open_image(BytesIO(data)) as image:
         _check_pixels(image.width, image.height, max_pixels)
         if image.format not in OPENCV_FORMATS:
             return _decode_with_pillow(image)
@@ -97,7 +101,7 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
         UnreadableImage: no image, one that is damaged where it says its size, or too large.
     """
     try:
-        with open(path, "rb") as file, _opened(file) as image:
+        with open(path, "rb") as file, open_image(file) as image:
             sideways = _orientation(image) in SIDEWAYS
             return (image.width, image.height) if sideways else (image.height, image.width)
     except UnreadableImage:
@@ -166,7 +170,7 @@ def _check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None
         raise UnreadableImage(f"{width} x {height} pixels: more than {max_pixels:,}")
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def open_image(file: BinaryIO) -> Image.Image:
     """Read the header of an image file, by its content. Pixels are counted before there is memory for them."""
     boxed = file.read(8)[4:] == b"ftyp"
     file.seek(0)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from detector.config import DetectorConfig
 from detector.regions import Regions
 from detector.vocabulary import default_names
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.fields import CommandConfig, argument, option
 from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import Shard, Store
@@ -33,8 +33,9 @@ CLASS_COLUMNS = (
     ("attrs_conf", "attribute_scores", np.float32),
 )
 SIZE = ("image_h", "image_w")  # the field's names
-MAX_EXPANSION = 100  # times the size of a file
-SMALL = 1 << 26  # bytes that are read from any file
+LARGEST_IMAGE = (
+    1 << 26
+)  # bytes of one image's arrays: 1000 regions, the most that `extract` makes, of 16,000 float32 numbers
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,13 @@ def name_of_photo(name: str, images: str) -> tuple[str, str | None]:
     """
     if not images or "\0" in name or name.startswith("/") or ".." in name.split("/"):
         return name, None
-    for suffix in ("", *sorted(SUFFIXES)):
-        if os.path.isfile(os.path.join(images, name + suffix)):
-            return name + suffix, name + suffix
+    if os.path.isfile(os.path.join(images, name)):
+        return name, name
+    found = [name + suffix for suffix in sorted(SUFFIXES) if os.path.isfile(os.path.join(images, name + suffix))]
+    if len(found) > 1:
+        raise PipelineError(f"--images {images}: image {name!r} can be {' or '.join(found)}", "keep one of them there")
+    if found:
+        return found[0], found[0]
     if name.isdecimal() and len(name) <= 12:
         for path in (f"COCO_{os.path.basename(os.path.abspath(images))}_{int(name):012}.jpg", f"{int(name):012}.jpg"):
             if os.path.isfile(os.path.join(images, path)):
@@ -194,7 +199,7 @@ def shards_of(store: Store, rows: np.ndarray) -> Iterator[tuple[Shard, int]]:
     shard: Shard | None = None
     numbers = np.searchsorted(starts, rows, side="right") - 1
     pairs = zip(rows.tolist(), numbers.tolist(), strict=True)
-    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=store.path.name):
+    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=printable(store.path.name)):
         mark = store.shards[number].mark
         if shard is None or shard.mark != mark:
             shard = Shard(mark, store.manifest)
@@ -309,18 +314,7 @@ def load_array(path: Path, dimensions: int | None) -> np.ndarray[Any, Any]:
     return array
 
 
-def check_expansion(path: Path, declared: int, size: int) -> None:
-    """Refuse a file that would become far more than it holds: sparse, or made to fill a disk or the memory.
-
-    Args:
-        path: for the error.
-        declared: bytes of the arrays that would be read.
-        size: bytes on disk.
-
-    Raises:
-        PipelineError: more than 100 times as much. Features compress to a tenth at best.
-    """
-    if declared > MAX_EXPANSION * size + SMALL:
-        raise PipelineError(
-            f"{path}: declares arrays of {declared:,} bytes, and is a file of {size:,}; expected features that were written"
-        )
+def check_image_size(path: Path, size: int) -> None:
+    """Refuse arrays of one image, in bytes, that no memory should have to hold: a small file may declare any size."""
+    if size > LARGEST_IMAGE:
+        raise PipelineError(f"{path}: declares {size:,} bytes for one image; expected at most {LARGEST_IMAGE:,}")

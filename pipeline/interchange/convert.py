@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.regions import Regions
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.files import remove_abandoned, replacing, write_json
 from pipeline.inputs.tables import IMAGE_WORDS
 from pipeline.interchange import hdf5, npz, original, tsv
@@ -23,7 +23,7 @@ from pipeline.interchange.common import (
     not_held,
     visual_genome_names,
 )
-from pipeline.store.format import FEATURES, MANIFEST
+from pipeline.store.format import FEATURES, MANIFEST, commit_marks
 from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, is_committed, write_summary
 
@@ -196,7 +196,7 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
     manifest = claim_store(output, manifest)
     kinds = {key: manifest[key] for key in ("num_regions", "feature_dim", "dtype")}
     number = 0
-    with tqdm(total=total, unit="image", desc=output.name) as bar:
+    with tqdm(total=total, unit="image", desc=printable(output.name)) as bar:
         while batch := list(islice(rows, manifest["shard_size"])):
             ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
             shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), regions)
@@ -204,6 +204,11 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
                 commit_shard(output, number, shard, **kinds)
             number += 1
             bar.update(len(batch))
+    if (stored := len(commit_marks(output))) > number:
+        raise PipelineError(
+            f"{output}: holds {stored:,} shards, of more images than what is imported",
+            f"choose another folder with --output, or delete {output}",
+        )
     write_summary(output, manifest, number)
 
 

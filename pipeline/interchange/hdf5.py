@@ -15,6 +15,7 @@ hengyuan-hu/bottom-up-attention-vqa, `tools/adaptive_detection_features_converte
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,8 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_expansion,
     check_ids,
+    check_image_size,
     id_from_bytes,
     id_to_bytes,
     make_row,
@@ -175,13 +176,25 @@ def _refuse_other_files(source: Path, file: Any) -> None:
 
 
 def _check_size(source: Path, file: Any, ranges: np.ndarray) -> None:
-    """Refuse datasets of more than was written, and images that share their regions a hundred times over."""
-    held = [file[name] for name in DATASETS if name in file]
-    declared = sum(dataset.size * dataset.dtype.itemsize for dataset in held)
-    features = file["image_features"]
-    per_row = features.size * features.dtype.itemsize // max(features.shape[0], 1)
-    total = int((ranges[:, 1] - ranges[:, 0]).sum()) * per_row
-    check_expansion(source, max(declared, total), source.stat().st_size)
+    """Refuse datasets that were not written in full, whose rest would be read as zeros, and images that share regions."""
+    for dataset in (file[name] for name in DATASETS if name in file):
+        if dataset.chunks:
+            sides = zip(dataset.shape, dataset.chunks, strict=True)
+            declared, written = math.prod(-(-side // chunk) for side, chunk in sides), dataset.id.get_num_chunks()
+        else:
+            declared, written = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+        if written < declared:
+            raise PipelineError(
+                f"{source}: {dataset.name.strip('/')} was written to {written / declared:.0%}; expected all of it",
+                "make the file again",
+            )
+    features, counts = file["image_features"], ranges[:, 1] - ranges[:, 0]
+    if counts.sum() > len(features):
+        raise PipelineError(
+            f"{source}: pos_boxes name {counts.sum():,} regions of {len(features):,}; expected each once"
+        )
+    per_row = math.prod(features.shape[1:]) * features.dtype.itemsize
+    check_image_size(source, int(counts.max(initial=0)) * per_row)
 
 
 def _ranges(source: Path, file: Any) -> np.ndarray:
@@ -231,8 +244,8 @@ def _ids_from(path: Path, count: int) -> list[str]:
     try:
         content = json.loads("\n".join(lines))
         if isinstance(content, dict):  # id -> row
-            ids = {int(row): image_id for image_id, row in content.items()}
-            if sorted(ids) != list(range(count)):
+            ids = {row: image_id for image_id, row in content.items()}
+            if len(content) != count or sorted(ids) != list(range(count)) or bool in map(type, ids):
                 raise ValueError(f"rows are not 0 to {count - 1}, once each")
             return [ids[row] for row in range(count)]
         if not isinstance(content, list) or not all(isinstance(value, (str, int)) for value in content):

@@ -29,8 +29,8 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_expansion,
     check_ids,
+    check_image_size,
     make_row,
     name_of_photo,
     published_arrays,
@@ -97,8 +97,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             known = {name: member for name, member in members.items() if name in ARRAYS}
-            declared = sum(_declared_size(archive, member) for member in known.values())
-            check_expansion(path, declared, path.stat().st_size)
+            check_image_size(path, sum(_declared_size(archive, member) for member in known.values()))
             arrays = {}
             for name, member in known.items():
                 with archive.open(member) as file:

@@ -8,16 +8,15 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.inputs.photos import FORMATS, read_thumbnail
+from pipeline.inputs.photos import open_image, read_thumbnail
 from pipeline.pages.photos import QUALITY
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.reader import Shard, StoreCollection
@@ -113,7 +112,7 @@ class Library:
         if wanted.since:
             passing &= self.dates >= _day(wanted.since)
         if wanted.until:
-            passing &= self.dates < _day(wanted.until) + 24 * 3600
+            passing &= (self.dates > 0) & (self.dates < _day(wanted.until, 1))
         if wanted.object:
             shows = [_shows(shard, wanted.object) for shard in self.collection.shards]
             passing &= np.concatenate(shows)
@@ -181,15 +180,15 @@ def _changed(place: str) -> float:
 def _taken(path: Path) -> float:
     """When a photo was taken, by its EXIF data; 0 where it does not say."""
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, open_image(file) as image:
             exif = image.getexif()
         text = exif.get_ifd(CAMERA).get(TAKEN) or exif.get(CHANGED)
         return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S").timestamp()
     return 0.0
 
 
-def _day(text: str) -> float:
+def _day(text: str, later: int = 0) -> float:
     try:
-        return datetime.strptime(text, "%Y-%m-%d").timestamp()
+        return (datetime.strptime(text, "%Y-%m-%d") + timedelta(days=later)).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         raise PipelineError(f"{text!r}: expected a day, such as 2024-05-31") from error

@@ -27,13 +27,13 @@ from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions, explain
 from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.photos import decode_image
+from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.search import Answer, caption_scores, known_words, open_search
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import Library
+from pipeline.service.library import MOST_PIXELS, Library
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
@@ -54,6 +54,7 @@ from pipeline.store.roots import split_place
 MOST_FOLDERS = 500  # that an index lists
 DECODERS = 2  # photos that are decoded at a time
 CAPTIONS = 10  # for a photo that is sent
+UPLOAD_SIDE = 6000  # pixels; larger photos are made smaller while they are decoded, and no network takes as much
 
 
 class Generation:
@@ -111,7 +112,7 @@ class Generation:
         if not self.index.uploads:
             raise PipelineError("the features searched were imported: no detector makes such regions of a new photo")
         with self._extracting:  # one at a time: the detector takes all there is anyway
-            (regions,) = self.extractor([decode_image(content)])
+            (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
             scores = caption_scores(self.run, regions, self.words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
         return Captions(tuple(Caption(self.captions[m], float(scores[m])) for m in best))
@@ -119,6 +120,8 @@ class Generation:
     def explain(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
         known_words(self.run, query)
+        if self.collection.is_changed(row):
+            raise PipelineError(f"{self.library.names[row]}: changed since it was extracted", "extract it again")
         place, name, regions = self.library.place(row), self.library.names[row], self.collection.regions(row)
         found = explain(self.run, self.collection, regions, place, name, query)
         return {**attention_data(found), "score": found.score, "image": name}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.files import file_sha256, temporary_files
 from pipeline.store.format import FAILURES, MANIFEST, PLAN, commit_mark, commit_marks
 from pipeline.store.manifest import counts, is_imported, read_manifest, settings_sha256
@@ -193,7 +193,7 @@ def _check_shards(
     planned = {shard.number: shard for shard in plan}
     marks, damaged, plan_differs = [], [], False
     holder: dict[str, str] = {}  # image id -> name of the mark
-    for file in tqdm(files, unit="shard", desc=path.name, disable=not progress, leave=False):
+    for file in tqdm(files, unit="shard", desc=printable(path.name), disable=not progress, leave=False):
         try:
             mark = check_shard(file, manifest, verify)
             if shared := sorted(mark.all_ids & holder.keys()):

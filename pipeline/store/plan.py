@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -78,6 +79,23 @@ def write_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:
         for shard in plan:
             for photo in shard.photos:
                 file.write(json.dumps({**asdict(photo), "shard": shard.number}).encode() + b"\n")
+
+
+def is_still_planned(folder: Path, shard: PlannedShard) -> bool:
+    """Whether the plan of a store, which must be locked, still has a shard as it was read.
+
+    Another process may have found meanwhile that one of its photos changed: what was read before is not to be kept.
+    """
+    try:
+        status = (folder / PLAN).stat()
+    except FileNotFoundError:
+        return True  # a lost plan is for `update_plan` and `inspect` to tell
+    return shard in _shards(folder, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _shards(folder: Path, version: tuple[int, ...]) -> frozenset[PlannedShard]:
+    return frozenset(read_plan(folder))
 
 
 def check_roots(folder: Path, plan: Sequence[PlannedShard], roots: int) -> None:

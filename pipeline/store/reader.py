@@ -15,6 +15,7 @@ import numpy as np
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError
+from pipeline.files import file_sha256
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
@@ -129,6 +130,13 @@ class StoredImages(Mapping[str, Regions]):
         """The file of the photo in a row; None where it is gone, or no file of its own."""
         place = self.image_place(row)
         return Path(place) if os.path.isfile(place) else None
+
+    def is_changed(self, row: int) -> bool:
+        """Whether a photo's file is another one than was extracted. Reads the file; photos in containers are not compared."""
+        shard, local = self._locate(row)
+        path, image_id = self.image_path(row), shard.image_ids[local]
+        extracted = read_mark(shard.mark).photo_sha256.get(image_id) if path else None
+        return path is not None and extracted is not None and file_sha256(path) != extracted
 
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""

@@ -34,6 +34,7 @@ from pipeline.store.format import (
 )
 from pipeline.store.manifest import counts, identity, read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, Mark, read_mark, seal
+from pipeline.store.plan import PlannedShard, is_still_planned
 from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
@@ -98,8 +99,17 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int, feature_dim: int, dtype: str) -> None:
-    """Write a shard's tensors, then its commit mark.
+def commit_shard(
+    folder: Path,
+    number: int,
+    rows: ShardRows,
+    *,
+    num_regions: int,
+    feature_dim: int,
+    dtype: str,
+    planned: PlannedShard | None = None,
+) -> None:
+    """Write a shard's tensors, then its commit mark; nothing where it is committed already, or no longer planned so.
 
     Args:
         folder: of the store.
@@ -107,6 +117,7 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         rows: its images; each with exactly K regions of D features.
         num_regions, feature_dim: K, D.
         dtype: "float16" or "float32", of the features.
+        planned: what the rows were made of; None: no plan, as of an import.
 
     Raises:
         PipelineError: regions of another shape, features that are not finite in that type, a disk that takes no more, or
@@ -132,6 +143,9 @@ def commit_shard(folder: Path, number: int, rows: ShardRows, *, num_regions: int
             if mark.is_file():  # another process was faster, and its mark has the checksum of its tensors
                 return
             raise PipelineError(f"{folder}: has become a store of other features", "choose another with --output")
+        if planned is not None and not is_still_planned(folder, planned):
+            os.unlink(temporary)
+            return
         rename(temporary, mark.with_suffix(".safetensors"))
         _write_mark(mark, {**content, "sha256": sha256, "settings_sha256": settings_sha256(manifest)})
 
@@ -262,5 +276,9 @@ def _stack(rows: ShardRows, num_regions: int, feature_dim: int, dtype: np.dtype)
                 array[row] = value
             if not np.isfinite(array[row]).all():
                 raise PipelineError(f"{rows.image_ids[row]}: {name} that are not finite numbers as {array.dtype}")
+            if np.any(value) and not np.any(array[row]):
+                raise PipelineError(
+                    f"{rows.image_ids[row]}: {name} too small for {array.dtype}: all become 0", "use --dtype float32"
+                )
         arrays[name] = array
     return arrays

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from detector.errors import DetectorError
 from matcher.errors import MatcherError
 from pipeline.cli import main
-from pipeline.command_line import SECTIONS, Command, printable, say_next
+from pipeline.command_line import SECTIONS, Command, say_next
 from pipeline.config import load_config
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.extraction.job import ExtractConfig
 from pipeline.fields import leaves
 from pipeline.runs import TrainConfig

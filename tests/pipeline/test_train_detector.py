@@ -165,7 +165,7 @@ def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch
     [
         (["training.learning_rate=1e-4"], "config.training.learning_rate: run 0.001, asked 0.0001"),
         (["--steps", "7"], "config.training.steps: run 6, asked 7"),
-        (["--attributes", "none"], "config.attributes: run attributes.txt, asked none"),
+        (["--attributes", "none"], "network.num_attributes: run 2, asked 0"),
         (["--init", "wide.safetensors"], "network.width: run 16, asked 24"),
     ],
 )
@@ -177,6 +177,24 @@ def test_a_run_with_other_settings_is_refused(inside: Path, change: list[str], f
     line = refused(*command(*SCRATCH, *SHORT, "--run", "detectors/first", *change))
     assert "detectors/first: holds a run with other settings" in line
     assert found in line
+
+
+def test_the_same_data_named_otherwise_continues_and_other_data_does_not(inside: Path) -> None:
+    again = command(*SCRATCH, *SHORT, "--run", "detectors/first")
+    again = [str(inside / word) if word == "vg" or word.endswith(".txt") else word for word in again]
+    said = scan(*again)
+    assert said.exit_code == 0, said.output
+    (inside / "other.txt").write_text("1004\n1008")
+    line = refused(*[word.replace("held_out.txt", "other.txt") for word in again])
+    assert "holds a run with other settings (data.evaluation_images: run 3, asked 2" in line
+
+
+def test_a_start_that_fails_leaves_the_folder_free(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.training.fit.make_trainer", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scan(*command(*SCRATCH, *SHORT, "--run", "detectors/new"))
+    assert not (inside / "detectors/new").exists()
 
 
 class Killed(BaseException):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -13,11 +14,13 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.extract import run
+from pipeline.inputs import decode
 from pipeline.inputs.sources import list_photos
 from pipeline.store.inspect import inspect_store
 from pipeline.store.plan import read_plan
 from pipeline.store.reader import Store, open_store
 from pipeline.store.repair import repair_store
+from pipeline.store.update import update_plan
 from tests.faults import QuickDetector, at_step, contents, in_clean_process, small_config
 from tests.photos import write_photos
 from tests.world import scan
@@ -212,6 +215,36 @@ def test_photos_that_change_while_they_are_read(photos: Path) -> None:
     )
     assert [row["image_id"] for shard in again.shards for row in shard.failures] == ["007.jpg"]  # 006 is gone
     assert inspect_store(again.path, progress=False).ok
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["which dies after its plan", "which goes on"])
+def test_a_photo_replaced_between_two_runs_of_one_store(photos: Path, dies: bool) -> None:
+    """The first has read the photo and not written it, when the second comes and finds it changed."""
+    settings = small_config(photos, photos.parent / "store")
+    begun = []
+
+    def second_run() -> None:
+        if begun:
+            return
+        begun.append(True)
+        (photos / "001.jpg").write_bytes((photos / "005.jpg").read_bytes())
+        if dies:
+            update_plan(photos.parent / "store", list_photos([photos]), 4, roots=[photos])
+        else:
+            run(settings, extractor=QuickDetector(), progress=False)
+
+    extract(photos, between=second_run)
+    last = extract(photos)
+    assert contents(last.path) == contents(extract(photos, "fresh").path)
+    assert inspect_store(last.path, progress=False).ok
+
+
+def test_ctrl_c_while_decoding_processes_begin(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the main process's business: a worker that has not even begun neither ends nor prints a traceback."""
+    whole = contents(extract(photos, "whole").path)
+    monkeypatch.setattr(decode, "_quiet_worker", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert contents(extract(photos, workers=2).path) == whole
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_listing_while_photos_come_and_go(photos: Path) -> None:

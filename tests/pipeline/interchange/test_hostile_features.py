@@ -31,11 +31,13 @@ def test_an_npz_of_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "n"
     folder.mkdir()
     np.savez_compressed(folder / "a.npz", x=np.zeros((36, 1 << 20), np.float32))
-    with pytest.raises(PipelineError, match=r"a\.npz: declares arrays of 150,994,944 bytes"):
+    with pytest.raises(PipelineError, match=r"a\.npz: declares 150,994,944 bytes for one image; expected at most"):
         import_any(folder, output=str(tmp_path / "s"))
 
 
-@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "sparse", "group"])
+@pytest.mark.parametrize(
+    "kind", ["external link", "soft link", "external storage", "virtual", "sparse", "shared", "group"]
+)
 def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as other:
         other["image_features"] = FEATURES
@@ -54,10 +56,18 @@ def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp
             layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "image_features", (2, 3, 4))
             file.create_virtual_dataset("image_features", layout)
         elif kind == "sparse":
-            file.create_dataset("image_features", (2, 36, 1 << 20), "f4", chunks=(1, 1, 1024))
+            file.create_dataset("image_features", (2, 36, 2048), "f4", chunks=(1, 1, 1024))
+        elif kind == "shared":
+            file["image_features"] = FEATURES.reshape(6, 4)
+            file["pos_boxes"] = np.array([[0, 6]] * 100)
         else:
             file.create_group("image_features")
-    message = {"sparse": "declares arrays of", "group": "is a group", "external storage": "stored in other files"}
+    message = {
+        "sparse": "image_features was written to 0%",
+        "shared": "pos_boxes name 600 regions of 6; expected each once",
+        "group": "is a group",
+        "external storage": "stored in other files",
+    }
     expected = {**message, "virtual": "stored in other files"}.get(kind, "image_features is a link")
     with pytest.raises(PipelineError, match=expected):
         import_any(path, output=str(tmp_path / "s"))
