@@ -19,7 +19,7 @@ from pipeline.inputs.photos import read_image
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
 
-LIKELY = 0.5  # probability of a window's class; a window seldom holds one object, and most of its classes are far below
+LIKELY = 0.6  # probability of a window's class; a window seldom holds one object, and most of its classes are far below
 
 
 @dataclass(frozen=True)

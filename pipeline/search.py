@@ -434,11 +434,6 @@ def known_words(run: TrainedRun, query: str) -> dict[str, str]:
     return unknown
 
 
-def photos_for(run: TrainedRun, collection: StoreCollection, queries: Sequence[str], top: int) -> list[Answer]:
-    """The best photos of a collection for each sentence, read and encoded for this call alone."""
-    return Search(run, collection).photos(queries, top)
-
-
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
     encoded = EncodedCaptions(run.model, captions) if isinstance(captions, Sequence) else captions

@@ -7,18 +7,16 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from pipeline.device import pick_device
-from pipeline.explanation import Explanation, explain
+from pipeline.explanation import Explanation
 from pipeline.files import replacing
-from pipeline.pages.explanation import dimmed_photos, draw_word
+from pipeline.pages.explanation import SCALE, dimmed_photos, draw_word
+from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import photo_of
 from pipeline.pages.pictures import with_boxes
 from pipeline.pages.style import BACKGROUND, FAINT, GOOD, INK, figure_style
-from pipeline.runs import load_run
-from pipeline.search import Answer, photos_for
-from pipeline.store.reader import open_stores
+from pipeline.search import Answer, open_search
 
-TOP, WIDTH, HEIGHT = 5, 13.0, 4.2  # scenes for a sentence; inches, of all and of a sentence
+TOP, WIDTH, HEIGHT, FOOTER = 5, 13.0, 4.2, 0.5  # scenes for a sentence; inches, of all, of a sentence, of the notes
 SCENE = 640, 480  # pixels that a scene is fitted into
 WORDS = 11  # panels in a row
 
@@ -32,16 +30,12 @@ def draw_demo(run_folder: Path, store: Path, queries: Mapping[str, str], path: P
         queries: sentences, and the image that each was written for.
         path: PNG file to write.
     """
-    run, collection = load_run(run_folder, pick_device("cpu")), open_stores([store])
-    answers = photos_for(run, collection, list(queries), TOP)
+    search = open_search(str(run_folder), [str(store)], device="cpu", memory_budget=0, report=lambda _: None)
+    answers = search.photos(list(queries), TOP)
     for number, answer in enumerate(answers):
         hits = (replace(hit, right=hit.image == queries[answer.query]) for hit in answer.hits)
         answers[number] = replace(answer, hits=tuple(hits))
-    explanations = [
-        explain(run, collection, collection[best.image], best.path, best.image, answer.query)
-        for answer in answers
-        for best in answer.hits[:1]
-    ]
+    explanations = [search.explain(best.image, answer.query) for answer in answers for best in answer.hits[:1]]
     with replacing(path) as file:
         _figure(answers, explanations).savefig(file, format="png", dpi=110)
 
@@ -50,12 +44,13 @@ def draw_demo(run_folder: Path, store: Path, queries: Mapping[str, str], path: P
 def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT * len(answers)))
-    blocks = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
+    figure = Figure(figsize=(WIDTH, HEIGHT * len(answers) + FOOTER))
+    ratios = [*[HEIGHT] * len(answers), FOOTER]
+    *blocks, footer = figure.subfigures(len(answers) + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
     for block, answer, explanation in zip(blocks, answers, explanations, strict=True):
         words = explanation.words[:WORDS]
         grid = block.add_gridspec(
-            2, 1, height_ratios=[1.55, 1.0], hspace=0.16, left=0.012, right=0.988, top=0.88, bottom=0.02
+            2, 1, height_ratios=[1.55, 1.0], hspace=0.16, left=0.012, right=0.988, top=0.86, bottom=0.02
         )
         block.text(0.012, 0.955, f"“{answer.query}”", fontsize=15, weight="bold", va="center")
         searched = f"best {TOP} of {answer.searched}; green: the photo it describes"
@@ -66,6 +61,11 @@ def _figure(answers: Sequence[Answer], explanations: Sequence[Explanation]) -> A
             axis = block.add_subplot(cell)
             draw_word(axis, dimmed, explanation, word)
             axis.set_title(words[word], fontsize=11, pad=3)
+    kind = kind_of(explanations[0].extraction)
+    boxes = (
+        f"Boxes: {kind.many} that did most for the score, red before orange. Below: what each word looks at. {SCALE}"
+    )
+    footer.text(0.012, 0.5, "\n".join(filter(None, [boxes, kind.note])), fontsize=9, color=FAINT, va="center")
     return figure
 
 

@@ -13,11 +13,12 @@ from matcher.metrics import RetrievalMetrics, ranks
 from matcher.metrics_log import METRICS
 from pipeline.files import replacing
 from pipeline.inputs.dataset import Split
+from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of
 from pipeline.pages.plots import as_svg, rank_histograms, training_curves
 from pipeline.pages.render import render
 
-MISTAKES = 6  # of each task
+MISTAKES = 12  # of each task
 SHOWN = 5  # answers per mistake
 THUMBNAIL = 320  # pixels
 
@@ -52,6 +53,7 @@ def write_evaluation(
         split=split.name or "all",
         images=len(split.store_ids),
         captions=len(split.caption_ids),
+        kind=kind_of(split.stores.extraction),
         protocols=protocols,
         rows=_recall_rows(protocols, chances, intervals),
         histograms=as_svg(rank_histograms(found)),

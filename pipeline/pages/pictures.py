@@ -124,7 +124,7 @@ def with_boxes(photo: Image.Image, hit: Hit, size: tuple[int, int]) -> Image.Ima
     for box, color in reversed(list(zip(hit.boxes, REGIONS, strict=False))):
         x1, x2 = (round(x * fitted.width / own_width) for x in box.xyxy[::2])
         y1, y2 = (round(y * fitted.height / own_height) for y in box.xyxy[1::2])
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=3)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=max(3, fitted.width // 110))
     if hit.boxes and (name := hit.boxes[0].name):
         _label(draw, name, (x1, y1), fitted.size)
     return fitted

@@ -74,7 +74,8 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
             recalls.plot(*best, marker="*", markersize=11, color=style["color"])
             recalls.annotate(f"{best[1]:.1f}", best, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
             recalls.margins(y=0.15)
-    losses.set(title="training loss per caption (dashed: warm-up ends)", xlabel="step", yscale="log")
+    losses.set(title="training loss per caption (dashed: warm-up ends)", xlabel="step")
+    losses.set_yscale("log", nonpositive="mask")  # a batch without a violation has no loss
     recalls.set(title="rsum on dev (star: best)", xlabel="step")
     if len(runs) > 1:
         recalls.legend()
@@ -110,9 +111,21 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def as_svg(figure: "Figure") -> str:
-    """A figure as an SVG element for a page: transparent, and its ink is the text color around it."""
+    """A figure's plots as SVG elements, which a narrow page puts below each other.
+
+    They are transparent, and their ink is the text color around them.
+    """
+    plots = list(figure.axes)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # every plot keeps its place while the others are hidden
+    return "\n".join(_plot_svg(figure, plots, one) for one in plots)
+
+
+def _plot_svg(figure: "Figure", plots: Sequence[Any], one: Any) -> str:
+    for plot in plots:
+        plot.set_visible(plot is one)
     buffer = StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05)
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (width|height|xmlns|xmlns:xlink)="[^"]*"', "", svg, count=4)

@@ -114,12 +114,12 @@ def test_an_evaluation_as_a_page(inside: Path) -> None:
     assert_self_contained(page)
     rsum = json.loads(Path("runs/t2i_mean/evaluation/all.json").read_text())["protocols"]["20 images"]["rsum"]
     assert f"<td>{rsum:.1f}</td>" in page
-    assert page.count("<svg") == 2  # ranks and curves
+    assert page.count("<svg") == 4  # ranks and curves
     ranks = [int(rank) for rank in re.findall(r"its photo came at rank (\d+)", page)]
     assert ranks == sorted(ranks, reverse=True)
-    assert page.count('class="own"') == len(ranks) == 6
+    assert page.count('class="own"') == len(ranks) == 12
     own = re.findall(r'alt="right: ([^"]+)"', page)
-    assert len(own) == len(set(own)) == 6  # no photo twice among the worst
+    assert len(own) == len(set(own)) == 12  # no photo twice among the worst
 
 
 def test_training_curves(inside: Path) -> None:

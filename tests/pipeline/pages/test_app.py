@@ -117,6 +117,33 @@ def test_the_app_in_a_browser(browser: Any, server: Server, inside: Path) -> Non
 
 
 @pytest.mark.slow
+def test_an_evaluation_is_sorted_in_a_browser(browser: Any, inside: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.select import Select
+
+    asked = ["--run", "runs/t2i_mean", "--split", "all", "--folds", "2", "--bootstrap", "50", "--html", "sorted.html"]
+    assert scan("evaluate", *asked).exit_code == 0
+    browser.get((inside / "sorted.html").as_uri())
+    find = lambda selector: browser.find_elements(By.CSS_SELECTOR, selector)  # noqa: E731
+    names = lambda: [cell.text for cell in find("#recalls td:first-child")]  # noqa: E731
+    assert names() == ["20 images", "95 % interval", "by chance", "2 folds of 10 images", "by chance"]
+    find("#recalls tr:nth-child(2) th button")[
+        1
+    ].click()  # R@1: the folds are easier, and what belongs to a row stays below it
+    assert names() == ["2 folds of 10 images", "by chance", "20 images", "95 % interval", "by chance"]
+    assert find("#recalls th[aria-sort=descending]")
+    for id_ in ("images", "captions"):
+        data = lambda name: [one.get_attribute(name) for one in find(f"#{id_} .mistake")]  # noqa: B023, E731
+        ranks = list(map(int, data("data-rank")))
+        assert ranks == sorted(ranks, reverse=True)
+        order = Select(browser.find_element(By.CSS_SELECTOR, f"[data-sorts={id_}]"))
+        order.select_by_visible_text("lowest rank first")
+        assert list(map(int, data("data-rank"))) == sorted(ranks)
+        order.select_by_visible_text("alphabetical")
+        assert data("data-text") == sorted(data("data-text"))
+
+
+@pytest.mark.slow
 def test_the_pages_in_a_browser(browser: Any, inside: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
