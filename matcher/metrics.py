@@ -7,6 +7,7 @@ a model that gives every pair the same score retrieves nothing. Scores that are 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,27 @@ def _task(positions: np.ndarray) -> TaskMetrics:
 
 def _mean(tasks: Sequence[TaskMetrics]) -> TaskMetrics:
     return TaskMetrics(*np.mean([list(asdict(task).values()) for task in tasks], axis=0).tolist())
+
+
+def kendall(scores: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
+    """Kendall's τ-b and τ-c of scores (n,) and grades (n,): agreement of two orders that may have ties, -1 to 1.
+
+    With C pairs of observations ordered alike by both and D ordered oppositely, n_s and n_g pairs that are not tied in scores
+    and in grades, and m the smaller number of different values (Kendall 1945; Stuart 1953):
+
+        τ-b = (C - D) / sqrt(n_s n_g)        τ-c = 2 (C - D) m / (n² (m - 1))
+    """
+    order = np.unique(grades)
+    groups = [np.sort(scores[grades == grade]) for grade in order]
+    excess = 0  # C - D
+    for lower, higher in combinations(groups, 2):
+        excess += int(np.searchsorted(lower, higher, "left").sum())
+        excess -= int((len(lower) - np.searchsorted(lower, higher, "right")).sum())
+    n = len(scores)
+    different, counts = np.unique(scores, return_counts=True)
+    untied_scores = (n**2 - int((counts.astype(np.int64) ** 2).sum())) // 2
+    untied_grades = (n**2 - sum(len(group) ** 2 for group in groups)) // 2
+    m = min(len(different), len(order))
+    if m < 2:
+        return 0.0, 0.0
+    return excess / float(np.sqrt(float(untied_scores) * untied_grades)), 2 * excess * m / (n**2 * (m - 1))

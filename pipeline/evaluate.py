@@ -6,7 +6,7 @@ Letters: N images, M captions. Several runs are an ensemble: their similarity ma
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_recorded_splits
+from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.runs import STARTER, TrainedRun, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
@@ -47,6 +48,9 @@ class EvaluateConfig(CommandConfig):
         0, "Also 95 % intervals of the recalls from N bootstrap samples of the images.", min=0, max=100_000
     )
     eccv: bool = option(False, "Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
+    judgements: str = option(
+        "", "Also the rank correlation with people's grades: image, caption, grades.", metavar="FILE"
+    )
     html: str = option("", "Also a page: recalls, ranks, training curves, the worst mistakes.", metavar="FILE")
     latex: bool = option(False, "Also a LaTeX row.")
     verify: bool = option(False, "Exit code 1 where rsum falls short of the preset's expected value.")
@@ -91,6 +95,8 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         _check_verify(runs[0], folds)
     if config.eccv:
         _check_eccv(split.image_ids, split.caption_ids)
+    judged = read_judgements(Path(config.judgements)) if config.judgements else []
+    locate(judged, split)
     for member in runs:
         _refuse_incompatible(member, split)
     for note in [*notes, *_notes(runs, split)]:
@@ -109,6 +115,9 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
     if config.eccv:
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
+    agreed = agreement(runs, judged, split) if judged else None
+    if agreed:
+        more["judgements"] = {"file": config.judgements, **asdict(agreed)}
     path = _write(runs, split, name, protocols, similarity, more)
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
@@ -124,6 +133,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         )
         report(f"page: {config.html}")
     extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
+    extras += [str(agreed)] if agreed else []
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
     intervals = more.get("confidence_95", {})

@@ -35,7 +35,7 @@ LAYERS = [
     {"cli", "demo"},
     {"app", "evaluate", "explain", "extract", "index", "retrieve", "train", "train_detector", "doctor"},  # verbs
     {"pages", "service"},
-    {"search", "explanation", "photo_lookup", "caption_cache"},
+    {"search", "explanation", "photo_lookup", "caption_cache", "judgements"},
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},

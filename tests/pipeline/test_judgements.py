@@ -1,0 +1,63 @@
+"""People's grades beside the recalls."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matcher.metrics import kendall
+from pipeline.errors import PipelineError
+from pipeline.judgements import read_judgements
+from tests.world import scan
+
+
+def test_reads_tables_with_and_without_header(tmp_path: Path) -> None:
+    path = tmp_path / "judgements.tsv"
+    path.write_text('1.jpg\t1.jpg#0\t1\t2\t4\n2.jpg\ta "big" dog\t3\t3\t3\n\n')  # as Flickr8k's ExpertAnnotations.txt
+    found = read_judgements(path)
+    assert [(one.image, one.caption, one.grades) for one in found] == [
+        ("1.jpg", "1.jpg#0", (1.0, 2.0, 4.0)),
+        ("2.jpg", 'a "big" dog', (3.0, 3.0, 3.0)),
+    ]
+    path.write_text('image,caption,grade\n1.jpg,"a dog, a cat",0.5\n2.jpg,a boat,1\n')
+    assert [one.caption for one in read_judgements(path)] == ["a dog, a cat", "a boat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1.jpg\ta dog\n", "line 1 is"),
+        ("image,caption,grade\n1.jpg,a dog,good\n", "line 2 is"),
+        ("1.jpg\ta dog\tnan\n2.jpg\ta cat\t1\n3.jpg\ta cat\tinf\n", "line 3 is"),
+        ("1.jpg\ta dog\t1\n2.jpg\ta cat\t1\n", "fewer than two different grades"),
+        ("", "fewer than two different grades"),
+    ],
+)
+def test_what_is_no_judgement_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "judgements.tsv"
+    path.write_text(text)
+    with pytest.raises(PipelineError, match=message):
+        read_judgements(path)
+
+
+def test_evaluate_prints_and_writes_the_agreement(inside: Path) -> None:
+    assert scan("evaluate", "--run", "runs/t2i_mean", "--split", "all").exit_code == 0
+    rankings = json.loads(Path("runs/t2i_mean/evaluation/all_rankings.json").read_text())["image_retrieval"]
+    lines, grades = [], []
+    for row in rankings[:6]:  # the best photo of a caption has grade 3, the third 2, the last of the ten 1
+        for grade, image in zip((3, 2, 1), (row["image_ids"][place] for place in (0, 2, 9)), strict=True):
+            lines.append(f"{image}\t{row['caption_id']}\t{grade}\t{grade}")
+            grades += [grade, grade]
+    Path("grades.tsv").write_text("\n".join(lines))
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--judgements", "grades.tsv")
+    assert said.exit_code == 0, said.output
+    assert "agreement with 36 grades of 18 pairs: Kendall's τ-c" in said.output
+    found = json.loads(Path("runs/t2i_mean/evaluation/all.json").read_text())["judgements"]
+    assert 0 < found["tau_b"] <= 1
+    perfect = kendall(np.array(grades, dtype=float), np.array(grades))
+    assert found["tau_c"] <= perfect[1]
+    Path("grades.tsv").write_text("nowhere.jpg\ta dog\t1\nnowhere.jpg\ta cat\t2\n")
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--judgements", "grades.tsv")
+    assert said.exit_code == 2
+    assert "line 1: image 'nowhere.jpg' is in no store of the evaluation; name the stores" in said.output
