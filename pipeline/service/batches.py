@@ -42,7 +42,7 @@ class Batches:
         """
         self.answer, self.queue, self.observe = answer, queue, observe
         self.waiting: deque[_Job] = deque()
-        self.executor = ThreadPoolExecutor(1, "model")
+        self._calls, self._thread = 0, ThreadPoolExecutor(1)
         self._worker: asyncio.Task | None = None
 
     async def ask(self, key: Hashable, queries: Sequence[Any]) -> Sequence[Any]:
@@ -60,12 +60,25 @@ class Batches:
         return await job.result
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Another use of the model, in the same thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *arguments)
+        """Another use of the model, in the same thread.
+
+        Raises:
+            QueueFull: as many calls wait as may.
+        """
+        if self._calls >= self.queue:
+            raise QueueFull
+        self._calls += 1
+        try:
+            return await self._in_thread(function, *arguments)
+        finally:
+            self._calls -= 1
 
     def close(self) -> None:
         """End the thread."""
-        self.executor.shutdown()
+        self._thread.shutdown()
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def _work(self) -> None:
         while self.waiting:
@@ -90,7 +103,7 @@ class Batches:
         queries = [query for job in jobs for query in job.queries]
         self.observe(len(queries))
         try:
-            results = list(await self.call(self.answer, jobs[0].key, queries))
+            results = list(await self._in_thread(self.answer, jobs[0].key, queries))
         except Exception as error:
             if len(jobs) == 1:
                 if not jobs[0].result.done():

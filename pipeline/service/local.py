@@ -6,7 +6,6 @@ import binascii
 import hashlib
 import mimetypes
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,6 +52,7 @@ from pipeline.store.roots import split_place
 
 MOST_FOLDERS = 500  # that an index lists
 DECODERS = 2  # photos that are decoded at a time
+UPLOADS = 8  # photos that may wait for the detector
 CAPTIONS = 10  # for a photo that is sent
 UPLOAD_SIDE = 6000  # pixels; larger photos are made smaller while they are decoded, and no network takes as much
 
@@ -65,11 +65,19 @@ class Generation:
         self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
         self.run, self.collection = self.search.run, self.search.collection
         self.library = Library(self.collection)
-        self.stamp = _stamp(config, self.run.folder)
         shards = [shard.sha256 for shard in self.collection.shards]
         self.name = hashlib.sha256(" ".join([self.run.sha256, *shards]).encode()).hexdigest()[:12]
         _ = self.search.embeddings  # made now, and not while the first client waits
-        self._extracting = threading.Lock()
+
+    def stamp(self) -> dict[Path, int]:
+        """When the stores and the model were last written to: a shard takes its name in its store's folder."""
+        paths = {self.run.folder / BEST, *(store.path for store in self.collection.stores)}
+        paths |= set() if self.config.features else {FEATURES, *FEATURES.glob("*")}
+        times = {}
+        for path in paths:
+            with suppress(OSError):
+                times[path] = path.stat().st_mtime_ns
+        return times
 
     @cached_property
     def index(self) -> Index:
@@ -111,9 +119,8 @@ class Generation:
         """
         if not self.index.uploads:
             raise PipelineError("the features searched were imported: no detector makes such regions of a new photo")
-        with self._extracting:  # one at a time: the detector takes all there is anyway
-            (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
-            scores = caption_scores(self.run, regions, self.words)
+        (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
+        scores = caption_scores(self.run, regions, self.words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
         return Captions(tuple(Caption(self.captions[m], float(scores[m])) for m in best))
 
@@ -139,8 +146,9 @@ class LocalService:
         self.generation = Generation(config, say)
         # The run stays the one found at the start: one that is being trained beside it must not take its place.
         self.config = replace(config, run=str(self.generation.run.folder))
-        self.metrics, self.say, self._seen = metrics, say, self.generation.stamp
+        self.metrics, self.say, self._seen = metrics, say, self.generation.stamp()
         self.batches = Batches(_answer, config.queue, metrics.batch.observe)
+        self.uploads = Batches(_captions, UPLOADS)  # apart: a detector may take seconds
         metrics.waiting.set_function(lambda: len(self.batches.waiting))
         metrics.photos.set_function(lambda: len(self.generation.collection))
         self._decoding, self._reloading = asyncio.Semaphore(DECODERS), asyncio.Lock()
@@ -149,8 +157,8 @@ class LocalService:
         """Find photos for sentences, and photos similar to photos."""
         started, generation = time.perf_counter(), self.generation
         queries = tuple(" ".join(query.split()) for query in asked.queries)
-        for query in queries:
-            known_words(generation.run, query)  # refused before the others of its batch wait for it
+        for query in queries:  # refused before the others of its batch wait for it
+            await asyncio.to_thread(known_words, generation.run, query)
         if queries or asked.images or asked.embeddings:
             answers = await self._find(generation, replace(asked, queries=queries))
         else:
@@ -171,7 +179,8 @@ class LocalService:
 
     async def captions(self, request: Request, asked: bytes) -> Captions:
         """Find captions for a photo that is sent."""
-        return await asyncio.to_thread(self.generation.captions_of, asked)
+        (found,) = await self.uploads.ask(self.generation, [asked])
+        return found
 
     async def index(self, request: Request, asked: None) -> Index:
         """What is searched: run, stores, number of photos."""
@@ -219,15 +228,14 @@ class LocalService:
         while True:
             with suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(wanted.wait(), self.config.watch or None)
-            stamp = await asyncio.to_thread(_stamp, self.config, self.generation.run.folder)
-            if wanted.is_set() or stamp != self._seen:
+            if wanted.is_set() or await asyncio.to_thread(self.generation.stamp) != self._seen:
                 wanted.clear()
                 await self.reload()
 
     async def reload(self) -> None:
         """Open the stores again. Requests that have begun end with the generation that they began with."""
         async with self._reloading:
-            self._seen = await asyncio.to_thread(_stamp, self.config, self.generation.run.folder)
+            before = self._seen = await asyncio.to_thread(self.generation.stamp)
             try:
                 generation = await asyncio.to_thread(Generation, self.config, self.say)
             except Exception as error:  # whatever is wrong with the new stores, what is served stays
@@ -235,12 +243,14 @@ class LocalService:
                 self.say(f"not reloaded: {error}")
                 return
             self.generation = generation
+            self._seen = {path: before.get(path, when) for path, when in generation.stamp().items()}
             self.metrics.reloads.labels("done").inc()
             self.say(f"reloaded: {len(generation.collection):,} photos, generation {generation.name}")
 
     async def close(self) -> None:
-        """End the thread of the model."""
+        """End the threads."""
         self.batches.close()
+        self.uploads.close()
 
     def __str__(self) -> str:
         return f"run: {self.generation.run.name}; {len(self.generation.collection):,} photos"
@@ -263,6 +273,10 @@ def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> lis
         answer = search.similar(words, common.limit, offset=common.offset, rows=among)
         answers.append(_described(generation, common, answer, image=name))
     return answers
+
+
+def _captions(generation: Generation, photos: list[bytes]) -> list[Captions]:
+    return [generation.captions_of(photo) for photo in photos]
 
 
 def _described(
@@ -302,13 +316,3 @@ def _decoded(text: str, generation: Generation) -> torch.Tensor:
     except (ValueError, binascii.Error):
         raise PipelineError(f"embeddings: expected base64 of float32, (K, {width})") from None
     return torch.from_numpy(values.copy()).to(generation.run.model.device)
-
-
-def _stamp(config: ServeConfig, run: Path) -> tuple[tuple[str, int], ...]:
-    """When the stores and the model were last written to: a shard takes its name in its store's folder."""
-    stores = [Path(path) for path in config.features] or [FEATURES, *FEATURES.glob("*")]
-    times = []
-    for path in [run / BEST, *sorted(stores)]:
-        with suppress(OSError):
-            times.append((str(path), path.stat().st_mtime_ns))
-    return tuple(times)

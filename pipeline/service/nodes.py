@@ -21,6 +21,7 @@ from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
     DEEPEST,
+    JSON,
     FoundPhoto,
     Index,
     NotFound,
@@ -32,7 +33,7 @@ from pipeline.service.schema import (
 
 CONNECT = 2.0  # seconds until a node that does not answer is left out
 PASSED = ("content-type", "etag", "cache-control", "content-disposition", "x-content-type-options")
-MISTAKE = (400, 404, 413)  # statuses of a node that are the caller's mistake; all others leave the node out
+PASSED_ON = (400, 404, 413, 429)  # statuses of a node that its caller gets; all others leave the node out
 
 
 class NodeDown(Exception):
@@ -52,6 +53,7 @@ class Nodes:
         self.client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(config.timeout, connect=CONNECT),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
         )
         self.model, self.photos = "", dict.fromkeys(self.urls, 0)
@@ -74,7 +76,7 @@ class Nodes:
             bodies.append(replace(common, images=own, embeddings=others + asked.embeddings))
         found = await self._all("POST", "/v1/search", [{"json": asdict(body)} for body in bodies])
         given = [
-            [_answer(node, answer) for answer in one["answers"]] if isinstance(one, dict) else []
+            [self._answer(node, answer) for answer in one["answers"]] if isinstance(one, dict) else []
             for node, one in enumerate(found)
         ]
         there = [one for one in found if isinstance(one, dict)]
@@ -121,7 +123,7 @@ class Nodes:
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
         """What is known of a photo."""
         photo: dict[str, Any] = (await self._passed(request)).json()
-        return photo | {"id": request.path_params["id"]}
+        return photo | {"id": request.path_params["id"], "path": photo["path"] if self.config.local else ""}
 
     async def file(self, request: Request, asked: Any) -> Response:
         """What the photo's node answers, as it is."""
@@ -167,10 +169,12 @@ class Nodes:
 
         async def ask(node: int, body: dict[str, Any]) -> dict[str, Any] | NodeDown:
             try:
-                found: dict[str, Any] = (await self._ask(node, method, path, **body)).json()
-                return found
+                found = (await self._ask(node, method, path, **body)).json()
+                return found if "model" in found else NodeDown(f"{self.urls[node]}: serves something else")
             except NodeDown as error:
                 return error
+            except (ValueError, TypeError):
+                return NodeDown(f"{self.urls[node]}: serves something else")
 
         found = await asyncio.gather(*(ask(node, body) for node, body in enumerate(bodies)))
         models = [one["model"] for one in found if isinstance(one, dict)]
@@ -184,7 +188,7 @@ class Nodes:
             response = await self.client.request(method, self.urls[node] + path, **rest)
         except httpx.HTTPError as error:
             raise NodeDown(f"{self.urls[node]}: {error or type(error).__name__}") from error
-        if response.status_code in MISTAKE:
+        if response.status_code in PASSED_ON and response.headers.get("content-type") == JSON:
             raise Refused(response.status_code, response.json()["error"])
         if response.status_code >= 400:
             raise NodeDown(f"{self.urls[node]}: answers {response.status_code}: {response.text[:200]}")
@@ -200,14 +204,15 @@ class Nodes:
         except NodeDown as error:
             raise Refused(503, f"the photo's node is not there: {error}") from None
 
+    def _answer(self, node: int, answer: dict[str, Any]) -> SearchAnswer:
+        """What a node answered, with its number before each id, and paths only for clients on this machine."""
+        more = {} if self.config.local else {"path": ""}
+        hits = tuple(FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"} | more) for hit in answer["hits"])
+        image = f"{node}-{answer['image']}" if answer["image"] else ""
+        return SearchAnswer(**answer | {"hits": hits, "image": image})
+
 
 def _place(number: int, owners: list[tuple[int, str]], node: int) -> int:
     """Where a node answers the photo of a number: after its own photos come those of others, sent as embeddings."""
     order = sorted(range(len(owners)), key=lambda photo: owners[photo][0] != node)
     return order.index(number) if number < len(owners) else number
-
-
-def _answer(node: int, answer: dict[str, Any]) -> SearchAnswer:
-    hits = tuple(FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"}) for hit in answer["hits"])
-    image = f"{node}-{answer['image']}" if answer["image"] else ""
-    return SearchAnswer(**answer | {"hits": hits, "image": image})

@@ -113,3 +113,9 @@ def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, content: str) 
     path.write_text(content)
     with pytest.raises(MatcherError, match=r"v\.json: not a vocabulary"):
         Vocabulary.from_json(path)
+
+
+def test_the_nearest_spelling_of_a_few_words_is_looked_up() -> None:
+    """It takes milliseconds a word, and a sentence may be made of nothing else."""
+    found = Vocabulary([*SPECIAL, "house"]).unknown(" ".join(f"hous{letter}" for letter in "abcdfghi"))
+    assert list(found.values()) == ["house"] * 4 + [""] * 4

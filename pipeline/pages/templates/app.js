@@ -49,7 +49,7 @@ async function refresh() { // the list that the address asks for, from its begin
   more();
 }
 async function page({ q, like, ...filter }, offset) {
-  const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: PAGE };
+  const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: offset ? 5 * PAGE : PAGE };
   const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
   return { ...response.answers[0], complete: response.complete };
 }

@@ -81,6 +81,23 @@ def test_a_full_queue_refuses(inside: Path, gate: Gate, pool: ThreadPoolExecutor
         assert [future.result().status_code for future in (first, *others)] == [200] * 3
 
 
+def test_uploads_have_a_queue_of_their_own(
+    inside: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(local._captions)
+    monkeypatch.setattr(local, "_captions", gate)
+    with on_a_thread(make_server()) as (_, _, url):
+        send = lambda: httpx.post(f"{url}/v1/captions", content=b"no photo", timeout=60, trust_env=False)  # noqa: E731
+        sent = [pool.submit(send)]
+        assert gate.entered.acquire(timeout=30)
+        sent += [pool.submit(send) for _ in range(9)]
+        (refused,) = wait_for(lambda: [one for one in sent if one.done()])
+        assert refused.result().status_code == 429
+        assert ask(url).status_code == 200  # queries do not wait for a detector
+        gate.opened.set()
+        assert sorted(one.result().status_code for one in sent) == [400] * 9 + [429]
+
+
 def test_a_request_has_a_time_limit(inside: Path, gate: Gate) -> None:
     with on_a_thread(make_server(timeout=0.05)) as (_, _, url):
         late = ask(url)

@@ -3,13 +3,21 @@
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
-from tests.pipeline.service.servers import Process, wait_for
+from pipeline.service.config import ServeConfig
+from pipeline.service.http import Server
+from pipeline.service.local import LocalService
+from pipeline.service.metrics import Metrics
+from pipeline.service.nodes import Nodes
+from tests.pipeline.service.servers import Process, make_server, on_a_thread, wait_for
 from tests.world import scan
 
 KEY = "secret"
@@ -142,6 +150,59 @@ def test_signals(servers: list[Process], small_weights: Path, monkeypatch: pytes
     quiet.process.send_signal(signal.SIGHUP)
     wait_for(lambda: quiet.client.get("/v1/index").json()["photos"] == 8)
     assert quiet.end() == -signal.SIGTERM
+
+
+class Other(BaseHTTPRequestHandler):
+    """No node: it answers every search, though."""
+
+    def do_GET(self) -> None:
+        content = b'{"photos": 3}' if self.path == "/v1/index" else b"<html>"
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.do_GET()
+
+    def log_message(self, format: str, *values: Any) -> None:
+        pass
+
+
+def test_what_is_no_node_is_left_out(inside: Path) -> None:
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    with on_a_thread(make_server()) as (_, _, url):
+        urls = (url, f"http://127.0.0.1:{other.server_port}", "http://127.0.0.1:1")
+        for host in ("127.0.0.1", "0.0.0.0"):
+            nodes = Nodes(ServeConfig(node=urls, host=host), Metrics())
+            with TestClient(Server(nodes, Metrics()).app()) as client:
+                answer = client.post("/v1/search", json={"queries": ["a dog"]}).json()
+                assert not answer["complete"]
+                assert answer["answers"][0]["searched"] == 20
+                index = client.get("/v1/index").json()
+                assert index["nodes"][urls[0]] == "ready"
+                assert index["nodes"][urls[1]] == f"{urls[1]}: serves something else"
+                assert "onnect" in index["nodes"][urls[2]]
+                hit = answer["answers"][0]["hits"][0]
+                about = client.get(f"/v1/photos/{hit['id']}").json()
+                for photo in (hit, about):  # paths are for clients on this machine
+                    assert bool(photo["path"]) == (host == "127.0.0.1")
+    other.shutdown()
+
+
+def test_a_node_with_another_model_is_left_out(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = make_server(), make_server()
+    assert isinstance(other.service, LocalService)
+    monkeypatch.setitem(vars(other.service.generation.run), "sha256", "0" * 64)
+    with on_a_thread(one) as (_, _, url), on_a_thread(other) as (_, _, second):
+        nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
+        with TestClient(Server(nodes, Metrics()).app()) as client:
+            answer = client.post("/v1/search", json={"queries": ["a dog"]}).json()
+            assert not answer["complete"]
+            assert answer["answers"][0]["searched"] == 20
+            assert client.get("/v1/index").json()["nodes"][second].startswith("has another model")
 
 
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

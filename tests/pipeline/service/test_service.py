@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from pipeline.errors import PipelineError
+from pipeline.pages.app import page_of
 from pipeline.service import http, library
 from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
@@ -305,6 +306,18 @@ def test_a_key_is_needed_where_there_is_one(inside: Path) -> None:
         assert client.get(path, headers={"Cookie": f"{http.COOKIE}=secret"}).status_code == 200
     for path in ("/health", "/ready", "/openapi.json"):
         assert client.get(path).status_code == 200
+
+
+def test_a_link_carries_the_key_into_a_browser(inside: Path) -> None:
+    server = make_server(key="secret")
+    server.page = page_of(server.service)
+    for key, status in (("secret", 200), ("other", 401)):
+        client = TestClient(server.app())
+        assert client.get("/").status_code == 401
+        response = client.get("/", params={"key": key})  # follows to / with a cookie
+        assert response.status_code == status
+        assert "key=" not in str(response.url)
+        assert client.get("/v1/index").status_code == status
 
 
 def test_bodies_have_a_limit(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
