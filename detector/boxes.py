@@ -78,6 +78,11 @@ def continuous_cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> 
     return torch.tensor(rows)
 
 
+def cell_anchors(geometry: str, sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """The cell anchors of a geometry, "inclusive" (Caffe's) or "continuous": (A, 4)."""
+    return (inclusive_cell_anchors if geometry == "inclusive" else continuous_cell_anchors)(sizes, ratios)
+
+
 def grid_anchors(cell_anchors: Tensor, height: int, width: int, stride: int) -> Tensor:
     """Cell anchors repeated over a feature map, cell by cell: (height * width * A, 4)."""
     y = torch.arange(height, device=cell_anchors.device) * stride

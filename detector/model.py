@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_pool
 
-from detector.boxes import (
-    apply_deltas,
-    clip,
-    continuous_cell_anchors,
-    grid_anchors,
-    inclusive_cell_anchors,
-    nms_boxes,
-)
+from detector.boxes import apply_deltas, cell_anchors, clip, grid_anchors, nms_boxes
 from detector.config import BLOCKS, STRIDE, DetectorConfig
 from detector.detectron2_compat import detectron2_ready
 
@@ -109,11 +102,10 @@ class FasterRCNN(nn.Module):
         self.backbone = ResNet(stem, stages, out_features=["res4"])
         self.proposal_generator = ProposalGenerator(config, channels)
         self.roi_heads = RoiHeads(config, channels, norm)
-        inclusive = config.geometry == "inclusive"
-        anchors = inclusive_cell_anchors if inclusive else continuous_cell_anchors
+        anchors = cell_anchors(config.geometry, config.anchor_sizes, config.anchor_ratios)
         self.cell_anchors: Tensor
-        self.register_buffer("cell_anchors", anchors(config.anchor_sizes, config.anchor_ratios))  # (A, 4)
-        self.offset = 1.0 if inclusive else 0.0
+        self.register_buffer("cell_anchors", anchors)  # (A, 4)
+        self.offset = 1.0 if config.geometry == "inclusive" else 0.0
         self.outside: Tensor  # a box that overlaps no box of any image
         self.register_buffer("outside", torch.tensor([[-9.0, -9.0, -5.0, -5.0]]), persistent=False)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from detector.boxes import cell_anchors
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
 from detector.files import write_atomically
@@ -51,7 +52,7 @@ def load_weights(path: Path) -> Weights:
         return _load_own(path)
     state = read_tensors(path)
     layout, config, tensors = normalize(state, str(path))
-    tensors.setdefault("cell_anchors", _anchors(config))
+    tensors.setdefault("cell_anchors", cell_anchors(config.geometry, config.anchor_sizes, config.anchor_ratios))
     tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
     check_shapes(config, tensors, str(path))
     objects, attributes = default_names(config)
@@ -205,13 +206,6 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         elif isinstance(value, Tensor):
             tensors[str(name)] = value
     return tensors
-
-
-def _anchors(config: DetectorConfig) -> Tensor:
-    from detector.boxes import continuous_cell_anchors, inclusive_cell_anchors
-
-    cells = inclusive_cell_anchors if config.geometry == "inclusive" else continuous_cell_anchors
-    return cells(config.anchor_sizes, config.anchor_ratios)
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

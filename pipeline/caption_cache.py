@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matcher.collection import ENCODE_CAPTIONS, EncodedCaptions
-from matcher.fit import BEST
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.runs import TrainedRun
@@ -63,12 +62,8 @@ def caption_embeddings(
 
 
 def _key(run: TrainedRun, captions: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    with (run.folder / BEST).open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    digest.update("\n".join(captions).encode(errors="surrogatepass"))
-    return digest.hexdigest()[:16]
+    content = "\n".join([run.sha256, *captions])
+    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _write(path: Path, encoded: EncodedCaptions) -> None:

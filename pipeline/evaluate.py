@@ -263,9 +263,7 @@ def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
     for store in split.stores.stores:
         if reason := run.incompatibility(store):
-            raise PipelineError(
-                f"{store.path}: {run.folder} cannot read these features ({reason}); name other --features"
-            )
+            raise PipelineError(f"{store.path}: {run.folder} cannot read it ({reason})", "name other --features")
 
 
 def _check_folds(count: int, folds: int) -> int:
@@ -338,18 +336,12 @@ def _write(
 
 def _rankings(similarity: np.ndarray, split: Split) -> dict[str, list[dict[str, Any]]]:
     """The best results of every query, in the dataset's own ids."""
-    captions = _top(similarity, RANKED)
-    images = _top(similarity.T, RANKED)
-    return {
-        "caption_retrieval": [
-            {"image_id": image_id, "caption_ids": [split.caption_ids[m] for m in row]}
-            for image_id, row in zip(split.image_ids, captions, strict=True)
-        ],
-        "image_retrieval": [
-            {"caption_id": caption_id, "image_ids": [split.image_ids[n] for n in row]}
-            for caption_id, row in zip(split.caption_ids, images, strict=True)
-        ],
-    }
+    images, captions = split.image_ids, split.caption_ids
+    found = zip(images, _top(similarity, RANKED), strict=True)
+    caption_retrieval = [{"image_id": image, "caption_ids": [captions[m] for m in row]} for image, row in found]
+    found = zip(captions, _top(similarity.T, RANKED), strict=True)
+    image_retrieval = [{"caption_id": caption, "image_ids": [images[n] for n in row]} for caption, row in found]
+    return {"caption_retrieval": caption_retrieval, "image_retrieval": image_retrieval}
 
 
 def _top(scores: np.ndarray, count: int) -> np.ndarray:

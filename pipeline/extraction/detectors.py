@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,11 +11,6 @@ from detector.locate import DEFAULT_HUB, has_weights
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.extraction.job import ExtractConfig, Extractor
-
-if TYPE_CHECKING:
-    from detector import RegionExtractor
-    from detector.windows import WindowExtractor
-
 
 STARTER = "starter"  # what `--weights` calls the windows that need no detector
 NO_WEIGHTS = (
@@ -72,9 +67,7 @@ def is_starter(extraction: Mapping[str, Any]) -> bool:
     return extraction.get("source") == "windows"
 
 
-def extractor_like(
-    extraction: Mapping[str, Any], *, weights: str | None, device: torch.device
-) -> "RegionExtractor | WindowExtractor":
+def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> Extractor:
     """The detector, or the windows, that made a store's features.
 
     Raises:
@@ -82,29 +75,23 @@ def extractor_like(
     """
     if "weights_sha256" not in extraction:
         raise PipelineError("the run's features were imported: no detector makes such regions of a new photo")
+    config = ExtractConfig(device=str(device), precision=extraction.get("precision", "float32"))
     if is_starter(extraction):
-        from detector.windows import WindowExtractor
-
-        windows = WindowExtractor.from_package(device=device, precision=extraction.get("precision", "float32"))
+        windows = load_extractor(replace(config, weights=STARTER))
         if windows.describe() != dict(extraction):
             raise PipelineError(
                 "the run's features are windows of another version of the starter", "extract them again"
             )
         return windows
-    from detector import RegionExtractor
     from detector.extractor import INPUT_FIELDS
 
-    extractor = RegionExtractor.from_weights(
-        weights,
-        selection=extraction["selection"],
-        num_regions=extraction["num_regions"],
-        device=device,
-        precision=extraction["precision"],
-        config_overrides={name: extraction["detector"][name] for name in INPUT_FIELDS},
-    )
-    if extractor.weights_sha256 != extraction["weights_sha256"]:
+    settings = {name: extraction["detector"][name] for name in INPUT_FIELDS}
+    kept = {name: extraction[name] for name in ("selection", "num_regions")}
+    extractor = load_extractor(replace(config, weights=weights or "", detector=settings, **kept))
+    found, expected = extractor.describe()["weights_sha256"], extraction["weights_sha256"]
+    if found != expected:
         raise PipelineError(
-            f"the weights found (sha256 {extractor.weights_sha256[:12]}…) are not those that the run's features "
-            f"were made with ({extraction['weights_sha256'][:12]}…); name those with --weights"
+            f"the weights found (sha256 {found[:12]}…) are not those of the run's features ({expected[:12]}…)",
+            "name those with --weights",
         )
     return extractor

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from configs.fields import knob
 from detector.pending import Pending
 from detector.preprocess import InputSettings, PreparedImage
+from detector.regions import Regions
 from pipeline.fields import CommandConfig, option
 from pipeline.store.plan import PlannedShard
 
@@ -80,6 +82,9 @@ class Extractor(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the features are, as JSON."""
+
+    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
+        """Regions of each image, (H, W, 3) uint8 BGR, in order."""
 
     def launch(self, images: Sequence[PreparedImage]) -> Pending:
         """Start a batch of images of one resized shape; a source that works on the CPU returns a finished one."""

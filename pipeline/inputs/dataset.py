@@ -177,22 +177,8 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
 
 def all_splits(dataset: Dataset) -> Split:
     """All splits as one, for evaluating photos that belong to no split."""
-    parts = list(dataset.splits.values())
-    offsets = np.cumsum([0, *(len(part.store_ids) for part in parts)])
-    images = CaptionedImages(
-        source=dataset.stores,
-        captions=[caption for part in parts for caption in part.images.captions],
-        image_of_caption=np.concatenate([p.images.image_of_caption + o for p, o in zip(parts, offsets, strict=False)]),
-        rows=np.concatenate([part.images.rows for part in parts]),
-    )
-    return Split(
-        "all",
-        dataset.stores,
-        images,
-        [name for part in parts for name in part.store_ids],
-        [name for part in parts for name in part.image_ids],
-        [name for part in parts for name in part.caption_ids],
-    )
+    everything = {row: captions for split in dataset.splits.values() for row, captions in _by_row(split).items()}
+    return _split("all", dataset.stores, everything)
 
 
 def describe(splits: Iterable[Split]) -> str:
@@ -205,13 +191,13 @@ def describe(splits: Iterable[Split]) -> str:
 
 def with_recorded_splits(dataset: Dataset, splits: Mapping[str, Sequence[str]]) -> Dataset:
     """The same images in the splits that a run recorded; those that it did not have go to the split "new"."""
-    images = all_splits(dataset)
     split_of_id = {image_id: name for name, ids in splits.items() for image_id in ids}
-    rows: dict[str, list[int]] = {}
-    for row, image_id in enumerate(images.store_ids):
-        rows.setdefault(split_of_id.get(image_id, "new"), []).append(row)
-    found = {name: _subset(images, name, np.array(members)) for name, members in rows.items()}
-    return Dataset(dataset.stores, found, dataset.caption_files, dataset.notes)
+    found: dict[str, dict[int, list[Caption]]] = {}
+    for row, captions in _by_row(all_splits(dataset)).items():
+        name = split_of_id.get(dataset.stores.image_ids[row], "new")
+        found.setdefault(name, {})[row] = captions
+    regrouped = {name: _split(name, dataset.stores, captions) for name, captions in found.items()}
+    return Dataset(dataset.stores, regrouped, dataset.caption_files, dataset.notes)
 
 
 def _roots(store: Store) -> list[Path]:
@@ -269,20 +255,17 @@ def _split(name: str, collection: StoreCollection, captions: dict[int, list[Capt
     )
 
 
+def _by_row(split: Split) -> dict[int, list[Caption]]:
+    """The captions of each image, by its row in the stores: what `_split` makes a split of."""
+    found: dict[int, list[Caption]] = {row: [] for row in split.images.rows.tolist()}
+    members = list(zip(split.images.rows.tolist(), split.store_ids, split.image_ids, strict=True))
+    owners = split.images.image_of_caption.tolist()
+    for text, owner, caption_id in zip(split.images.captions, owners, split.caption_ids, strict=True):
+        row, store_id, image_id = members[owner]
+        found[row].append(Caption(text, store_id, image_id, caption_id))
+    return found
+
+
 def _subset(split: Split, name: str, images: np.ndarray) -> Split:
-    position = np.full(len(split.store_ids), -1)
-    position[images] = np.arange(len(images))
-    captions = np.flatnonzero(position[split.images.image_of_caption] >= 0)
-    return Split(
-        name,
-        split.stores,
-        CaptionedImages(
-            source=split.stores,
-            captions=[split.images.captions[m] for m in captions],
-            image_of_caption=position[split.images.image_of_caption[captions]],
-            rows=split.images.rows[images],
-        ),
-        [split.store_ids[n] for n in images],
-        [split.image_ids[n] for n in images],
-        [split.caption_ids[m] for m in captions],
-    )
+    captions = _by_row(split)
+    return _split(name, split.stores, {row: captions[row] for row in split.images.rows[images].tolist()})

@@ -201,7 +201,9 @@ def _check_shards(
                     f"{file}: duplicate image ids: {len(shared)} are in {holder[shared[0]]} as well ({shared[0]!r})"
                 )
             if plan and not is_as_planned(mark, planned.get(mark.number)):
-                if _is_foreign(mark, planned.get(mark.number)):
+                # The plan is wrong where it ends before the mark or has an image in common with it; else the mark is.
+                shard = planned.get(mark.number)
+                if shard and mark.all_ids.isdisjoint(photo.image_id for photo in shard.photos):
                     raise PipelineError(f"{file}: holds other images than {PLAN} says")
                 plan_differs = True
         except PipelineError as error:
@@ -212,12 +214,6 @@ def _check_shards(
     return marks, damaged, plan_differs
 
 
-def _is_foreign(mark: Mark, shard: PlannedShard | None) -> bool:
-    """Whether the mark is wrong where it and the plan differ. The plan is, where it ends before the mark or has an image in
-    common with it."""
-    return shard is not None and mark.all_ids.isdisjoint(photo.image_id for photo in shard.photos)
-
-
 def _behind(path: Path, manifest: Mapping[str, Any], marks: Sequence[Mark], plan: Sequence[PlannedShard]) -> list[str]:
     failures = [failure for mark in marks for failure in mark.failures]
     wanted = counts(sum(len(mark.image_ids) for mark in marks), len(failures), len(marks))
@@ -225,7 +221,8 @@ def _behind(path: Path, manifest: Mapping[str, Any], marks: Sequence[Mark], plan
     names = []
     if (manifest["counts"], manifest["complete"]) != (wanted, complete):
         names.append(MANIFEST)
-    if not _holds(path / FAILURES, b"".join(map(failure_line, failures))):
+    rows = b"".join(map(failure_line, failures))
+    if not (path / FAILURES).is_file() or (path / FAILURES).read_bytes() != rows:
         names.append(FAILURES)
     return names
 
@@ -238,13 +235,6 @@ def _left_over(path: Path) -> list[str]:
     if unmarked:
         lines.append(f"{len(unmarked)} shards without a commit mark, which do not count ({unmarked[0].name})")
     return lines
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
 
 
 def _described(manifest: Mapping[str, Any]) -> list[str]:

@@ -236,17 +236,17 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
 
     stores = [open_store(path) for path in paths]
     if not stores:
-        raise PipelineError("no store given; name one with --features")
+        raise PipelineError("no store given", "name one with --features")
     for store in stores:
         if not len(store):
-            raise PipelineError(f"{store.path}: holds no image yet; run its extraction again, it continues")
+            raise PipelineError(f"{store.path}: holds no image yet", "run its extraction again, it continues")
         first = stores[0]
         keys = ("num_regions", "feature_dim", "extraction")
         kinds = [{key: one.manifest.get(key) for key in keys} for one in (first, store)]
         changed = config_diff(kinds[0], kinds[1], (str(first.path), str(store.path)))
         if changed:
             raise PipelineError(
-                f"{store.path} and {first.path}: their features cannot be mixed ({'; '.join(changed[:3])}); "
-                "choose stores of one kind with --features"
+                f"{store.path} and {first.path}: their features cannot be mixed ({'; '.join(changed[:3])})",
+                "choose stores of one kind with --features",
             )
     return StoreCollection(stores)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,7 @@ from pipeline.store.plan import PlannedShard, is_still_planned
 from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
-OTHER_FILES = {
-    FAILURES,
-    PLAN,
-    DAMAGED,
-    CAPTIONS,
-    "captions.tsv",
-    "captions.json",
-}  # of a store, beside manifest and shards
+OTHER_FILES = {FAILURES, PLAN, DAMAGED, CAPTIONS, "captions.tsv", "captions.json"}  # beside manifest and shards
 
 
 @dataclass
@@ -78,7 +71,8 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     complete = {"format": FORMAT, "format_version": VERSION, "relative_roots": relative, **manifest}
     with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():
-            strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
+            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+            strangers = [n for n in names if n not in OTHER_FILES and not MARK_NAME.fullmatch(f"{Path(n).stem}.json")]
             if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
                 raise PipelineError(
                     f"{folder}: not empty and not a store (found {strangers[0]})", "choose another with --output"
@@ -126,13 +120,6 @@ def commit_shard(
     if len(set(rows.image_ids)) < len(rows.image_ids):
         image_id = next(name for name in rows.image_ids if rows.image_ids.count(name) > 1)
         raise PipelineError(f"{folder}: duplicate image id {image_id!r} in shard {number}")
-    content = {
-        "image_ids": rows.image_ids,
-        "paths": rows.paths,
-        "roots": rows.roots,
-        "failures": rows.failures,
-        "photo_sha256": rows.photo_sha256,
-    }
     mark, arrays = commit_mark(folder, number), _stack(rows, num_regions, feature_dim, np.dtype(dtype))
     temporary, sha256 = _write_tensors(mark, arrays)
     with locked(folder):
@@ -147,7 +134,8 @@ def commit_shard(
             os.unlink(temporary)
             return
         rename(temporary, mark.with_suffix(".safetensors"))
-        _write_mark(mark, {**content, "sha256": sha256, "settings_sha256": settings_sha256(manifest)})
+        failed, photos, settings = rows.failures, rows.photo_sha256, settings_sha256(manifest)
+        _write_mark(mark, Mark(number, rows.image_ids, rows.paths, rows.roots, failed, photos, sha256, settings))
 
 
 def is_committed(folder: Path, number: int, rows: ShardRows, *, num_regions: int, feature_dim: int, dtype: str) -> bool:
@@ -191,14 +179,11 @@ def drop_images(folder: Path, mark: Mark, image_ids: Set[str]) -> None:
         path.unlink()
     temporary, sha256 = _write_tensors(path, arrays)
     rename(temporary, tensors)
-    content = {
-        "image_ids": [mark.image_ids[row] for row in rows],
-        "paths": [mark.paths[row] for row in rows],
-        "roots": [mark.roots[row] for row in rows],
-        "failures": failures,
-        "photo_sha256": {name: value for name, value in mark.photo_sha256.items() if name not in image_ids},
+    columns: dict[str, Any] = {
+        name: [getattr(mark, name)[row] for row in rows] for name in ("image_ids", "paths", "roots")
     }
-    _write_mark(path, {**content, "sha256": sha256, "settings_sha256": mark.settings_sha256})
+    photos = {name: value for name, value in mark.photo_sha256.items() if name not in image_ids}
+    _write_mark(path, replace(mark, **columns, failures=failures, photo_sha256=photos, sha256=sha256))
 
 
 def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int) -> None:
@@ -243,7 +228,9 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write_mark(path: Path, content: Mapping[str, Any]) -> None:
+def _write_mark(path: Path, mark: Mark) -> None:
+    content = asdict(mark)
+    del content["number"]  # it is the file's name
     write_json(path, {**content, SEAL: seal(path.name, content)})
 
 
@@ -256,11 +243,6 @@ def _refuse_foreign_shards(folder: Path, manifest: Mapping[str, Any]) -> None:
                 f"{folder}: lost its {MANIFEST}, and {mark.name} was made with other settings",
                 "run the command that made it, or choose another folder with --output",
             )
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a file may lie in a store that lost its manifest."""
-    return name.startswith(".") or name in OTHER_FILES or bool(MARK_NAME.fullmatch(f"{Path(name).stem}.json"))
 
 
 def _stack(rows: ShardRows, num_regions: int, feature_dim: int, dtype: np.dtype) -> dict[str, np.ndarray]:

@@ -192,7 +192,7 @@ def test_convert_weights(inside: Path, small_weights: Path) -> None:
         ("train training.epochs=many", "training.epochs=many: "),
         ("train model.attention=both", "model.attention=both: expected one of t2i, i2t"),
         ("evaluate --run nowhere", "nowhere: has no best.safetensors; expected a run folder"),
-        ("evaluate --split test", "--split test: the data has no such split; it has dev, train"),
+        ("evaluate --split test", "--split test: no such split in the data; it has dev, train"),
         ("retrieve", 'nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH'),
         ("retrieve --query dog --top 0", "--top 0: expected at least 1"),
         ("retrieve --image unknown.jpg", "--image unknown.jpg: neither an image of the stores searched nor a file"),

@@ -323,7 +323,7 @@ def test_one_photo_later_gets_the_same_regions(photos: Path, small_weights: Path
     (found,) = again([read_image(photos / "006.jpg")])
     np.testing.assert_allclose(found.features, store["006.jpg"].features, atol=1e-4, rtol=1e-4)
     other = store.extraction | {"weights_sha256": "0" * 64}
-    with pytest.raises(PipelineError, match=r"are not those that the run's features were made with \(000000000000…\)"):
+    with pytest.raises(PipelineError, match=r"are not those of the run's features \(000000000000…\)"):
         extractor_like(other, weights=str(small_weights), device=torch.device("cpu"))
     with pytest.raises(PipelineError, match="were imported"):
         extractor_like({"imported": "by hand"}, weights=None, device=torch.device("cpu"))

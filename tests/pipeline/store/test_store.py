@@ -258,8 +258,8 @@ def test_class_names_are_those_of_the_store_that_an_image_is_in(tmp_path: Path) 
     write_store(tmp_path / "a", [1], prefix="a", object_names=["dog"], attribute_names=["red"])
     write_store(tmp_path / "b", [1, 1], prefix="b", object_names=[], attribute_names=[])
     both = open_stores([tmp_path / "a", tmp_path / "b"])
-    assert both.names_of(0) == (["dog"], ["red"])
-    assert both.names_of(1) == both.names_of(2) == ([], [])
+    assert both.names_of(0)[:2] == (["dog"], ["red"])
+    assert both.names_of(1)[:2] == both.names_of(2)[:2] == ([], [])
 
 
 def test_inspect_says_in_one_line_what_made_the_features(tmp_path: Path) -> None:
