@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, whole, whenever the process is killed."""
+"""Files that are either the old or the new one, whenever the process is killed."""
 
 import os
 from pathlib import Path

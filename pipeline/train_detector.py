@@ -24,7 +24,7 @@ from detector.errors import DetectorError
 from detector.locate import resolve
 from detector.preprocess import InputSettings
 from detector.training.data import DetectionData, Record, RecordReader
-from detector.training.fit import WEIGHTS, DetectorFitResult, fit_detector, judge_detector
+from detector.training.fit import WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
 from pipeline.annotations.coco import read_coco
@@ -44,7 +44,7 @@ WAYS = (
     "--init OWNER/REPOSITORY on the Hugging Face hub; from scratch: --init none training.norm=BN training.frozen_stages=0"
 )
 NOTHING_HELD_OUT = (
-    "note: no photo of {} is kept from training for the matcher's sake; if it is to be judged on COCO's val or test, "
+    "note: no photo of {} is kept from training for the matcher's sake; if it is to be evaluated on COCO's val or test, "
     "name Karpathy's file with --held-out dataset_coco.json, or the detector will have seen those photos"
 )
 BOX = "roi_heads.box_predictor"
@@ -81,11 +81,11 @@ class TrainDetectorConfig(CommandConfig):
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """What a training made."""
+    """A finished training."""
 
     run: Path
     result: DetectorFitResult
-    is_main: bool  # whether this is the process that speaks, of several
+    is_main: bool  # whether this is the process that prints, of several
 
     @property
     def weights(self) -> Path:
@@ -110,9 +110,11 @@ def run(
     config = replace(config, run=str(folder))
     common: dict[str, Any] = {"device": pick_device(config.device), "workers": config.workers, "progress": progress}
     if config.evaluate_only:
-        weights = _judged(config, folder)
+        weights = _evaluated_weights(config, folder)
         data = _as_data(records, load_weights(weights).config, config.training)
-        return TrainedDetector(folder, judge_detector(weights, config.training, data, folder, **common), group.is_main)
+        return TrainedDetector(
+            folder, evaluate_weights(weights, config.training, data, folder, **common), group.is_main
+        )
     network, start = starting_point(config, records)
     recipe = config.training
     identity = {"config": _identity(config), "network": to_dict(network), "data": _data(records)}
@@ -148,13 +150,14 @@ def _as_data(records: DetectionRecords, network: DetectorConfig, recipe: Detecto
     )
 
 
-def _judged(config: TrainDetectorConfig, folder: Path) -> Path:
+def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:
     """The weights file that --evaluate-only is about: the one named with --init, else the run's own."""
     own = folder / WEIGHTS
     if config.init == TrainDetectorConfig.init:
         if not own.is_file():
             raise PipelineError(
-                f"{own}: nothing to judge there; train first, name a run with --run, or weights with --init"
+                f"{own}: no detector there to evaluate",
+                "train first, name a run with --run, or weights with --init",
             )
         return own
     path = resolve(config.init, "--init", WAYS)

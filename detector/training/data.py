@@ -1,4 +1,4 @@
-"""Records of annotated images -> what the network is trained and judged with.
+"""Records of annotated images -> what the network is trained and evaluated with.
 
 A record: file_name, image_id, height, width; boxes (G, 4) float32 XYXY pixels, classes (G,) int64 and attributes (G, A)
 int64 padded with -1. Letters: G boxes of an image, A attributes of a box at most, T attributes of the vocabulary.
@@ -25,7 +25,7 @@ Mapper = Callable[[Record], Record | None]
 
 @dataclass(frozen=True)
 class DetectionData:
-    """What a detector is trained and judged on: records and how their images are read."""
+    """What a detector is trained and evaluated on: records and how their images are read."""
 
     train: Sequence[Record]
     evaluation: Sequence[Record]
@@ -36,13 +36,13 @@ class DetectionData:
 
 
 class RecordReader:
-    """A record -> what the network is trained and judged with. Runs in worker processes.
+    """A record -> what the network is trained and evaluated with. Runs in worker processes.
 
     Args:
         settings: of the network's input.
         num_attributes: T.
-        training: mirror half of the images, and pass over those that cannot be read; else a blank image stands for
-            one, so that its objects count as not found and an evaluation never ends a training.
+        training: mirror half of the images, and skip those that cannot be read; else a blank image stands for one, so
+            that its objects count as not found, and no evaluation ends a training.
         flip: whether to mirror at all.
         read_image: a path -> (H, W, 3) uint8 BGR; raises ValueError for what is no image.
     """
@@ -66,7 +66,7 @@ class RecordReader:
             if image.shape[:2] != (record["height"], record["width"]):
                 raise ValueError(other_size(record, image.shape))
         except ValueError as error:
-            what = "passed over in training" if self.training else "judged as if it were blank"
+            what = "skipped in training" if self.training else "evaluated as a blank image"
             if record["file_name"] not in self._complained:  # an image comes once an epoch
                 self._complained.add(record["file_name"])
                 warnings.warn(f"{record['file_name']}: {what}: {error}", stacklevel=2)

@@ -1,20 +1,20 @@
-"""Evaluating a detector with detectron2's loop: COCO's AP and the published mAP@.5 (see `detection_metrics`)."""
+"""Evaluating a detector with detectron2's loop: COCO's AP and the published mAP@.5 (see `detector.training.metrics`)."""
 
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from detector.detectron2_compat import detectron2_ready
-from detector.training.data import Record
+from detector.training.data import DetectionData, Record
 from detector.training.metrics import PER_IMAGE, ClassDetections
+from detector.training.model import TrainableDetector
 from detector.vocabulary import multi_hot
 
 with detectron2_ready():
@@ -67,50 +67,36 @@ class VisualGenomeEvaluator(DatasetEvaluator):
 
 
 def evaluate_detector(
-    model: nn.Module,
-    records: Sequence[Record],
-    mapper: Callable[[Record], Record | None],
-    folder: Path,
-    *,
-    object_names: Sequence[str],
-    num_attributes: int,
-    workers: int,
-    progress: bool,
+    model: TrainableDetector, data: DetectionData, folder: Path, *, workers: int, progress: bool
 ) -> dict[str, dict[str, float]]:
-    """AP of a detector on some images.
+    """AP of a detector on the images held out.
 
     Args:
-        model: a `TrainableDetector`.
-        records: of the images: file_name, image_id, height, width, boxes (G, 4), classes (G,), attributes (G, A), padded with -1.
-        mapper: reads a record's image.
+        model: of the data's classes.
+        data: its records of `evaluation`, and how they are read.
         folder: gets the true boxes as a COCO file, `evaluation_instances.json`.
-        object_names: of the classes.
-        num_attributes: T; 0: attributes are not judged.
         workers: processes that read images.
         progress: show a bar.
 
     Returns:
         Percentages: `bbox` (COCO's AP, AP50, AP75, …), `objects` and `attributes` (mAP50, mAP50_weighted, mAP50_seen).
     """
+    truth, names = folder / "evaluation_instances.json", list(data.object_names)
     if comm.is_main_process():
-        truth = folder / "evaluation_instances.json"
-        truth.write_text(json.dumps(coco_instances(records, object_names)))
+        truth.write_text(json.dumps(coco_instances(data.evaluation, names)))
     comm.synchronize()
     MetadataCatalog.pop(DATASET, None)
-    MetadataCatalog.get(DATASET).set(
-        json_file=str(folder / "evaluation_instances.json"), thing_classes=list(object_names)
-    )
+    MetadataCatalog.get(DATASET).set(json_file=str(truth), thing_classes=names)
+    loader = build_detection_test_loader(list(data.evaluation), mapper=data.evaluation_mapper, num_workers=workers)
+    show = progress and comm.is_main_process()
+    bar = tqdm(loader, desc="evaluation", unit="photo", disable=not show, leave=False)
     with contextlib.redirect_stdout(io.StringIO()):  # the COCO tools print their progress
         evaluators = [
             COCOEvaluator(DATASET, ("bbox",), distributed=comm.get_world_size() > 1, use_fast_impl=False),
-            VisualGenomeEvaluator(records, len(object_names), num_attributes),
+            VisualGenomeEvaluator(data.evaluation, len(names), model.model.config.num_attributes),
         ]
-    loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=workers)
-    show = progress and comm.is_main_process()
-    bar = tqdm(loader, desc="evaluation", unit="photo", disable=not show, leave=False)
-    with contextlib.redirect_stdout(io.StringIO()):
-        results = inference_on_dataset(model, bar, DatasetEvaluators(evaluators))
-    results = {kind: dict(values) for kind, values in (results or {}).items()}
+        found = inference_on_dataset(model, bar, DatasetEvaluators(evaluators))
+    results = {kind: dict(values) for kind, values in (found or {}).items()}
     if "bbox" in results:
         results["bbox"] = _summary(results["bbox"])
     return results

@@ -53,7 +53,7 @@ class DetectorFitResult:
     """How a training ended."""
 
     weights: Path
-    steps: int  # 0: it was only judged
+    steps: int  # 0: it was only evaluated
     seconds: float  # of this call
     evaluation: dict[str, dict[str, float]]
 
@@ -114,7 +114,7 @@ def fit_detector(
     def evaluate() -> dict[str, dict[str, float]]:
         _average_statistics(model)
         evaluation.clear()
-        evaluation.update(_judge(model, data, folder, workers, progress))
+        evaluation.update(evaluate_detector(model, data, folder, workers=workers, progress=progress))
         if comm.is_main_process():
             tensors, names = plain_state(model.model), (data.object_names, data.attribute_names)
             save_weights(folder / WEIGHTS, config, tensors, object_names=names[0], attribute_names=names[1])
@@ -123,16 +123,20 @@ def fit_detector(
 
     trainer.register_hooks(_hooks(trainer, recipe, checkpointer, evaluate, folder, progress))
     first = _resume(checkpointer, folder / CHECKPOINTS)
-    with _quiet_detectron2():
-        try:
-            trainer.train(first, recipe.steps)
-        except FloatingPointError as error:
-            remedy = "lower training.learning_rate, or train in float32"
-            raise DetectorError(f"{folder}: {' '.join(str(error).split())}", remedy) from error
+    _train(trainer, first, recipe.steps, folder)
     return DetectorFitResult(folder / WEIGHTS, recipe.steps, time.perf_counter() - started, evaluation)
 
 
-def judge_detector(
+def _train(trainer: TrainerBase, first: int, steps: int, folder: Path) -> None:
+    with _quiet_detectron2():
+        try:
+            trainer.train(first, steps)
+        except FloatingPointError as error:
+            remedy = "lower training.learning_rate, or train in float32"
+            raise DetectorError(f"{folder}: {' '.join(str(error).split())}", remedy) from error
+
+
+def evaluate_weights(
     weights: Path,
     recipe: DetectorFitConfig,
     data: DetectionData,
@@ -142,7 +146,7 @@ def judge_detector(
     workers: int = 2,
     progress: bool = True,
 ) -> DetectorFitResult:
-    """Judge a detector as it is, and write `evaluation.json` into a folder. Every process of a torchrun calls this.
+    """Evaluate a detector as it is, and write `evaluation.json` into a folder. Every process of a torchrun calls this.
 
     Raises:
         DetectorError: not a detector, or one of other classes than the data's.
@@ -162,25 +166,10 @@ def judge_detector(
     model = build(found.config, recipe, found.tensors).to(torch.device(device))
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet_detectron2():
-        evaluation = _judge(model, data, folder, workers, progress)
+        evaluation = evaluate_detector(model, data, folder, workers=workers, progress=progress)
     if comm.is_main_process():
         _write_json(folder / EVALUATION, evaluation)
     return DetectorFitResult(weights, 0, time.perf_counter() - started, evaluation)
-
-
-def _judge(
-    model: TrainableDetector, data: DetectionData, folder: Path, workers: int, progress: bool
-) -> dict[str, dict[str, float]]:
-    return evaluate_detector(
-        model,
-        data.evaluation,
-        data.evaluation_mapper,
-        folder,
-        object_names=data.object_names,
-        num_attributes=model.model.config.num_attributes,
-        workers=workers,
-        progress=progress,
-    )
 
 
 def build(config: DetectorConfig, recipe: DetectorFitConfig, start: Mapping[str, Tensor] | None) -> TrainableDetector:
@@ -224,14 +213,14 @@ def _hooks(
 
 
 def steps_done(folder: Path) -> int:
-    """Steps that the last whole checkpoint of a run has behind it; 0 as well where it is the final one."""
+    """Steps of the last complete checkpoint of a run; 0 also where that is the final one."""
     tag = folder / CHECKPOINTS / "last_checkpoint"
     name = re.fullmatch(r"model_(\d+)\.pth", tag.read_text().strip()) if tag.is_file() else None
     return int(name[1]) + 1 if name else 0
 
 
 def _resume(checkpointer: Checkpointer, folder: Path) -> int:
-    """Load the last whole checkpoint, delete what is older or half-written; the step to go on with."""
+    """Load the last complete checkpoint and delete the others; returns the step to continue with."""
     trainer = checkpointer.checkpointables["trainer"]
     if not checkpointer.has_checkpoint():
         return 0
@@ -279,7 +268,7 @@ def check_recipe(recipe: DetectorFitConfig, device: torch.device, folder: Path, 
 
 
 def _average_statistics(model: nn.Module) -> None:
-    """Of norms that every process keeps over its own images: what is judged, and saved, is one network."""
+    """Average the statistics of norms over the processes: what is evaluated, and saved, is one network."""
     if comm.get_world_size() > 1:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -312,7 +301,7 @@ def _quiet_detectron2() -> Iterator[None]:
 
 
 def _finished(folder: Path, steps: int) -> dict[str, dict[str, float]] | None:
-    """How a run was judged after its last step; None where it is still to be trained or judged."""
+    """The evaluation of a run after its last step; None where it is not complete."""
     try:
         evaluation = json.loads((folder / EVALUATION).read_text())
     except (OSError, ValueError):

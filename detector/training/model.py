@@ -129,7 +129,7 @@ class TrainableDetector(nn.Module):
                 moved.flatten(1), scores, size, SCORE_THRESHOLD, NMS_THRESHOLD, DETECTIONS
             )
             results.append({"instances": detector_postprocess(instances, record["height"], record["width"])})
-        if config.num_attributes:  # as published: attributes are judged on the true boxes
+        if config.num_attributes:  # as published: attributes are evaluated on the true boxes
             truth = [target.gt_boxes.tensor for target in targets]
             for result, found in zip(results, self.model.predict(features, truth), strict=True):
                 result["attribute_scores"] = found.attribute_probabilities  # (G, T)

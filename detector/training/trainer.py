@@ -26,7 +26,7 @@ with detectron2_ready():
     from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 
 LOG_EVERY = 20  # steps, between losses that leave the device
-MOST_PASSED_OVER = 100  # unreadable images in a row
+MAX_SKIPPED = 100  # unreadable images in a row
 
 
 def make_trainer(
@@ -54,7 +54,7 @@ def make_trainer(
 
 
 def make_optimizer(model: nn.Module, recipe: DetectorFitConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW. Norms and biases are not decayed. Gradients are clipped by their whole norm."""
+    """SGD with momentum, or AdamW. Norms and biases are not decayed. Gradients are clipped by their total norm."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -80,15 +80,15 @@ def make_schedule(recipe: DetectorFitConfig) -> ParamScheduler:
         schedule: ParamScheduler = CosineParamScheduler(1.0, 0.0)
     else:
         values = [recipe.decay_factor**index for index in range(len(recipe.decay_at) + 1)]
-        whole = 1_000_000  # the schedule knows fractions of a run alone, however short that is
-        milestones = [round(part * whole) for part in recipe.decay_at]
-        schedule = MultiStepParamScheduler(values, milestones=milestones, num_updates=whole)
+        updates = 1_000_000  # the schedule knows fractions of a run only
+        milestones = [round(part * updates) for part in recipe.decay_at]
+        schedule = MultiStepParamScheduler(values, milestones=milestones, num_updates=updates)
     length = min(recipe.warmup_steps / recipe.steps, 0.5)
     return WarmupParamScheduler(schedule, 0.001, length) if length else schedule
 
 
 class ReadableRecords(Dataset):
-    """Records as the network takes them: in the place of one that cannot be read, the next that can."""
+    """Records as the network takes them; one that cannot be read is replaced by the next that can."""
 
     def __init__(self, records: Sequence[Record], mapper: Mapper):
         self.records = DatasetFromList(list(records), copy=False)  # as bytes, which processes share
@@ -98,12 +98,12 @@ class ReadableRecords(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Record:
-        for step in range(MOST_PASSED_OVER):
+        for step in range(MAX_SKIPPED):
             found = self.mapper(self.records[(index + step) % len(self)])
             if found is not None:
                 return found
         remedy = "replace them, or correct their annotations"
-        raise DetectorError(f"{MOST_PASSED_OVER} images in a row could not be read", remedy)
+        raise DetectorError(f"{MAX_SKIPPED} images in a row could not be read", remedy)
 
 
 class ResumableSampler(TrainingSampler):
@@ -159,7 +159,7 @@ class Bar(HookBase):
 class Randomness(HookBase):
     """Checkpoints carry the state of the random numbers, so that a continued run samples on.
 
-    It is one process's: of several, each would sample alike, so that they begin anew instead.
+    It is that of one process: several would all sample the same, so they start with new random numbers.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Randomness(HookBase):
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's, safe against being killed while it notes which checkpoint is the last."""
+    """detectron2's, and safe when killed while it records which checkpoint is the last."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())

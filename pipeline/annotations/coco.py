@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 def read_coco(
     folder: Path, *, held_out: frozenset[int] = frozenset(), evaluation_images: int = 5000
 ) -> DetectionRecords:
-    """Read a folder of COCO: train to train on, val of the same year to judge.
+    """Read a folder of COCO: train to train on, val of the same year to evaluate on.
 
     Args:
         folder: of COCO.

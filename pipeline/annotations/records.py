@@ -100,7 +100,7 @@ class Report:
 
 @dataclass(frozen=True)
 class DetectionRecords:
-    """Records to train and to judge a detector on."""
+    """Records to train and to evaluate a detector on."""
 
     train: list[Record]
     evaluation: list[Record]

@@ -5,7 +5,7 @@ Files, as downloaded: `image_data.json`, `objects.json`, `attributes.json` (or w
 for `image_id` and `object_id`; later ones merge doubled objects, whose attributes are then found under the merged ids.
 
 Photos that are also in COCO are kept from training where COCO's captions hold them out (`coco_id`), as in the published
-split: a matcher is judged on them later.
+split: a matcher is evaluated on them later.
 """
 
 import json
@@ -46,8 +46,8 @@ def read_visual_genome(
         folder: holds the JSON files, and the photos where `images` is empty.
         objects, attributes: the vocabularies; names that neither has are counted.
         images: folders of photos, or of folders named VG_100K*.
-        held_out: COCO ids of images that may not be trained on; they judge the detector. Where it is empty, every
-            fiftieth image does.
+        held_out: COCO ids of images that may not be trained on; the detector is evaluated on them. Where it is empty,
+            on every fiftieth image.
         evaluation_images: at most so many, evenly over all.
 
     Raises:
@@ -73,15 +73,9 @@ def read_visual_genome(
             ) from error
         records.append(make_record(path, image_id, size, *rows))
     held = _held_out([record["image_id"] for record in records], entries, held_out)
-    train = [record for record in records if record["image_id"] not in held and len(record["boxes"])]
-    evaluation = [record for record in records if record["image_id"] in held]
-    _check_parts(folder, train, evaluation, held_out, report)
-    if empty := len(records) - len(train) - len(evaluation):
-        report.images["without a usable box"] = empty
-    report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
-    return DetectionRecords(
-        train, evenly_spaced(evaluation, evaluation_images), objects.names, attributes.names, report
-    )
+    train, evaluation = _parts(folder, records, held, held_out, report)
+    kept = evenly_spaced(evaluation, evaluation_images)
+    return DetectionRecords(train, kept, objects.names, attributes.names, report)
 
 
 def _held_out(image_ids: Sequence[int], entries: Mapping[int, Mapping[str, Any]], held_out: frozenset[int]) -> set[int]:
@@ -93,20 +87,29 @@ def _held_out(image_ids: Sequence[int], entries: Mapping[int, Mapping[str, Any]]
     return found or set(sorted(drawn, key=lambda image_id: drawn[image_id])[:1])
 
 
-def _check_parts(
-    folder: Path, train: list[Record], evaluation: list[Record], held_out: frozenset[int], report: Report
-) -> None:
+def _parts(
+    folder: Path, records: list[Record], held: set[int], held_out: frozenset[int], report: Report
+) -> tuple[list[Record], list[Record]]:
+    """What is trained on and what is held out, neither empty."""
+    train = [record for record in records if record["image_id"] not in held and len(record["boxes"])]
+    evaluation = [record for record in records if record["image_id"] in held]
     if not train:
         others = f", {len(evaluation):,} held out" if evaluation else ""
         raise PipelineError(
             f"{folder}: no photo to train on ({report.images['without a photo']:,} annotated ones without a photo{others}); "
-            "expected them in VG_100K and VG_100K_2 there, named by their image ids: say where they are with --images"
+            "expected them in VG_100K and VG_100K_2 there, named by their image ids",
+            "name their folder with --images",
         )
     if not evaluation:
         raise PipelineError(
             f"{folder}: of the {len(held_out):,} COCO images that --held-out names, none is among the {len(train):,} photos "
-            "there, so that nothing is left to judge the detector on; name the file of the right year, or none"
+            "there; the detector could not be evaluated",
+            "name the file of the right year, or none",
         )
+    if empty := len(records) - len(train) - len(evaluation):
+        report.images["without a usable box"] = empty
+    report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
+    return train, evaluation
 
 
 def read_held_out(paths: Iterable[Path]) -> frozenset[int]:

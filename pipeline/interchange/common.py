@@ -193,7 +193,7 @@ def rows_of(store: Store) -> Iterator[tuple[str, Regions]]:
 def shards_of(store: Store, rows: np.ndarray) -> Iterator[tuple[Shard, int]]:
     """Rows of a store, each as its shard and the row in it, with a bar.
 
-    A shard is opened anew and closed when another is needed: the store's own memory maps would stay until the end.
+    A shard is opened for its rows and closed after them: the store's own memory maps would stay until the end.
     """
     starts = np.cumsum([0, *map(len, store.shards)])
     shard: Shard | None = None
@@ -251,7 +251,7 @@ def published_arrays(store: Store, regions: Regions, names: Mapping[str, str]) -
     Args:
         store: that the regions are of.
         regions: of the image.
-        names: of "features" and "boxes" in the format; the other arrays are called alike everywhere.
+        names: of "features" and "boxes" in the format; the other arrays have the same names everywhere.
     """
     arrays = {names["features"]: regions.features.astype(np.float32)}
     if store.has_boxes:

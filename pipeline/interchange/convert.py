@@ -1,4 +1,4 @@
-"""Any known format -> a store, and a store -> any of them. Image by image: nothing is held in memory as a whole."""
+"""Any known format -> a store, and a store -> any of them. Image by image, so that memory does not grow with the store."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence

@@ -39,7 +39,7 @@ from pipeline.interchange.common import (
 from pipeline.store.reader import Store
 
 SUFFIX = ".npz"
-UNFINISHED = ".unfinished.json"  # in the target until the export is whole
+UNFINISHED = ".unfinished.json"  # in the target until the export is complete
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
               TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
 NAMES = {"features": "x", "boxes": "bbox"}

@@ -156,7 +156,7 @@ def _refuse_other_photos(
     elif vanished >= MANY and 2 * vanished > len(states):
         raise PipelineError(
             f"{folder}: {vanished:,} of its {len(states):,} photos are gone from {', '.join(folders)}",
-            f"put them back, choose another folder with --output, or delete {folder} to begin anew",
+            f"put them back, choose another folder with --output, or delete {folder} and extract again",
         )
 
 

@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyP
         (["train-detector", *TINY], "name the annotations with --visual-genome DIR or, instead, --coco DIR"),
         (["train-detector", "--coco", "coco", "--attributes", "none", *TINY], "--attributes: does not go with --coco"),
         (command("--held-out", "objects.txt"), "objects.txt: holds no COCO ids"),
-        (command("--evaluate-only", "--run", "detectors/none"), "none/detector.safetensors: nothing to judge there"),
+        (command("--evaluate-only", "--run", "detectors/none"), "none/detector.safetensors: no detector there to evaluate"),
         (command("--evaluate-only", "--attributes", "none", "--run", "detectors/first"), "knows 2 attributes (large, small, …)"),
         (command(*SCRATCH, *SHORT, "training.learning_rate=1e30", "training.grad_clip=0", "--run", "detectors/diverged"), "lower training.learning_rate"),
     ],
@@ -373,7 +373,7 @@ def test_an_unreadable_photo_is_passed_over_with_one_warning(tmp_path: Path, mon
     assert said.exit_code == 0, said.output
     told = [str(one.message) for one in caught if "torn" in str(one.message) or ".png" in str(one.message)]
     assert sorted(line.split(": ")[0][-5:] + line.split(": ")[1] for line in told) == [
-        "3.pngpassed over in training", "8.pngjudged as if it were blank",
+        "3.pngskipped in training", "8.pngevaluated as a blank image",
     ]  # fmt: skip
     assert "images: 1 without a usable box, 8 to train on, 3 held out" in said.output
     assert "detectors/vg_r18/detector.safetensors" in said.output

@@ -319,9 +319,9 @@ def test_a_box_that_vanishes_in_a_smaller_image_is_not_trained_on(tmp_path: Path
 def test_unreadable_photos_are_passed_over_in_training_and_judged_as_blank(tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(b"no photo")
     record = make_record(tmp_path / "torn.jpg", 5, (48, 64), [[4, 6, 24, 16]], [2], [[]])
-    with pytest.warns(UserWarning, match=r"torn\.jpg: passed over in training: not an image"):
+    with pytest.warns(UserWarning, match=r"torn\.jpg: skipped in training: not an image"):
         assert reader(training=True)(record) is None
-    with pytest.warns(UserWarning, match=r"torn\.jpg: judged as if it were blank: not an image"):
+    with pytest.warns(UserWarning, match=r"torn\.jpg: evaluated as a blank image: not an image"):
         judged = reader(training=False)(record)
     assert judged["image"].shape == (3, 96, 128)
     assert judged["image"].abs().max() < 1  # the mean, in whole numbers
