@@ -48,6 +48,8 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
         MatcherError: files that cannot be read, or that do not belong together.
     """
     source = Path(config.source)
+    if not source.is_file():  # before the hub is asked for a BERT
+        raise PipelineError(f"{source}: no such file", "expected a checkpoint, such as model_best.pth.tar")
     checkpoint = load_original(source, read_vocabulary(config.vocabulary), config.vocabulary)
     folder = Path(config.output or RUNS / source.name.split(".")[0])
     if folder.exists():

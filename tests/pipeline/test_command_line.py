@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,23 +143,99 @@ def test_any_locale_prints_any_name(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"doctor", "demo", "app"}))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_arbitrary_options_end_well_or_in_one_line(name: str, data: st.DataObject, empty: Path) -> None:
-    """In an empty folder, whatever is typed."""
+def ends_well_or_in_one_line(name: str, data: st.DataObject, values: st.SearchStrategy[str], *always: str) -> None:
+    """Whatever is typed. The options in `always` are given, others now and then."""
     command = COMMANDS[name]
     words = []
     for parameter in command.get_params(command.make_context(name, [], resilient_parsing=True)):
         if parameter.param_type_name == "argument":
-            words += data.draw(st.lists(NASTY, min_size=1, max_size=2 if parameter.nargs < 0 else 1))
-        elif parameter.name not in ("help", "list", "device", "weights", "init") and data.draw(st.booleans()):
-            words += [parameter.opts[0]] + ([] if getattr(parameter, "is_flag", False) else [data.draw(NASTY)])
+            words += data.draw(st.lists(values, min_size=1, max_size=2 if parameter.nargs < 0 else 1))
+        elif parameter.name in always or (
+            parameter.name not in ("help", "list", "device", "weights", "init")
+            and data.draw(st.integers(0, 3 if always else 1)) == 0
+        ):
+            words += [parameter.opts[0]] + ([] if getattr(parameter, "is_flag", False) else [data.draw(values)])
     code, _, err = run(name, *words)
     assert code in (0, 1, 2)
     if code == 2:
         assert [line.startswith("error: ") for line in err.splitlines()].count(True) == 1
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"doctor"}))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_arbitrary_options_end_well_or_in_one_line(
+    name: str, data: st.DataObject, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "demo":  # needs nothing, and would take a minute each time
+        monkeypatch.setattr(COMMANDS[name], "callback", lambda config: None)
+    ends_well_or_in_one_line(name, data, NASTY)
+
+
+THERE = st.sampled_from(
+    ["features/train2014", "runs/t2i_mean", "coco/train2014", "coco/annotations/captions_train2014.json", "a dog", "zzz",
+     "COCO_train2014_000000000003.jpg", "coco/train2014/COCO_train2014_000000000004.jpg", "a dog zzz", "out.png", "out.html",
+     "new/out.tsv", "1", "2", "3", "all", "dev", "tsv", "npz", "original", "t2i", "i2t", "runs", ".", "starter"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "always"),
+    [
+        ("retrieve", ["query"]),
+        ("retrieve", ["image"]),
+        ("explain", ["image", "caption"]),
+        ("evaluate", []),
+        ("inspect", []),
+        ("export-features", ["format", "output"]),
+        ("plot", ["output"]),
+        ("index", []),
+    ],
+)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_arbitrary_options_where_there_is_a_project(
+    name: str, always: list[str], data: st.DataObject, inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names of what is there: many of these do their work."""
+    if name not in COMMANDS:
+        pytest.skip(f"no command {name}")
+    if not (tmp_path / "copy").exists():
+        shutil.copytree(inside, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    ends_well_or_in_one_line(name, data, st.one_of(THERE, THERE, THERE, NASTY), *always)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(manifest=YAML, data=YAML, weights=NASTY)
+def test_doctor_examines_whatever_lies_there(
+    manifest: object, data: object, weights: str, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    from pipeline.doctor import report
+
+    monkeypatch.setattr(report, "_probe", lambda: iter(()))
+    sections = {
+        name: checks
+        for name, checks in report.SECTIONS.items()
+        if checks.__name__ in ("_weights", "_stores", "_runs", "_disk")
+    }
+    monkeypatch.setattr(report, "SECTIONS", sections)
+    for path, content in (
+        ("features/x/manifest.json", manifest),
+        ("runs/y/data.json", data),
+        ("runs/y/best.safetensors", 0),
+    ):
+        (empty / path).parent.mkdir(parents=True, exist_ok=True)
+        (empty / path).write_text(json.dumps(content, default=str))
+    with contextlib.suppress(ValueError, OSError):  # what no environment holds
+        monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", weights)
+    code, out, err = run("doctor")
+    assert code in (0, 1)
+    assert "cannot be examined" not in out
+    assert "Traceback" not in out + err
 
 
 def test_a_user_without_a_home_gets_one_line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

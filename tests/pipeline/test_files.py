@@ -50,6 +50,13 @@ def test_pipes_devices_and_large_files_are_refused_at_once(tmp_path: Path) -> No
         read_bytes(tmp_path / "large", "a test", limit=4)
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PipelineError, match="not a regular file"), replacing(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
 def test_a_path_that_no_file_system_has_has_no_checksum(name: str) -> None:
     assert file_sha256(Path(name)) == ""

@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from PIL import Image
 from starlette.routing import Route
@@ -365,3 +368,55 @@ def test_without_a_run_or_a_key_it_says_so(tmp_path: Path, monkeypatch: pytest.M
     said = scan("serve", "--host", "0.0.0.0", "--port", "0")
     assert said.exit_code == 2
     assert "without a key anyone there could see the photos; set SCAN_PIPELINE_KEY" in said.stderr
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(["a dog", "2024-05-31"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+BODY = st.dictionaries(st.sampled_from(sorted(SearchRequest.__dataclass_fields__)), JSON, max_size=4)
+QUERY = st.dictionaries(st.sampled_from(["size", "query", "key", "x"]), st.text(max_size=9) | st.just("a dog"))
+PATHS = [
+    "/",
+    "/v1/index",
+    "/v1/photos/{}",
+    "/v1/photos/{}/image",
+    "/v1/photos/{}/original",
+    "/v1/photos/{}/explanation",
+]
+
+
+@pytest.fixture
+def own_server(inside: Path, small_weights: Path) -> Server:
+    return make_server(weights=str(small_weights))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    body=JSON | BODY | st.just({"queries": ["a dog"]}),
+    path=st.sampled_from(PATHS),
+    name=st.text(max_size=16) | st.just(""),
+    query=QUERY,
+    content=st.binary(max_size=64),
+)
+def test_any_request_is_answered_or_refused(
+    own_server: Server, body: object, path: str, name: str, query: dict[str, str], content: bytes
+) -> None:
+    """Never by a fault of the server, and a mistake in one line."""
+    assert isinstance(own_server.service, LocalService)
+    place = quote(name or own_server.service.generation.library.id(0), safe="")
+    client = TestClient(own_server.app())
+    for response in (
+        client.post("/v1/search", content=json.dumps(body)),
+        client.post("/v1/captions", content=content),
+        client.get(path.format(place), params=query),
+    ):
+        assert response.status_code in (200, 304, 307, 400, 404)
+        if response.status_code == 400:
+            assert "\n" not in response.json()["error"]
