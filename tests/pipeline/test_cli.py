@@ -17,6 +17,7 @@ from pipeline.pages.pictures import WIDTH
 from pipeline.store.reader import open_store
 from tests.matcher.test_original import write as write_original
 from tests.photos import write_photos
+from tests.processes import CLI, Process
 from tests.world import SMALL_TRAINING, lay_out_coco, scan
 
 
@@ -238,12 +239,11 @@ def test_help_answers_at_once() -> None:
 @pytest.mark.slow
 def test_two_processes_extract_one_store(tmp_path: Path, small_weights: Path) -> None:
     lay_out_coco(tmp_path, 30)
-    command = ["-m", "pipeline.cli", "extract", "--images", "coco/train2014", "--weights", str(small_weights)]
+    command = [*CLI, "extract", "--images", "coco/train2014", "--weights", str(small_weights)]
     command += ["--num-regions", "4", "--workers", "0", "--device", "cpu", "shard_size=5", "--output"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *command, "alone"], cwd=tmp_path, env=environment, check=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, *command, "shared"], cwd=tmp_path, env=environment, check=True)
+    Process([*command, "alone"], tmp_path).finish()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    Process([*torchrun, *command, "shared"], tmp_path).finish()
     for path in (tmp_path / "alone").glob("[!.]*"):
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
 
@@ -252,22 +252,13 @@ def test_two_processes_extract_one_store(tmp_path: Path, small_weights: Path) ->
 def test_a_killed_extraction_continues(tmp_path: Path, small_weights: Path) -> None:
     """A real SIGKILL, a real second process."""
     lay_out_coco(tmp_path, 60)
-    command = [
-        sys.executable, "-m", "pipeline.cli", "extract", "--images", "coco/train2014", "--weights", str(small_weights),
-        "--num-regions", "4", "--workers", "1", "--device", "cpu", "shard_size=5",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    for output in ("whole", "killed"):
-        process = subprocess.Popen([*command, "--output", output], cwd=tmp_path, env=environment)
-        if output == "whole":
-            assert process.wait(timeout=240) == 0
-            continue
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / output).glob("shard-*.json"))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        assert 0 < len(open_store(tmp_path / output)) < 60
-        subprocess.run([*command, "--output", output], cwd=tmp_path, env=environment, check=True)
+    command = [*CLI, "extract", "--images", "coco/train2014", "--weights", str(small_weights)]
+    command += ["--num-regions", "4", "--workers", "1", "--device", "cpu", "shard_size=5", "--output"]
+    Process([*command, "whole"], tmp_path).finish()
+    killed = Process([*command, "killed"], tmp_path)
+    killed.until(lambda: len(list((tmp_path / "killed").glob("shard-*.json"))) >= 3)
+    killed.kill()
+    assert 0 < len(open_store(tmp_path / "killed")) < 60
+    Process([*command, "killed"], tmp_path).finish()
     for path in (tmp_path / "whole").glob("[!.]*"):
         assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()

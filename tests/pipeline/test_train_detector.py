@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from detector.weights import load_weights, save_weights
 from pipeline.config import load_config
 from pipeline.store.reader import open_store
 from pipeline.train_detector import TrainDetectorConfig
+from tests.processes import Process
 from tests.world import scan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -473,15 +471,11 @@ main()
 def test_processes_of_torchrun_train_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_world(tmp_path, 12)
     (tmp_path / "ranks.py").write_text(RANKS)  # the command, each process of which also tells what it has learnt
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     recipe = [*SCRATCH, "--steps", "4", "--batch-size", "4", "training.checkpoint_every=2", "training.flip=false"]
 
     def torchrun() -> str:
-        runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
-        arguments = [*runner, *command(*recipe, "run=detectors/two")]
-        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        runner = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
+        return Process([*runner, *command(*recipe, "run=detectors/two")], tmp_path).finish()
 
     said = torchrun()
     assert said.count("detectors/two/detector.safetensors: AP") == 1

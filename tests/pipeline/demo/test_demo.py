@@ -1,11 +1,6 @@
 """The demos: real sample photos, and every command of the pipeline on a drawn world, killed once on the way."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +11,7 @@ from pipeline.demo import photos
 from pipeline.demo.from_scratch import Outcome, choose_queries
 from pipeline.demo.steps import Steps
 from pipeline.evaluate import EvaluateConfig
+from tests.processes import CLI, Process
 from tests.world import scan
 
 COMMANDS = ("train-detector", "extract", "extract", "extract", "train", "evaluate", "retrieve")
@@ -71,28 +67,11 @@ def test_the_sample_photos_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "demo"
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "demo",
-        "--from-scratch",
-        "--quick",
-        "--output",
-        "demo",
-        "--device",
-        "cpu",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [*CLI, "demo", "--from-scratch", "--quick", "--output", "demo", "--device", "cpu"]
+    process = Process(command, tmp_path)
     mark = folder / "detectors/demo_quick/checkpoints/last_checkpoint"
-    deadline = time.monotonic() + 300
-    while not mark.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.until(mark.is_file)
+    process.kill()
     assert mark.is_file(), "it was to be killed in the middle of the detector's training"
 
     monkeypatch.chdir(tmp_path)

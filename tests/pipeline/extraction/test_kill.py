@@ -3,8 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from pipeline.store.reader import open_store
 from pipeline.store.repair import repair_store
 from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
+from tests.processes import CLI, Process
 
 KILLS = 100
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def extract_quickly(photos: Path, store: Path) -> None:
@@ -118,25 +116,22 @@ def test_the_command_killed_as_users_kill_it(tmp_path: Path, small_weights: Path
     """The same in fresh interpreters, and its decoding processes do not outlive it."""
     write_photos(tmp_path / "photos", 24)
 
-    def command(output: str) -> "subprocess.Popen[bytes]":
+    def command(output: str) -> Process:
         options = f"--num-regions 4 --device cpu --workers 2 --weights {small_weights} shard_size=2".split()
         arguments = ["extract", "--images", str(tmp_path / "photos"), "--output", str(tmp_path / output), *options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        line = [sys.executable, "-m", "pipeline.cli", *arguments]
-        return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return Process([*CLI, *arguments], tmp_path)
 
-    assert command("whole").wait(120) == 0
-    marks_when_killed = []
+    def committed() -> int:
+        return len(list((tmp_path / "store").glob("shard-*.json")))
+
+    command("whole").finish()
     for wanted in (1, 6):
         process = command("store")
-        while len(marks := list((tmp_path / "store").glob("shard-*.json"))) < wanted and process.poll() is None:
-            time.sleep(0.002)
+        process.until(lambda n=wanted: committed() >= n)
         process.kill()
-        process.wait()
-        marks_when_killed.append(len(marks))
         assert what_is_wrong(tmp_path / "store") == []
-    assert marks_when_killed[0] < 12
-    assert command("store").wait(120) == 0
+    assert committed() < 12
+    command("store").finish()
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 

@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +13,9 @@ import pytest
 from pipeline.extract import run
 from pipeline.extraction.job import ExtractConfig
 from tests.photos import write_photos
+from tests.processes import BUSY, CLI, Process
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 PHOTOS, SHARD = 60, 2
-CLI = ["-m", "pipeline.cli"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 RAY = ["--engine", "ray", "ray_address=local", "ray_workers=2"]
@@ -43,57 +40,25 @@ def place(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path
 
 
 @pytest.fixture
-def extract(place: Path, small_weights: Path, request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]]:
+def extract(place: Path, small_weights: Path, request: pytest.FixtureRequest) -> Callable[..., Process]:
     """Starts `scan-pipeline extract` into a store named after the test, in a folder where nothing is relative to it."""
     output = place / request.node.name
 
-    def start(program: list[str], *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, *program, "extract", "--images", "photos", "--output", str(output)]
+    def start(program: list[str], *options: str) -> Process:
+        command = [*program, "extract", "--images", "photos", "--output", str(output), f"shard_size={SHARD}"]
         command += ["--weights", str(small_weights), "--num-regions", "4", "--device", "cpu", "--workers", "0"]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*command, f"shard_size={SHARD}", *options],
-            cwd=place,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return Process([*command, *options], place, watched=output)
 
     return start
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return said
 
 
 def committed(store: Path) -> int:
     return len(list(store.glob("shard-*.json")))
 
 
-def once_at_work(process: subprocess.Popen[str], store: Path) -> None:
-    """Wait for the first shards."""
-    end = time.monotonic() + 120
-    while committed(store) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def descendants(parent: int) -> list[tuple[int, str]]:
-    """Process ids and command lines of what a process started, directly or not."""
-    found = []
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        found += [(int(child), line), *descendants(int(child))]
-    return found
-
-
-def kill_one(process: subprocess.Popen[str], what: str, store: Path) -> None:
-    once_at_work(process, store)
-    os.kill(next(pid for pid, line in descendants(process.pid) if what in line), signal.SIGKILL)
+def kill_one(process: Process, what: str, store: Path) -> None:
+    process.until(lambda: committed(store) >= 2)
+    os.kill(next(pid for pid, line in process.descendants() if what in line), signal.SIGKILL)
     assert committed(store) < PHOTOS // SHARD, "too fast to be killed midway"
 
 
@@ -106,9 +71,8 @@ def test_torchrun_with_one_process_killed(extract: Callable, place: Path, reques
     store = place / request.node.name
     process = extract([*TORCHRUN, *CLI])
     kill_one(process, "pipeline.cli extract", store)
-    process.communicate(timeout=120)
-    assert process.returncode != 0
-    said = finish(extract([*TORCHRUN, *CLI]))
+    assert process.wait() != 0
+    said = extract([*TORCHRUN, *CLI]).finish()
     assert said.count(f"{store}: ") == 2  # both say what they made
     assert_same(place, store)
 
@@ -117,7 +81,7 @@ def test_ray_with_one_worker_killed(extract: Callable, place: Path, request: pyt
     store = place / request.node.name
     process = extract(CLI, *RAY)
     kill_one(process, "ray::ShardWorker", store)
-    said = finish(process)
+    said = process.finish()
     assert "Ray: 2 workers of 1 CPU each" in said
     assert f"{store}: {PHOTOS - 1} photos, 4 regions" in said
     assert "failed=1" in said
@@ -128,26 +92,27 @@ def test_ray_with_one_worker_killed(extract: Callable, place: Path, request: pyt
 def test_ray_driver(extract: Callable, place: Path, request: pytest.FixtureRequest, how: signal.Signals) -> None:
     store = place / request.node.name
     process = extract(CLI, *RAY)
-    once_at_work(process, store)
-    ours = [pid for pid, line in descendants(process.pid) if "ray::ShardWorker" in line]
-    process.send_signal(how)
-    said, _ = process.communicate(timeout=120)
+    process.until(lambda: committed(store) >= 2)
+    ours = [pid for pid, line in process.descendants() if "ray::ShardWorker" in line]
+    process.process.send_signal(how)
+    code, said = process.wait(), process.said
     assert committed(store) < PHOTOS // SHARD, "too fast to be stopped midway"
     if how == signal.SIGINT:
-        assert process.returncode == 130
+        assert code == 130
         assert said.splitlines()[-1] == "stopped; run the same command again to continue"
         assert "Traceback" not in said
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in ours):  # they notice that their driver is gone
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + BUSY
+    while left := [pid for pid in ours if Path(f"/proc/{pid}").exists()]:  # they notice that their driver is gone
+        assert time.monotonic() < deadline, f"workers {left} outlive their driver:\n{said}"
         time.sleep(0.1)
-    finish(extract(CLI, *(RAY if how == signal.SIGINT else [])))
+    extract(CLI, *(RAY if how == signal.SIGINT else [])).finish()
     assert_same(place, store)
 
 
 def test_a_users_mistake_on_a_worker_is_one_line(extract: Callable, place: Path) -> None:
-    said, _ = (process := extract(CLI, *RAY, "--weights", "nowhere.safetensors")).communicate(timeout=120)
-    assert process.returncode == 2
+    process = extract(CLI, *RAY, "--weights", "nowhere.safetensors")
+    code, said = process.wait(), process.said
+    assert code == 2, said
     assert "error: on " in said.splitlines()[-1]
     assert "--weights nowhere.safetensors: no such file" in said.splitlines()[-1]
     assert "Traceback" not in said
