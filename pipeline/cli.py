@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.interchange.checkpoint import ImportCheckpointConfig
     from pipeline.interchange.common import ExportFeaturesConfig, ImportFeaturesConfig
     from pipeline.pages.plots import PlotConfig
+    from pipeline.push import PushConfig
     from pipeline.retrieve import RetrieveConfig
     from pipeline.runs import TrainConfig
     from pipeline.service.config import ServeConfig
@@ -310,6 +311,20 @@ class DoctorConfig(CommandConfig):
     """What `scan-pipeline doctor` does."""
 
     json: bool = option(False, "Print JSON instead of lines.")
+
+
+@main.add(
+    "pipeline.push:PushConfig", HOUSEKEEPING,
+    example="scan-pipeline push runs/t2i_mean OWNER/NAME --license cc-by-4.0 --detector OWNER/DETECTOR",
+)  # fmt: skip
+def push(config: "PushConfig") -> None:
+    """Publish a store, a run or a detector on the Hugging Face hub.
+
+    With its checksums and a card. Its name, OWNER/NAME or OWNER/NAME@REVISION, then stands for it wherever a path does.
+    """
+    from pipeline import push as stage
+
+    say(f"published: {stage.run(config)}")
 
 
 @main.add(DoctorConfig, HOUSEKEEPING, example="scan-pipeline doctor")

@@ -49,7 +49,9 @@ def find_or_extract(
     report(f"{image} is in no store: extracting its regions")
     try:
         photo = decode_image(read_photo(image))
-        extractor = extractor_like(run.data["extraction"], weights=weights or None, device=pick_device(device))
+        extractor = extractor_like(
+            run.data["extraction"], weights=weights or run.weights or None, device=pick_device(device)
+        )
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
     return FoundPhoto(image, extractor([photo])[0], image)

@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from configs.fields import knob
+from detector.hub import fetch_folder, hub_name, pinned
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256
@@ -92,6 +93,11 @@ class TrainedRun:
         changed = config_diff(store.extraction, self.data["extraction"], ("store", "run"))
         return "; ".join(changed[:3])
 
+    @property
+    def weights(self) -> str:
+        """The published detector of its features, by name; "" where none is known."""
+        return str(self.data.get("weights") or "")
+
     def stores(self) -> list[Path]:
         """The stores it was trained on."""
         return self._recorded("stores", "--features")
@@ -114,6 +120,8 @@ class TrainedRun:
 
     def _locate(self, recorded: str) -> Path:
         """Where a recorded path is: seen from the run, so that a project moves as one, else where it was."""
+        if "@" in recorded and (name := hub_name(recorded)):
+            return fetch_folder(name._replace(file=""), str(self.folder), kind="dataset") / name.file
         near, before = (
             Path(os.path.normpath(Path(root, recorded))) for root in (self.folder.resolve(), self.data["folder"])
         )
@@ -121,13 +129,15 @@ class TrainedRun:
 
 
 def find_run(folder: str | None) -> Path:
-    """The given run folder ("starter" is the shipped one), or the one under `runs/` whose model is newest.
+    """The given run folder ("starter" is the shipped one; fetched where it is a name of the hub), or the one under `runs/` whose model is newest.
 
     Raises:
         PipelineError: no run there, or none at all.
     """
     if folder == STARTER and not Path(folder).is_dir():
         return SHIPPED
+    if folder and (name := hub_name(folder)):
+        return fetch_folder(name, "--run", kind="model")
     if folder:
         if not (Path(folder) / BEST).is_file():
             raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
@@ -170,8 +180,8 @@ def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
 
 
 def relative_to_run(folder: Path, path: Path) -> str:
-    """A path as a run records it."""
-    return os.path.relpath(path.resolve(), folder.resolve())
+    """A path as a run records it: what came from the hub by its name there."""
+    return pinned(path) or os.path.relpath(path.resolve(), folder.resolve())
 
 
 def claim_run(

@@ -85,4 +85,5 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
+        "weights": dataset.stores.stores[0].manifest.get("weights", ""),
     }

@@ -1,5 +1,6 @@
 """Extraction in this process: decode (worker processes) -> detect (this thread) -> commit (a thread)."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from detector.locate import ENVIRONMENT, pinned_weights
 from detector.pending import Pending
 from detector.preprocess import PreparedImage
 from detector.regions import Regions
@@ -39,7 +41,9 @@ class LocalEngine:
 
     def manifest(self) -> dict[str, Any]:
         """The store's manifest, as far as this engine's features decide it."""
+        weights = pinned_weights(self.config.weights or os.environ.get(ENVIRONMENT, ""))
         return {
+            **({"weights": weights} if weights else {}),
             "num_regions": self.extractor.num_regions,
             "feature_dim": self.extractor.feature_dim,
             "dtype": self.config.dtype,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import DetectorError
-from detector.locate import cache_folder
+from detector.hub import cache_root, first_line
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import split_of_name
@@ -112,7 +112,7 @@ def _kept(place: str, found: Status) -> Path | None:
     """Where the index of a container is kept; None: the user has no cache."""
     try:
         key = hashlib.sha256(f"{place}\n{found.size}\n{found.mtime_ns}".encode(errors="surrogateescape")).hexdigest()
-        return cache_folder().parent / "containers" / f"{key[:32]}.json"
+        return cache_root() / "containers" / f"{key[:32]}.json"
     except DetectorError:
         return None
 
@@ -177,7 +177,7 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
         try:
             table = parquet.ParquetFile(file)
         except (arrow.ArrowException, OSError) as error:
-            index.fault = f"a damaged or truncated parquet file ({_first_line(error)})"
+            index.fault = f"a damaged or truncated parquet file ({first_line(error)})"
             return index
         image = _image_column(place, table.schema_arrow)
         names = [item.name for item in table.schema_arrow]
@@ -261,7 +261,7 @@ def _row_group(place: str, found: Status, group: int) -> "_Images | _Damaged":
             is_struct = arrow.types.is_struct(table.schema_arrow.field(image).type)
             column = table.read_row_group(group, columns=[f"{image}.bytes" if is_struct else image]).column(0)
         except (arrow.ArrowException, OSError) as error:
-            return _Damaged(f"row group {group} of {os.path.basename(place)} is damaged ({_first_line(error)})")
+            return _Damaged(f"row group {group} of {os.path.basename(place)} is damaged ({first_line(error)})")
     return _Images(column)
 
 
@@ -320,10 +320,6 @@ def _flat(value: Any) -> Iterator[str]:
             yield from _flat(item)
     elif isinstance(value, dict):
         yield from _flat(value.get("raw"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _pyarrow() -> tuple[Any, Any]:

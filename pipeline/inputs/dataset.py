@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detector.hub import fetch_folder, hub_name
 from matcher.data import CaptionedImages
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions, split_of_name
@@ -44,13 +45,17 @@ class Dataset:
 
 
 def find_stores(paths: Sequence[str | Path]) -> list[Path]:
-    """The given store folders, or every store under `features/`.
+    """The given store folders, fetched where they are names of the hub, or every store under `features/`.
 
     Raises:
         PipelineError: a path that is no store, or none at all.
     """
     if paths:
-        return [Path(path) for path in paths]
+        asked = [hub_name(str(path)) for path in paths]
+        return [
+            fetch_folder(name, "--features", kind="dataset") if name else Path(path)
+            for path, name in zip(paths, asked, strict=True)
+        ]
     found = sorted(path.parent for path in FEATURES.glob(f"*/{MANIFEST}"))
     if not found:
         raise PipelineError(

@@ -109,7 +109,9 @@ class Generation:
     def extractor(self) -> Any:
         """The detector that made the run's features."""
         device = self.run.model.device
-        return extractor_like(self.run.data["extraction"], weights=self.config.weights or None, device=device)
+        return extractor_like(
+            self.run.data["extraction"], weights=self.config.weights or self.run.weights or None, device=device
+        )
 
     def captions_of(self, content: bytes) -> Captions:
         """The best captions for a photo.

@@ -144,7 +144,7 @@ def test_truncated_files_of_both_kinds_are_refused(small: Weights, small_weights
 def test_weights_are_looked_for_in_order(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
-    monkeypatch.setattr("detector.locate._hub_unreachable", lambda: "offline")
+    monkeypatch.setattr("detector.hub._unreachable", lambda _: "offline")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(DetectorError) as error:
         find_weights()
@@ -166,7 +166,7 @@ def test_a_dead_proxy_costs_seconds(listens: bool, tmp_path: Path, monkeypatch: 
     """A proxy that refuses, and one that accepts a connection and never answers."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
-    monkeypatch.setattr("detector.locate.ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr("detector.hub.ANSWER_TIMEOUT", 0.5)
     for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as dead:
@@ -186,7 +186,7 @@ def test_places_are_those_where_weights_are_looked_for(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cached = tmp_path / "scan-pipeline/weights/mine.safetensors"
     asked = []
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file: asked.append((hub, file)))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file, **_: asked.append((hub, file)))
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS", raising=False)
     assert [path for _, path in locate.places()] == [None, None, None]
     assert asked == [(locate.DEFAULT_HUB, file) for file in locate.HUB_FILES]
@@ -197,5 +197,5 @@ def test_places_are_those_where_weights_are_looked_for(tmp_path: Path, monkeypat
     monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(tmp_path / "x.pth"))
     assert next(locate.places()) == ("$SCAN_PIPELINE_WEIGHTS", tmp_path / "x.pth")
     monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", "owner/name/file.bin")
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file: f"/hub/{hub}/{file}")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda hub, file, **_: f"/hub/{hub}/{file}")
     assert [path for _, path in locate.places()] == [None, cached, Path("/hub/owner/name/file.bin")]

@@ -220,7 +220,7 @@ def test_weights_that_cannot_be_fetched_name_every_way(
 ) -> None:
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("detector.locate._hub_unreachable", lambda: "offline")
+    monkeypatch.setattr("detector.hub._unreachable", lambda _: "offline")
     said = scan("extract", "--images", "coco/train2014", "--weights", "nobody/nothing")
     assert said.exit_code == 2
     for way in ("--weights FILE", "OWNER/REPOSITORY", "SCAN_PIPELINE_WEIGHTS=FILE", "convert-weights"):

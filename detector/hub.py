@@ -1,0 +1,223 @@
+"""Files that others published: from mirrors, from the Hugging Face hub, or from the caches of both.
+
+    OWNER/NAME                      the newest
+    OWNER/NAME@REVISION             a branch, tag or commit
+    OWNER/NAME[@REVISION]/FILE      one file of it
+
+`SCAN_PIPELINE_MIRROR` lists plain HTTP folders, separated by spaces, that are tried first and in order: FILE is at MIRROR/OWNER/NAME/FILE, or
+MIRROR/OWNER/NAME@REVISION/FILE. So no single dead link stops anybody: a copy of a repository's folder on any server will do.
+Credentials, offline mode and cache are the hub library's own (HF_TOKEN, HF_HUB_OFFLINE, HF_HOME). Nothing that is fetched is
+executed or unpickled, and what `scan-pipeline push` published is compared with its SHA256SUMS.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detector.errors import DetectorError
+
+MIRRORS = "SCAN_PIPELINE_MIRROR"
+SUMS = "SHA256SUMS"
+SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".md")  # nothing else of a folder is fetched
+ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", re.ASCII)
+_SNAPSHOT = re.compile(r"(?:model|dataset)s--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(/.*)?")
+
+
+class HubName(NamedTuple):
+    """What a name asks for."""
+
+    repository: str  # OWNER/NAME
+    revision: str = ""  # "": the newest
+    file: str = ""
+
+    def __str__(self) -> str:
+        return self.repository + (f"@{self.revision}" if self.revision else "") + (f"/{self.file}" if self.file else "")
+
+
+def hub_name(name: str) -> HubName | None:
+    """What a name asks for; None where it is a file or a folder, or looks like one."""
+    found = _NAME.fullmatch(name)
+    if not found or Path(name).exists() or Path(name).parent.is_dir() or ".." in name.split("/"):
+        return None
+    return HubName(found[1], found[2] or "", found[3] or "")
+
+
+def pinned(path: Path) -> str:
+    """A file or folder of the hub's cache as OWNER/NAME@COMMIT, with /FILE; "" elsewhere."""
+    found = _SNAPSHOT.search(os.path.abspath(path))
+    return f"{found[1]}/{found[2]}@{found[3]}{found[4] or ''}" if found else ""
+
+
+def fetch_file(name: HubName, candidates: Sequence[str], origin: str, remedy: str, *, kind: str = "model") -> Path:
+    """The first of some files that a repository has.
+
+    Args:
+        name: of the repository.
+        candidates: paths in it.
+        origin: the option that named it, for errors.
+        remedy: for errors.
+        kind: "model" or "dataset".
+
+    Raises:
+        DetectorError: none, or nobody answers; with the reason of every place that was tried.
+    """
+    reasons: list[str] = []
+    for mirror in os.environ.get(MIRRORS, "").split():
+        for file in candidates:
+            try:
+                return _from_mirror(mirror.rstrip("/"), name, file)
+            except OSError as error:
+                reasons.append(f"{mirror}: {first_line(error)}")
+    try:
+        return _from_hub(name, candidates, kind)
+    except OSError as error:
+        reasons.append(first_line(error))
+    raise DetectorError(
+        f"{origin} {name}: could not be fetched from the hub ({'; '.join(dict.fromkeys(reasons))})", remedy
+    )
+
+
+def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
+    """A folder that `scan-pipeline push` published, complete and as it was.
+
+    Raises:
+        DetectorError: as `fetch_file`; or files that are not what was published.
+    """
+    remedy = "expected a repository made by scan-pipeline push, or a folder of this machine"
+    sums = fetch_file(name, [SUMS], origin, remedy, kind=kind)
+    commit = pinned(sums).partition("@")[2].partition("/")[0]
+    checked = cache_root() / "checked" / hashlib.sha256(f"{sums.parent}\n".encode() + sums.read_bytes()).hexdigest()
+    if checked.exists():
+        return sums.parent
+    exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        sha256, _, file = line.partition("  ")
+        if (
+            not re.fullmatch("[0-9a-f]{64}", sha256)
+            or not file.endswith(SUFFIXES)
+            or not _NAME.fullmatch(f"a/b/{file}")
+        ):
+            raise DetectorError(f"{origin} {name}: {SUMS} lists {line[:80]!r}", remedy)
+        if ".." in file.split("/"):
+            raise DetectorError(f"{origin} {name}: {SUMS} lists {file!r}, outside of the repository", remedy)
+        if _sha256(found := sums.parent / file) != sha256:
+            found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
+            found = fetch_file(exact, [file], origin, remedy, kind=kind)
+            if found != sums.parent / file or _sha256(found) != sha256:
+                raise DetectorError(
+                    f"{origin} {name}: {file} is not what was published (its sha256 differs)", "fetch it again"
+                )
+    checked.parent.mkdir(parents=True, exist_ok=True)
+    checked.touch()
+    return sums.parent
+
+
+def cached(name: HubName, file: str) -> Path | None:
+    """A file of the hub's cache. Nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name.repository, file, revision=name.revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
+    """A file of a mirror. What was fetched before is kept, and used where the mirror does not answer."""
+    folder = hashlib.sha256(mirror.encode()).hexdigest()[:16]
+    repository = str(name._replace(file=""))
+    path = cache_root() / "mirrors" / folder / repository / file
+    if not mirror.startswith(("http://", "https://")):
+        raise OSError("expected http:// or https://")
+    try:
+        if is_offline():
+            raise OSError("offline mode")
+        with urllib.request.urlopen(f"{mirror}/{repository}/{file}", timeout=ANSWER_TIMEOUT) as answer:
+            size = int(answer.headers.get("Content-Length") or -1)
+            if file != SUMS and path.is_file() and path.stat().st_size == size:
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            with partial.open("wb") as target:
+                shutil.copyfileobj(answer, target, 1 << 20)
+            if size not in (-1, partial.stat().st_size):
+                partial.unlink()
+                raise OSError(f"{file}: the answer was cut off")
+            partial.replace(path)
+    except OSError:
+        if not path.is_file():
+            raise
+    return path
+
+
+def _from_hub(name: HubName, candidates: Sequence[str], kind: str) -> Path:
+    """Fetch from the hub into its own cache, where a file is stored under the hash of its content."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    unreachable, reason = "offline mode" if is_offline() else _unreachable(constants.ENDPOINT), ""
+    for file in candidates:
+        try:
+            found = hf_hub_download(
+                name.repository, file, revision=name.revision or None, repo_type=kind,
+                local_files_only=bool(unreachable), etag_timeout=ANSWER_TIMEOUT,
+            )  # fmt: skip
+            return Path(found)
+        except LocalEntryNotFoundError as error:
+            reason = unreachable = unreachable or first_line(error)
+        except EntryNotFoundError as error:
+            reason = first_line(error)
+        except Exception as error:  # gone, private, refused: the library has many errors for "not to be had"
+            reason = first_line(error)
+            break
+    raise OSError(reason)
+
+
+def is_offline() -> bool:
+    """Whether the user wants nothing fetched."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _unreachable(endpoint: str) -> str:
+    """Why the hub does not answer, through a proxy where one is set; "" where it does. Downloads would retry for a minute."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=ANSWER_TIMEOUT)
+    except Exception as error:  # of whichever HTTP client the library uses
+        return f"the hub does not answer: {first_line(error)}"
+    return ""
+
+
+def cache_root() -> Path:
+    """The user's cache of this project.
+
+    Raises:
+        DetectorError: a user without a home, such as an unknown uid in a container.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise DetectorError(
+            "this user has no home folder for the weights cache", "set HOME or XDG_CACHE_HOME, or give --weights FILE"
+        ) from error
+    return Path(base) / "scan-pipeline"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

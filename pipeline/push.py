@@ -1,0 +1,168 @@
+"""`scan-pipeline push`: publish a store, a run or a detector on the hub, or in a folder that a plain HTTP server mirrors.
+
+What is published is a list of files, their SHA256SUMS, and a card that says what made them. `detector/hub.py` fetches them by name.
+Folders of this machine are not published: of image roots, stores and captions only the last name is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detector.hub import SUMS, first_line, hub_name
+from matcher.calibration import FILE as CALIBRATION
+from matcher.fit import BEST
+from pipeline.errors import PipelineError
+from pipeline.fields import CommandConfig, argument, option
+from pipeline.files import read_json, replacing
+from pipeline.runs import CONFIG, DATA, SPLITS
+from pipeline.store.format import FAILURES, MANIFEST, commit_marks
+from pipeline.store.reader import open_store
+from pipeline.store.roots import is_remote, titled
+
+WEIGHTS = "model.safetensors"  # what `find_weights` looks for in a repository
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class PushConfig(CommandConfig):
+    """What `scan-pipeline push` does."""
+
+    source: str = argument()
+    repository: str = argument()
+    license: str = option("", "Of what is published, as the hub spells it, such as cc-by-4.0.", metavar="NAME")
+    detector: str = option(
+        "",
+        "Of a run: the detector of its features, so that who fetches it can search new photos.",
+        metavar="OWNER/NAME",
+    )
+    private: bool = option(False, "Make a new repository private.")
+    mirror: str = option("", "Write it below this folder instead, for a plain HTTP server; asks no hub.", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is published."""
+
+    kind: str  # of the repository: "model" or "dataset"
+    use: str  # the command line that uses it, with NAME for its name
+    files: dict[str, Path | bytes]
+    made_of: dict[str, Any] = field(default_factory=dict)  # what the card tells
+
+
+def run(config: PushConfig) -> str:
+    """Publish, and return the name with its revision.
+
+    Raises:
+        PipelineError: nothing that can be published, a store that is not complete, or a hub that refuses.
+    """
+    if os.path.exists(config.repository) or (name := hub_name(config.repository)) is None or name.file or name.revision:
+        raise PipelineError(f"{config.repository}: expected the name of a repository, OWNER/NAME")
+    package = _package(Path(config.source), config.detector)
+    sums = "".join(f"{_sha256(content)}  {file}\n" for file, content in sorted(package.files.items()))
+    card = _card(config, package)
+    files = {**package.files, SUMS: sums.encode(), CARD: card.encode()}
+    if config.mirror:
+        for file, content in files.items():
+            path = Path(config.mirror, name.repository, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as target:
+                target.write(_bytes(content))
+        return name.repository
+    return f"{name.repository}@{_upload(name.repository, package.kind, files, private=config.private)}"
+
+
+def _package(source: Path, detector: str) -> Package:
+    """The files of a store, a run or a detector."""
+    if (source / MANIFEST).is_file():
+        return _store(source)
+    if (source / BEST).is_file() and (source / DATA).is_file():
+        return _run(source, detector)
+    weights = source / "detector.safetensors" if source.is_dir() else source
+    if not weights.is_file() or weights.suffix != ".safetensors":
+        raise PipelineError(f"{source}: expected a store, a run, or a detector's .safetensors")
+    return Package("model", "extract --images DIR --weights NAME", {WEIGHTS: weights}, {"file": weights.name})
+
+
+def _store(folder: Path) -> Package:
+    store = open_store(folder)
+    manifest: dict[str, Any] = dict(store.manifest)
+    if not manifest["complete"]:
+        raise PipelineError(f"{folder}: not complete", "run its extraction again, it continues")
+    manifest["image_roots"] = [
+        root if is_remote(root) else os.path.basename(titled(root)) for root in manifest["image_roots"]
+    ]
+    manifest["relative_roots"] = manifest["image_roots"]
+    marks = commit_marks(folder)
+    paths = [
+        *marks,
+        *(mark.with_suffix(".safetensors") for mark in marks),
+        folder / FAILURES,
+        *folder.glob("captions*"),
+    ]
+    files: dict[str, Path | bytes] = {path.name: path for path in paths if path.is_file()}
+    files[MANIFEST] = json.dumps(manifest, sort_keys=True).encode()
+    keys = ("extraction", "num_regions", "feature_dim", "dtype", "counts", "image_roots", "weights")
+    return Package("dataset", "retrieve --query TEXT --features NAME", files, {key: manifest.get(key) for key in keys})
+
+
+def _run(folder: Path, detector: str) -> Package:
+    content = read_json(folder / DATA, "a run's identity")
+    data: dict[str, Any] = {**content["data"], "folder": ""}
+    for key in ("stores", "captions"):
+        data[key] = [path if "@" in path else os.path.basename(path) for path in data[key]]
+    if detector:
+        data["weights"] = detector
+    evaluations = [path for path in sorted(folder.glob("evaluation/*.json")) if not path.stem.endswith("_rankings")]
+    found = [folder / name for name in (BEST, CONFIG, SPLITS, CALIBRATION, "metrics.jsonl")]
+    files: dict[str, Path | bytes] = {path.name: path for path in found if path.is_file()}
+    files |= {f"evaluation/{path.name}": path for path in evaluations}
+    files[DATA] = json.dumps({**content, "data": data}, sort_keys=True, indent=1).encode()
+    recalls = {path.stem: read_json(path, "an evaluation").get("protocols") for path in evaluations}
+    made_of = {"recalls": recalls, "data": data, "settings": content.get("config")}
+    return Package("model", "retrieve --query TEXT --run NAME", files, made_of)
+
+
+def _card(config: PushConfig, package: Package) -> str:
+    """The model or dataset card."""
+    license = f"license: {config.license}\n" if config.license else ""
+    sections = [
+        f"## {key.replace('_', ' ').capitalize()}\n\n```json\n{json.dumps(value, indent=1, sort_keys=True)}\n```\n"
+        for key, value in package.made_of.items()
+        if value
+    ]
+    command = package.use.replace("NAME", config.repository)
+    return (
+        f"---\n{license}library_name: scan-pipeline\ntags: [image-text-retrieval, scan]\n---\n\n# {config.repository}\n\n"
+        f"Made with scan-pipeline. To use it:\n\n    scan-pipeline {command}\n\n"
+        + ("" if license else "No licence was given: ask its owner before you use it.\n\n")
+        + "\n".join(sections)
+    )
+
+
+def _upload(repository: str, kind: str, files: Mapping[str, Path | bytes], *, private: bool) -> str:
+    """Commit the files to the hub: the commit's id."""
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT)
+    try:
+        api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
+        operations = [CommitOperationAdd(file, content) for file, content in files.items()]
+        message = "Published by scan-pipeline push"
+        return str(api.create_commit(repository, operations, commit_message=message, repo_type=kind).oid)
+    except Exception as error:  # of the library and of its HTTP client: not logged in, refused, unreachable
+        raise PipelineError(
+            f"{repository}: could not be published on {constants.ENDPOINT} ({first_line(error)})",
+            "log in with: hf auth login (or set HF_TOKEN), and run the same command again",
+        ) from error
+
+
+def _bytes(content: Path | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _sha256(content: Path | bytes) -> str:
+    return hashlib.sha256(_bytes(content)).hexdigest()

@@ -1,0 +1,144 @@
+"""A detector, a store and a run are published, and fetched by name in another folder: from a hub, from mirrors, offline."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from detector.errors import DetectorError
+from detector.hub import fetch_file, fetch_folder, hub_name
+from pipeline.runs import load_run
+from tests.hub import TOKEN, Hub, hub
+from tests.photos import write_photos
+from tests.served import http_server
+from tests.world import SMALL_TRAINING, lay_out_coco, scan
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    with hub() as running:
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)  # what HF_ENDPOINT sets at import
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield running
+
+
+def ok(*arguments: str) -> Result:
+    said = scan(*arguments)
+    assert said.exit_code == 0, said.output
+    return said
+
+
+def forget_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Another user on another machine."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / name / "hub"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name / "cache"))
+    (tmp_path / name / "work").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / name / "work")
+
+
+def test_a_run_is_fetched_with_its_detector_and_answers(
+    server: Hub, tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    lay_out_coco(Path())
+    ok("push", str(small_weights), "me/detector", "--license", "mit")
+    images = ["extract", "--images", "coco/train2014", "--num-regions", "4", "--device", "cpu", "--workers", "0"]
+    ok(*images, "--weights", "me/detector")
+    commit = server.repositories["models/me/detector"][-1][0]
+    manifest = json.loads(Path("features/train2014/manifest.json").read_text())
+    assert manifest["weights"] == f"me/detector@{commit}/model.safetensors"
+    Path("features/train2014/captions.tsv").write_text(
+        "".join(f"COCO_train2014_{n:012}.jpg\ta dog {n}\n" for n in range(20))
+    )
+    ok("push", "features/train2014", "me/features", "--private")
+    shutil.rmtree("features")
+    ok("train", *SMALL_TRAINING, "--features", "me/features", "--run", "runs/one")
+    ok("evaluate", "--run", "runs/one", "--split", "all")
+    said = ok("push", "runs/one", "me/run", "--license", "cc-by-4.0")
+    revision = said.stdout.split("@")[1].strip()
+
+    published = [name for commits in server.repositories.values() for _, files in commits for name in files]
+    texts = [content for commits in server.repositories.values() for _, files in commits for content in files.values()]
+    assert not any(str(tmp_path).encode() in content for content in texts)  # folders of this machine stay here
+    assert not any(name.startswith("last/") for name in published)
+    card = server.repositories["models/me/run"][-1][1]["README.md"].decode()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    assert '"rsum"' in card
+
+    forget_everything(tmp_path, monkeypatch, "theirs")
+    write_photos(Path("new"), 3)
+    features = f"me/features@{server.repositories['datasets/me/features'][-1][0]}"
+    said = ok("retrieve", "--query", "a dog", "--run", f"me/run@{revision}", "--features", features, "--json")
+    assert len(json.loads(said.stdout)[0]["hits"]) == 10
+    captions = "captions.tsv"
+    Path(captions).write_text("new/000.jpg\ta dog\n")
+    ok("retrieve", "--image", "new/000.jpg", "--run", "me/run", "--features", "me/features", "--captions", captions)
+    run = load_run(fetch_folder(hub_name("me/run"), "--run", kind="model"), torch.device("cpu"))  # type: ignore[arg-type]
+    assert run.stores()[0].name == features.split("@")[1]  # fetched, as it was trained on it
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = len(server.asked)
+    ok("retrieve", "--query", "a dog", "--run", "me/run", "--features", "me/features")
+    assert len(server.asked) == before
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_other")  # not theirs
+    forget_everything(tmp_path, monkeypatch, "others")
+    said = scan("retrieve", "--query", "a dog", "--run", "me/run", "--features", "me/features")
+    assert said.exit_code == 2
+    assert "--features me/features: could not be fetched from the hub" in said.stderr
+    said = scan("push", str(small_weights), "me/more")
+    assert said.exit_code == 2
+    assert "could not be published" in said.stderr
+    assert "log in with: hf auth login" in said.stderr
+
+
+def test_mirrors_are_tried_in_order(
+    server: Hub, tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "public").mkdir()
+    ok("push", str(small_weights), "me/detector", "--mirror", str(tmp_path / "public"))
+    write_photos(tmp_path / "photos", 2)
+    monkeypatch.chdir(tmp_path)
+    with http_server(tmp_path / "public") as mirror, http_server(tmp_path / "photos") as other:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", f"http://127.0.0.1:9 {other.url} {mirror.url}/")
+        found = fetch_file(hub_name("me/detector"), ["model.safetensors"], "--weights", "")  # type: ignore[arg-type]
+        assert found.read_bytes() == small_weights.read_bytes()
+        ok("extract", "--images", "photos", "--weights", "me/detector", "--num-regions", "4", "--device", "cpu")
+        with pytest.raises(DetectorError, match=r"127.0.0.1:9: .*refused.*; http://.*404") as error:
+            fetch_file(hub_name("me/none"), ["model.safetensors"], "--weights", "no way")  # type: ignore[arg-type]
+        assert "no way" in str(error.value)
+    again = fetch_file(hub_name("me/detector"), ["model.safetensors"], "--weights", "")  # type: ignore[arg-type]
+    assert again == found  # kept, though nobody answers any more
+
+
+def test_what_is_not_what_was_published_is_refused(server: Hub, tmp_path: Path, small_weights: Path) -> None:
+    ok("push", str(small_weights), "me/detector")
+    _, files = server.repositories["models/me/detector"][-1]
+    for sums, message in {
+        b"0" * 64 + b"  model.safetensors\n": "is not what was published",
+        b"0" * 64 + b"  ../../evil.json\n": "SHA256SUMS lists",
+        b"0" * 64 + b"  code.py\n": "SHA256SUMS lists",
+    }.items():
+        server.repositories["models/me/detector"].append((f"{len(sums):040x}", {**files, "SHA256SUMS": sums}))
+        with pytest.raises(DetectorError, match=message):
+            fetch_folder(hub_name("me/detector"), "--run", kind="model")  # type: ignore[arg-type]
+    assert not (tmp_path / "evil.json").exists()
+    said = scan("push", str(tmp_path), "me/x")
+    assert "expected a store, a run, or a detector's .safetensors" in said.stderr
+    said = scan("push", str(small_weights), "not-a-name")
+    assert "expected the name of a repository, OWNER/NAME" in said.stderr
