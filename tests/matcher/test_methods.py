@@ -141,6 +141,16 @@ def test_trains_resumes_bit_for_bit_and_has_a_file(tmp_path: Path, name: str) ->
     assert load_model(tmp_path / "again.safetensors").config == VARIANTS[name]
 
 
+def test_the_walkthrough_of_contributing_is_a_matcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    source = text.split("```python\n")[1].split("```")[0]
+    namespace: dict = {}
+    exec(compile(source, "CONTRIBUTING.md", "exec"), namespace)
+    monkeypatch.setitem(METHODS, "scan", namespace["Means"])
+    test_padding_order_and_company_change_nothing.hypothesis.inner_test("scan", [2, 0, 3, 1], [1, 2, 0])  # type: ignore[attr-defined]
+    test_an_explanation_is_that_of_the_score("scan")
+
+
 def random_sets(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     regions = torch.randn(3, 5, 8, generator=generator, dtype=dtype)
