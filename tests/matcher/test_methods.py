@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -68,6 +68,7 @@ def test_an_image_or_caption_does_not_depend_on_its_neighbours(name: str) -> Non
 
 
 @every_method
+@settings(deadline=None)  # a model is made in every example
 @given(st.permutations(range(4)), st.permutations(range(3)))
 def test_padding_order_and_company_change_nothing(name: str, rows: list[int], columns: list[int]) -> None:
     model = small(name)
