@@ -73,3 +73,12 @@ def drawn_detections(
         words[caption, : len(sentence)] = normalize(sentence + 0.2 * sentence.mean(0), dim=-1)
         lengths.append(len(sentence))
     return embeddings, PaddedWords(words, lengths)
+
+
+def recall_among(exact: np.ndarray, pooled: np.ndarray, candidates: int) -> float:
+    """Share of the exact top ten (N, M) among so many of the best by another measure (N, M)."""
+    found = [
+        len({*np.argsort(-one)[:10]} & {*np.argsort(-other)[:candidates]})
+        for one, other in zip(exact.T, pooled.T, strict=True)
+    ]
+    return sum(found) / (10 * len(found))

@@ -1,9 +1,9 @@
 """A query among 1,000 and among a million photos, and what an index costs.
 
-    python -m tests.benchmarks.gallery [--photos 1000000] [--distinct 100000]
+    python -m tests.benchmarks.gallery [--photos 1000000] [--distinct 20000]
 
-Photos are drawn (tests/toy.py), each of twelve things in three overlapping regions. Of the million, 100,000 are distinct and their files are
-mapped ten times, so that their pages are in memory: what a disk adds is not measured. Drawn photos have nothing in common but things, and take
+Photos are drawn (tests/toy.py), each of twelve things in three overlapping regions. Of the million, 20,000 are distinct and their files are
+mapped fifty times, so that their pages are in memory: what a disk adds is not measured. Drawn photos have nothing in common but things, and take
 many more candidates than real ones: times are given for both. Every line says what it is to be compared with.
 """
 
@@ -109,7 +109,7 @@ def one(words: PaddedWords, query: int) -> PaddedWords:
 def many_photos(folder: Path, photos: int, distinct: int, attention: str) -> None:
     """The two stages over many photos."""
     before, model = anonymous(), model_of(attention)
-    regions, words = drawn(1500, 1500, 1)
+    regions, words = drawn(1000, 800, 1)
     head = fit_pooled(regions, words, model.similarities(regions, words))
     del regions
     parts = draw(folder, distinct)
@@ -197,7 +197,7 @@ def cold(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=1_000_000)
-    parser.add_argument("--distinct", type=int, default=100_000)
+    parser.add_argument("--distinct", type=int, default=20_000)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args(arguments)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {K} regions, E {E}")

@@ -11,7 +11,7 @@ from matcher.attention import Pooling
 from matcher.errors import MatcherError
 from matcher.pooled import PooledHead, fit_pooled, query_features
 from matcher.similarity import CrossAttention, PaddedWords, similarity_matrix
-from tests.toy import drawn_detections
+from tests.toy import drawn_detections, recall_among
 
 REGIONS, WORDS = drawn_detections(2000, 60, seed=1)
 FIT = drawn_detections(600, 300, seed=2)
@@ -20,15 +20,6 @@ DIRECTIONS = {"t2i": 9.0, "i2t": 4.0}
 
 def score_of(attention: str, pooling: str = "LogSumExp") -> CrossAttention:
     return CrossAttention(attention, pooling=pooling, softmax_temperature=DIRECTIONS[attention], lse_temperature=5.0)  # type: ignore[arg-type]
-
-
-def recall(exact: np.ndarray, pooled: np.ndarray, candidates: int) -> float:
-    """Share of the exact top ten (N, M) among the best by another measure."""
-    found = [
-        len({*np.argsort(-one)[:10]} & {*np.argsort(-other)[:candidates]})
-        for one, other in zip(exact.T, pooled.T, strict=True)
-    ]
-    return sum(found) / (10 * len(found))
 
 
 def head_of(score: CrossAttention) -> PooledHead:
@@ -44,9 +35,9 @@ def scores(head: PooledHead, regions: torch.Tensor, words: PaddedWords) -> np.nd
 def test_candidates_of_detected_regions_hold_the_exact_best_where_means_do_not(attention: str, pooling: str) -> None:
     score = score_of(attention, pooling)
     exact, head = similarity_matrix(REGIONS, WORDS, score), head_of(score)
-    found = recall(exact, scores(head, REGIONS, WORDS), 200)
+    found = recall_among(exact, scores(head, REGIONS, WORDS), 200)
     means = normalize(REGIONS.mean(1), dim=-1) @ query_features(WORDS, head.codewords)[:, len(head.codewords) :].T
-    assert found > recall(exact, means.numpy(), 200) + 0.05
+    assert found > recall_among(exact, means.numpy(), 200) + 0.05
     assert found > (0.4 if pooling == "Max" else 0.9)  # one word decides Max, and no sum over words tells which
 
 
@@ -56,7 +47,7 @@ def test_an_ensembles_vectors_are_those_of_its_members_one_after_another() -> No
     exact = sum(similarity_matrix(REGIONS, WORDS, score) for score in members)
     photos = np.concatenate([head.photo_vectors(REGIONS) for head in heads], axis=1)
     queries = np.concatenate([head.query_vectors(WORDS) for head in heads], axis=1)
-    assert recall(exact, photos.astype(np.float32) @ queries.T, 200) > 0.85
+    assert recall_among(exact, photos.astype(np.float32) @ queries.T, 200) > 0.85
 
 
 def test_a_head_is_small_repeatable_and_the_same_from_its_state() -> None:
