@@ -148,7 +148,7 @@ def test_what_was_learnt_extracts_and_its_names_travel(inside: Path) -> None:
     assert store.manifest["attribute_names"] == ["large", "small"]
 
 
-def test_a_finished_run_is_not_trained_or_judged_again(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_trained_or_evaluated_again(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = inside / "detectors/first"
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     monkeypatch.setattr("detector.training.fit.build", lambda *_: pytest.fail("built again"))
@@ -229,25 +229,25 @@ def test_killed_and_continued(inside: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert rates[0][-1] == pytest.approx(rates[1][-1])  # of the sixth step, not of the fourth
 
 
-def test_killed_before_it_was_judged(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*_: object) -> None:
+def test_killed_before_its_evaluation(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise Killed
 
-    arguments = command(*SCRATCH, *SHORT, "--run", "detectors/unjudged", "training.evaluate_every=0")
+    arguments = command(*SCRATCH, *SHORT, "--run", "detectors/unevaluated", "training.evaluate_every=0")
     with monkeypatch.context() as patch:
-        patch.setattr("detector.training.fit._judge", dies)
+        patch.setattr("detector.training.fit.evaluate_detector", dies)
         with pytest.raises(Killed):
             scan(*arguments)
-    assert not (inside / "detectors/unjudged/evaluation.json").exists()
+    assert not (inside / "detectors/unevaluated/evaluation.json").exists()
     monkeypatch.setattr(SparseTrainer, "run_step", lambda _: pytest.fail("trained on"))
     assert scan(*arguments).exit_code == 0
-    assert json.loads((inside / "detectors/unjudged/evaluation.json").read_text())["step"] == 6
+    assert json.loads((inside / "detectors/unevaluated/evaluation.json").read_text())["step"] == 6
 
 
 def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = command(*SCRATCH, *SHORT, "--run", "detectors/damaged", "--steps", "3", "training.evaluate_every=0")
     with monkeypatch.context() as patch:
-        patch.setattr("detector.training.fit._judge", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("detector.training.fit.evaluate_detector", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             scan(*arguments)
     last = inside / "detectors/damaged/checkpoints/model_final.pth"
@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyP
         (command("--init", "none"), "training.norm FrozenBN: from scratch, what is frozen would never be learnt"),
         (command("--init", "none", "training.norm=BN"), "training.frozen_stages 2: from scratch"),
         (command(*SCRATCH, "training.precision=fp16"), "training.precision fp16: needs a CUDA device, found cpu"),
-        (command(*SCRATCH, "training.norm=SyncBN"), "training.norm SyncBN: is for several CUDA processes"),
+        (command(*SCRATCH, "training.norm=SyncBN"), "training.norm SyncBN: needs several CUDA processes"),
         (command(*SCRATCH, "training.steps=0"), "training.steps=0: expected at least 1"),
         (command("--init", "gone.pth"), "--init gone.pth: no such file, nor a hub name"),
         (command("--init", "objects.txt"), "objects.txt: not a weights file, or damaged"),
@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyP
         (command(*SCRATCH, *SHORT, "training.learning_rate=1e30", "training.grad_clip=0", "--run", "detectors/diverged"), "lower training.learning_rate"),
     ],
     ids=["frozen-norm", "frozen-stages", "fp16", "syncbn", "steps", "no-file", "no-weights", "no-data", "coco-attributes", "held-out",
-         "nothing-to-judge", "other-classes", "diverged"],
+         "nothing-to-evaluate", "other-classes", "diverged"],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(inside: Path, arguments: list[str], message: str) -> None:
     assert message in refused(*arguments)
@@ -336,18 +336,20 @@ def test_starts_from_a_detector_and_keeps_the_classes_that_it_shares(inside: Pat
     assert tuned.object_names == ["crate", "lawn", "sea"]
 
 
-def test_evaluate_only_judges_the_run_or_a_file(inside: Path) -> None:
+def test_evaluate_only_takes_the_run_or_a_file(inside: Path) -> None:
     run = inside / "detectors/first"
     trained = json.loads((run / "evaluation.json").read_text())
     saved = (run / "evaluation.json").read_bytes(), (run / "detector.safetensors").read_bytes()
-    said = scan(*command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/judged"))
+    said = scan(
+        *command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/evaluated")
+    )
     assert said.exit_code == 0, said.output
     assert "first/detector.safetensors: AP " in said.output
-    judged = json.loads((inside / "detectors/judged/evaluation.json").read_text())
+    judged = json.loads((inside / "detectors/evaluated/evaluation.json").read_text())
     for kind in ("bbox", "objects", "attributes"):
         assert judged[kind] == pytest.approx(trained[kind], abs=0.01)
     assert ((run / "evaluation.json").read_bytes(), (run / "detector.safetensors").read_bytes()) == saved
-    assert not (inside / "detectors/judged/detector.safetensors").exists()
+    assert not (inside / "detectors/evaluated/detector.safetensors").exists()
     (inside / "detectors/copy").mkdir()
     (inside / "detectors/copy/detector.safetensors").write_bytes(saved[1])
     assert scan(*command("--evaluate-only", "--run", "detectors/copy")).exit_code == 0  # asks for no --init
@@ -456,13 +458,13 @@ import detector.training.fit as fit
 from detector.training.model import plain_state
 from pipeline.cli import main
 
-judge = fit._judge
+evaluate = fit.evaluate_detector
 
-def judged(model, *arguments):
+def evaluated(model, *arguments, **options):
     torch.save(plain_state(model.model), f"rank{os.environ['RANK']}.pt")
-    return judge(model, *arguments)
+    return evaluate(model, *arguments, **options)
 
-fit._judge = judged
+fit.evaluate_detector = evaluated
 main()
 """
 
