@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from pipeline.pages.kinds import WINDOWS
 from pipeline.pages.render import render
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def page_of(service: "Service") -> Callable[..., Any]:
     async def page(request: Request, asked: None) -> HTMLResponse:
         """The page, for browsers."""
         about = await service.index(request, None)
-        content = render("app.html", title=f"{about.run} · {about.photos:,} photos", about=about)
+        title = f"{about.photos:,} photos in {', '.join(about.stores)}"
+        content = render("app.html", title=title, about=about, note=WINDOWS.note if about.starter else "")
         return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
 
     return page

@@ -20,11 +20,12 @@ import torch
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from detector.locate import has_weights
 from matcher.fit import BEST
 from pipeline.caption_cache import caption_embeddings
 from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions, explain
-from pipeline.extraction.detectors import extractor_like
+from pipeline.extraction.detectors import extractor_like, is_starter
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
@@ -87,9 +88,16 @@ class Generation:
             Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection),
             tuple(str(store.path) if local else store.path.name for store in stores),
             tuple(sorted({folder for folder in self.library.folders if folder})[:MOST_FOLDERS]),
-            "weights_sha256" in self.run.data["extraction"],
+            self._takes_uploads(),
+            is_starter(self.collection.extraction),
             {},
         )  # fmt: skip
+
+    def _takes_uploads(self) -> bool:
+        """Whether a detector is there that makes the run's features, and captions to choose among."""
+        extraction = self.run.data["extraction"]
+        there = is_starter(extraction) or bool(self.config.weights or self.run.weights) or has_weights()
+        return "weights_sha256" in extraction and bool(self.run.data["captions"]) and there
 
     def photo(self, row: int) -> Photo:
         """What is known of a photo."""
@@ -120,7 +128,7 @@ class Generation:
             PipelineError: no photo, or features that no detector makes.
         """
         if not self.index.uploads:
-            raise PipelineError("the features searched were imported: no detector makes such regions of a new photo")
+            raise PipelineError("no captions for a new photo: the run has none, or no detector makes its features here")
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
         scores = caption_scores(self.run, regions, self.words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()

@@ -107,6 +107,7 @@ class Nodes:
             tuple(dict.fromkeys(store for one in there for store in one["stores"])),
             tuple(sorted({folder for one in there for folder in one["folders"]})),
             any(one["uploads"] for one in there),
+            any(one["starter"] for one in there),
             {url: "ready" if isinstance(one, dict) else str(one) for url, one in zip(self.urls, found, strict=True)},
         )  # fmt: skip
 

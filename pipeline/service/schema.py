@@ -138,6 +138,7 @@ class Index:
     stores: tuple[str, ...]
     folders: tuple[str, ...]  # of the photos' names; the first 500
     uploads: bool  # whether captions can be found for a photo that is sent
+    starter: bool  # the starter made the features: windows at fixed places, not objects
     nodes: dict[str, str]  # of a coordinator: "ready", or why a node is left out
 
 

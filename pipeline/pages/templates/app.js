@@ -25,6 +25,7 @@ let listed = "";
 async function refresh() { // the list that the address asks for, from its beginning
   const { photo, ...asked } = state(), mine = ++latest;
   listed = JSON.stringify(asked);
+  gallery.ariaBusy = "true";
   $("query").value = typing ? $("query").value : asked.q;
   for (const name of ["store", "folder", "since", "until"]) if ($(name)) $(name).value = asked[name];
   $("captions").replaceChildren();
@@ -37,15 +38,16 @@ async function refresh() { // the list that the address asks for, from its begin
     append(answer.hits);
     const query = asked.q || asked.like, time = Math.round(performance.now() - started);
     const unknown = Object.entries(answer.unknown ?? {}).map(([word, near]) => near ? `“${word}” (nearest: “${near}”)` : `“${word}”`);
-    const note = unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "";
-    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first. Scores compare photos for this query only.${note}`
+    const note = (unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "") + (shown[0]?.weak ? " No good match: even the best is weak." : "");
+    $("scores").hidden = !query;
+    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
     if (!answer.complete) status_.textContent += " A node is not there: its photos are missing.";
   } catch (error) {
     if (mine !== latest) return;
     shown = []; searched = 0; gallery.replaceChildren(); status_.textContent = error.message;
   }
-  if (mine === latest) showPhoto();
+  if (mine === latest) { gallery.ariaBusy = "false"; showPhoto(); }
   more();
 }
 async function page({ q, like, ...filter }, offset) {
@@ -53,13 +55,14 @@ async function page({ q, like, ...filter }, offset) {
   const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
   return { ...response.answers[0], complete: response.complete };
 }
-async function more() { // the next page, when the end of the list comes into view
-  if (loading || shown.length >= searched || $("end").getBoundingClientRect().top > innerHeight + 600) return;
+async function more() { // the next page, when the end of the list comes into view, also by the keys of an open photo
+  const far = $("end").getBoundingClientRect().top > innerHeight + 600 && !(lightbox.isOpen && lightbox.index > shown.length - 10);
+  if (loading || shown.length >= searched || far) return;
   loading = true;
   const mine = latest, { photo, ...asked } = state();
   try {
     const answer = await page(asked, shown.length);
-    if (mine === latest) append(answer.hits);
+    if (mine === latest) { append(answer.hits); lightbox.update(); }
     if (!answer.hits.length) searched = shown.length;
   } catch (error) { status_.textContent = error.message; searched = shown.length; }
   loading = false;
@@ -67,7 +70,8 @@ async function more() { // the next page, when the end of the list comes into vi
 }
 function append(photos) {
   for (const photo of photos) {
-    const index = shown.push(photo) - 1, item = make("li"), button = make("button", { type: "button", className: "photo" });
+    shown.push(photo);
+    const item = make("li", { className: photo.weak ? "weak" : "" }), button = make("button", { type: "button", className: "photo" });
     const label = photo.rank ? `${photo.rank} · ${photo.score.toFixed(3)}` : photo.date;
     item.style.setProperty("--ratio", ratio(photo));
     const image = make("img", { src: photoAt(photo.id, 480), loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` });
@@ -77,7 +81,7 @@ function append(photos) {
     const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
     pick.setAttribute("aria-label", `Select ${photo.name}`);
     pick.addEventListener("change", () => selection.set(photo, pick.checked));
-    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak" : ""} ` });
+    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak match" : ""} ` });
     caption.append(make("span", { className: "faint", textContent: photo.name.split("/").pop() }));
     item.append(pick, button, caption);
     gallery.append(item);
@@ -85,13 +89,16 @@ function append(photos) {
 }
 function showLike(id) {
   if (!id) { $("like").replaceChildren(); return; }
-  const stop = make("button", { type: "button", className: "icon text", textContent: "Stop comparing with this photo" });
+  const stop = make("button", { type: "button", className: "icon text", textContent: "Remove", ariaLabel: "Stop comparing with this photo" });
   stop.addEventListener("click", () => { go({ like: "" }); refresh(); });
   $("like").replaceChildren(make("img", { src: photoAt(id, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
 }
 
 // ---- one photo, large
-const lightbox = makeLightbox(fill, () => shown.length, () => { if (state().photo) { go({ photo: "" }); } });
+const lightbox = makeLightbox(fill, () => shown.length, () => {
+  if (state().photo) go({ photo: "" });
+  if (document.activeElement !== $("query")) gallery.children[lightbox.index]?.querySelector("button.photo").focus(); // where the eyes are
+});
 function showPhoto() { // the photo that the address names
   const index = shown.findIndex((photo) => photo.id === state().photo);
   if (index >= 0) lightbox.open(index);
@@ -100,7 +107,7 @@ function showPhoto() { // the photo that the address names
 function fill(index, heading, body) {
   const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
   if (state().photo !== photo.id) go({ photo: photo.id }, true);
-  heading.textContent = [photo.rank, photo.score?.toFixed(3), photo.name].filter(Boolean).join(" · ");
+  heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", photo.weak ? "weak match" : "", photo.name].filter(Boolean).join(" · ");
   view.append(make("img", { className: "large", src: photoAt(photo.id, 1600), alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
@@ -111,6 +118,7 @@ function fill(index, heading, body) {
     button(photo.path ? "Copy path" : "Copy name", async (event) => { await navigator.clipboard.writeText(path); event.target.textContent = "Copied"; }),
     make("span", { className: "faint", textContent: [photo.date, photo.width ? `${photo.width} × ${photo.height}` : "", photo.store].filter(Boolean).join(" · ") }));
   const note = make("p", { className: "faint", textContent: path });
+  more();
   body.replaceChildren(view, actions, note);
   if (query) ask(`/v1/photos/${photo.id}/explanation?query=${encodeURIComponent(query)}`).then((data) => {
     if (view.isConnected) showAttention(view, data, photoAt(photo.id, 1600), `The photo ${photo.name}`);
@@ -122,6 +130,7 @@ $("query").addEventListener("input", () => {
   const rested = !timer; // a first letter makes an entry of the history, those that follow change it
   clearTimeout(timer);
   typing = true;
+  gallery.ariaBusy = "true"; // what is listed answers the words before
   setTimeout(() => { typing = false; }, 400);
   go({ q: $("query").value.trim(), photo: "" }, !rested);
   timer = setTimeout(refresh, 150);

@@ -1,6 +1,8 @@
 // Shows one photo and one sentence in a container: point at a word and the photo is dimmed where the word does not look,
 // point at the photo and each word shows how much it looks there.
 // data: made by pipeline.pages.explanation.attention_data; photo: its address.
+const FUNCTION_WORDS = new Set(
+  "a an the this that these those and or but of in on at by to from with for as into over under near is are was were be it its his her their there while".split(" "));
 function showAttention(container, data, photo, alt, note) {
   const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
   const drawing = (tag, attributes) => {
@@ -65,7 +67,8 @@ function showAttention(container, data, photo, alt, note) {
     note.textContent = `In ${nameOf(region)} “${data.words[best]}” looks most (${percent(Math.max(...weights))})`;
   }
   stage.addEventListener("mouseleave", () => { reset(); dim(null); });
-  if (data.words.length) showWord(data.shares.indexOf(Math.max(...data.shares)));
+  const content = data.words.map((word, index) => (FUNCTION_WORDS.has(word.toLowerCase()) ? -1 : data.shares[index]));
+  if (data.words.length) showWord(content.indexOf(Math.max(...content)));
 }
 
 // Paints attention onto a canvas over the photo, as pipeline.pages.explanation.dimmed_photos does: linear in the attention,

@@ -13,11 +13,14 @@ function makeLightbox(fill, count, closed = () => {}) {
   function open(index) {
     if (index < 0 || index >= count()) return;
     current = index;
-    previous.disabled = index === 0;
-    next.disabled = index === count() - 1;
+    update();
     fill(index, heading, body);
     if (!dialog.open) { dialog.showModal(); close.focus(); }
     dialog.scrollTop = 0;
+  }
+  function update() { // after the list became longer
+    previous.disabled = current === 0;
+    next.disabled = current >= count() - 1;
   }
   previous.addEventListener("click", () => open(current - 1));
   next.addEventListener("click", () => open(current + 1));
@@ -30,5 +33,5 @@ function makeLightbox(fill, count, closed = () => {}) {
     event.preventDefault();
   });
   dialog.addEventListener("close", () => { body.replaceChildren(); closed(); });
-  return { open, close: () => dialog.close(), get index() { return current; }, get isOpen() { return dialog.open; } };
+  return { open, update, close: () => dialog.close(), get index() { return current; }, get isOpen() { return dialog.open; } };
 }
