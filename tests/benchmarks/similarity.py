@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from matcher.collection import collection_similarity
 from matcher.config import ModelConfig
 from matcher.data import CaptionedImages
 from matcher.loss import triplet_loss
+from matcher.methods import METHODS, make_matcher
 from matcher.scan import SCAN
-from matcher.similarity import cross_attention_similarity
+from matcher.similarity import PaddedWords, cross_attention_similarity
 from matcher.vocabulary import SPECIAL, Vocabulary
 from tests.paper_loop import paper_similarity
 from tests.toy import ArraySource
@@ -71,6 +73,28 @@ def bench_scoring(attention: str, goal: float) -> None:
         )
     report(f"scoring {attention}", times, "loop", goal)
     print(f"{'':24} {times['ours'] / times['bare GEMM']:5.1f} x the time of the bare GEMM")
+
+
+def bench_methods() -> None:
+    """Scoring with each method, embeddings given: microseconds a pair, in one run."""
+    vocabulary = Vocabulary([*SPECIAL, *(f"word{index}" for index in range(100))])
+    lengths = coco_lengths(B)
+    regions, words = (torch.nn.functional.normalize(torch.randn(B, n, D), dim=-1) for n in (K, int(lengths.max())))
+    calls: dict[str, Callable[[], object]] = {}
+    for name in METHODS:
+        for attention in ("t2i", "i2t") if name == "scan" else ("t2i",):
+            config = ModelConfig(
+                **(OPTIONS[attention] | {"matcher": name, "attention": attention, "image_mlp": name == "vse"})
+            )
+            model = make_matcher(config, vocabulary).eval()
+            images, captions = (regions[:, :1], words[:, :1]) if model.one_vector else (regions, words)
+            padded = PaddedWords(captions, model.embedded_lengths(lengths))
+            calls[f"{name} {attention}" if name == "scan" else name] = partial(model.similarities, images, padded)
+    times = fastest(calls, repetitions=5)
+    print(
+        "scoring by each method: "
+        + ", ".join(f"{name} {1e6 * seconds / B / B:.2f} µs a pair" for name, seconds in times.items())
+    )
 
 
 def bench_step(attention: str, goal: float) -> None:
@@ -143,6 +167,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {B} x {B}, {K} regions, D {D}, float32")
     bench_scoring("t2i", 10)
     bench_scoring("i2t", 8)
+    bench_methods()
     bench_step("t2i", 5)
     bench_step("i2t", 5)
     bench_memory(512 << 20)
