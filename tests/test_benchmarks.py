@@ -1,14 +1,17 @@
 """The benchmarks of extraction run, and the two detectors that it compares find the same."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from detector import RegionExtractor
 from detector.config import DetectorConfig
-from tests.benchmarks import serve, windows
+from tests.benchmarks import methods, serve, windows
 from tests.benchmarks.extract import TINY, main, seeded
 from tests.published import PublishedDetector
+from tests.toy import toy_world
 
 
 def test_ours_finds_what_detectron2s_own_model_finds() -> None:
@@ -45,3 +48,26 @@ def test_the_benchmark_of_the_service_runs(capsys: pytest.CaptureFixture[str]) -
     assert not seen.errors
     assert len(sizes) == 10
     assert "p99" in capsys.readouterr().out
+
+
+def test_the_leaderboard_runs_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, world in (("train", toy_world(20)), ("dev", toy_world(8, seed=5))):
+        np.save(tmp_path / f"{split}_ims.npy", world.source.gather(world.rows))
+        captions = [
+            caption for image in range(len(world.rows)) for caption in (world.captions[2 * image :][:2] * 3)[:5]
+        ]
+        (tmp_path / f"{split}_caps.txt").write_text("\n".join(captions) + "\n")
+    pair = ("CHAN, InfoNCE", "VSE∞, InfoNCE")
+    monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in pair})
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--epochs", "1"]
+    methods.main([*arguments, "--seeds", "1"])
+    rows = (tmp_path / "out/rows.jsonl").read_text()
+    methods.main([*arguments, "--seeds", "2"])
+    assert (tmp_path / "out/rows.jsonl").read_text().startswith(rows)  # what is done is not done again
+    table = (tmp_path / "out/table.md").read_text().splitlines()
+    assert len(table) == 2 + 2 + 1  # head, methods, their ensemble
+    assert table[-1].startswith("| CHAN, InfoNCE + VSE∞, InfoNCE |")
+    assert " ± " in table[2]
+    assert capsys.readouterr().out.count("seed 0: rsum") == 2

@@ -54,7 +54,7 @@ METHODS: dict[str, tuple[Fields, Fields]] = {  # name: of the model, of the reci
 ENSEMBLES = [
     ("SCAN t2i LSE", "SCAN i2t LSE"),
     ("CHAN, InfoNCE", "VSE∞, InfoNCE"),
-    ("CHAN, InfoNCE", "SCAN i2t LSE, InfoNCE"),
+    ("VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE"),
     ("CHAN, InfoNCE", "VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE"),
 ]
 QUERIES = 20
