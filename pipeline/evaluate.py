@@ -101,13 +101,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         _refuse_incompatible(member, split)
     for note in [*notes, *_notes(runs, split)]:
         report(f"note: {note}")
-    similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
-    for member in runs:
-        images = split.images
-        similarity += collection_similarity(
-            member.model, images.source, images.rows, images.captions, progress=True
-        ) / np.float32(len(runs))
-    owner = split.images.image_of_caption
+    similarity, owner = _mean_similarity(runs, split), split.images.image_of_caption
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
     more: dict[str, Any] = {"chance": chances}
@@ -119,25 +113,28 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if agreed:
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
     path = _write(runs, split, name, protocols, similarity, more)
+    intervals = more.get("confidence_95", {})
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
 
-        write_evaluation(
-            Path(config.html),
-            [member.folder for member in runs],
-            split,
-            protocols,
-            similarity,
-            chances,
-            more.get("confidence_95", {}),
-        )
+        folders = [member.folder for member in runs]
+        write_evaluation(Path(config.html), folders, split, protocols, similarity, chances, intervals)
         report(f"page: {config.html}")
     extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
     extras += [str(agreed)] if agreed else []
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
-    intervals = more.get("confidence_95", {})
     return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
+
+
+def _mean_similarity(runs: Sequence[TrainedRun], split: Split) -> np.ndarray:
+    """(N, M) float32, averaged over the runs of an ensemble."""
+    images = split.images
+    similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
+    for run in runs:
+        found = collection_similarity(run.model, images.source, images.rows, images.captions, progress=True)
+        similarity += found / np.float32(len(runs))
+    return similarity
 
 
 def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: Intervals) -> str:

@@ -100,8 +100,7 @@ def fit_detector(
     if finished := _finished(folder, recipe.steps):
         before_writing()
         return DetectorFitResult(folder / WEIGHTS, recipe.steps, 0.0, finished)
-    device = torch.device(device)
-    check_recipe(recipe, device, folder, bool(start))
+    check_recipe(recipe, device := torch.device(device), folder, bool(start))
     seed_all_rng(recipe.seed + comm.get_rank())
     model = build(config, recipe, start).to(device)
     wrapped = _distributed(model, device)
@@ -113,18 +112,20 @@ def fit_detector(
 
     def evaluate() -> dict[str, dict[str, float]]:
         _average_statistics(model)
-        evaluation.clear()
         evaluation.update(evaluate_detector(model, data, folder, workers=workers, progress=progress))
-        if comm.is_main_process():
-            tensors, names = plain_state(model.model), (data.object_names, data.attribute_names)
-            save_weights(folder / WEIGHTS, config, tensors, object_names=names[0], attribute_names=names[1])
-            _write_json(folder / EVALUATION, {"step": min(trainer.iter + 1, recipe.steps), **evaluation})
+        _save(model, data, folder, {"step": min(trainer.iter + 1, recipe.steps), **evaluation})
         return evaluation
 
     trainer.register_hooks(_hooks(trainer, recipe, checkpointer, evaluate, folder, progress))
-    first = _resume(checkpointer, folder / CHECKPOINTS)
-    _train(trainer, first, recipe.steps, folder)
+    _train(trainer, _resume(checkpointer, folder / CHECKPOINTS), recipe.steps, folder)
     return DetectorFitResult(folder / WEIGHTS, recipe.steps, time.perf_counter() - started, evaluation)
+
+
+def _save(model: TrainableDetector, data: DetectionData, folder: Path, evaluation: Mapping[str, Any]) -> None:
+    if comm.is_main_process():
+        names = {"object_names": data.object_names, "attribute_names": data.attribute_names}
+        save_weights(folder / WEIGHTS, model.model.config, plain_state(model.model), **names)
+        _write_json(folder / EVALUATION, evaluation)
 
 
 def _train(trainer: TrainerBase, first: int, steps: int, folder: Path) -> None:

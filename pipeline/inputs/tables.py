@@ -14,19 +14,12 @@ from pipeline.errors import PipelineError
 
 DELIMITERS = ("\t", "|", ";", ",")
 IMAGE_WORDS = {
-    "image",
-    "images",
-    "image_id",
-    "image_name",
-    "image_path",
-    "filename",
-    "file_name",
-    "file",
-    "filepath",
-    "img",
+    *("image", "images", "image_id", "image_name", "image_path", "img"),
+    *("filename", "file_name", "file", "filepath"),
 }
 CAPTION_WORDS = {"caption", "captions", "comment", "text", "sentence", "description"}
 IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
+LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
 
 
@@ -61,6 +54,7 @@ def read_table(path: Path, text: str) -> Iterator[TableRow]:
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
     """
+    csv.field_size_limit(LONGEST_FIELD)  # of the process: every reader of CSV sets its own
     text = text.replace("\r\n", "\n")
     lines = text.replace("\r", " " if "\n" in text else "\n").split("\n")  # a caption may hold other line separators
     first = next((line for line in lines if line.strip()), "")
@@ -74,7 +68,7 @@ def read_table(path: Path, text: str) -> Iterator[TableRow]:
             header = False
             continue
         if numbered:
-            fields = _without_number(fields)
+            fields = [fields[0], *fields[2:]]
         yield _row(path, number, lines[number - 1], fields, layout)
 
 
@@ -107,45 +101,36 @@ def _is_numbered(lines: list[str], layout: _Layout) -> bool:
     return all(len(row) == 3 and row[1].strip().isdecimal() for row in rows)
 
 
-def _without_number(fields: list[str]) -> list[str]:
-    return [fields[0], *fields[2:]]
-
-
 def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, fields) of every record. Quotes are CSV's where they can be read so, else plain characters."""
     if layout.delimiter == "\t" and not layout.header and not _is_quoted(lines, layout):
         yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1))
         return
     start = 0
-    limit = csv.field_size_limit(1 << 31)
-    try:
-        while start < len(lines):
-            rest = (lines[number] + "\n" for number in range(start, len(lines)))
-            reader = csv.reader(rest, delimiter=layout.delimiter, strict=True)
-            before = 0
-            try:
-                for fields in reader:
-                    _check_lines(path, lines, start + before, start + reader.line_num, layout)
-                    yield start + before + 1, fields
-                    before = reader.line_num
-                return
-            except csv.Error as error:
-                if reader.line_num - before > 1:
-                    raise PipelineError(
-                        f"{path}: line {start + before + 1} opens a quote that is not closed as CSV closes it ({error})",
-                        "quote the field properly, or separate image and caption by a tab",
-                    ) from error
-                start += before  # one line whose quotes are not CSV's: they belong to the caption
-                yield start + 1, lines[start].split(layout.delimiter)
-                start += 1
-    finally:
-        csv.field_size_limit(limit)
+    while start < len(lines):
+        rest = (lines[number] + "\n" for number in range(start, len(lines)))
+        reader = csv.reader(rest, delimiter=layout.delimiter, strict=True)
+        before = 0
+        try:
+            for fields in reader:
+                _check_lines(path, lines, start + before, start + reader.line_num, layout)
+                yield start + before + 1, fields
+                before = reader.line_num
+            return
+        except csv.Error as error:
+            if reader.line_num - before > 1:
+                raise PipelineError(
+                    f"{path}: line {start + before + 1} opens a quote that is not closed as CSV closes it ({error})",
+                    "quote the field properly, or separate image and caption by a tab",
+                ) from error
+            start += before  # one line whose quotes are not CSV's: they belong to the caption
+            yield start + 1, lines[start].split(layout.delimiter)
+            start += 1
 
 
 def _is_quoted(lines: list[str], layout: _Layout) -> bool:
     """Whether the quotes of a table of tabs without header are CSV's. In Flickr's token files they are the captions'."""
     reader = csv.reader((line + "\n" for line in lines), delimiter=layout.delimiter, strict=True)
-    limit = csv.field_size_limit(1 << 31)
     try:
         before = 0
         for _ in reader:
@@ -153,8 +138,6 @@ def _is_quoted(lines: list[str], layout: _Layout) -> bool:
             before = reader.line_num
     except (csv.Error, PipelineError):
         return False
-    finally:
-        csv.field_size_limit(limit)
     return True
 
 
