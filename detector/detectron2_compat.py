@@ -9,6 +9,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from detector.errors import DetectorError
@@ -26,6 +27,14 @@ class _MissingExtension(types.ModuleType):
         )
 
 
+def install_command() -> str:
+    """The one command that adds detectron2 to this Python: its script lies in the repository, or where the wheel put it."""
+    here = Path(__file__).parents[1]
+    folders = (here / "docker", here / "share/scan-pipeline", Path(sys.prefix, "share/scan-pipeline"))
+    scripts = [folder / "install_detectron2.sh" for folder in folders]
+    return f"bash {next(filter(Path.is_file, scripts), scripts[0])} {sys.executable}"
+
+
 def prepare_detectron2() -> None:
     """Make `import detectron2.modeling` work.
 
@@ -33,8 +42,7 @@ def prepare_detectron2() -> None:
         DetectorError: detectron2 is not installed.
     """
     if importlib.util.find_spec("detectron2") is None:
-        remedy = "install it with: docker/install_detectron2.sh python (make install)"
-        raise DetectorError("detectron2: not installed", remedy)
+        raise DetectorError("detectron2: not installed", f"install it with: {install_command()}")
     from PIL import Image
 
     if not hasattr(Image, "LINEAR"):  # gone since Pillow 10; detectron2 0.6 names it in a default argument

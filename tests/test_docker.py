@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import yaml
+
+from pipeline.cli import main
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,6 +79,18 @@ def test_nothing_runs_as_root_on_a_floating_base(name: str) -> None:
     assert found["FROM"] == "${BASE}"
     (base,) = (rest for step, rest in steps(name) if rest.startswith("BASE="))
     assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-[\w-]+", base)
+
+
+def test_compose_runs_commands_that_exist() -> None:
+    content = yaml.safe_load((REPOSITORY / "docker/compose.yaml").read_text())
+    for service in content["services"].values():
+        assert (REPOSITORY / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        name, *options = service["command"]
+        known = {
+            option for parameter in main.commands[name].get_params(click.Context(main)) for option in parameter.opts
+        }
+        assert set(options[::2]) <= known
+        assert service["ports"][0].endswith(options[options.index("--port") + 1])
 
 
 def test_make_install_and_the_images_run_the_same_script() -> None:

@@ -6,7 +6,6 @@ Its own process, as a broken library may end it. Whatever is printed by then cou
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -61,7 +60,7 @@ def _libraries() -> Iterator[Check]:
 
 
 def _detectron2() -> Check:
-    from detector.detectron2_compat import prepare_detectron2
+    from detector.detectron2_compat import install_command, prepare_detectron2
     from detector.errors import DetectorError
 
     try:
@@ -70,8 +69,7 @@ def _detectron2() -> Check:
         import detectron2._C as compiled
         from detectron2.modeling.backbone import resnet  # noqa: F401 (what the detector is built of)
     except (DetectorError, ImportError) as error:
-        remedy = f"docker/install_detectron2.sh {sys.executable}"
-        return Check("libraries", BROKEN, f"detectron2: {one_line(error)}", remedy)
+        return Check("libraries", BROKEN, f"detectron2: {one_line(error)}", install_command())
     served = (
         "its compiled operators" if hasattr(compiled, "__file__") else "torchvision's operators in place of its own"
     )
