@@ -22,7 +22,7 @@ from tqdm import tqdm
 from matcher.build import build_model
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import calibrate
-from matcher.checkpoint import save_model, write_atomically
+from matcher.checkpoint import model_sha256, save_model, write_atomically
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages
@@ -260,7 +260,9 @@ class Trainer:
             if better and self.group.is_main:
                 save_model(self.run_dir / BEST, self.model)
                 calibration = calibrate(similarity, self.dev.image_of_caption)
-                state = calibration.state() if calibration else {}
+                state = (
+                    {"model_sha256": model_sha256(self.run_dir / BEST), **calibration.state()} if calibration else {}
+                )
                 write_atomically(self.run_dir / CALIBRATION, json.dumps(state, indent=1).encode())
         if better:
             self.state.best_rsum, self.state.best_step, self.state.stale = metrics.rsum, self.state.step, 0

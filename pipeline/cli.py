@@ -65,7 +65,7 @@ def extract(config: "ExtractConfig") -> None:
 
     store = stage.run(config)
     say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
-    if not store.manifest["complete"]:
+    if not store.complete:
         say("not complete: other processes are at work on it, or a --limit was set; the same command continues")
     say_next(*stage.next_steps(store))
 

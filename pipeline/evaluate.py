@@ -240,7 +240,8 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, 
     origins = [] if all_stores else [path.name for path in stores]
     origins += [] if all_captions else [path.stem for path in files if config.captions]
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
-    return split, "_".join([*origins, wanted]), dataset.notes
+    copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]
+    return split, "_".join([*origins, wanted]), [*dataset.notes, *([] if config.features else copied)]
 
 
 def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:

@@ -11,6 +11,8 @@ runs/t2i_mean/
 """
 
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +108,13 @@ class TrainedRun:
         """The captions files it was trained on."""
         return self._recorded("captions", "--captions")
 
+    def left_behind(self) -> list[tuple[Path, Path]]:
+        """Of a run that was copied: each store and captions file that is taken, and the one of its old place that is not."""
+        recorded = [*self.data["stores"], *self.data["captions"]]
+        old = [Path(os.path.normpath(Path(self.data["folder"], path))) for path in recorded]
+        pairs = zip(map(self._locate, recorded), old, strict=True)
+        return [(taken, before) for taken, before in pairs if before.exists() and not before.samefile(taken)]
+
     def _recorded(self, key: str, option: str) -> list[Path]:
         paths = [self._locate(path) for path in self.data[key]]
         if not paths:
@@ -166,11 +175,18 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     splits = read_json(folder / SPLITS, "a run's splits", REMEDY) if (folder / SPLITS).exists() else {}
     if not all(isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in splits.values()):
         raise PipelineError(f"{folder / SPLITS}: not lists of image ids", REMEDY)
+    if data.get("splits_sha256", splits_sha256(splits)) != splits_sha256(splits):
+        raise PipelineError(f"{folder / SPLITS}: not the splits that the run was trained with", "copy the run again")
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
     state = read_json(folder / CALIBRATION, "a run's calibration") if (folder / CALIBRATION).is_file() else {}
-    calibration = Calibration.of_state(state) if state else None
-    model = load_model(folder / BEST, device)
-    return TrainedRun(folder, model, config, data, splits, model_sha256(folder / BEST), calibration)
+    model, sha256 = load_model(folder / BEST, device), model_sha256(folder / BEST)
+    own = state and state.get("model_sha256", sha256) == sha256  # else of another model: of one before, or another run
+    return TrainedRun(folder, model, config, data, splits, sha256, Calibration.of_state(state) if own else None)
+
+
+def splits_sha256(splits: Mapping[str, Sequence[str]]) -> str:
+    """Checksum of which images were trained on, and which were kept from training."""
+    return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:

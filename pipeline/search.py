@@ -397,12 +397,14 @@ def open_search(
     except PipelineError as error:
         if run:
             raise
+        notes: list[str] = []
         try:
             trained = load_run(find_run(SHIPPED_RUN), where)
-            collection = fitting_stores(trained, features, report)
+            collection = fitting_stores(trained, features, notes.append)
         except PipelineError:
             raise error from None
-        report(f"note: {error.message}; searching with the run that is shipped")
+        for line in [*notes, f"note: {error.message}; searching with the run that is shipped"]:
+            report(line)
     calibration = trained.calibration.among(len(collection)) if trained.calibration else None
     return Search(
         trained,
@@ -460,7 +462,7 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
         )
     collection = open_stores(fitting)
     for store in collection.stores:
-        if not store.manifest["complete"]:
+        if not store.complete:
             report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
     return collection
 

@@ -1,7 +1,5 @@
 """Train a matcher: stores and captions -> a run folder (see `pipeline/runs.py`) with a trained SCAN."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +11,7 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.files import write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
-from pipeline.runs import RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run
+from pipeline.runs import RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run, splits_sha256
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
         "folder": str(folder.resolve()),
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
-        "splits_sha256": hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest(),
+        "splits_sha256": splits_sha256(splits),
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,

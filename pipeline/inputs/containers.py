@@ -142,8 +142,12 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                     "unpack it once: gunzip, unxz or zstd -d",
                 ) from error
             index.fault = f"a damaged or truncated tar ({error}): what follows its {len(index.photos):,} photos is lost"
+    photos_of_key = Counter(map(_key, index.photos))
     for name in index.photos:
-        index.captions += _captions(name, records.get(_key(name), {}), place, columns)
+        if photos_of_key[_key(name)] == 1:
+            index.captions += _captions(name, records.get(_key(name), {}), place, columns)
+    if several := sum(key in records for key, count in photos_of_key.items() if count > 1):
+        skipped["captions of several images"] = several  # a photo and its mask, say: nobody knows which one they are of
     index.skipped = dict(skipped)
     return index
 

@@ -111,9 +111,10 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes = [
         f"{store.path} is not complete: these are the {len(store):,} images that it holds so far"
         for store in collection.stores
-        if not store.manifest["complete"]
+        if not store.complete
     ]
     paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
+    paths = list({path.resolve(): path for path in paths[::-1]}.values())[::-1]  # one file may have two names
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     index = ImageIndex(collection.image_ids, full_paths(collection))
 
@@ -130,7 +131,12 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
                 unmatched[str(path)] += 1
                 continue
             name = caption.split or store_splits[row] or split_of_name(path.name)
-            name = split_of_row.setdefault(row, name)
+            if split_of_row.setdefault(row, name) != name:
+                raise PipelineError(
+                    f"{path}: image {caption.image!r} is in the split {name or '(none)'}, and before in "
+                    f"{split_of_row[row] or '(none)'}",
+                    "give each image one split, or name one captions file",
+                )
             rows_of_split.setdefault(name, {}).setdefault(row, []).append(caption)
     if not split_of_row:
         raise PipelineError(

@@ -10,7 +10,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -189,6 +189,7 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
         PipelineError: a source that is not there, no image at all, or two images with the same id.
     """
     skipped = Counter() if skipped is None else skipped
+    _refuse_nested(list(map(str, roots)))
     forget()
     _remote_source.cache_clear()
     photos = []
@@ -220,6 +221,14 @@ def captions_of(roots: Sequence[str], columns: tuple[str, ...]) -> list[dict[str
         for root, prefix in zip(roots, _prefixes(roots), strict=True)
         for one in open_source(root).captions(columns)
     ]
+
+
+def _refuse_nested(roots: Sequence[str]) -> None:
+    """A folder within another one would bring its photos twice, under two ids."""
+    folders = [Path(root).resolve() for root in roots if os.path.isdir(root)]
+    for outer, inner in permutations(folders, 2):
+        if outer in inner.parents or (outer == inner and len(set(roots)) == len(roots)):
+            raise PipelineError(f"--images: {inner} is part of {outer}", "name the outer folder alone")
 
 
 def _prefixes(roots: Sequence[Path | str]) -> list[str]:

@@ -91,7 +91,7 @@ def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], Non
     _refuse_options(config, config.format, {"split": "original", "captions": "original"})
     if not len(store):
         raise PipelineError(f"{store.path}: holds no image yet", "run its extraction again, it continues")
-    if not store.manifest["complete"]:
+    if not store.complete:
         report(f"{store.path} is not complete: these are the {len(store):,} images that it holds so far")
     if not format.is_folder and target.exists():
         raise PipelineError(f"{target}: exists already", "delete it, or choose another --output")

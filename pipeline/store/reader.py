@@ -191,6 +191,11 @@ class Store(StoredImages):
         if image_id := self._duplicate():
             raise PipelineError(f"{path}: duplicate image id {image_id!r} in two shards", repair_hint(path))
 
+    @property
+    def complete(self) -> bool:
+        """Whether it was extracted to its end, and copied so."""
+        return self.manifest["complete"] and self.manifest["counts"]["shards"] == len(self.shards)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path,)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from datetime import datetime
 from pathlib import Path
 
@@ -9,16 +10,22 @@ import cv2
 import numpy as np
 import pillow_heif
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.containers import index_of
+from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.photos import decode_thumbnail
+from pipeline.inputs.sources import list_photos
 from pipeline.interchange.common import ImportFeaturesConfig, name_of_photo
 from pipeline.interchange.convert import import_features
 from pipeline.interchange.hdf5 import _ids_from
+from pipeline.runs import load_run
 from pipeline.search import open_search
 from pipeline.service.library import _taken
+from pipeline.store.reader import open_store
 from pipeline.store.writer import ShardRows, claim_store, commit_shard
 from tests.photos import write_photos
 from tests.stores import make_store, random_regions
@@ -156,3 +163,78 @@ def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:
     png = cv2.imencode(".png", np.zeros((6000, 6000, 3), np.uint8))[1].tobytes()
     with pytest.raises(UnreadableImage, match="6000 x 6000 pixels: more than 20,000,000"):
         decode_thumbnail(png, 4000, max_pixels=20_000_000)
+
+
+def test_a_store_that_was_copied_half_way_is_not_complete(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", list("abcdef"))
+    assert store.complete
+    store.shards[1].mark.unlink()
+    assert not open_store(tmp_path / "store").complete
+
+
+def test_a_folder_within_another_brings_no_photo_twice(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/2019", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for roots in ([tmp_path / "photos", tmp_path / "photos/2019"], [tmp_path / "photos", tmp_path / "link"]):
+        with pytest.raises(PipelineError, match=r"photos(/2019)? is part of .*photos; name the outer folder alone"):
+            list_photos(roots)
+
+
+def test_captions_named_twice_count_once(project: Path) -> None:
+    captions = "coco/annotations/captions_train2014.json"
+    said = scan("evaluate", "--split", "all", "--captions", captions, "--captions", str(project / captions))
+    assert "all 20 images / 40 captions" in said.output
+
+
+def test_a_copied_run_says_which_stores_it_takes(inside: Path, project: Path) -> None:
+    said = scan("evaluate", "--run", "runs/t2i_mean")
+    assert (
+        f"runs/t2i_mean was copied: taking {project}/features/train2014, not {inside}/features/train2014" in said.output
+    )
+
+
+def test_a_run_keeps_its_own_splits_and_calibration(project: Path) -> None:
+    run, cpu = Path("runs/t2i_mean"), torch.device("cpu")
+    assert load_run(run, cpu).calibration is not None
+    state = json.loads((run / "calibration.json").read_text())
+    (run / "calibration.json").write_text(json.dumps({**state, "model_sha256": "of another run"}))
+    assert load_run(run, cpu).calibration is None
+    splits = json.loads((run / "splits.json").read_text())
+    (run / "splits.json").write_text(json.dumps({"train": splits["dev"], "dev": splits["train"]}))
+    with pytest.raises(PipelineError, match=r"splits\.json: not the splits that the run was trained with"):
+        load_run(run, cpu)
+    (run / "splits.json").unlink()
+    said = scan("evaluate", "--run", str(run))
+    assert (said.exit_code, "not the splits" in said.output) == (2, True)
+
+
+def test_an_image_of_two_splits_is_refused(project: Path) -> None:
+    Path("train.tsv").write_text("".join(f"{PHOTO.format(number)}\tA dog\n" for number in range(20)))
+    Path("test.tsv").write_text("".join(f"{PHOTO.format(number)}\tA cat\n" for number in range(9, 15)))
+    shutil.copytree("features/train2014", "features/photos")
+    with pytest.raises(
+        PipelineError, match=rf"test\.tsv: image '{PHOTO.format(9)}' is in the split test, and before in train"
+    ):
+        load_dataset([Path("features/photos")], ["train.tsv", "test.tsv"])
+
+
+def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_photos(tmp_path, 2)
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in ("a.jpg", "a.seg.jpg", "b.jpg"):
+            tar.add(tmp_path / "000.jpg", name)
+        for name in ("a.txt", "b.txt"):
+            (tmp_path / name).write_text("a dog")
+            tar.add(tmp_path / name, name)
+    index = index_of(str(tmp_path / "t.tar"), ())
+    assert sorted(index.photos) == ["a.jpg", "a.seg.jpg", "b.jpg"]
+    assert [one["filename"] for one in index.captions] == ["b.jpg"]
+    assert index.skipped == {"captions of several images": 1}
+
+
+def test_a_search_that_fails_does_not_speak_of_another_run(project: Path) -> None:
+    shutil.copytree("features/train2014", "features/second")
+    said = scan("retrieve", "--query", "a dog")
+    assert said.exit_code == 2
+    assert [line for line in said.stderr.splitlines() if line] == [said.stderr.strip()]
