@@ -199,8 +199,10 @@ class RegionExtractor(RegionSource):
             every = torch.arange(len(boxes))
             selected = Selected(every, boxes, candidates.object_ids, candidates.object_scores)
         else:
-            selected = self._maxclass(image, candidates)
             height, width = image.pixels.shape[:2]
+            scores, ids, offset = candidates.object_scores, candidates.object_ids, self.model.offset
+            size = {"height": height, "width": width}
+            selected = select_maxclass(candidates.boxes, scores, ids, self.num_regions, **size, offset=offset)
             x, y = image.image_size[1] / width, image.image_size[0] / height
             boxes = selected.boxes * selected.boxes.new_tensor([x, y, x, y])
         boxes = clip(boxes, *image.image_size, 0.0)  # a resized side is rounded: half a pixel may stand out
@@ -213,18 +215,6 @@ class RegionExtractor(RegionSource):
             attribute_ids=candidates.attribute_ids[rows].numpy().astype(np.int32),
             attribute_scores=candidates.attribute_scores[rows].numpy(),
             image_size=image.image_size,
-        )
-
-    def _maxclass(self, image: PreparedImage, candidates: Candidates) -> Selected:
-        height, width = image.pixels.shape[:2]
-        return select_maxclass(
-            candidates.boxes,
-            candidates.object_scores,
-            candidates.object_ids,
-            self.num_regions,
-            height=height,
-            width=width,
-            offset=self.model.offset,
         )
 
 

@@ -249,11 +249,8 @@ def for_inference(model: Any, network: Network) -> nn.Module:
     stages = [block for stage in model.blocks for block in stage]
     pairs = [(model, "conv_stem", "bn1"), (model, "conv_head", "bn2")]
     for block in stages:
-        names = [name for name in _INVERTED if hasattr(block, name)]
-        if hasattr(block, "conv_pwl"):
-            pairs += [(block, conv, norm) for conv, norm in zip(names[::2], names[1::2], strict=True)]
-        else:
-            pairs += [(block, "conv_dw", "bn1"), (block, "conv_pw", "bn2")]
+        names = list(_INVERTED if hasattr(block, "conv_pwl") else _SEPARABLE)  # convolutions and norms in turn
+        pairs += [(block, conv, norm) for conv, norm in zip(names[::2], names[1::2], strict=True)]
     for owner, conv, norm in pairs:
         fold_norm(getattr(owner, conv), getattr(owner, norm))
         setattr(owner, norm, getattr(owner, norm).act)

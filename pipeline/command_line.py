@@ -41,9 +41,20 @@ codecs.register_error(ENCODING_ERRORS, _any_text)
 
 
 class Command(click.Command):
-    """A command whose options are the fields of a dataclass, given as a class or as "module:Class"."""
+    """A command whose options are the fields of a dataclass.
 
-    def __init__(self, *, schema: type | str, section: str, example: str, presets: str, resumable: bool, **rest: Any):
+    Args:
+        schema: the dataclass, or "module:Class" to import when the command is used.
+        section: of `SECTIONS`, where the help lists it.
+        example: a command line that ends the command's help.
+        presets: folder of `configs/` whose presets `--config` takes; "": the command has no --config or KEY=VALUE.
+        resumable: whether the same command continues after it was interrupted.
+        rest: of `click.Command`.
+    """
+
+    def __init__(
+        self, schema: type | str, section: str, *, example: str, presets: str = "", resumable: bool = False, **rest: Any
+    ):
         super().__init__(**rest)
         self.schema, self.section, self.example = schema, section, example
         self.presets, self.resumable = presets, resumable
@@ -85,32 +96,20 @@ class Commands(click.Group):
     """The one place where a user's mistake becomes one line on stderr and exit code 2."""
 
     def add(
-        self,
-        schema: type | str,
-        section: str,
-        *,
-        example: str,
-        presets: str = "",
-        resumable: bool = False,
-        name: str = "",
+        self, schema: type | str, section: str, *, name: str = "", **about: Any
     ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
         """Decorate a function of a configuration to be a command.
 
         Args:
-            schema: its dataclass, or "module:Class" to import when the command is used.
-            section: of `SECTIONS`, where the help lists it.
-            example: a command line that ends the command's help.
-            presets: folder of `configs/` whose presets `--config` takes; "": the command has no --config or KEY=VALUE.
-            resumable: whether the same command continues after it was interrupted.
+            schema, section, about: as of `Command`.
             name: of the command; "" takes the function's.
         """
 
         def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-            command = Command(
-                name=name or function.__name__.replace("_", "-"), help=function.__doc__, callback=function, schema=schema,
-                section=section, example=example, presets=presets, resumable=resumable,
-            )  # fmt: skip
-            self.add_command(command)
+            name_of_it = name or function.__name__.replace("_", "-")
+            self.add_command(
+                Command(schema, section, name=name_of_it, help=function.__doc__, callback=function, **about)
+            )
             return function
 
         return register

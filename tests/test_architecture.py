@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FORBIDDEN = {"detector": {"pipeline", "matcher"}, "matcher": {"pipeline", "detector", "detectron2"}}
+FORBIDDEN = {
+    "configs": {"pipeline", "detector", "matcher"},
+    "detector": {"pipeline", "matcher"},
+    "matcher": {"pipeline", "detector", "detectron2"},
+}
 
 
 def imported_packages(path: Path) -> set[str]:

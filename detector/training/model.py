@@ -7,6 +7,7 @@ Letters: B images of a batch, G boxes of an image, R sampled proposals, C object
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -149,14 +150,14 @@ class Anchors:
         return [Boxes(grid_anchors(self.model.cell_anchors, height, width, STRIDE))]
 
 
+@dataclass
 class Samples:
-    """The sampled proposals of a batch and what each should have been told."""
+    """The sampled proposals of a batch, and the truth about each."""
 
-    def __init__(self, proposals: Tensor, classes: Tensor, boxes: Tensor, attributes: Tensor):
-        self.proposals = proposals  # (R, 4)
-        self.classes = classes  # (R,), C for background
-        self.boxes = boxes  # (R, 4) of the object; any box for background
-        self.attributes = attributes  # (R, T) bool
+    proposals: Tensor  # (R, 4)
+    classes: Tensor  # (R,), C for background
+    boxes: Tensor  # (R, 4) of the object; any box for background
+    attributes: Tensor  # (R, T) bool
 
     @classmethod
     def of(cls, sampled: Sequence[Instances], config: DetectorConfig) -> "Samples":

@@ -200,18 +200,12 @@ def _rows(
     for index, name in enumerate(names):
         if index % MAPPED == 0:
             features = load_array(file, 3)
-        yield _row(file, name, features[index * every], boxes, index, config)
-
-
-def _row(
-    file: Path, name: str, features: np.ndarray, boxes: np.ndarray | None, index: int, config: ImportFeaturesConfig
-) -> Row:
-    image_id, path = name_of_photo(name, config.images)
-    size = _size_of(Path(str(config.images), path)) if path else (0, 0)
-    arrays = {"features": np.asarray(features)}
-    if boxes is not None:
-        arrays["boxes"] = _boxes_of(boxes, index, len(features), size, config.boxes)
-    return make_row(f"{file}: row {index} ({image_id!r})", image_id, arrays, size=size, path=path)
+        image_id, path = name_of_photo(name, config.images)
+        size = _size_of(Path(config.images, path)) if path else (0, 0)
+        arrays = {"features": np.asarray(features[index * every])}
+        if boxes is not None:
+            arrays["boxes"] = _boxes_of(boxes, index, features.shape[1], size, config.boxes)
+        yield make_row(f"{file}: row {index} ({image_id!r})", image_id, arrays, size=size, path=path)
 
 
 def _size_of(path: Path) -> tuple[int, int]:
