@@ -54,12 +54,6 @@ class Explanation:
         added = self.word_scores.clip(0)
         return added / max(float(added.sum()), 1e-12)
 
-    @property
-    def share_of_rest(self) -> float:
-        """Of what all tokens add to the score: the part of `rest`, which `shares` leaves out."""
-        total = float(self.word_scores.sum()) + self.rest
-        return self.rest / total if total > 0 else 0.0
-
     def strongest(self, word: int) -> int:
         """The region that a word attends to most."""
         return int(self.attention[word].argmax())
@@ -74,8 +68,8 @@ class Explanation:
             for index, word in enumerate(self.words)
             for region in [self.strongest(index)]
         ]
-        if adds:
-            lines.append(f"(the sentence's start, end and punctuation make {self.share_of_rest:.0%} of the score)")
+        added = float(self.word_scores.sum())
+        lines.append(f"(the words add {added:+.3f}, the sentence's start, end and punctuation {self.rest:+.3f})")
         return "\n".join(lines)
 
 

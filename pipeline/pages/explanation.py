@@ -23,6 +23,7 @@ FULL = 3.0  # attention that is shown at full brightness, as a multiple of unifo
 FADE = 0.3  # of a region's width and height, over which its border fades out
 SCALE = f"Brightness: {DARKEST:.0%} at no attention, 100% at {FULL:.0f} times the average."
 PANEL = 2.9  # inches
+LABEL = 0.12  # height of a label, of a panel
 PANEL_PIXELS = 480  # longest side of a panel's photo
 COLUMNS = 4, 5, 3  # in this order of preference
 LONGEST_SIDE = 960  # pixels of the photo in a page
@@ -134,9 +135,15 @@ def draw_word(axis: Any, dimmed: np.ndarray, explanation: Explanation, word: int
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ACCENT, linewidth=1.5))
     if name := explanation.names[region]:
         right = (x1 + x2) / 2 > width / 2  # the label grows towards the middle and stays inside the photo
+        above = y1 > LABEL * height  # so that it does not hide a small region
         corner = (min(x2, width) if right else max(x1, 0), max(y1, 0))
-        inwards = {"xytext": (-3 if right else 3, -3), "textcoords": "offset points"}
-        style = {"ha": "right" if right else "left", "va": "top", "fontsize": 7, "color": "white"}
+        inwards = {"xytext": (-2 if right else 2, 2.5 if above else -3), "textcoords": "offset points"}
+        style = {
+            "ha": "right" if right else "left",
+            "va": "bottom" if above else "top",
+            "fontsize": 7,
+            "color": "white",
+        }
         box = {"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5}
         axis.annotate(textwrap.shorten(name, 28, placeholder="…"), corner, **inwards, **style, bbox=box)
     axis.set(xlim=(0, width), ylim=(height, 0))

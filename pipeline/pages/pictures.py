@@ -126,16 +126,17 @@ def with_boxes(photo: Image.Image, hit: Hit, size: tuple[int, int]) -> Image.Ima
         y1, y2 = (round(y * fitted.height / own_height) for y in box.xyxy[1::2])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=max(3, fitted.width // 110))
     if hit.boxes and (name := hit.boxes[0].name):
-        _label(draw, name, (x1, y1), fitted.size)
+        _label(draw, name, (x1, y1, y2), fitted.size)
     return fitted
 
 
-def _label(draw: ImageDraw.ImageDraw, name: str, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    """A region's name at its upper left corner, moved to where it is inside the photo (width, height)."""
+def _label(draw: ImageDraw.ImageDraw, name: str, place: tuple[int, int, int], size: tuple[int, int]) -> None:
+    """A region's name above it (left, top, bottom), else below it, else in its corner: inside the photo (width, height)."""
     text = _fitted(name, font(12), size[0] - 8)
     width, height = font(12).getlength(text) + 6, 17
-    left = max(0, min(corner[0], size[0] - width))
-    top = max(0, min(corner[1], size[1] - height))
+    left = max(0, min(place[0], size[0] - width))
+    free = [top for top in (place[1] - height, place[2]) if 0 <= top <= size[1] - height - 1]
+    top = free[0] if free else max(0, min(place[1], size[1] - height))
     draw.rectangle((left, top, left + width, top + height), fill=REGIONS[0])
     draw.text((left + 3, top + 1), text, "white", font(12))
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.pages.pictures import draw_answers, justified
+from pipeline.pages.pictures import draw_answers, justified, with_boxes
 from pipeline.search import Answer, Box, Hit
 
 
@@ -45,3 +45,14 @@ def test_no_picture_format(tmp_path: Path) -> None:
         draw_answers([answer(tmp_path, [(9, 9)], "a")], tmp_path / "p.txt")
     with pytest.raises(PipelineError, match="no photo to draw"):
         draw_answers([Answer("a", 1, ())], tmp_path / "p.png")
+
+
+@pytest.mark.parametrize(("top", "bottom", "row"), [(60, 72, 50), (4, 16, 22), (0, 100, 8)])
+def test_a_name_hides_no_small_box(top: int, bottom: int, row: int) -> None:
+    """It stands above its box, else below it, else inside."""
+    hit = Hit(1, 0.5, "a.jpg", boxes=(Box((10, top, 30, bottom), 1.0, "hand"),), image_size=(100, 100))
+    drawn = np.asarray(with_boxes(Image.new("RGB", (100, 100)), hit, (100, 100)))
+    red = (230, 60, 60)
+    assert tuple(drawn[row, 12]) == red or tuple(drawn[row, 11]) == red
+    if bottom - top < 20:
+        assert tuple(drawn[(top + bottom) // 2, 20]) == (0, 0, 0)  # what is in the box is seen
