@@ -38,7 +38,7 @@ class RetrieveConfig(CommandConfig):
     weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
     picture: str = option("", "Also draw the photos found, side by side with their best regions.", metavar="FILE")
     html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE")
-    json: bool = option(False, "Print JSON instead of a table.")
+    json: bool = option(False, "Print JSON instead of a table, as retrieve.schema.json specifies it.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
@@ -104,5 +104,5 @@ def _read_queries(path: str) -> list[str]:
 
 
 def to_json(answers: Sequence[Answer]) -> str:
-    """All answers as one JSON array."""
+    """All answers as one JSON array: `retrieve.schema.json`."""
     return json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False)

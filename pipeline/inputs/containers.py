@@ -175,7 +175,7 @@ def _is_compressed(place: str) -> bool:
 
 
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow()
     index = Index()
     with open_file(place) as file:
         try:
@@ -207,7 +207,7 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
 
 def _image_column(place: str, schema: Any) -> str:
     """The name of the column that holds images."""
-    arrow, _ = _pyarrow()
+    arrow, _ = pyarrow()
     binary = [
         item.name for item in schema if arrow.types.is_binary(item.type) or arrow.types.is_large_binary(item.type)
     ]
@@ -257,7 +257,7 @@ def _same_for_one_name(place: str, titles: Sequence[str], rows: Sequence[tuple[i
 @functools.lru_cache(maxsize=2)
 def _row_group(place: str, found: Status, group: int) -> "_Images | _Damaged":
     """The images of a row group. A damaged one is read once for all of its rows."""
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow()
     with open_file(place) as file:
         try:
             table = parquet.ParquetFile(file)
@@ -326,10 +326,15 @@ def _flat(value: Any) -> Iterator[str]:
         yield from _flat(value.get("raw"))
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet.
+
+    Raises:
+        PipelineError: not installed.
+    """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow as arrow
+        from pyarrow import parquet
     except ImportError as error:
         raise PipelineError(f"parquet files need pyarrow ({error})", "pip install 'scan-pipeline[parquet]'") from error
-    return pyarrow, pyarrow.parquet
+    return arrow, parquet

@@ -44,7 +44,7 @@ class ImportFeaturesConfig(CommandConfig):
 
     source: str = argument()
     format: str = option(
-        "", "Format of SOURCE.", choices=("", "original", "tsv", "npz", "hdf5"), unset="told from SOURCE"
+        "", "Format of SOURCE.", choices=("", "original", "tsv", "npz", "hdf5", "parquet"), unset="told from SOURCE"
     )
     split: str = option("", "Of the original layout: reads SPLIT_ims.npy, SPLIT_caps.txt and SPLIT_ids.txt.")
     output: str = option("", "Store to write.", metavar="DIR", unset="features/<folder>_<split>, or SOURCE's name")
@@ -62,7 +62,7 @@ class ExportFeaturesConfig(CommandConfig):
     store: str = argument()
     format: str = option(
         "", "tsv has Caffe's six columns, tsv10 LXMERT's ten.", required=True,
-        choices=("", "original", "tsv", "tsv10", "npz", "hdf5"),
+        choices=("", "original", "tsv", "tsv10", "npz", "hdf5", "parquet"),
     )  # fmt: skip
     output: str = option("", "File, or for original and npz folder, to write.", metavar="FILE|DIR", required=True)
     split: str = option("", "For the original layout: which images, and the files' names.", unset="the store's")

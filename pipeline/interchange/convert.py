@@ -14,7 +14,7 @@ from detector.regions import Regions
 from pipeline.errors import PipelineError, printable
 from pipeline.files import remove_abandoned, replacing, write_json
 from pipeline.inputs.tables import IMAGE_WORDS
-from pipeline.interchange import hdf5, npz, original, tsv
+from pipeline.interchange import hdf5, npz, original, parquet, tsv
 from pipeline.interchange.common import (
     ExportFeaturesConfig,
     ImportFeaturesConfig,
@@ -46,6 +46,7 @@ FORMATS = {
     "tsv10": Format(tsv.read, tsv.write, {"boxes", "classes"}),
     "npz": Format(npz.read, npz.write, {"boxes", "classes"}, is_folder=True),
     "hdf5": Format(hdf5.read, hdf5.write, {"boxes", "classes"}),
+    "parquet": Format(parquet.read, parquet.write, {"boxes", "classes", "dtype"}),
 }
 
 
@@ -111,7 +112,7 @@ def detect(source: Path) -> str:
     Raises:
         PipelineError: nothing there, or nothing that is known.
     """
-    wanted = "expected a folder with SPLIT_ims.npy files or with one .npz an image, a .tsv file, or an HDF5 file"
+    wanted = "expected a folder with SPLIT_ims.npy files or with one .npz an image, a .tsv, HDF5 or parquet file"
     if source.is_dir():
         if (source / MANIFEST).is_file():
             raise PipelineError(f"{source}: a store already; {wanted}")
@@ -126,6 +127,8 @@ def detect(source: Path) -> str:
         start = file.read(8)
     if start == hdf5.MAGIC or source.suffix.lower() in {".h5", ".hdf5"}:
         return "hdf5"
+    if start.startswith(parquet.MAGIC):
+        return "parquet"
     if start.startswith((b"PK\x03\x04", b"\x93NUMPY")):
         raise PipelineError(f"{source}: a single NumPy file; {wanted}")
     return "tsv"

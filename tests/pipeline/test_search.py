@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import pipeline
 from matcher.collection import EncodedCaptions
 from pipeline import caption_cache, search
 from pipeline.caption_cache import StoredWords, caption_embeddings
@@ -59,6 +60,14 @@ def test_pages_and_filters_of_results(opened: Search) -> None:
     assert {hit.image for hit in some.hits} == {opened.collection.image_ids[row] for row in rows}
     assert some.searched == 3
     assert opened.photos(["a dog"], 5, offset=40)[0].hits == ()
+
+
+def test_the_json_is_as_its_schema_says(inside: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(pipeline.__file__).parent / "retrieve.schema.json").read_text())
+    for asked in (["--query", "a dog"], ["--query", "a hous"], ["--image", ID.format(3)]):
+        said = scan("retrieve", *asked, "--json", "--device", "cpu")
+        jsonschema.validate(json.loads(said.stdout), schema, jsonschema.Draft202012Validator)
 
 
 def test_similar_photos(opened: Search) -> None:
