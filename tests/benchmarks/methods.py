@@ -162,8 +162,10 @@ def table(rows: Sequence[Fields], output: Path, owners: np.ndarray) -> str:
 
 
 def _cells(name: str, found: list[list[float]]) -> str:
-    mean, deviation = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) if len(found) > 1 else np.zeros(7)
-    each = [f"{m:.1f} ± {d:.1f}" for m, d in zip(mean, deviation, strict=True)]
+    """The cells of recalls; one seed has no deviation."""
+    each = [f"{value:.1f}" for value in np.mean(found, axis=0)]
+    if len(found) > 1:
+        each = [f"{m} ± {d:.1f}" for m, d in zip(each, np.std(found, axis=0, ddof=1), strict=True)]
     return f"| {name} | {' / '.join(each[:3])} | {' / '.join(each[3:6])} | {each[6]} | {len(found)} |"
 
 

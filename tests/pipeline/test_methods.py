@@ -25,6 +25,7 @@ def test_every_command_works_with_every_method(
     for command in (
         ["evaluate", "--run", run, "--split", "all"],
         ["evaluate", "--run", run, "--run", "runs/t2i_mean", "--split", "all"],
+        ["index", "--run", run],
         ["retrieve", "--run", run, "--query", "a dog"],
         ["retrieve", "--run", run, "--image", IMAGE, "--captions", "coco/annotations/captions_train2014.json"],
         ["explain", "--run", run, "--image", IMAGE, "--caption", "a dog"],
