@@ -26,6 +26,7 @@ from matcher.errors import MatcherError
 
 PACKAGE = "package:"  # before the name of an installed package that ships an encoder
 APOSTROPHES = {"'", "\u2019"}
+ENCODED_AT_ONCE = 32  # captions that a frozen encoder meets for the first time
 CACHE_BYTES = 2 << 30  # of a frozen encoder's states that training keeps; captions beyond that are encoded every epoch
 
 
@@ -173,8 +174,11 @@ class FrozenEncoder:
         keys = [rows[index, :length].tobytes() for index, length in enumerate(lengths.tolist())]
         missing = [index for index, key in enumerate(keys) if key not in self._kept]
         states = torch.zeros(*tokens.shape, self.hidden_size, device=tokens.device)
-        if missing:
-            states[missing] = _states(self._encoder, tokens[missing], lengths[missing]).float()
+        missing.sort(key=lengths.tolist().__getitem__)  # captions of like length together: padding costs as words do
+        for start in range(0, len(missing), ENCODED_AT_ONCE):
+            some = missing[start : start + ENCODED_AT_ONCE]
+            longest = int(lengths[some[-1]])
+            states[some, :longest] = _states(self._encoder, tokens[some, :longest], lengths[some]).float()
         fresh = set(missing)
         for index, (key, length) in enumerate(zip(keys, lengths.tolist(), strict=True)):
             if index not in fresh:

@@ -92,6 +92,7 @@ def test_kept_states_of_a_frozen_encoder_are_those_of_the_encoder(
 ) -> None:
     config = dataclasses.replace(MODEL, text_encoder=tiny_bert, text_encoder_frozen=True)
     model = build_model(config, RECIPE, []).eval()
+    monkeypatch.setattr("matcher.transformer.ENCODED_AT_ONCE", 2)
     with torch.no_grad():
         wanted = model.encode_captions(CAPTIONS)[0]
         model.train()
