@@ -72,7 +72,7 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
     except PipelineError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise PipelineError(f"{path}: not readable as COCO instances ({error!r}); download it again") from error
+        raise PipelineError(f"{path}: not readable as COCO instances ({error!r})", "download it again") from error
 
 
 def _is_there(path: Path, photos: Path, name: str, report: Report) -> bool:

@@ -28,6 +28,7 @@ from pipeline.errors import PipelineError
 from pipeline.inputs.storage import SUFFIXES
 
 MOST_ATTRIBUTES = 16  # of a box, as published
+AGAIN = "download it again"
 EVALUATION_SHARE = 50  # one in so many images, where no captions file holds any out
 
 
@@ -68,9 +69,8 @@ def read_visual_genome(
             size = (int(entry["height"]), int(entry["width"]))
             rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise PipelineError(
-                f"{folder}: the annotations of image {image_id} are not Visual Genome's ({error!r}); download them again"
-            ) from error
+            what = f"the annotations of image {image_id} are not Visual Genome's"
+            raise PipelineError(f"{folder}: {what} ({error!r})", AGAIN) from error
         records.append(make_record(path, image_id, size, *rows))
     held = _held_out([record["image_id"] for record in records], entries, held_out)
     train, evaluation = _parts(folder, records, held, held_out, report)
@@ -195,9 +195,7 @@ def _attribute_names(folder: Path) -> dict[int, list[str]]:
                 for index in _object_ids(item)[:1]:
                     names[index] += item.get("attributes") or ()
     except (TypeError, AttributeError) as error:
-        raise PipelineError(
-            f"{folder}: its attributes are not Visual Genome's ({error!r}); download them again"
-        ) from error
+        raise PipelineError(f"{folder}: its attributes are not Visual Genome's ({error!r})", AGAIN) from error
     return names
 
 
@@ -241,16 +239,12 @@ def _read_list(folder: Path, name: str) -> list[dict[str, Any]]:
     )
     if len(candidates) != 1:
         found = ", ".join(path.name for path in candidates) or "none"
-        raise PipelineError(
-            f"{folder}: expected one {name}.json there (found {found}); "
-            f"{'keep one of them' if candidates else 'get it from the downloads of Visual Genome, and unzip it'}"
-        )
+        remedy = "keep one of them" if candidates else "get it from the downloads of Visual Genome, and unzip it"
+        raise PipelineError(f"{folder}: expected one {name}.json there (found {found})", remedy)
     try:
         content = json.loads(candidates[0].read_bytes())
         if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
             raise ValueError(f"found a {type(content).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise PipelineError(
-            f"{candidates[0]}: not readable as a JSON list of images ({error}); download it again"
-        ) from error
+        raise PipelineError(f"{candidates[0]}: not readable as a JSON list of images ({error})", AGAIN) from error
     return content

@@ -100,9 +100,8 @@ def _check(world: World) -> None:
         raise PipelineError(f"seed={world.seed}: expected 0 or more")
     for folder in (world.coco, world.visual_genome):
         if folder.exists() and not (world.folder / SETTINGS).is_file():
-            raise PipelineError(
-                f"{folder}: there already, but not drawn here ({world.folder / SETTINGS} is missing); choose another folder"
-            )
+            found = f"exists, but was not drawn here ({world.folder / SETTINGS} is missing)"
+            raise PipelineError(f"{folder}: {found}", "choose another folder")
 
 
 def _claim(world: World) -> None:
@@ -115,11 +114,10 @@ def _claim(world: World) -> None:
     try:
         changed = config_diff(json.loads(path.read_text()), wanted, ("found", "asked"))
     except (ValueError, AttributeError) as error:
-        raise PipelineError(f"{path}: damaged ({error}); delete {world.folder} and draw it again") from error
+        raise PipelineError(f"{path}: damaged ({error})", f"delete {world.folder} and draw it again") from error
     if changed:
-        raise PipelineError(
-            f"{world.folder}: holds another world ({'; '.join(changed)}); choose another folder, or delete it"
-        )
+        remedy = "choose another folder, or delete it"
+        raise PipelineError(f"{world.folder}: holds another world ({'; '.join(changed)})", remedy)
 
 
 def _is_complete(world: World) -> bool:

@@ -222,9 +222,8 @@ def check_ids(image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str
         if not is_valid_id(image_id):
             reason = "it is not valid text"
         if reason:
-            raise PipelineError(
-                f"{target}: cannot hold the image id {image_id!r}: {reason}; rename the photo, or choose another --format"
-            )
+            remedy = "rename the photo, or choose another --format"
+            raise PipelineError(f"{target}: cannot hold the image id {image_id!r}: {reason}", remedy)
 
 
 def is_valid_id(image_id: str) -> bool:

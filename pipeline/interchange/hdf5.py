@@ -138,7 +138,7 @@ def _h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:
-        raise PipelineError("h5py is not installed, which HDF5 needs: pip install 'scan-pipeline[hdf5]'") from error
+        raise PipelineError("h5py is not installed, which HDF5 needs", "pip install 'scan-pipeline[hdf5]'") from error
     return h5py
 
 
@@ -152,7 +152,7 @@ def _open(path: Path) -> Iterator[Any]:
     except PipelineError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        raise PipelineError(f"{path}: damaged or not HDF5 ({error}); copy or download it again") from error
+        raise PipelineError(f"{path}: damaged or not HDF5 ({error})", "copy or download it again") from error
 
 
 def _refuse_other_files(source: Path, file: Any) -> None:

@@ -39,6 +39,7 @@ from pipeline.interchange.common import (
 from pipeline.store.reader import Store
 
 SUFFIX = ".npz"
+OTHER = "delete it, or choose another --output"
 UNFINISHED = ".unfinished.json"  # in the target until the export is complete
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
               TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
@@ -53,7 +54,7 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
         PipelineError: none there, or an export that did not end. Its rows raise it for files that are damaged.
     """
     if (source / UNFINISHED).is_file():
-        raise PipelineError(f"{source}: the export to it did not end; run that again, it continues")
+        raise PipelineError(f"{source}: the export to it did not end", "run that again, it continues")
     files = {path.relative_to(source).as_posix().removesuffix(SUFFIX): path for path in source.rglob(f"*{SUFFIX}")}
     if not files:
         raise PipelineError(f"{source}: no {SUFFIX} file found; expected one an image")
@@ -161,7 +162,7 @@ def _check_nesting(image_ids: list[str], target: Path) -> None:
     folders = {str(parent) for image_id in image_ids for parent in PurePosixPath(image_id).parents}
     for image_id in image_ids:
         if f"{image_id}{SUFFIX}" in folders:
-            raise PipelineError(f"{target}: {image_id!r} would be a file and a folder; choose another --format")
+            raise PipelineError(f"{target}: {image_id!r} would be a file and a folder", "choose another --format")
 
 
 def _claim(store: Store, target: Path) -> None:
@@ -172,9 +173,9 @@ def _claim(store: Store, target: Path) -> None:
     claim = {"store": digest.hexdigest()}
     if (target / UNFINISHED).is_file():
         if read_json(target / UNFINISHED, "an export's mark") != claim:
-            raise PipelineError(f"{target}: holds part of another export; delete it, or choose another --output")
+            raise PipelineError(f"{target}: holds part of another export", OTHER)
         return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PipelineError(f"{target}: exists already; delete it, or choose another --output")
+        raise PipelineError(f"{target}: exists already", OTHER)
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / UNFINISHED, claim)

@@ -79,7 +79,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     arrays = target / f"{chosen.split}_ims.npy"
     for path in [arrays, *(target / name for name in files)]:
         if path.exists() and (path == arrays or path.read_bytes() != files[path.name]):
-            raise PipelineError(f"{path}: exists already; delete it, or choose another --output or --split")
+            raise PipelineError(f"{path}: exists already", "delete it, or choose another --output or --split")
     target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with replacing(target / name) as file:
@@ -114,9 +114,7 @@ def _choose(store: Store, config: ExportFeaturesConfig) -> _Chosen:
             raise
         split = config.split or split_of_name(store.path.name)
         if not split:
-            raise PipelineError(
-                f"{store.path}: say with --split how the files are to be called: SPLIT_ims.npy"
-            ) from error
+            raise PipelineError(f"{store.path}: no name for SPLIT_ims.npy", "give one with --split") from error
         return _Chosen(split, np.arange(len(store)), [], [f"without captions: {error}"])
     names = [name for name in dataset.splits if name]
     split = config.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
@@ -161,7 +159,7 @@ def _read_captions(path: Path) -> list[str] | None:
     captions = [" ".join(line.split()) for line in read_lines(path)]
     for number, caption in enumerate(captions, start=1):
         if any("\udc80" <= character <= "\udcff" for character in caption):
-            raise PipelineError(f"{path}: line {number} is not UTF-8; convert the file to UTF-8")
+            raise PipelineError(f"{path}: line {number} is not UTF-8", "convert the file to UTF-8")
     return captions
 
 
@@ -212,9 +210,7 @@ def _size_of(path: Path) -> tuple[int, int]:
     try:
         return read_image_size(path)
     except UnreadableImage as error:
-        raise PipelineError(
-            f"{path}: {error}; take it out of the folder of photos, or import without --images"
-        ) from error
+        raise PipelineError(f"{path}: {error}", "take it out of the folder, or import without --images") from error
 
 
 def _boxes_of(boxes: np.ndarray, index: int, count: int, size: tuple[int, int], path: str) -> np.ndarray:

@@ -331,7 +331,7 @@ def test_another_world_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"world\.json: damaged"):
         write_world(tmp_path / "world", train=1, val=0, test=0, seed=7, progress=False)
     (tmp_path / "mine/coco").mkdir(parents=True)
-    with pytest.raises(PipelineError, match="there already, but not drawn here"):
+    with pytest.raises(PipelineError, match="exists, but was not drawn here"):
         write_world(tmp_path / "mine", train=1, val=0, test=0, seed=7, progress=False)
     with pytest.raises(PipelineError, match="train=-1"):
         write_world(tmp_path / "none", train=-1, val=0, test=0, seed=7, progress=False)

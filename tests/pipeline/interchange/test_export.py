@@ -222,7 +222,7 @@ def test_one_split_of_a_karpathy_file_in_its_order(tmp_path: Path) -> None:
 
 def test_without_five_captions(tmp_path: Path) -> None:
     store = make_store(tmp_path / "photos", ["a.jpg", "b.jpg"])
-    with pytest.raises(PipelineError, match="say with --split how the files are to be called"):
+    with pytest.raises(PipelineError, match=r"no name for SPLIT_ims\.npy; give one with --split"):
         export_quietly(store.path, tmp_path / "out")
     with_captions(store, 2)
     with pytest.raises(PipelineError, match=r"'a\.jpg' has 2 captions; the original layout needs 5"):
