@@ -184,9 +184,7 @@ class Search:
         compared = self._compared(EncodedCaptions(self.run.model, queries), rows, count)
         answers = []
         for query, strange, (some, scores) in zip(queries, unknown, compared, strict=True):
-            with torch.inference_mode():
-                words = self.run.model.caption_parts(query)  # (L, E)
-            hits = self._hits(some, scores, slice(offset, offset + top), words, boxes, min_score)
+            hits = self._hits(some, scores, slice(offset, offset + top), query, boxes, min_score)
             answers.append(self._answer(query, rows, some, hits, unknown=tuple(strange.items())))
         return answers
 
@@ -217,7 +215,7 @@ class Search:
             rows = rows[rows != self.collection.row(name)]
         count = 0 if exact else max(candidates, DEEPER * (offset + top))
         ((some, scores),) = self._compared(PaddedWords(words, [words.shape[1]]), rows, count, between_photos=True)
-        hits = self._hits(some, scores, slice(offset, offset + top), None, False, min_score)
+        hits = self._hits(some, scores, slice(offset, offset + top), "", False, min_score)
         return self._answer(name, rows, some, hits, path=path)
 
     def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
@@ -336,11 +334,13 @@ class Search:
         rows: np.ndarray,
         scores: np.ndarray,
         wanted: slice,
-        words: Tensor | None,
+        sentence: str,
         with_boxes: bool,
         min_score: float,
     ) -> tuple[Hit, ...]:
-        """The photos (n,) of the largest scores (n,), with boxes where there are words (L, E) to choose them by."""
+        """The photos (n,) of the largest scores (n,) for a sentence, or "": for a photo, which has no boxes."""
+        with torch.inference_mode():
+            words = self.run.model.caption_parts(sentence) if with_boxes else None  # (L, E)
         hits = []
         order = np.argsort(-scores, kind="stable")[wanted]
         for rank, place in enumerate(order.tolist(), start=wanted.start + 1):
@@ -348,8 +348,8 @@ class Search:
             if score < min_score:
                 break
             image, regions = self.collection.image_ids[row], self.collection.regions(row)
-            boxes = self._best_boxes(regions, words, image) if with_boxes and words is not None else ()
-            weak = self.calibration is not None and words is not None and self.calibration.is_weak(score)
+            boxes = self._best_boxes(regions, words, image) if words is not None else ()
+            weak = self.calibration is not None and bool(sentence) and self.calibration.is_weak(score)
             path = self.collection.image_place(row)
             hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))
         return tuple(hits)

@@ -254,6 +254,19 @@ def test_without_boxes_none_are_printed(opened: Search) -> None:
     assert "[" not in str(Answer("a dog", 1, (Hit(1, 0.5, "x.jpg"),)))
 
 
+def test_a_sentence_is_encoded_again_only_for_its_boxes(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_search("runs/t2i_mean", device="cpu", report=lambda _: None)
+    encode, asked = opened.run.model.encode_captions, []
+    monkeypatch.setattr(opened.run.model, "encode_captions", lambda texts: asked.extend(texts) or encode(texts))
+    bare = opened.photos(["a dog"], boxes=False)
+    without = len(asked)
+    full = opened.photos(["a dog"])
+    assert len(asked) - without == without + 1
+    assert [(hit.image, hit.score, hit.weak) for hit in bare[0].hits] == [
+        (hit.image, hit.score, hit.weak) for hit in full[0].hits
+    ]
+
+
 def test_next_steps_are_quoted(inside: Path) -> None:
     said = scan("retrieve", "--query", "a dog's tree", "--top", "1", "--run", "runs/t2i_mean")
     first = said.stdout.splitlines()[-1].strip()
