@@ -80,7 +80,7 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
                     failed += failures
                     bar.set_postfix(failed=failed, refresh=False)
         finally:
-            write_summary(folder, manifest, len(read_plan(folder)))
+            write_summary(folder, manifest, len(read_plan(folder)), begun=True)
     return open_store(folder)
 
 

@@ -16,7 +16,7 @@ from pipeline.files import replacing
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, shrunk
 from pipeline.pages.render import render, script_json
-from pipeline.pages.style import ACCENT, FAINT, figure_style
+from pipeline.pages.style import ACCENT, FAINT, drawable, figure_style
 
 DARKEST = 0.4  # brightness of a pixel without attention, as in the figures of Lee et al.
 FULL = 3.0  # attention that is shown at full brightness, as a multiple of uniform attention
@@ -145,7 +145,7 @@ def draw_word(axis: Any, dimmed: np.ndarray, explanation: Explanation, word: int
             "color": "white",
         }
         box = {"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5}
-        axis.annotate(textwrap.shorten(name, 28, placeholder="…"), corner, **inwards, **style, bbox=box)
+        axis.annotate(textwrap.shorten(drawable(name), 28, placeholder="…"), corner, **inwards, **style, bbox=box)
     axis.set(xlim=(0, width), ylim=(height, 0))
     axis.axis("off")
 
@@ -168,10 +168,10 @@ def _figure(explanation: Explanation) -> Any:
     for index, dimmed in enumerate(dimmed_photos(explanation)):
         axis = next(axes)
         draw_word(axis, dimmed, explanation, index)
-        axis.set_title(explanation.words[index], fontsize=12)
+        axis.set_title(drawable(explanation.words[index]), fontsize=12)
     for axis in axes:  # of the last row
         axis.axis("off")
-    caption = "\n".join(textwrap.wrap(explanation.caption, 26 * columns))
+    caption = "\n".join(textwrap.wrap(drawable(explanation.caption), 26 * columns))
     figure.suptitle(caption, fontsize=13)
     notes = [f"{explanation.direction} attention. {SCALE}", kind_of(explanation.extraction).note]
     figure.supxlabel("\n".join(filter(None, notes)), fontsize=8, color=FAINT)

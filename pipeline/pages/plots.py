@@ -15,7 +15,7 @@ from matcher.metrics_log import METRICS, read_metrics
 from pipeline.config import load_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
-from pipeline.pages.style import INK, SERIES, figure_style
+from pipeline.pages.style import INK, SERIES, drawable, figure_style
 from pipeline.runs import CONFIG, TrainConfig, find_run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
             raise PipelineError(
                 f"{folder / METRICS}: no training step in it", "expected a run folder made by scan-pipeline train"
             )
-        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": folder.name}
+        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": drawable(folder.name)}
         loss = [row["loss"] / row["captions"] for row in train]
         losses.plot([row["step"] for row in train], loss, linewidth=1, **style)
         if (end := _warmup_end(folder, train)) is not None:

@@ -20,3 +20,8 @@ def figure_style() -> Iterator[None]:
     settings: Any = {**ink, **background, **plain}
     with matplotlib.rc_context(settings):
         yield
+
+
+def drawable(text: str) -> str:
+    """Text that fonts can draw: bytes that came through a locale without their letters are read as UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

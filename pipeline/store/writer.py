@@ -186,17 +186,24 @@ def drop_images(folder: Path, mark: Mark, image_ids: Set[str]) -> None:
     _write_mark(path, replace(mark, **columns, failures=failures, photo_sha256=photos, sha256=sha256))
 
 
-def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int) -> None:
+def write_summary(folder: Path, manifest: Mapping[str, Any], planned_shards: int, *, begun: bool = False) -> None:
     """Bring what is derived from the commit marks up to date: `failures.jsonl`, and counts and completeness in the manifest.
 
     Args:
         folder: of the store.
         manifest: what `claim_store` returned.
         planned_shards: number of shards the store has once it is complete.
+        begun: whether this process wrote it before, so that photos of another place are another process's.
+
+    Raises:
+        PipelineError: another process made another store of it.
     """
     with locked(folder):
         if (folder / MANIFEST).is_file():
-            changed = config_diff(identity(read_manifest(folder)), identity(manifest), ("store", "asked"))
+            now = read_manifest(folder)
+            changed = config_diff(identity(now), identity(manifest), ("store", "asked"))
+            if begun and now["image_roots"] != manifest["image_roots"]:
+                changed.append(f"of the photos in {', '.join(now['image_roots'])}")
             if changed:
                 raise PipelineError(f"{folder}: has become another store meanwhile ({changed[0]})")
         shards, images, failures = 0, 0, []

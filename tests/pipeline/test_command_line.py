@@ -1,6 +1,7 @@
 """What every command shares: help, lists, what reaches the terminal, and one line for every mistake."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -143,6 +144,44 @@ def test_any_locale_prints_any_name(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+RUN = "$e $\\frac{ \u00fc\u732b"
+LINES = [
+    ["retrieve", "--query", "a dog by a tree", "--picture", "a.png", "--html", "a.html"],
+    [
+        "explain",
+        "--image",
+        "COCO_train2014_000000000003.jpg",
+        "--caption",
+        "a $dog$ \u732b by a tree",
+        "--output",
+        "e.png",
+    ],
+    ["evaluate", "--html", "v.html", "--bootstrap", "9"],
+    ["plot", "--output", "curves.png"],
+]
+
+
+def test_run_names_of_any_letters_in_any_locale(inside: Path, tmp_path: Path) -> None:
+    """Neither mathematics in pictures nor letters that the terminal does not have."""
+    shutil.copytree(inside, tmp_path / "copy")
+    (tmp_path / "copy/runs/t2i_mean").rename(tmp_path / "copy/runs" / RUN)
+    program = (
+        "import json, os, sys\nfrom pipeline.cli import main\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    line = [os.fsdecode(word.encode()) for word in line]  # as a shell hands them over\n"
+        "    code = main(line, standalone_mode=False)\n    code and sys.exit(code)"
+    )
+    lines = [[*line, "--run", f"runs/{RUN}"] + (["--device", "cpu"] if line[0] != "plot" else []) for line in LINES]
+    locale = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(lines)], cwd=tmp_path / "copy",
+        env=os.environ | locale | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    for name in ("a.png", "a.html", "e.png", "v.html", "curves.png"):
+        assert (tmp_path / "copy" / name).stat().st_size > 0
+
+
 def ends_well_or_in_one_line(name: str, data: st.DataObject, values: st.SearchStrategy[str], *always: str) -> None:
     """Whatever is typed. The options in `always` are given, others now and then."""
     command = COMMANDS[name]
@@ -212,8 +251,6 @@ def test_arbitrary_options_where_there_is_a_project(
 def test_doctor_examines_whatever_lies_there(
     manifest: object, data: object, weights: str, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     from pipeline.doctor import report
 
     monkeypatch.setattr(report, "_probe", lambda: iter(()))

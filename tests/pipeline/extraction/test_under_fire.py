@@ -217,6 +217,22 @@ def test_photos_that_change_while_they_are_read(photos: Path) -> None:
     assert inspect_store(again.path, progress=False).ok
 
 
+def test_photos_of_another_folder_while_the_first_are_read(photos: Path, tmp_path: Path) -> None:
+    """Nothing is committed yet that tells one folder from the other: the second has the store, and the first says so."""
+    write_photos(tmp_path / "other/photos", 10, shapes=[(30, 50)])
+    store = []
+
+    def second_run() -> None:
+        if not store:
+            settings = small_config(tmp_path / "other/photos", photos.parent / "store")
+            store.append(None)
+            store[0] = contents(run(settings, extractor=QuickDetector(), progress=False).path)
+
+    with pytest.raises(PipelineError, match=r"has become another store meanwhile \(of the photos in .*other/photos"):
+        extract(photos, between=second_run)
+    assert contents(photos.parent / "store") == store[0]
+
+
 @pytest.mark.parametrize("dies", [True, False], ids=["which dies after its plan", "which goes on"])
 def test_a_photo_replaced_between_two_runs_of_one_store(photos: Path, dies: bool) -> None:
     """The first has read the photo and not written it, when the second comes and finds it changed."""

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from pipeline.errors import PipelineError
 from pipeline.pages.app import page_of
-from pipeline.service import http, library
+from pipeline.service import http, library, local
 from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.run import listen
@@ -219,6 +219,26 @@ def test_captions_for_a_photo_that_is_sent(client: TestClient, inside: Path) -> 
     refused = client.post("/v1/captions", content=b"no photo")
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("not an image (")
+
+
+def test_large_photos_that_are_sent_are_decoded_within_bounds(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_PIXELS", 2000)
+    monkeypatch.setattr(local, "UPLOAD_SIDE", 40)
+    photo = np.zeros((320, 240, 3), np.uint8)
+    sent = [client.post("/v1/captions", content=cv2.imencode(kind, photo)[1].tobytes()) for kind in (".jpg", ".png")]
+    assert [response.status_code for response in sent] == [200, 400]
+    assert "240 x 320 pixels: more than 2,000" in sent[1].json()["error"]
+
+
+def test_what_words_look_at_is_not_drawn_on_another_photo(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/v1/photos/{generation.library.id(0)}/explanation"
+    assert client.get(path, params={"query": "a dog"}).status_code == 200
+    monkeypatch.setattr("pipeline.store.reader.file_sha256", lambda path: "of another photo")
+    assert "changed since it was extracted" in client.get(path, params={"query": "a dog"}).json()["error"]
 
 
 def test_the_process_and_its_counters(client: TestClient) -> None:
