@@ -22,7 +22,8 @@ from torch.nn.functional import normalize
 from matcher.errors import MatcherError
 from matcher.similarity import WordEmbeddings
 
-CODEWORDS, DIMENSIONS = 512, 128
+# Candidates that hold .98 of the exact top ten of 6,000 drawn photos (t2i Mean): 669 with 128 numbers, 123 with 256.
+CODEWORDS, DIMENSIONS = 512, 256
 TEMPERATURE = 10.0  # λ of the attention of a codeword to regions
 NEAREST, SPREAD = 4, 20.0  # codewords that a word is spread over, by a softmax with this λ
 ROUNDS = 15  # of k-means

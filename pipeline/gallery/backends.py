@@ -30,7 +30,7 @@ class VectorIndex(Protocol):
 
 
 class FaissIndex:
-    """A flat scan over int8 vectors in memory: nothing is lost, N · D bytes, 8 ms a million of 128 numbers on one core.
+    """A flat scan over int8 vectors in memory: nothing is lost, N · D bytes, time in proportion.
 
     Graphs and inverted lists lose candidates here: queries lie off the distribution of the photos' vectors.
     """

@@ -34,7 +34,7 @@ from pipeline.store.reader import StoreCollection
 
 STATE = "head.json"
 WANTED_RECALL, TOP = 0.98, 10  # of the exact top ten among the candidates
-FIT_PHOTOS, FIT_SENTENCES = 1500, 1500
+FIT_PHOTOS, FIT_SENTENCES = 1500, 2500
 MEASURED, BATCH = 100, 10  # sentences, and how many at a time
 LEAST_MEASURED = 20  # sentences, however long they take
 MEASURE_SECONDS = 300.0

@@ -55,7 +55,7 @@ def test_a_head_is_small_repeatable_and_the_same_from_its_state() -> None:
     head = head_of(score)
     vectors = head.photo_vectors(REGIONS)
     assert vectors.dtype == np.int8
-    assert vectors.shape == (2000, 128)
+    assert vectors.shape == (2000, 256)
     again = PooledHead.of_state(head_of(score).state())
     assert np.array_equal(again.photo_vectors(REGIONS), vectors)
     np.testing.assert_allclose(again.query_vectors(WORDS), head.query_vectors(WORDS), rtol=1e-6)
