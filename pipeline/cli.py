@@ -1,7 +1,7 @@
 """The `scan-pipeline` command: a configuration in, one call, what it made and what to do next out.
 
-Nothing heavy is imported here: `scan-pipeline --help` answers at once. A command names its
-configuration, which stands beside its stage; those without options to speak of have it here.
+Nothing heavy is imported here: `scan-pipeline --help` answers at once. A command names its configuration, which is defined
+beside its stage; those of a few options are defined here.
 """
 
 from dataclasses import dataclass

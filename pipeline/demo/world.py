@@ -160,7 +160,8 @@ def _write_photo(world: World, split: str, scene: Scene) -> None:
     if not _is_whole(photo):
         quality = int(stream(scene.seed, scene.number, 4).integers(82, 96))
         _, data = cv2.imencode(".jpg", draw_scene(scene), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        _put(photo, data.tobytes())
+        with replacing(photo, sync=False) as file:  # not forced to disk: one that a power cut takes is drawn again
+            file.write(data.tobytes())
     if not _is_whole(twin):
         twin.unlink(missing_ok=True)
         try:
@@ -176,12 +177,6 @@ def _is_whole(photo: Path) -> bool:
             return file.read() == END_OF_JPEG
     except OSError:
         return False
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a photo. It is not forced to disk: one that a power cut takes is drawn again."""
-    with replacing(path, sync=False) as file:
-        file.write(data)
 
 
 def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:
