@@ -21,11 +21,11 @@ RECIPE = FitConfig(
 )
 
 
-def train(rank: int, size: int, port: int, run: Path, attention: str, loss: str) -> None:
+def train(rank: int, size: int, port: int, run: Path, changes: dict[str, str], loss: str) -> None:
     if size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     torch.set_num_threads(1)
-    model = dataclasses.replace(MODEL, attention=attention)
+    model = dataclasses.replace(MODEL, **changes)
     # 80 captions, 13 a batch: the last has two, one for each of two processes, too few for three
     recipe = dataclasses.replace(RECIPE, loss=loss, ema=0.9 if loss == "infonce" else 0.0)
     fit(model, recipe, toy_world(40), toy_world(9, seed=5), run, progress=False)
@@ -35,16 +35,23 @@ def train(rank: int, size: int, port: int, run: Path, attention: str, loss: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("attention", "size", "loss"), [("t2i", 2, "hinge"), ("i2t", 3, "hinge"), ("i2t", 3, "infonce")]
+    ("changes", "size", "loss"),
+    [
+        ({"attention": "t2i"}, 2, "hinge"),
+        ({"attention": "i2t"}, 3, "hinge"),
+        ({"attention": "i2t"}, 3, "infonce"),
+        ({"matcher": "naaf"}, 2, "hinge"),
+        ({"matcher": "vse"}, 2, "infonce"),
+    ],
 )
-def test_same_losses_same_model(tmp_path: Path, attention: str, size: int, loss: str) -> None:
+def test_same_losses_same_model(tmp_path: Path, changes: dict[str, str], size: int, loss: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     threads = torch.get_num_threads()
-    train(0, 1, 0, tmp_path / "one", attention, loss)
+    train(0, 1, 0, tmp_path / "one", changes, loss)
     torch.set_num_threads(threads)
-    mp.start_processes(train, (size, port, tmp_path / "several", attention, loss), nprocs=size, start_method="spawn")
+    mp.start_processes(train, (size, port, tmp_path / "several", changes, loss), nprocs=size, start_method="spawn")
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "several")]
     assert len(logs[0]) == len(logs[1]) == 2 * (7 + 1)
     for row, (left, right) in enumerate(zip(*logs, strict=True)):
