@@ -16,7 +16,7 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,24 +177,25 @@ def _is_compressed(place: str) -> bool:
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     arrow, parquet = pyarrow()
     index = Index()
-    with open_file(place) as file:
-        try:
+    rows: list[tuple[int, int, dict[str, Any]]] = []
+    try:
+        with open_file(place) as file, _damage("a damaged or truncated parquet file"):
             table = parquet.ParquetFile(file)
-        except (arrow.ArrowException, OSError) as error:
-            index.fault = f"a damaged or truncated parquet file ({first_line(error)})"
-            return index
-        image = _image_column(place, table.schema_arrow)
-        names = [item.name for item in table.schema_arrow]
-        wanted = [name for name in names if name != image and _is_text(name, columns)]
-        wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
-        rows: list[tuple[int, int, dict[str, Any]]] = []
-        for group in range(table.num_row_groups):
-            try:
-                records = table.read_row_group(group, columns=wanted).to_pylist() if wanted else []
-            except (arrow.ArrowException, OSError):  # its photos become failures when they are read
-                records = []
-            count = table.metadata.row_group(group).num_rows
-            rows += [(group, row, record) for row, record in enumerate(records or [{}] * count)]
+            image = _image_column(place, table.schema_arrow)
+            wanted = [name for name in table.schema_arrow.names if name != image and _is_text(name, columns)]
+            wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
+            counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            for group, count in enumerate(counts):
+                records: list[dict[str, Any]] = [{}] * count
+                try:
+                    with _damage(f"row group {group}: names or captions are damaged"):
+                        records = table.read_row_group(group, columns=wanted).to_pylist() if wanted else records
+                except UnreadableImage as error:
+                    index.fault = str(error)
+                rows += [(group, row, record) for row, record in enumerate(records)]
+    except UnreadableImage as error:
+        index.fault = str(error)
+        return index
     stem = os.path.basename(place).rpartition(".")[0]
     titles = [_title(record, image) or f"{stem}/{row:06}" for row, (_, _, record) in enumerate(rows)]
     if not _same_for_one_name(place, titles, rows):
@@ -258,15 +259,26 @@ def _same_for_one_name(place: str, titles: Sequence[str], rows: Sequence[tuple[i
 def _row_group(place: str, found: Status, group: int) -> "_Images | _Damaged":
     """The images of a row group. A damaged one is read once for all of its rows."""
     arrow, parquet = pyarrow()
-    with open_file(place) as file:
-        try:
+    try:
+        with open_file(place) as file, _damage(f"row group {group} of {os.path.basename(place)} is damaged"):
             table = parquet.ParquetFile(file)
             image = _image_column(place, table.schema_arrow)
             is_struct = arrow.types.is_struct(table.schema_arrow.field(image).type)
             column = table.read_row_group(group, columns=[f"{image}.bytes" if is_struct else image]).column(0)
-        except (arrow.ArrowException, OSError) as error:
-            return _Damaged(f"row group {group} of {os.path.basename(place)} is damaged ({first_line(error)})")
+    except UnreadableImage as error:
+        return _Damaged(str(error))
     return _Images(column)
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """What pyarrow says of a damaged file, as an UnreadableImage."""
+    try:
+        yield
+    except PipelineError:  # a server that does not answer
+        raise
+    except (pyarrow()[0].ArrowException, OSError, ValueError) as error:  # ValueError: names that are no text
+        raise UnreadableImage(f"{what} ({first_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -276,6 +288,8 @@ class _Images:
     column: Any
 
     def __getitem__(self, row: int) -> bytes | None:
+        if row >= len(self.column):
+            raise UnreadableImage("its row group has fewer rows than its file says")
         value = self.column[row].as_py()
         return value.get("bytes") if isinstance(value, dict) else value
 

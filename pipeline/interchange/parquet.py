@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from detector.hub import first_line
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.inputs.containers import pyarrow
@@ -49,9 +50,9 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
     arrow, parquet = pyarrow()
     try:
         file = parquet.ParquetFile(source)
-    except (arrow.ArrowException, OSError) as error:
-        raise PipelineError(f"{source}: not readable as parquet ({str(error).splitlines()[0][:120]})") from error
-    names = file.schema_arrow.names
+        names = file.schema_arrow.names
+    except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no text
+        raise PipelineError(f"{source}: not readable as parquet ({first_line(error)})") from error
     if missing := {"image_id", "features"} - set(names):
         raise PipelineError(f"{source}: has no column {' or '.join(sorted(missing))}; found {', '.join(names[:8])}")
     return Source("parquet", source.stem, _rows(source, file, config), file.metadata.num_rows)
@@ -65,8 +66,10 @@ def _rows(source: Path, file: Any, config: ImportFeaturesConfig) -> Iterator[Row
             for row in range(len(batch)):
                 values = {name: batch.column(name)[row] for name in known}
                 yield _row(f"{source}: {values['image_id']}", values, config)
-    except (arrow.ArrowException, OSError) as error:
-        raise PipelineError(f"{source}: damaged ({str(error).splitlines()[0][:120]})") from error
+    except PipelineError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise PipelineError(f"{source}: damaged ({first_line(error)})") from error
 
 
 def _row(where: str, values: dict[str, Any], config: ImportFeaturesConfig) -> Row:

@@ -25,6 +25,7 @@ from tests.pipeline.inputs.test_sources import (
     write_tar,
 )
 from tests.served import S3, Ranges, http_server
+from tests.world import SMALL_TRAINING, scan
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,21 @@ def test_a_bucket_that_goes_away_midway(place: Path, extractor: RegionExtractor,
     assert tensors(store) == tensors(folder)
     assert failures(store) == {}
     assert read_photo(store.image_place(0)) == (place / "photos" / next(iter(store))).read_bytes()
+    if name == "tars":  # typed on the command line, with photos from the bucket
+        for command in (
+            ["train", "--features", settings.output, *SMALL_TRAINING, "--run", str(place / "runs/one")],
+            [
+                "retrieve",
+                "--features",
+                settings.output,
+                "--run",
+                str(place / "runs/one"),
+                "--query",
+                "a thing",
+                "--html",
+                str(place / "found.html"),
+            ],
+        ):
+            said = scan(*command)
+            assert said.exit_code == 0, said.output
+        assert "data:image/jpeg" in (place / "found.html").read_text()

@@ -5,10 +5,13 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("pyarrow")
 import pyarrow as pa
@@ -20,7 +23,7 @@ from pipeline.extract import run
 from pipeline.extraction.job import ExtractConfig
 from pipeline.inputs import containers
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.sources import list_photos, open_source, read_photo
+from pipeline.inputs.sources import captions_of, list_photos, open_source, read_photo
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
 from tests.photos import write_photos
@@ -265,6 +268,34 @@ def test_parquet_as_people_write_it(place: Path) -> None:
     pq.write_table(pa.table({"url": ["http://localhost/1.jpg"], "caption": ["a"]}), place / "links.parquet")
     with pytest.raises(PipelineError, match=r"no column of images .*found url, caption; a dataset of links"):
         open_source(str(place / "links.parquet")).photos({})  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_containers_give_photos_or_a_reason(place: Path, kind: str, data: st.DataObject) -> None:
+    original = (place / {"tars": "tars/00001.tar", "parquet": "parquet/test-00000-of-00002.parquet"}[kind]).read_bytes()
+    content = bytearray(original)
+    headers = range(0, len(content), 512) if kind == "tars" else range(len(content) - 2000, len(content), 512)
+    for start in data.draw(st.lists(st.sampled_from(headers), min_size=1, max_size=5)):
+        place_of_byte = min(start + data.draw(st.integers(0, 511)), len(content) - 1)
+        content[place_of_byte] = data.draw(st.integers(0, 255))
+    path = place / f"damaged{'.tar' if kind == 'tars' else '.parquet'}"
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))] if data.draw(st.booleans()) else content)
+    with suppress(PipelineError):
+        for photo in list_photos([path]):
+            with suppress(PipelineError):
+                read_photo(place / photo.path)
+        captions_of([str(path)], ())
+
+
+@pytest.mark.slow
+def test_a_cluster_reads_tars(place: Path, small_weights: Path) -> None:
+    pytest.importorskip("ray")
+    asked = config(place, "tars", weights=str(small_weights), num_regions=4, device="cpu")
+    expected = contents(run(dataclasses.replace(asked, output=str(place / "stores/alone")), progress=False))
+    on_ray = dataclasses.replace(asked, engine="ray", ray_address="local", ray_workers=2)
+    assert contents(run(on_ray, progress=False)) == expected
 
 
 def test_a_compressed_tar_is_refused(place: Path) -> None:
