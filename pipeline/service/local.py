@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import math
 import mimetypes
 import os
 import time
@@ -26,6 +27,9 @@ from pipeline.caption_cache import caption_embeddings
 from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions, explain
 from pipeline.extraction.detectors import extractor_like, is_starter
+from pipeline.gallery.embeddings import INDEX
+from pipeline.gallery.embeddings import generation as index_folder
+from pipeline.gallery.first_stage import STATE
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
@@ -66,13 +70,16 @@ class Generation:
         self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
         self.run, self.collection = self.search.run, self.search.collection
         self.library = Library(self.collection)
-        shards = [shard.sha256 for shard in self.collection.shards]
-        self.name = hashlib.sha256(" ".join([self.run.sha256, *shards]).encode()).hexdigest()[:12]
-        _ = self.search.embeddings  # made now, and not while the first client waits
+        self.search.open()  # now, and not while the first client waits
+        stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
+        self.candidates = stage.candidates if stage else 0
+        made_of = [self.run.sha256, *shards, stage.measured.head if stage else "", str(self.candidates)]
+        self.name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:12]
 
     def stamp(self) -> dict[Path, int]:
-        """When the stores and the model were last written to: a shard takes its name in its store's folder."""
-        paths = {self.run.folder / BEST, *(store.path for store in self.collection.stores)}
+        """When stores, model and index were last written to: a shard takes its name in its store's folder."""
+        paths = {self.run.folder / BEST, index_folder(self.run, INDEX) / STATE}
+        paths |= {store.path for store in self.collection.stores}
         paths |= set() if self.config.features else {FEATURES, *FEATURES.glob("*")}
         times = {}
         for path in paths:
@@ -85,7 +92,7 @@ class Generation:
         """What is searched."""
         local, stores = self.config.local, self.collection.stores
         return Index(
-            Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection),
+            Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection), self.candidates,
             tuple(str(store.path) if local else store.path.name for store in stores),
             tuple(sorted({folder for folder in self.library.folders if folder})[:MOST_FOLDERS]),
             self._takes_uploads(),
@@ -270,8 +277,10 @@ def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> lis
     """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
     generation, common, _ = key
     search, rows = generation.search, generation.library.rows(common.filter)
+    how: dict[str, Any] = {"offset": common.offset, "exact": common.exact, "candidates": common.candidates}
+    how["min_score"] = -math.inf if common.min_score is None else common.min_score
     if isinstance(asked[0], str):
-        found = search.photos(asked, common.limit, offset=common.offset, rows=rows, boxes=common.explain)
+        found = search.photos(asked, common.limit, rows=rows, boxes=common.explain, **how)
         return [_described(generation, common, answer, query=answer.query) for answer in found]
     answers = []
     for photo in asked:
@@ -280,7 +289,7 @@ def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> lis
             among = np.arange(len(search.collection)) if rows is None else rows
             among = among[among != photo]  # itself apart
             words, name = encode_regions(search.run, search.collection.regions(photo)), generation.library.id(photo)
-        answer = search.similar(words, common.limit, offset=common.offset, rows=among)
+        answer = search.similar(words, common.limit, rows=among, **how)
         answers.append(_described(generation, common, answer, image=name))
     return answers
 
@@ -292,7 +301,6 @@ def _captions(generation: Generation, photos: list[bytes]) -> list[Captions]:
 def _described(
     generation: Generation, common: SearchRequest, answer: Answer, query: str = "", image: str = ""
 ) -> SearchAnswer:
-    hits = [hit for hit in answer.hits if common.min_score is None or hit.score >= common.min_score]
     calibration = generation.run.calibration if query else None
     among = common.among or len(generation.collection)
     found = [
@@ -303,9 +311,10 @@ def _described(
             weak=calibration is not None and calibration.is_weak(hit.score, among),
             boxes=hit.boxes,
         )
-        for hit in hits
+        for hit in answer.hits
     ]
-    return SearchAnswer(query, image, answer.searched, answer.searched, dict(answer.unknown), tuple(found))
+    compared = answer.compared or answer.searched
+    return SearchAnswer(query, image, answer.searched, compared, dict(answer.unknown), tuple(found))
 
 
 def _listed(generation: Generation, asked: SearchRequest) -> SearchAnswer:

@@ -103,7 +103,7 @@ class Nodes:
             raise Refused(503, f"no node answers: {found[0]}")
         return Index(
             there[0]["run"], self.model, "+".join(one["generation"] for one in there), len(there) == len(found),
-            sum(one["photos"] for one in there),
+            sum(one["photos"] for one in there), sum(one["candidates"] for one in there),
             tuple(dict.fromkeys(store for one in there for store in one["stores"])),
             tuple(sorted({folder for one in there for folder in one["folders"]})),
             any(one["uploads"] for one in there),

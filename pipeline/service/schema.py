@@ -135,6 +135,7 @@ class Index:
     generation: str
     complete: bool
     photos: int
+    candidates: int  # that a query compares exactly, at least; 0: all photos
     stores: tuple[str, ...]
     folders: tuple[str, ...]  # of the photos' names; the first 500
     uploads: bool  # whether captions can be found for a photo that is sent

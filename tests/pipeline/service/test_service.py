@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,10 @@ from PIL import Image
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+import pipeline.index
+import pipeline.search
 from pipeline.errors import PipelineError
+from pipeline.gallery import first_stage
 from pipeline.pages.app import page_of
 from pipeline.service import http, library, local
 from pipeline.service.http import Server, without_folders
@@ -157,6 +161,33 @@ def test_photos_like_a_photo(client: TestClient, generation: Generation) -> None
     foreign = search(client, embeddings=[text], limit=20)
     assert foreign["hits"][0]["id"] == own
     assert [hit["score"] for hit in foreign["hits"][1:]] == [hit["score"] for hit in alike["hits"]]
+
+
+def test_candidates_come_from_the_index(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for module in (pipeline.search, pipeline.index):
+        monkeypatch.setattr(module, "EXACT_BELOW", 10)
+    monkeypatch.setattr(first_stage, "LEAST_MEASURED", 2)
+    monkeypatch.setattr(first_stage, "MOST_CANDIDATES", 1)
+    before = make_server()
+    assert isinstance(before.service, LocalService)
+    assert TestClient(before.app()).get("/v1/index").json()["candidates"] == 0
+    seen = before.service.generation.stamp()
+    assert scan("index", "--run", "runs/t2i_mean", "--device", "cpu").exit_code == 0
+    assert before.service.generation.stamp() != seen  # so the server opens them again
+    monkeypatch.setattr(pipeline.search, "DEEPER", 1)
+    monkeypatch.setattr(first_stage.Measured, "among", lambda self, photos: 12)
+    client = TestClient(make_server().app())
+    index = client.get("/v1/index").json()
+    assert index["candidates"] == 12
+    assert index["generation"] != before.service.generation.name
+    for asked, candidates in (({}, 12), ({"candidates": 15}, 15), ({"exact": True}, 20)):
+        answer = search(client, "a dog", limit=3, **asked)
+        assert (answer["searched"], answer["candidates"]) == (20, candidates)
+    exact = search(client, "a dog", limit=20, exact=True)
+    assert [hit["rank"] for hit in exact["hits"]] == list(range(1, 21))
 
 
 def test_photos_and_explanations(client: TestClient, generation: Generation) -> None:
