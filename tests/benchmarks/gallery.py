@@ -10,6 +10,7 @@ what it is to be compared with.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,7 @@ def cold(folder: Path) -> None:
             folder / "features/a", ids, num_regions=K, feature_dim=starter.model.config.feature_dim, dtype="float16",
             shard_size=64, extraction=starter.data["extraction"],
         )  # fmt: skip
+    shutil.rmtree(folder / "index", ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     times = []
     for _ in range(5):
