@@ -55,6 +55,10 @@ class ImageIndex:
         rows = self.candidates(image)
         return rows[0] if len(rows) == 1 else None
 
+    def is_elsewhere(self, image: str, row: int) -> bool:
+        """Whether a name and its image are in folders of other names, so that the base name alone made the match."""
+        return "/" in image and bool(self._folders[row]) and not self._agreement(image, row)
+
     def match(self, images: Iterable[str], where: str) -> dict[str, int]:
         """The row of each name that has one. `train/1.jpg` and `val/1.jpg` are never one photo.
 

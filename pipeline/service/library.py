@@ -189,6 +189,7 @@ def _taken(path: Path) -> float:
 
 def _day(text: str, later: int = 0) -> float:
     try:
-        return (datetime.strptime(text, "%Y-%m-%d") + timedelta(days=later)).timestamp()
+        day = datetime.strptime(text, "%Y-%m-%d")
+        return (min(day, datetime.max - timedelta(days=1 + later)) + timedelta(days=later)).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         raise PipelineError(f"{text!r}: expected a day, such as 2024-05-31") from error

@@ -24,8 +24,9 @@ from pipeline.interchange.convert import import_features
 from pipeline.interchange.hdf5 import _ids_from
 from pipeline.runs import load_run
 from pipeline.search import open_search
-from pipeline.service.library import _taken
-from pipeline.store.reader import open_store
+from pipeline.service.library import Library, _taken
+from pipeline.service.schema import Filter
+from pipeline.store.reader import open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard
 from tests.photos import write_photos
 from tests.stores import make_store, random_regions
@@ -238,3 +239,17 @@ def test_a_search_that_fails_does_not_speak_of_another_run(project: Path) -> Non
     said = scan("retrieve", "--query", "a dog")
     assert said.exit_code == 2
     assert [line for line in said.stderr.splitlines() if line] == [said.stderr.strip()]
+
+
+def test_a_base_name_that_decides_alone_is_said(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", ["a/1.jpg", "a/2.jpg"])
+    (tmp_path / "captions.tsv").write_text("b/1.jpg\tA dog\na/2.jpg\tA cat\n")
+    notes = load_dataset([tmp_path / "store"], [tmp_path / "captions.tsv"]).notes
+    assert "1 images are named in other folders: b/1.jpg is taken for a/1.jpg" in notes
+
+
+def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
+    library = Library(open_stores(["features/train2014"]))
+    assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))
+    library._dates = np.where(np.arange(20) < 5, 0.0, library.dates)  # photos of no known date
+    assert len(library.rows(Filter(until="2999-01-01"))) == 15
