@@ -252,5 +252,7 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     data = identity.get("data")
     return {
         **identity,
-        "data": {key: value for key, value in data.items() if key != "folder"} if isinstance(data, Mapping) else data,
+        "data": {key: value for key, value in data.items() if key not in ("folder", "features_sha256")}
+        if isinstance(data, Mapping)
+        else data,
     }

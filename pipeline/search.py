@@ -448,8 +448,9 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
         return open_stores(run.stores())
     fitting, reasons = [], []
     for path in find_stores(features):
-        reason = run.incompatibility(open_store(path))
-        if not reason:
+        store = open_store(path)
+        reason = run.incompatibility(store) or ("" if len(store) else "no photo extracted yet")
+        if not reason or (features and not len(store)):  # a named one is refused by `open_stores`
             fitting.append(path)
             continue
         reasons.append(f"{path}: {reason}")

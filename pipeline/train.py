@@ -1,17 +1,19 @@
 """Train a matcher: stores and captions -> a run folder (see `pipeline/runs.py`) with a trained SCAN."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matcher.fit import FitResult, fit
+from matcher.fit import BEST, FitResult, fit
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
-from pipeline.runs import RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run, splits_sha256
+from pipeline.runs import DATA, RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run, splits_sha256
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     folder = choose_folder(config.run, RUNS, config.preset, model.variant)
     config = replace(config, model=model, run=str(folder))
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
+
+    if _have_features_changed(folder, dataset):
+        report(
+            f"note: {folder} has learned from other features than its stores hold now; choose another --run to start anew"
+        )
 
     with ExitStack() as stack:
 
@@ -80,8 +87,23 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
         "splits_sha256": splits_sha256(splits),
+        "captions_sha256": _sha256(dataset.splits["train"].images.captions, dataset.splits["dev"].images.captions),
+        "features_sha256": _sha256([shard.sha256 for shard in dataset.stores.shards]),
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
         "weights": dataset.stores.stores[0].manifest.get("weights", ""),
     }
+
+
+def _sha256(*lists: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+
+
+def _have_features_changed(folder: Path, dataset: Dataset) -> bool:
+    """Whether a run that is continued or finished has learned from other features than its stores hold now."""
+    if not (folder / BEST).is_file() or not (folder / DATA).is_file():
+        return False
+    before = read_json(folder / DATA, "a run's identity").get("data")
+    now = _sha256([shard.sha256 for shard in dataset.stores.shards])
+    return isinstance(before, dict) and before.get("features_sha256", now) != now

@@ -253,3 +253,32 @@ def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
     assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))
     library._dates = np.where(np.arange(20) < 5, 0.0, library.dates)  # photos of no known date
     assert len(library.rows(Filter(until="2999-01-01"))) == 15
+
+
+def test_a_run_is_not_continued_with_other_captions_and_says_that_features_changed(project: Path) -> None:
+    path = Path("coco/annotations/captions_train2014.json")
+    again = ["train", "--device", "cpu", "--run", "runs/mine", "--features", "features/train2014"]
+    again += ["--captions", str(path), *SMALL_TRAINING]
+    assert scan(*again).exit_code == 0
+    assert "has learned from other features" not in scan(*again).output
+    whole = json.loads(path.read_text())
+    texts = [row["caption"] for row in whole["annotations"]]
+    rows = [{**row, "caption": text} for row, text in zip(whole["annotations"], texts[::-1], strict=True)]  # swapped
+    path.write_text(json.dumps({**whole, "annotations": rows}))
+    assert "holds a run with other settings (data.captions_sha256" in scan(*again).output
+    path.write_text(json.dumps(whole))
+    (Path("coco/train2014") / PHOTO.format(3)).write_bytes((Path("coco/train2014") / PHOTO.format(4)).read_bytes())
+    extracted = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
+    assert "1 changed photo" in extracted.stderr, extracted.output
+    assert "note: runs/mine has learned from other features than its stores hold now" in scan(*again).output
+
+
+def test_a_store_without_a_photo_yet_does_not_stop_the_search_of_others(project: Path) -> None:
+    manifest = {**make_store(project / "elsewhere", ["x"]).manifest}
+    claim_store(
+        project / "features/begun",
+        {**open_store("features/train2014").manifest, "image_roots": manifest["image_roots"]},
+    )
+    said = scan("retrieve", "--query", "a dog")
+    assert said.exit_code == 0, said.output
+    assert "note: skipping features/begun (no photo extracted yet)" in said.stderr
