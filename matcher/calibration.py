@@ -13,6 +13,7 @@ import numpy as np
 from matcher.errors import MatcherError
 
 FILE = "calibration.json"  # in a run folder
+BY_CHANCE = 2.0  # unrelated photos that score as high as a weak match; of the starter, one would mark twice as many right matches
 MOST_PHOTOS = 1000  # a collection larger than this holds related photos to most sentences: no more is asked of them
 LEVELS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # shares of the unrelated pairs
 
@@ -42,8 +43,8 @@ class Calibration:
         return min(photos, MOST_PHOTOS) * float(np.exp(logarithm))
 
     def is_weak(self, score: float, photos: int) -> bool:
-        """Whether chance alone may well put a photo that high: one or more of the unrelated ones."""
-        return self.by_chance(score, photos) >= 1
+        """Whether chance alone may well put a photo that high: two or more of the unrelated ones."""
+        return self.by_chance(score, photos) >= BY_CHANCE
 
     def among(self, photos: int) -> "Threshold":
         """`is_weak` for a collection of so many photos."""
