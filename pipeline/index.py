@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
-from pipeline.gallery.backends import BACKENDS
 from pipeline.gallery.embeddings import INDEX, generation, store_embeddings
 from pipeline.gallery.first_stage import Measured, build_first_stage
 from pipeline.inputs.captions import read_captions
@@ -35,7 +34,6 @@ class IndexConfig(CommandConfig):
     captions: tuple[str, ...] = option(
         (), "Sentences to measure with.", metavar="FILE", unset="those of the run, else sentences of class names"
     )
-    backend: str = option("faiss", "Engine that finds candidates.", choices=tuple(BACKENDS))
     recalibrate: bool = option(False, "Fit to the photos that there are now, and measure again.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 

@@ -20,6 +20,7 @@ from pipeline.store.reader import open_stores
 from tests.faults import at_step, forked, in_clean_process
 from tests.pipeline.gallery.test_embeddings import files, make_run
 from tests.stores import make_store
+from tests.world import scan
 
 PHOTOS = 120
 WORDS = ("dog", "tree")
@@ -258,3 +259,12 @@ def test_sentences_of_class_names_where_a_run_has_no_captions(place: Path) -> No
     assert len(texts) > 50
     assert all(text.startswith("a ") for text in texts)
     assert texts == index.sentences(run, open_stores(["features/a"]))[0]
+
+
+def test_the_command_line_indexes_and_retrieves_exactly(inside: Path) -> None:
+    indexed = scan("index", "--device", "cpu")
+    assert indexed.exit_code == 0, indexed.output
+    assert "20 photos" in indexed.output
+    assert "next:\n  scan-pipeline retrieve" in indexed.output
+    plain, exact = (scan("retrieve", "--query", "a dog", "--json", *how).stdout for how in ((), ("--exact",)))
+    assert plain == exact
