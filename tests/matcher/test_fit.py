@@ -1,6 +1,7 @@
 """Training: it learns, it continues bit for bit, it keeps the best."""
 
 import dataclasses
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -275,8 +276,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 )
 def test_recipes_are_checked(changes: dict, expected: str) -> None:
     ((name, value),) = changes.items()
-    found = value[1] if isinstance(value, tuple) else value
-    with pytest.raises(MatcherError, match=f"^{name} {found!r}: expected {expected}$"):
+    with pytest.raises(MatcherError, match=f"^{re.escape(f'{name} {value!r}')}: expected {expected}$"):
         FitConfig(**changes)
 
 

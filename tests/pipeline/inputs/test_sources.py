@@ -203,7 +203,7 @@ def test_a_container_that_goes_away_stops_the_run_and_nothing_is_lost(place: Pat
     settings = config(place, "tars", batch_size=1)
     with pytest.raises(PipelineError, match=r"00001.tar: No such file .*put it back, and run the same command again"):
         extract(settings, Thief())
-    assert len(open_store(settings.output)) == 4
+    assert len(open_store(settings.output)) in (4, 8)  # full shards: reading ahead may have got past the first
     (place / "away.tar").rename(place / "tars/00001.tar")
     assert contents(extract(settings, extractor)) == expected
 
