@@ -461,7 +461,7 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
         raise PipelineError(
             f"no store fits {run.folder}: {' | '.join(reasons)}", "name stores with --features, or a --run"
         )
-    collection = open_stores(fitting)
+    collection = open_stores(fitting, tell_apart=True)
     for store in collection.stores:
         if not store.complete:
             report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")

@@ -151,7 +151,7 @@ def _read(run: TrainedRun, collection: StoreCollection, path: Path, shard: Shard
 
 def _encode(run: TrainedRun, collection: StoreCollection, shard: Shard, bar: tqdm) -> np.ndarray:
     """(n, K, E) float16 of a shard."""
-    first = collection.row(shard.image_ids[0]) if len(shard) else 0  # a shard's rows follow each other
+    first = collection.first_row(shard)
     encoded = EncodedImages(run.model, collection, np.arange(first, first + len(shard)))
     out = np.empty(encoded.shape, np.float16)
     for start in range(0, len(shard), ENCODE_BLOCK):

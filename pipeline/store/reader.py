@@ -97,8 +97,11 @@ class StoredImages(Mapping[str, Regions]):
         self.shards = list(shards)
         self.num_regions, self.feature_dim, self.dtype = num_regions, feature_dim, dtype
         self._starts = np.cumsum([0, *map(len, self.shards)])
-        self.image_ids: list[str] = [image_id for shard in self.shards for image_id in shard.image_ids]
-        self._rows = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        self._name([image_id for shard in self.shards for image_id in shard.image_ids])
+
+    def _name(self, image_ids: list[str]) -> None:
+        self.image_ids = image_ids
+        self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -120,6 +123,10 @@ class StoredImages(Mapping[str, Regions]):
         """Everything about the image in a row, read from disk."""
         shard, local = self._locate(row)
         return shard.regions(local)
+
+    def first_row(self, shard: Shard) -> int:
+        """Row of a shard's first image; the others follow."""
+        return int(self._starts[self.shards.index(shard)])
 
     def image_place(self, row: int) -> str:
         """Where the photo in a row is: a path, a URL, or CONTAINER::NAME; "" where it is gone."""
@@ -203,8 +210,8 @@ class Store(StoredImages):
 class StoreCollection(StoredImages):
     """Several stores of one kind of features as one, in order; made by `open_stores`."""
 
-    def __init__(self, stores: Sequence[Store]):
-        self.stores = list(stores)
+    def __init__(self, stores: Sequence[Store], tell_apart: bool = False):
+        self.stores, self._told_apart = list(stores), tell_apart
         first = self.stores[0]
         self.extraction = first.extraction
         self.has_boxes = all(store.has_boxes for store in self.stores)
@@ -214,12 +221,33 @@ class StoreCollection(StoredImages):
             feature_dim=first.feature_dim,
             dtype=np.result_type(*(store.dtype for store in self.stores)),
         )
+        if tell_apart and self._duplicate():
+            self._tell_apart()
         if image_id := self._duplicate():
             names = " and ".join(str(store.path) for store in self.stores if image_id in store)
             raise PipelineError(f"{names}: duplicate image id {image_id!r}", "choose other stores with --features")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_stores, ([store.path for store in self.stores],)
+        return open_stores, ([store.path for store in self.stores], self._told_apart)
+
+    def _tell_apart(self) -> None:
+        """Put the store's name before ids that several stores have: cameras call every first photo IMG_0001.jpg.
+
+        Changes nothing where two stores hold one and the same photo.
+        """
+        counts, places, ids = Counter(self.image_ids), set(), list(self.image_ids)
+        names = [store.path.name for store in self.stores]
+        if len(set(names)) < len(names):
+            names = [str(store.path) for store in self.stores]
+        name_of = np.repeat(np.arange(len(names)), [len(store) for store in self.stores])
+        for row, image_id in enumerate(ids):
+            if counts[image_id] > 1:
+                place = self.image_place(row)
+                if place and place in places:
+                    return
+                places.add(place)
+                ids[row] = f"{names[name_of[row]]}/{image_id}"
+        self._name(ids)
 
 
 def open_store(path: Path | str) -> Store:
@@ -231,8 +259,12 @@ def open_store(path: Path | str) -> Store:
     return Store(Path(path))
 
 
-def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
+def open_stores(paths: Sequence[Path | str], tell_apart: bool = False) -> StoreCollection:
     """Open several stores as one.
+
+    Args:
+        paths: of the stores.
+        tell_apart: an image id that several stores have for different photos becomes STORE/ID; else it is refused.
 
     Raises:
         PipelineError: none given, a store without images, or stores whose features cannot be mixed.
@@ -254,4 +286,4 @@ def open_stores(paths: Sequence[Path | str]) -> StoreCollection:
                 f"{store.path} and {first.path}: their features cannot be mixed ({'; '.join(changed[:3])})",
                 "choose stores of one kind with --features",
             )
-    return StoreCollection(stores)
+    return StoreCollection(stores, tell_apart)

@@ -15,7 +15,7 @@ from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.store.inspect import inspect_store
 from pipeline.store.marks import seal
-from pipeline.store.reader import open_store, open_stores
+from pipeline.store.reader import Shard, open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
 
 K, D = 3, 5
@@ -237,6 +237,31 @@ def test_stores_join_when_their_features_are_of_one_kind(tmp_path: Path) -> None
         open_stores([tmp_path / "a", tmp_path / "c"])
     with pytest.raises(PipelineError, match=r"a and .*a: duplicate image id 'a0\.jpg'; choose other"):
         open_stores([tmp_path / "a", tmp_path / "a"])
+
+
+def test_equal_ids_of_different_photos_are_told_apart_where_that_is_asked(tmp_path: Path) -> None:
+    first = write_store(tmp_path / "2019", [2], prefix="IMG")
+    second = write_store(tmp_path / "2020", [1, 2], prefix="IMG")
+    write_store(tmp_path / "other", [1], prefix="other")
+    both = open_stores([tmp_path / "2019", tmp_path / "2020", tmp_path / "other"], tell_apart=True)
+    pairs = [f"{year}/IMG{index}.jpg" for year in (2019, 2020) for index in range(2)]
+    assert list(both) == [*pairs, "IMG2.jpg", "other0.jpg"]
+    np.testing.assert_array_equal(both["2019/IMG1.jpg"].features, first[1].features)
+    np.testing.assert_array_equal(both["2020/IMG1.jpg"].features, second[1].features)
+    assert [both.first_row(shard) for shard in both.shards] == [0, 2, 3, 5]
+    assert list(pickle.loads(pickle.dumps(both))) == list(both)
+    with pytest.raises(PipelineError, match="duplicate image id"):
+        open_stores([tmp_path / "2019", tmp_path / "2020"])
+    with pytest.raises(PipelineError, match="duplicate image id"):
+        open_stores([tmp_path / "2019", tmp_path / "2019"], tell_apart=True)
+
+
+def test_one_photo_in_two_stores_is_not_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        write_store(tmp_path / name, [1], prefix="IMG")
+    monkeypatch.setattr(Shard, "image_place", lambda self, row: "/photos/IMG0.jpg")
+    with pytest.raises(PipelineError, match="duplicate image id"):
+        open_stores([tmp_path / "a", tmp_path / "b"], tell_apart=True)
 
 
 def test_paths_never_lead_out_of_the_photo_folder(tmp_path: Path) -> None:
