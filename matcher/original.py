@@ -113,6 +113,8 @@ def _config(
     options: Mapping[str, Any], image: Mapping[str, Tensor], text: Mapping[str, Tensor], text_encoder: str
 ) -> ModelConfig:
     """Options as the original command line had them; sizes as the tensors say."""
+    if any(name.endswith("image_encoder.fc.weight") for name in image):
+        raise MatcherError("a grid model of VSE∞, which reads pixels by a CNN of its own; expected one of regions")
     weight = image["fc.weight"] if "fc.weight" in image else image["fc.weight_v"]
     fields: dict[str, Any] = {
         "feature_dim": weight.shape[1],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detector.hub import fetch_file, hub_name, pinned
 from matcher.checkpoint import save_model
 from matcher.original import load_original, read_vocabulary
 from pipeline.config import save_config
@@ -17,10 +18,10 @@ from pipeline.runs import BEST, CONFIG, DATA, RUNS, TrainConfig
 class ImportCheckpointConfig(CommandConfig):
     """What `scan-pipeline import-checkpoint` does."""
 
-    source: str = argument()
+    source: str = argument("A file, or one of a repository on the hub: OWNER/NAME[@REVISION]/FILE.")
     vocabulary: str = option(
         "",
-        "Its vocabulary file, such as f30k_precomp_vocab.json, or its BERT, such as bert-base-uncased.",
+        "Its vocabulary file (.json), found as the checkpoint is, or its BERT, such as bert-base-uncased.",
         metavar="FILE|NAME",
         required=True,
     )
@@ -44,21 +45,35 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
     """Write a run folder from `model_best.pth.tar` and the vocabulary or BERT that it was trained with.
 
     Raises:
-        PipelineError: the run folder exists already.
+        PipelineError: no such file; or the run folder exists already.
+        DetectorError: a published file that cannot be fetched.
         MatcherError: files that cannot be read, or that do not belong together.
     """
-    source = Path(config.source)
-    if not source.is_file():  # before the hub is asked for a BERT
-        raise PipelineError(f"{source}: no such file", "expected a checkpoint, such as model_best.pth.tar")
-    checkpoint = load_original(source, read_vocabulary(config.vocabulary), config.vocabulary)
-    folder = Path(config.output or RUNS / source.name.split(".")[0])
+    folder = Path(config.output or RUNS / Path(config.source).name.split(".")[0])
     if folder.exists():
         raise PipelineError(f"{folder}: exists already", "choose another folder with --output")
+    source = _fetched(config.source, "SOURCE")
+    if not source.is_file():  # before the hub is asked for a BERT
+        raise PipelineError(
+            f"{source}: no such file",
+            "expected a checkpoint, such as model_best.pth.tar, or OWNER/NAME[@REVISION]/FILE",
+        )
+    vocabulary = read_vocabulary(str(_fetched(config.vocabulary, "--vocabulary")))
+    checkpoint = load_original(source, vocabulary, config.vocabulary)
     folder.mkdir(parents=True)
     model = checkpoint.model.config
     save_config(TrainConfig(model=model, run=str(folder)), folder / CONFIG)
     # its training data was elsewhere
     data: dict[str, Any] = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}}
-    write_json(folder / DATA, {"data": data, "imported": str(source)}, indent=1)
+    write_json(folder / DATA, {"data": data, "imported": pinned(source) or config.source}, indent=1)
     save_model(folder / BEST, checkpoint.model)
     return ImportedRun(folder, model.variant, checkpoint.epoch, checkpoint.best_rsum)
+
+
+def _fetched(name: str, origin: str) -> Path:
+    """The file of that name here, or fetched where OWNER/NAME[@REVISION]/FILE names one of the hub."""
+    asked = hub_name(name)
+    if asked is None or not asked.file:
+        return Path(name)
+    remedy = f"expected {asked.file} in that repository, or a file of this machine"
+    return fetch_file(asked._replace(file=""), [asked.file], origin, remedy)

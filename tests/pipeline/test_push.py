@@ -11,8 +11,13 @@ from click.testing import Result
 
 from detector.errors import DetectorError
 from detector.hub import fetch_file, fetch_folder, hub_name
+from matcher.vocabulary import SPECIAL
 from pipeline.runs import load_run
 from tests.hub import TOKEN, Hub, hub
+from tests.matcher.test_original import Evil
+from tests.matcher.test_original import write as write_scan
+from tests.matcher.test_original_methods import E, vse_image, vse_text
+from tests.matcher.test_original_methods import write as write_vse
 from tests.photos import write_photos
 from tests.served import http_server
 from tests.world import SMALL_TRAINING, lay_out_coco, scan
@@ -142,3 +147,49 @@ def test_what_is_not_what_was_published_is_refused(server: Hub, tmp_path: Path, 
     assert "expected a store, a run, or a detector's .safetensors" in said.stderr
     said = scan("push", str(small_weights), "not-a-name")
     assert "expected the name of a repository, OWNER/NAME" in said.stderr
+
+
+def test_a_published_checkpoint_is_fetched_and_searches_new_photos(
+    server: Hub, tmp_path: Path, small_weights: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    states = [vse_image(64, E).state_dict(), vse_text(tiny_bert).state_dict()]
+    grid = [{f"module.image_encoder.{name}": tensor for name, tensor in states[0].items()}, states[1]]
+    words = {word: number for number, word in enumerate([*SPECIAL, "a", "dog", "cat", "tree"])}
+    files = {
+        "f30k_region/model_best.pth": write_vse(Path("m.pth"), states, data_name="f30k").read_bytes(),
+        "f30k_grid/model_best.pth": write_vse(Path("m.pth"), grid, data_name="f30k").read_bytes(),
+        "evil.pth": write_vse(Path("m.pth"), states, more=Evil()).read_bytes(),
+        "scan/model_best.pth.tar": write_scan(Path("m.pth")).read_bytes(),
+        "scan/vocab.json": json.dumps({"word2idx": words, "idx2word": {}, "idx": 8}).encode(),
+    }
+    commit = "1" * 40
+    server.repositories["models/me/vse"] = [(commit, files)]
+    ok("import-checkpoint", "me/vse/f30k_region/model_best.pth", "--vocabulary", tiny_bert, "--output", "runs/vse")
+    assert (
+        json.loads(Path("runs/vse/data.json").read_text())["imported"] == f"me/vse@{commit}/f30k_region/model_best.pth"
+    )
+    write_photos(Path("photos"), 3)
+    ok("extract", "--images", "photos", "--weights", str(small_weights), "--num-regions", "4", "--device", "cpu")
+    said = ok("retrieve", "--query", "a dog", "--run", "runs/vse", "--features", "features/photos", "--json")
+    assert len(json.loads(said.stdout)[0]["hits"]) == 3
+
+    server.repositories["models/me/vse"].append(("2" * 40, {}))  # published since, without them
+    before = f"me/vse@{commit}"
+    ok("import-checkpoint", f"{before}/scan/model_best.pth.tar", "--vocabulary", f"{before}/scan/vocab.json")
+    for name, message in {
+        "me/vse/f30k_region/model_best.pth": "SOURCE me/vse: could not be fetched from the hub",
+        "me/model_best.pth": "no such file",
+        f"{before}/f30k_grid/model_best.pth": "a grid model of VSE∞",
+        f"{before}/evil.pth": "refused: it holds more than tensors and options",
+    }.items():
+        refused = scan("import-checkpoint", name, "--vocabulary", tiny_bert, "--output", "runs/other")
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.output
+        assert "code was run" not in refused.output
+
+    Path("public/me/vse").mkdir(parents=True)
+    Path("public/me/vse/model_best.pth").write_bytes(files["f30k_region/model_best.pth"])
+    with http_server(tmp_path / "public") as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        ok("import-checkpoint", "me/vse/model_best.pth", "--vocabulary", tiny_bert, "--output", "runs/mirrored")
+    assert json.loads(Path("runs/mirrored/data.json").read_text())["imported"] == "me/vse/model_best.pth"
