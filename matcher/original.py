@@ -24,6 +24,7 @@ from matcher.vocabulary import Tokens, Vocabulary
 
 EXPECTED = "a checkpoint of the original SCAN code, or of VSE∞ or CHAN (keys model, opt)"
 POOLINGS = {"LSEPooling": "LogSumExp", "MeanPooling": "Mean", "MaxPooling": "Max", "SumPooling": "Sum"}  # of CHAN
+MASK = "<mask>"  # the code of VSE∞ and CHAN adds it to the words of a vocabulary file
 # Beginnings of names there, and here; "": not a part of the model.
 NAMES = {
     "image fc.weight_g": "image_encoder.fc.parametrizations.weight.original0",  # weight normalisation as torch has it today
@@ -78,7 +79,10 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
     if ("embed.weight" in text) != isinstance(vocabulary, Vocabulary):
         wanted = "a vocabulary file (.json)" if "embed.weight" in text else "its BERT, such as bert-base-uncased"
         raise MatcherError(f"{path}: needs another vocabulary; expected {wanted}")
-    if isinstance(vocabulary, Vocabulary) and len(text["embed.weight"]) != len(vocabulary):
+    more = len(text["embed.weight"]) - len(vocabulary) if isinstance(vocabulary, Vocabulary) else 0
+    if isinstance(vocabulary, Vocabulary) and more == 1 and config.matcher != "scan":
+        vocabulary = Vocabulary([*vocabulary.words, MASK])
+    elif isinstance(vocabulary, Vocabulary) and more:
         raise MatcherError(
             f"{path}: embeds {len(text['embed.weight'])} words, the vocabulary has {len(vocabulary)}; name the "
             "vocabulary file that it was trained with"

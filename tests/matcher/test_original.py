@@ -102,8 +102,8 @@ def test_what_could_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pth.tar")
-    with pytest.raises(MatcherError, match="embeds 8 words, the vocabulary has 5"):
-        load_original(path, Vocabulary([*SPECIAL, "a"]))
+    with pytest.raises(MatcherError, match="embeds 8 words, the vocabulary has 7"):
+        load_original(path, Vocabulary([*SPECIAL, "a", "dog", "cat"]))
     with pytest.raises(MatcherError, match="not readable"):
         load_original(tmp_path / "none.pth.tar", VOCABULARY)
     torch.save({"weights": torch.zeros(2)}, path)

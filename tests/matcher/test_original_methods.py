@@ -151,6 +151,15 @@ def test_chan_with_a_gru_gives_the_published_similarities(tmp_path: Path) -> Non
     torch.testing.assert_close(ours, chan_loop(regions, words, lengths, "LogSumExp"), atol=1e-6, rtol=1e-5)
 
 
+def test_the_word_that_their_code_adds_to_the_vocabulary_file_is_added(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.pth", chan_gru_states(), **CHAN)  # embeds 8 words
+    found = load_original(path, Vocabulary([*SPECIAL, "a", "dog", "tree"])).model.vocabulary
+    assert isinstance(found, Vocabulary)
+    assert found.words == [*SPECIAL, "a", "dog", "tree", "<mask>"]
+    with pytest.raises(MatcherError, match="embeds 8 words, the vocabulary has 6"):
+        load_original(path, Vocabulary([*SPECIAL, "a", "dog"]))
+
+
 def test_chan_with_bert_gives_the_published_similarities(tmp_path: Path, tiny_bert: str) -> None:
     torch.manual_seed(0)
     image, text = nn.Linear(D, E), vse_text(tiny_bert)
