@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -105,7 +106,7 @@ class Library:
             return None
         passing = np.ones(len(self), bool)
         if wanted.store:
-            named = [wanted.store in (str(store.path), store.path.name) for store in self.collection.stores]
+            named = [is_named(wanted.store, str(store.path)) for store in self.collection.stores]
             passing &= np.array(named)[self.store_of]
         if wanted.folder:
             passing &= np.array([f"{folder}/".startswith(f"{wanted.folder}/") for folder in self.folders], bool)
@@ -155,6 +156,17 @@ class Library:
             while sum(map(len, self._thumbnails.values())) > CACHE:
                 self._thumbnails.popitem(last=False)
         return content
+
+
+def is_named(name: str, store: str) -> bool:
+    """Whether a filter's name is that of a store: its path, or the last part of it."""
+    return name in (store, os.path.basename(store))
+
+
+def refuse_unknown_store(name: str, stores: Sequence[str]) -> None:
+    """Raises a PipelineError where a filter names none of the stores."""
+    if name and not any(is_named(name, store) for store in stores):
+        raise PipelineError(f"filter.store {name!r}: no such store", f"expected one of {', '.join(stores)}")
 
 
 def _jpeg(place: str, side: int) -> bytes:

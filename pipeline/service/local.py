@@ -37,7 +37,7 @@ from pipeline.pages.explanation import attention_data
 from pipeline.search import Answer, caption_scores, known_words, open_search
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import MOST_PIXELS, Library
+from pipeline.service.library import MOST_PIXELS, Library, refuse_unknown_store
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
@@ -174,6 +174,8 @@ class LocalService:
         """Find photos for sentences, and photos similar to photos."""
         started, generation = time.perf_counter(), self.generation
         queries = tuple(" ".join(query.split()) for query in asked.queries)
+        if not asked.among:  # else the store may be another node's
+            refuse_unknown_store(asked.filter.store, generation.index.stores)
         for query in queries:  # refused before the others of its batch wait for it
             await asyncio.to_thread(known_words, generation.run, query)
         if queries or asked.images or asked.embeddings:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from pipeline.errors import PipelineError
 from pipeline.service.config import ServeConfig
+from pipeline.service.library import refuse_unknown_store
 from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
@@ -66,6 +67,8 @@ class Nodes:
             raise PipelineError(f"offset and limit: expected at most {DEEPEST} together where nodes are asked")
         if not all(self.photos.values()):
             await self._indexes()  # weak matches are told by the number of all photos
+        if asked.filter.store and (known := await self.index(request, None)).complete:
+            refuse_unknown_store(asked.filter.store, known.stores)
         owners = [self._owner(image) for image in asked.images]
         vectors = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
         common = replace(parts, limit=parts.offset + parts.limit, offset=0, among=sum(self.photos.values()))

@@ -100,6 +100,9 @@ def test_two_nodes_equal_one(servers: list[Process]) -> None:
     assert both.client.get("/v1/photos/7-0").status_code == 404
     assert both.client.post("/v1/search", json={"queries": ["!!!"]}).status_code == 400
     assert both.client.post("/v1/search", json={"limit": 10_000, "offset": 1}).status_code == 400
+    refused = both.client.post("/v1/search", json={"filter": {"store": "middle"}})
+    assert refused.status_code == 400
+    assert "expected one of features/left, features/right" in refused.json()["error"]
     photo = Path(whole.folder, "left", chosen[0]).read_bytes()
     captions = [server.client.post("/v1/captions", content=photo).json() for server in (both, whole)]
     assert captions[0] == captions[1]

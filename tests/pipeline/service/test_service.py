@@ -114,7 +114,9 @@ def test_the_library_is_listed_newest_first_and_filtered(inside: Path) -> None:
     assert search(client, "dog", filter={"since": day})["searched"] == 4
     for name in ("features/train2014", "train2014"):
         assert search(client, filter={"store": name})["searched"] == 20
-    assert search(client, filter={"store": "features/other"})["searched"] == 0
+    refused = client.post("/v1/search", json={"filter": {"store": "features/other"}})
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "filter.store 'features/other': no such store; expected one of features/train2014"
     assert search(client, filter={"folder": "none"})["searched"] == 0
     assert client.post("/v1/search", json={"filter": {"since": "yesterday"}}).status_code == 400
 
