@@ -324,7 +324,7 @@ def push(config: "PushConfig") -> None:
     """
     from pipeline import push as stage
 
-    say(f"published: {stage.run(config)}")
+    say_next(stage.run(config, report=say))
 
 
 @main.add(DoctorConfig, HOUSEKEEPING, example="scan-pipeline doctor")

@@ -13,15 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from detector.errors import DetectorError
 from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import write_json
-from pipeline.inputs.dataset import Dataset, Split, all_splits, describe, load_dataset, with_recorded_splits
+from pipeline.inputs.dataset import (
+    Dataset,
+    Split,
+    all_splits,
+    describe,
+    find_stores,
+    load_dataset,
+    with_recorded_splits,
+)
 from pipeline.judgements import agreement, locate, read_judgements
-from pipeline.runs import STARTER, TrainedRun, find_run, load_run
+from pipeline.runs import TrainedRun, features_sha256, find_run, load_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -88,7 +97,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     """
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
-    report(f"run: {', '.join(str(member.folder) for member in runs)}")
+    report(f"run: {', '.join(member.name for member in runs)}")
     split, name, notes = _choose_split(runs[0], config)
     folds = _check_folds(len(split.store_ids), config.folds)
     if config.verify:
@@ -214,15 +223,26 @@ def run_dataset(
     Returns:
         The dataset, whether its stores are the run's, and whether its captions are as well.
     """
-    own_stores = not features or (bool(run.data["stores"]) and _are_among(features, run.stores()))
-    own_captions = own_stores and (not captions or _are_among(captions, run.captions()))
-    stores = [Path(path) for path in features] or run.stores()
+    stores = find_stores(features) if features else run.stores()
+    own_stores = not features or _are_among(stores, _if_there(run.stores))
+    own_captions = own_stores and (not captions or _are_among(captions, _if_there(run.captions)))
     dataset = load_dataset(stores, captions or (run.captions() if own_stores else []))
+    is_same = run.data.get("features_sha256") == features_sha256(dataset.stores)
+    if is_same and not _if_there(run.stores):  # the store was moved, or run and store were fetched
+        own_stores, own_captions = True, not captions
     return (with_recorded_splits(dataset, run.splits) if own_stores else dataset), own_stores, own_captions
 
 
 def _are_among(paths: Sequence[str | Path], known: Sequence[Path]) -> bool:
     return {Path(path).resolve() for path in paths} <= {path.resolve() for path in known}
+
+
+def _if_there(find: Callable[[], list[Path]]) -> list[Path]:
+    """Stores or captions of a run; none where they are not on this machine."""
+    try:
+        return find()
+    except (PipelineError, DetectorError):
+        return []
 
 
 def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, list[str]]:
@@ -235,8 +255,9 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, 
             f"--split {wanted}: the data has no such split; it has {known or 'no named split: use all'}"
         )
     stores, files = [store.path for store in dataset.stores.stores], dataset.caption_files
-    all_stores = own_stores and (not config.features or _are_among(run.stores(), stores))  # some of them are easier
-    all_captions = own_captions and (not config.captions or _are_among(run.captions(), files))
+    # Some of the run's stores or captions alone are easier than all of them.
+    all_stores = own_stores and (not config.features or _are_among(_if_there(run.stores), stores))
+    all_captions = own_captions and (not config.captions or _are_among(_if_there(run.captions), files))
     origins = [] if all_stores else [path.name for path in stores]
     origins += [] if all_captions else [path.stem for path in files if config.captions]
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
@@ -315,7 +336,7 @@ def _write(
     similarity: np.ndarray,
     more: dict[str, Any],
 ) -> Path:
-    folder = Path("evaluation", STARTER) if runs[0].is_shipped else runs[0].folder / "evaluation"
+    folder = runs[0].folder / "evaluation" if runs[0].is_own else Path("evaluation", runs[0].name)
     folder.mkdir(parents=True, exist_ok=True)
     name += "" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:])
     content = {

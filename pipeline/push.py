@@ -7,12 +7,13 @@ Folders of this machine are not published: of image roots, stores and captions o
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detector.hub import SUMS, first_line, hub_name
+from detector.hub import MIRRORS, SUMS, first_line, hub_name
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.errors import PipelineError
@@ -25,6 +26,7 @@ from pipeline.store.roots import is_remote, titled
 
 WEIGHTS = "model.safetensors"  # what `find_weights` looks for in a repository
 CARD = "README.md"
+QUERY = "two dogs play in the snow"
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,17 @@ class Package:
     """What is published."""
 
     kind: str  # of the repository: "model" or "dataset"
-    use: str  # the command line that uses it, with NAME for its name
+    use: tuple[str, ...]  # the command that uses it, without its name
     files: dict[str, Path | bytes]
     made_of: dict[str, Any] = field(default_factory=dict)  # what the card tells
 
+    def command(self, name: str) -> tuple[str, ...]:
+        """What uses it under its name."""
+        return (*self.use, name)
 
-def run(config: PushConfig) -> str:
-    """Publish, and return the name with its revision.
+
+def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[str, ...]:
+    """Publish, and return the command that uses it.
 
     Raises:
         PipelineError: nothing that can be published, a store that is not complete, or a hub that refuses.
@@ -62,6 +68,8 @@ def run(config: PushConfig) -> str:
     if os.path.exists(config.repository) or (name := hub_name(config.repository)) is None or name.file or name.revision:
         raise PipelineError(f"{config.repository}: expected the name of a repository, OWNER/NAME")
     package = _package(Path(config.source), config.detector)
+    if kept := [path for path in package.made_of.get("data", {}).get("stores", ()) if "@" not in path]:
+        report(f"note: the run learned from {', '.join(kept)}, which is not published with it: push it as well")
     sums = "".join(f"{_sha256(content)}  {file}\n" for file, content in sorted(package.files.items()))
     card = _card(config, package)
     files = {**package.files, SUMS: sums.encode(), CARD: card.encode()}
@@ -71,8 +79,11 @@ def run(config: PushConfig) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as target:
                 target.write(_bytes(content))
-        return name.repository
-    return f"{name.repository}@{_upload(name.repository, package.kind, files, private=config.private)}"
+        report(f"published: {config.mirror}; serve it over HTTP, and set {MIRRORS} to its address")
+        return package.command(name.repository)
+    revision = _upload(name.repository, package.kind, files, private=config.private)
+    report(f"published: {name.repository}@{revision}")
+    return package.command(f"{name.repository}@{revision}")
 
 
 def _package(source: Path, detector: str) -> Package:
@@ -84,7 +95,7 @@ def _package(source: Path, detector: str) -> Package:
     weights = source / "detector.safetensors" if source.is_dir() else source
     if not weights.is_file() or weights.suffix != ".safetensors":
         raise PipelineError(f"{source}: expected a store, a run, or a detector's .safetensors")
-    return Package("model", "extract --images DIR --weights NAME", {WEIGHTS: weights}, {"file": weights.name})
+    return Package("model", ("extract", "--images", "DIR", "--weights"), {WEIGHTS: weights}, {"file": weights.name})
 
 
 def _store(folder: Path) -> Package:
@@ -106,7 +117,9 @@ def _store(folder: Path) -> Package:
     files: dict[str, Path | bytes] = {path.name: path for path in paths if path.is_file()}
     files[MANIFEST] = json.dumps(manifest, sort_keys=True).encode()
     keys = ("extraction", "num_regions", "feature_dim", "dtype", "counts", "image_roots", "weights")
-    return Package("dataset", "retrieve --query TEXT --features NAME", files, {key: manifest.get(key) for key in keys})
+    return Package(
+        "dataset", ("retrieve", "--query", QUERY, "--features"), files, {key: manifest.get(key) for key in keys}
+    )
 
 
 def _run(folder: Path, detector: str) -> Package:
@@ -123,7 +136,7 @@ def _run(folder: Path, detector: str) -> Package:
     files[DATA] = json.dumps({**content, "data": data}, sort_keys=True, indent=1).encode()
     recalls = {path.stem: read_json(path, "an evaluation").get("protocols") for path in evaluations}
     made_of = {"recalls": recalls, "data": data, "settings": content.get("config")}
-    return Package("model", "retrieve --query TEXT --run NAME", files, made_of)
+    return Package("model", ("retrieve", "--query", QUERY, "--run"), files, made_of)
 
 
 def _card(config: PushConfig, package: Package) -> str:
@@ -134,7 +147,7 @@ def _card(config: PushConfig, package: Package) -> str:
         for key, value in package.made_of.items()
         if value
     ]
-    command = package.use.replace("NAME", config.repository)
+    command = shlex.join(package.command(config.repository))
     return (
         f"---\n{license}library_name: scan-pipeline\ntags: [image-text-retrieval, scan]\n---\n\n# {config.repository}\n\n"
         f"Made with scan-pipeline. To use it:\n\n    scan-pipeline {command}\n\n"

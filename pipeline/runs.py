@@ -34,7 +34,7 @@ from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json, write_json
-from pipeline.store.reader import Store
+from pipeline.store.reader import Store, StoreCollection
 
 RUNS = Path("runs")
 STARTER = "starter"  # the name of the run that is shipped
@@ -82,9 +82,14 @@ class TrainedRun:
         return self.folder.resolve() == SHIPPED.resolve()
 
     @property
+    def is_own(self) -> bool:
+        """Whether files may be added to its folder: it is neither in the package nor in the hub's cache."""
+        return not self.is_shipped and not pinned(self.folder)
+
+    @property
     def name(self) -> str:
-        """Its folder; of the shipped run "starter", as `--run` takes it."""
-        return STARTER if self.is_shipped else str(self.folder)
+        """As `--run` takes it: "starter" of the shipped run, OWNER/NAME@COMMIT of one of the hub, else its folder."""
+        return STARTER if self.is_shipped else pinned(self.folder) or str(self.folder)
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
@@ -119,7 +124,11 @@ class TrainedRun:
         paths = [self._locate(path) for path in self.data[key]]
         if not paths:
             raise PipelineError(f"{self.folder}: an imported run, which records no {key}", f"name them with {option}")
-        for path in paths:
+        for path, recorded in zip(paths, self.data[key], strict=True):
+            if not path.exists() and not self.data["folder"]:
+                raise PipelineError(
+                    f"{self.name}: was trained on {recorded}, which was not published with it", f"name it with {option}"
+                )
             if not path.exists():
                 raise PipelineError(
                     f"{path}: does not exist any more; {self.folder} was trained on it",
@@ -187,6 +196,11 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
 def splits_sha256(splits: Mapping[str, Sequence[str]]) -> str:
     """Checksum of which images were trained on, and which were kept from training."""
     return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
+
+
+def features_sha256(stores: StoreCollection) -> str:
+    """Checksum of the features of stores, wherever they lie."""
+    return hashlib.sha256(json.dumps([[shard.sha256 for shard in stores.shards]]).encode()).hexdigest()
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:

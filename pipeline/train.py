@@ -13,7 +13,17 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
-from pipeline.runs import DATA, RUNS, SPLITS, TrainConfig, choose_folder, claim_run, relative_to_run, splits_sha256
+from pipeline.runs import (
+    DATA,
+    RUNS,
+    SPLITS,
+    TrainConfig,
+    choose_folder,
+    claim_run,
+    features_sha256,
+    relative_to_run,
+    splits_sha256,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
         "splits_sha256": splits_sha256(splits),
         "captions_sha256": _sha256(dataset.splits["train"].images.captions, dataset.splits["dev"].images.captions),
-        "features_sha256": _sha256([shard.sha256 for shard in dataset.stores.shards]),
+        "features_sha256": features_sha256(dataset.stores),
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
@@ -105,5 +115,5 @@ def _have_features_changed(folder: Path, dataset: Dataset) -> bool:
     if not (folder / BEST).is_file() or not (folder / DATA).is_file():
         return False
     before = read_json(folder / DATA, "a run's identity").get("data")
-    now = _sha256([shard.sha256 for shard in dataset.stores.shards])
+    now = features_sha256(dataset.stores)
     return isinstance(before, dict) and before.get("features_sha256", now) != now

@@ -74,7 +74,8 @@ def test_a_run_is_fetched_with_its_detector_and_answers(
     ok("train", *SMALL_TRAINING, "--features", "me/features", "--run", "runs/one")
     ok("evaluate", "--run", "runs/one", "--split", "all")
     said = ok("push", "runs/one", "me/run", "--license", "cc-by-4.0")
-    revision = said.stdout.split("@")[1].strip()
+    revision = server.repositories["models/me/run"][-1][0]
+    assert f"retrieve --query 'two dogs play in the snow' --run me/run@{revision}\n" in said.stdout
 
     published = [name for commits in server.repositories.values() for _, files in commits for name in files]
     texts = [content for commits in server.repositories.values() for _, files in commits for content in files.values()]
@@ -95,6 +96,9 @@ def test_a_run_is_fetched_with_its_detector_and_answers(
     run = load_run(fetch_folder(hub_name("me/run"), "--run", kind="model"), torch.device("cpu"))  # type: ignore[arg-type]
     assert run.stores()[0].name == features.split("@")[1]  # fetched, as it was trained on it
 
+    assert "rsum" in ok("evaluate", "--run", "me/run", "--features", "me/features").stdout
+    assert Path("evaluation", f"me/run@{revision}", "dev.json").is_file()  # not in the hub's cache
+
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     before = len(server.asked)
     ok("retrieve", "--query", "a dog", "--run", "me/run", "--features", "me/features")
@@ -110,6 +114,37 @@ def test_a_run_is_fetched_with_its_detector_and_answers(
     assert said.exit_code == 2
     assert "could not be published" in said.stderr
     assert "log in with: hf auth login" in said.stderr
+
+
+def test_a_run_whose_store_was_published_apart(
+    server: Hub, tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recalls and captions come from the store that is named, which is known by its content."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    lay_out_coco(Path())
+    ok("push", str(small_weights), "me/detector")
+    images = ["extract", "--images", "coco/train2014", "--num-regions", "4", "--device", "cpu", "--workers", "0"]
+    ok(*images, "--weights", "me/detector")
+    store = Path("features/train2014")
+    store.joinpath("captions.tsv").write_text("".join(f"COCO_train2014_{n:012}.jpg\ta dog {n}\n" for n in range(20)))
+    ok("train", *SMALL_TRAINING, "--run", "runs/one")
+    ok("evaluate", "--run", "runs/one")
+    said = ok("push", "runs/one", "me/run")
+    assert "note: the run learned from train2014, which is not published with it: push it as well" in said.stdout
+    ok("push", str(store), "me/features")
+    before = json.loads(Path("runs/one/evaluation/dev.json").read_text())
+
+    forget_everything(tmp_path, monkeypatch, "theirs")
+    write_photos(Path("new"), 1)
+    commit = server.repositories["models/me/run"][-1][0]
+    ok("evaluate", "--run", "me/run", "--features", "me/features")
+    assert json.loads(Path(f"evaluation/me/run@{commit}/dev.json").read_text())["protocols"] == before["protocols"]
+    said = ok("retrieve", "--image", "new/000.jpg", "--run", "me/run", "--features", "me/features")
+    assert "a dog " in said.stdout
+    said = scan("retrieve", "--query", "a dog", "--run", "me/run")
+    assert said.exit_code == 2
+    assert f"me/run@{commit}: was trained on train2014, which was not published with it; name it" in said.stderr
 
 
 def test_mirrors_are_tried_in_order(
