@@ -40,7 +40,8 @@ class WordPieces:
         self._tokenizer.no_padding()
         limit = encoder.get("max_position_embeddings")
         self._tokenizer.enable_truncation(min(limit or 512, 512) - 2)  # RoBERTa counts positions from 2
-        self.encoder = dict(encoder)
+        # Not where transformers found it: that is a folder of this machine.
+        self.encoder = {key: value for key, value in encoder.items() if key != "_name_or_path"}
         self.weights_sha256 = weights_sha256  # of a frozen encoder
         self._unknown = json.loads(tokenizer)["model"].get("unk_token")  # None: every byte has a piece
 
