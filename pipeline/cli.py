@@ -96,9 +96,10 @@ def index(config: "IndexConfig") -> None:
     Killed at any moment, the same command continues. Other commands bring the index up to date by themselves.
     """
     from pipeline import index as stage
+    from pipeline.retrieve import searched
 
     say(str(stage.run(config, report=note)))
-    say_next(("retrieve", "--query", "two dogs play by a tree"))
+    say_next(("retrieve", "--query", "two dogs play by a tree", *searched(config.features, config.run)))
 
 
 @main.add(

@@ -11,11 +11,10 @@ from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.dataset import find_captions
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.search import Answer, Search, open_search
+from pipeline.search import Answer, open_search
 
 LONGEST_QUERIES = 16 << 20  # bytes of --queries
 MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
@@ -64,7 +63,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
-        paths = [Path(path) for path in config.captions] or _captions_of(search)
+        paths = [Path(path) for path in config.captions] or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
     found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
@@ -88,21 +87,13 @@ def next_steps(config: RetrieveConfig, answers: Sequence[Answer]) -> list[tuple[
     found = next((answer for answer in answers if answer.hits and answer.hits[0].boxes and answer.hits[0].path), None)
     if found is None:
         return []
-    where = [part for name in config.features for part in ("--features", name)]
-    where += ["--run", config.run] if config.run else []
     asked = ["--image", found.hits[0].image, "--caption", found.query]
-    return [("explain", *asked, *where)]
+    return [("explain", *asked, *searched(config.features, config.run))]
 
 
-def _captions_of(search: Search) -> list[Path]:
-    """The captions of the run; of one that was fetched or moved without them, those of the photos searched."""
-    try:
-        return search.run.captions()
-    except PipelineError as gone:
-        try:
-            return [find_captions(store) for store in search.collection.stores]
-        except PipelineError:
-            raise gone from None
+def searched(features: Sequence[str], run: str) -> list[str]:
+    """The options that search the same again."""
+    return [part for name in features for part in ("--features", name)] + (["--run", run] if run else [])
 
 
 def _read_queries(path: str) -> list[str]:

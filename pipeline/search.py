@@ -30,7 +30,7 @@ from pipeline.explanation import Explanation, class_names_of, encode_regions, ex
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import find_stores, full_paths
+from pipeline.inputs.dataset import find_captions, find_stores, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
 from pipeline.runs import TrainedRun, find_run, load_run
@@ -148,6 +148,16 @@ class Search:
         self._memory_budget, self._lock = memory_budget, threading.Lock()
         self._embeddings: RegionEmbeddings | None = None
         self._first_stage: FirstStage | None = None  # None: every photo is compared exactly
+
+    def caption_files(self) -> list[Path]:
+        """The captions of the run; of one that was fetched or moved without them, those of the photos searched."""
+        try:
+            return self.run.captions()
+        except PipelineError as gone:
+            try:
+                return [find_captions(store) for store in self.collection.stores]
+            except PipelineError:
+                raise gone from None
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
         """The best photos for a sentence."""

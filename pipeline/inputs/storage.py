@@ -250,7 +250,8 @@ def _answered(place: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:  # of whichever client is behind it
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            cause = error.__cause__ or error  # fsspec's own says the URL alone
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0][:160]
             if _is_final(error):
                 raise Gone(
                     f"{place}: not there, or not for you ({reason})", "check the address and your credentials"

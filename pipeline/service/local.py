@@ -112,8 +112,8 @@ class Generation:
 
     @cached_property
     def captions(self) -> list[str]:
-        """Those that the run was trained on."""
-        return [caption.text for path in self.run.captions() for caption in read_captions(path)]
+        """Those that the run was trained on, or of the photos searched."""
+        return [caption.text for path in self.search.caption_files() for caption in read_captions(path)]
 
     @cached_property
     def words(self) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from starlette.testclient import TestClient
 
 from detector.errors import DetectorError
 from detector.hub import fetch_file, fetch_folder, hub_name
@@ -19,6 +20,7 @@ from tests.matcher.test_original import write as write_scan
 from tests.matcher.test_original_methods import E, vse_image, vse_text
 from tests.matcher.test_original_methods import write as write_vse
 from tests.photos import write_photos
+from tests.pipeline.service.servers import make_server
 from tests.served import http_server
 from tests.world import SMALL_TRAINING, lay_out_coco, scan
 
@@ -142,6 +144,11 @@ def test_a_run_whose_store_was_published_apart(
     assert json.loads(Path(f"evaluation/me/run@{commit}/dev.json").read_text())["protocols"] == before["protocols"]
     said = ok("retrieve", "--image", "new/000.jpg", "--run", "me/run", "--features", "me/features")
     assert "a dog " in said.stdout
+    client = TestClient(make_server(run="me/run", features=("me/features",)).app())
+    answer = client.post("/v1/captions", content=Path("new/000.jpg").read_bytes()).json()
+    assert answer["captions"][0]["text"].startswith("a dog ")
+    said = ok("index", "--run", "me/run", "--features", "me/features")
+    assert said.stdout.endswith(" --features me/features --run me/run\n")
     said = scan("retrieve", "--query", "a dog", "--run", "me/run")
     assert said.exit_code == 2
     assert f"me/run@{commit}: was trained on train2014, which was not published with it; name it" in said.stderr
