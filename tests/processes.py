@@ -39,6 +39,8 @@ class Process:
             env=os.environ | settings | environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
+            # A shell's background jobs, and what they start, ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @property
