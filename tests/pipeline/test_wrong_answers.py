@@ -274,7 +274,7 @@ def test_a_run_is_not_continued_with_other_captions_and_says_that_features_chang
 
 
 def test_a_store_without_a_photo_yet_does_not_stop_the_search_of_others(project: Path) -> None:
-    manifest = {**make_store(project / "elsewhere", ["x"]).manifest}
+    manifest = {**make_store(project / "one_photo", ["x"]).manifest}
     claim_store(
         project / "features/begun",
         {**open_store("features/train2014").manifest, "image_roots": manifest["image_roots"]},
