@@ -112,7 +112,8 @@ def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iter
     """
     waiting: deque[Future[str | bytes | UnreadableImage]] = deque()
     in_containers = any(INSIDE in photo.path for photo in photos)
-    with ThreadPoolExecutor(1 if in_containers else READERS, thread_name_prefix="reader") as pool:
+    pool = ThreadPoolExecutor(1 if in_containers else READERS, thread_name_prefix="reader")
+    try:
         for photo in photos:
             here = INSIDE not in photo.path and not is_remote(roots[photo.root])
             waiting.append(pool.submit(str if here else _read_ahead, place_of(roots[photo.root], photo.path)))
@@ -120,6 +121,8 @@ def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iter
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:  # what waits would ask a server that is gone again, each photo for as long as the first
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_ahead(place: str) -> bytes | UnreadableImage:

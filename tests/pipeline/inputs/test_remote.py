@@ -1,5 +1,6 @@
 """Photos behind URLs: an HTTP server with ranges, and an S3-compatible server that is killed midway."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ pytest.importorskip("aiohttp")
 from detector import RegionExtractor
 from pipeline.errors import PipelineError
 from pipeline.inputs import storage
+from pipeline.inputs.decode import _contents
 from pipeline.inputs.sources import list_photos, read_photo
+from pipeline.store.plan import Photo
 from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.pipeline.inputs.test_sources import (
@@ -87,6 +90,21 @@ def test_what_is_no_store_of_photos(place: Path) -> None:
     for place_ in ("file:///etc/x.tar", "memory://x.tar", "ftp://x/y"):
         with pytest.raises(PipelineError, match="expected s3://, gs://"):
             list_photos([place_])
+
+
+def test_photos_that_wait_ask_no_server_that_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def gone(place: str, **ahead: int) -> bytes:
+        asked.append(place)
+        time.sleep(0.05)
+        raise PipelineError("does not answer")
+
+    monkeypatch.setattr("pipeline.inputs.decode.read_photo", gone)
+    photos = [Photo(f"{number}.jpg", f"a.tar::{number}.jpg", 0) for number in range(40)]
+    with pytest.raises(PipelineError, match="does not answer"):
+        next(_contents(photos, ["s3://bucket"], 30))
+    assert len(asked) < 5
 
 
 @pytest.fixture
