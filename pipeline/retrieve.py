@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.hub import pinned
+from pipeline.answer import Answer
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import read_bytes
@@ -14,7 +15,7 @@ from pipeline.inputs.captions import read_captions
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.search import Answer, open_search
+from pipeline.search import open_search
 
 LONGEST_QUERIES = 16 << 20  # bytes of --queries
 MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted

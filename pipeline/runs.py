@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,9 @@ from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json, write_json
-from pipeline.store.reader import Store, StoreCollection
+from pipeline.inputs.dataset import find_stores
+from pipeline.store.format import FEATURES, MANIFEST
+from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
 
 RUNS = Path("runs")
 STARTER = "starter"  # the name of the run that is shipped
@@ -191,6 +193,32 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     model, sha256 = load_model(folder / BEST, device), model_sha256(folder / BEST)
     own = state and state.get("model_sha256", sha256) == sha256  # else of another model: of one before, or another run
     return TrainedRun(folder, model, config, data, splits, sha256, Calibration.of_state(state) if own else None)
+
+
+def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
+    """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
+    if not features and not any(FEATURES.glob(f"*/{MANIFEST}")):
+        return open_stores(run.stores())
+    fitting, reasons = [], []
+    for path in find_stores(features):
+        store = open_store(path)
+        reason = run.incompatibility(store) or ("" if len(store) else "no photo extracted yet")
+        if not reason or (features and not len(store)):  # a named one is refused by `open_stores`
+            fitting.append(path)
+            continue
+        reasons.append(f"{path}: {reason}")
+        if features:
+            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason})", "extract it with the run's detector")
+        report(f"note: skipping {path} ({reason})")
+    if not fitting:
+        raise PipelineError(
+            f"no store fits {run.folder}: {' | '.join(reasons)}", "name stores with --features, or a --run"
+        )
+    collection = open_stores(fitting, tell_apart=True)
+    for store in collection.stores:
+        if not store.complete:
+            report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
+    return collection
 
 
 def splits_sha256(splits: Mapping[str, Sequence[str]]) -> str:

@@ -11,7 +11,6 @@ Letters: N images, M captions, K regions, L words, Q queries, E joint space.
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from detector.regions import Regions
 from matcher.attention import Attention
 from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
+from pipeline.answer import Answer, Box, Hit
 from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
@@ -30,86 +30,21 @@ from pipeline.explanation import Explanation, class_names_of, encode_regions, ex
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import find_captions, find_stores, full_paths
+from pipeline.inputs.dataset import find_captions, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
-from pipeline.runs import TrainedRun, find_run, load_run
-from pipeline.store.format import FEATURES, MANIFEST
-from pipeline.store.reader import StoreCollection, open_store, open_stores
+from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run
+from pipeline.store.reader import StoreCollection
 
 BEST_REGIONS = 3  # boxes shown per photo
 EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in memory; more are read for each query
 ENCODE_BLOCK = 256  # photos
 SHIPPED_RUN = "starter"
 MANY = 5000  # photos; fewer need no bar
-FOR_PHOTOS = (
-    2  # times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
-)
+# Times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
+FOR_PHOTOS = 2
 DEEPER = 4  # candidates for each result that is asked for, at least
 EXACT_BELOW = 20_000  # photos: so few are compared exactly, all of them
-
-
-@dataclass(frozen=True)
-class Box:
-    """One region that speaks for a photo."""
-
-    xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
-    weight: float  # share of the score, 0..1
-    name: str  # "brown dog", "" where the store carries no classes
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result: a photo with its best regions, or a caption with the image that it was written for."""
-
-    rank: int  # 1 is best
-    score: float
-    image: str  # id in the store
-    path: str = ""  # of the photo, where it still is
-    caption: str = ""
-    caption_id: int | str = ""
-    right: bool = False  # of a caption: it was written for the photo asked with
-    boxes: tuple[Box, ...] = ()
-    image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
-    weak: bool = False  # no better than a sentence about another photo scores; never of a run without calibration
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The results of one query."""
-
-    query: str
-    searched: int
-    hits: tuple[Hit, ...]
-    path: str = ""  # of the photo asked with
-    compared: int = 0  # photos of those searched that were compared exactly; 0: all
-    unknown: tuple[tuple[str, str], ...] = ()  # words that the run never learned, each with the nearest it did, or ""
-
-    @property
-    def weak(self) -> bool:
-        """Whether even the best result is a weak match."""
-        return bool(self.hits) and self.hits[0].weak
-
-    def __str__(self) -> str:
-        some = f"; {self.compared:,} compared exactly" if self.compared else ""
-        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,}{some})"]
-        lines += [f"note: {text}" for text in self.notes()]
-        for hit in self.hits:
-            what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
-            lines.append(
-                f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}"
-            )
-            digits = 2 if hit.image_size == (0, 0) else 0
-            for box in hit.boxes:
-                corners = ", ".join(f"{value:.{digits}f}" for value in box.xyxy)
-                lines.append(f"{'':15}{box.weight:4.0%}  [{corners}]  {box.name}".rstrip())
-        return "\n".join(lines)
-
-    def notes(self) -> list[str]:
-        """What a reader should know before the results."""
-        words = [f"{word!r}" + (f" (nearest: {near!r})" if near else "") for word, near in self.unknown]
-        notes = [f"unknown to the run and left out of the meaning: {', '.join(words)}"] if words else []
-        return notes + (["no good match: the best is weak"] if self.weak else [])
 
 
 class Calibration(Protocol):
@@ -332,11 +267,8 @@ class Search:
             compared.append((candidates, scores[:, 0]))
         return compared
 
-    def _searched(self, rows: np.ndarray | None) -> int:
-        return len(self.collection if rows is None else rows)
-
     def _answer(self, query: str, rows: np.ndarray | None, compared: np.ndarray, hits: Any, **more: Any) -> Answer:
-        searched = self._searched(rows)
+        searched = len(self.collection if rows is None else rows)
         return Answer(query, searched, hits, compared=len(compared) if len(compared) < searched else 0, **more)
 
     def _hits(
@@ -450,32 +382,6 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
     """Similarity of one photo to every caption: (M,)."""
     encoded = EncodedCaptions(run.model, captions) if isinstance(captions, Sequence) else captions
     return run.model.similarities(encode_regions(run, regions)[None], encoded)[0]
-
-
-def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
-    """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
-    if not features and not any(FEATURES.glob(f"*/{MANIFEST}")):
-        return open_stores(run.stores())
-    fitting, reasons = [], []
-    for path in find_stores(features):
-        store = open_store(path)
-        reason = run.incompatibility(store) or ("" if len(store) else "no photo extracted yet")
-        if not reason or (features and not len(store)):  # a named one is refused by `open_stores`
-            fitting.append(path)
-            continue
-        reasons.append(f"{path}: {reason}")
-        if features:
-            raise PipelineError(f"{path}: {run.folder} cannot read it ({reason})", "extract it with the run's detector")
-        report(f"note: skipping {path} ({reason})")
-    if not fitting:
-        raise PipelineError(
-            f"no store fits {run.folder}: {' | '.join(reasons)}", "name stores with --features, or a --run"
-        )
-    collection = open_stores(fitting, tell_apart=True)
-    for store in collection.stores:
-        if not store.complete:
-            report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
-    return collection
 
 
 def _caption_hits(

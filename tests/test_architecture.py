@@ -50,7 +50,7 @@ LAYERS = [
         "doctor",
     },  # verbs
     {"pages", "service"},
-    {"search", "explanation", "photo_lookup", "caption_cache", "judgements"},
+    {"search", "explanation", "photo_lookup", "caption_cache", "judgements", "answer"},
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},

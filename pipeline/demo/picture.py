@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from pipeline.answer import Answer
 from pipeline.explanation import Explanation
 from pipeline.files import replacing
 from pipeline.pages.explanation import SCALE, dimmed_photos, draw_word
@@ -14,7 +15,7 @@ from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import photo_of
 from pipeline.pages.pictures import with_boxes
 from pipeline.pages.style import BACKGROUND, FAINT, GOOD, INK, figure_style
-from pipeline.search import Answer, open_search
+from pipeline.search import open_search
 
 TOP, WIDTH, HEIGHT, FOOTER = 5, 13.0, 4.2, 0.5  # scenes for a sentence; inches, of all, of a sentence, of the notes
 SCENE = 640, 480  # pixels that a scene is fitted into

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.answer import Answer, Hit
 from pipeline.errors import PipelineError
 from pipeline.explanation import explain
 from pipeline.files import replacing
@@ -13,7 +14,6 @@ from pipeline.pages.photos import data_uri, photo_of, shape_of_cell
 from pipeline.pages.render import render, script_json
 from pipeline.pages.style import REGIONS
 from pipeline.runs import TrainedRun
-from pipeline.search import Answer, Hit
 from pipeline.store.reader import StoreCollection
 
 LONGEST_SIDE = 960  # pixels: of the photos in a page, which open large

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.answer import Answer, Hit
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.pages.kinds import REGIONS as NO_WINDOWS
 from pipeline.pages.kinds import Kind
 from pipeline.pages.photos import photo_of, shape_of_cell, shrunk
 from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
-from pipeline.search import Answer, Hit
 
 WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos
 ROW_HEIGHT = 250  # of photos, about

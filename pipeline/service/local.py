@@ -23,6 +23,7 @@ from starlette.responses import FileResponse, Response
 
 from detector.locate import has_weights
 from matcher.fit import BEST
+from pipeline.answer import Answer
 from pipeline.caption_cache import caption_embeddings
 from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions, explain
@@ -34,7 +35,7 @@ from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
-from pipeline.search import Answer, caption_scores, known_words, open_search
+from pipeline.search import caption_scores, known_words, open_search
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
 from pipeline.service.library import MOST_PIXELS, Library, refuse_unknown_store

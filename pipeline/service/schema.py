@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from pipeline.answer import Box
 from pipeline.errors import PipelineError
 from pipeline.fields import fields_with_types, knob, section
-from pipeline.search import Box
 
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 LIMITS = {"min": "minimum", "max": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}

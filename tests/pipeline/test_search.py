@@ -14,12 +14,13 @@ import torch
 import pipeline
 from matcher.collection import EncodedCaptions
 from pipeline import caption_cache, search
+from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import StoredWords, caption_embeddings
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, class_names_of, region_name
 from pipeline.inputs.captions import read_captions
 from pipeline.photo_lookup import find_row
-from pipeline.search import Answer, Hit, Search, open_search
+from pipeline.search import Search, open_search
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
 from tests.stores import make_store

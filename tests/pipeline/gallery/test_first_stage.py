@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import index, search
+from pipeline.answer import Answer
 from pipeline.errors import PipelineError
 from pipeline.gallery import first_stage
 from pipeline.gallery.backends import FaissIndex
@@ -59,7 +60,7 @@ def searching(run: TrainedRun, **options: object) -> Search:
     return Search(run, open_stores(["features/a"]), index=ROOT, report=lambda line: None, **options)  # type: ignore[arg-type]
 
 
-def found(answer: search.Answer) -> list[tuple[str, float]]:
+def found(answer: Answer) -> list[tuple[str, float]]:
     return [(hit.image, round(hit.score, 5)) for hit in answer.hits]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.answer import Answer, Box, Hit
 from pipeline.errors import PipelineError
 from pipeline.pages.pictures import draw_answers, justified, with_boxes
-from pipeline.search import Answer, Box, Hit
 
 
 def answer(folder: Path, sizes: list[tuple[int, int]], query: str) -> Answer:

@@ -1,0 +1,66 @@
+"""What a search answers: photos or captions with their scores, and the regions that made them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Box:
+    """One region that speaks for a photo."""
+
+    xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
+    weight: float  # share of the score, 0..1
+    name: str  # "brown dog", "" where the store carries no classes
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result: a photo with its best regions, or a caption with the image that it was written for."""
+
+    rank: int  # 1 is best
+    score: float
+    image: str  # id in the store
+    path: str = ""  # of the photo, where it still is
+    caption: str = ""
+    caption_id: int | str = ""
+    right: bool = False  # of a caption: it was written for the photo asked with
+    boxes: tuple[Box, ...] = ()
+    image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
+    weak: bool = False  # no better than a sentence about another photo scores; never of a run without calibration
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of one query."""
+
+    query: str
+    searched: int
+    hits: tuple[Hit, ...]
+    path: str = ""  # of the photo asked with
+    compared: int = 0  # photos of those searched that were compared exactly; 0: all
+    unknown: tuple[tuple[str, str], ...] = ()  # words that the run never learned, each with the nearest it did, or ""
+
+    @property
+    def weak(self) -> bool:
+        """Whether even the best result is a weak match."""
+        return bool(self.hits) and self.hits[0].weak
+
+    def __str__(self) -> str:
+        some = f"; {self.compared:,} compared exactly" if self.compared else ""
+        lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,}{some})"]
+        lines += [f"note: {text}" for text in self.notes()]
+        for hit in self.hits:
+            what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
+            lines.append(
+                f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}"
+            )
+            digits = 2 if hit.image_size == (0, 0) else 0
+            for box in hit.boxes:
+                corners = ", ".join(f"{value:.{digits}f}" for value in box.xyxy)
+                lines.append(f"{'':15}{box.weight:4.0%}  [{corners}]  {box.name}".rstrip())
+        return "\n".join(lines)
+
+    def notes(self) -> list[str]:
+        """What a reader should know before the results."""
+        words = [f"{word!r}" + (f" (nearest: {near!r})" if near else "") for word, near in self.unknown]
+        notes = [f"unknown to the run and left out of the meaning: {', '.join(words)}"] if words else []
+        return notes + (["no good match: the best is weak"] if self.weak else [])
