@@ -208,7 +208,7 @@ def cache_root() -> Path:
     return Path(base) / "scan-pipeline"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, short."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
 

@@ -18,7 +18,7 @@ from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.files import read_json, replacing
+from pipeline.files import file_sha256, read_json, replacing
 from pipeline.runs import CONFIG, DATA, SPLITS
 from pipeline.store.format import FAILURES, MANIFEST, commit_marks
 from pipeline.store.reader import open_store
@@ -178,4 +178,8 @@ def _bytes(content: Path | bytes) -> bytes:
 
 
 def _sha256(content: Path | bytes) -> str:
-    return hashlib.sha256(_bytes(content)).hexdigest()
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if not (found := file_sha256(content)):
+        raise PipelineError(f"{content}: cannot be read", "check its permissions")
+    return found

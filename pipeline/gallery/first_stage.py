@@ -8,7 +8,6 @@
 Letters: N photos, M sentences, C candidates, K regions, E joint space, D vector.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,8 +27,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
 from pipeline.gallery.backends import BACKENDS, VectorIndex
 from pipeline.gallery.embeddings import MANY, SHORT, StoredEmbeddings, generation, remove_files, store_folder
-from pipeline.gallery.parts import read_part, write_part
-from pipeline.runs import TrainedRun
+from pipeline.gallery.parts import digest, read_part, write_part
+from pipeline.runs import TrainedRun, features_sha256
 from pipeline.store.reader import StoreCollection
 
 STATE = "head.json"
@@ -112,7 +111,7 @@ def build_first_stage(
     Raises:
         PipelineError: too few sentences, or a disk that takes no more.
     """
-    shards = hashlib.sha256(" ".join(shard.sha256 for shard in collection.shards).encode()).hexdigest()
+    shards = features_sha256(collection)
     found = None if recalibrate else _read_state(run, root)
     if found and found[1].shards == shards:
         _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
@@ -122,7 +121,7 @@ def build_first_stage(
         raise PipelineError(f"{len(texts)} sentences, expected {2 * LEAST_MEASURED} or more", "give --captions")
     held_out = texts[: min(MEASURED, len(texts) // 2)]
     head = found[0] if found else _fit(run.model, embeddings, texts[len(held_out) :][:FIT_SENTENCES])
-    name = found[1].head if found else _head_name(head)
+    name = found[1].head if found else digest(head.state())[:SHORT]
     if not found:
         write_part(_head_path(run, root, name), head.state(), {"model_sha256": run.sha256})
     parts = _store_vectors(run, collection, embeddings, root, head, name)
@@ -234,10 +233,3 @@ def _remove_outdated(run: TrainedRun, collection: StoreCollection, root: Path, n
 
 def _head_path(run: TrainedRun, root: Path, name: str) -> Path:
     return generation(run, root) / f"{name}.head"
-
-
-def _head_name(head: PooledHead) -> str:
-    digest = hashlib.sha256()
-    for array in head.state().values():
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:SHORT]

@@ -33,7 +33,7 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray], source: Mapping[str
         PipelineError: a disk that is full or cannot be written to.
     """
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    about = json.dumps({"version": VERSION, "sha256": _digest(ordered), **source}, sort_keys=True)
+    about = json.dumps({"version": VERSION, "sha256": digest(ordered), **source}, sort_keys=True)
     with replacing(path) as file:
         file.write(save(ordered, {KEY: about}))
 
@@ -54,13 +54,14 @@ def read_part(path: Path, source: Mapping[str, str], *, verify: bool = False) ->
             about = json.loads((file.metadata() or {})[KEY])
         sha256 = about.pop("sha256")
         arrays = map_safetensors(path)
-        fits = about == {"version": VERSION, **source} and (not verify or _digest(arrays) == sha256)
+        fits = about == {"version": VERSION, **source} and (not verify or digest(arrays) == sha256)
     except (OSError, SafetensorError, PipelineError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return arrays if fits else None
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Checksum of arrays: their names, types, shapes and bytes."""
     sha256 = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from detector.hub import first_line
 from pipeline.errors import PipelineError
 from pipeline.store.roots import PATTERN, is_remote
 
@@ -251,7 +252,7 @@ def _answered(place: str, call: Callable[[], T]) -> T:
             return call()
         except Exception as error:  # of whichever client is behind it
             cause = error.__cause__ or error  # fsspec's own says the URL alone
-            reason = (str(cause).splitlines() or [type(cause).__name__])[0][:160]
+            reason = first_line(cause)
             if _is_final(error):
                 raise Gone(
                     f"{place}: not there, or not for you ({reason})", "check the address and your credentials"

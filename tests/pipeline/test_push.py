@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from detector.errors import DetectorError
 from detector.hub import fetch_file, fetch_folder, hub_name
 from matcher.vocabulary import SPECIAL
+from pipeline import push
+from pipeline.errors import PipelineError
 from pipeline.runs import load_run
 from tests.hub import TOKEN, Hub, hub
 from tests.matcher.test_original import Evil
@@ -235,3 +237,8 @@ def test_a_published_checkpoint_is_fetched_and_searches_new_photos(
         monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
         ok("import-checkpoint", "me/vse/model_best.pth", "--vocabulary", tiny_bert, "--output", "runs/mirrored")
     assert json.loads(Path("runs/mirrored/data.json").read_text())["imported"] == "me/vse/model_best.pth"
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_not_published_without_its_checksum(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="gone: cannot be read"):
+        push._sha256(tmp_path / "gone")
