@@ -4,7 +4,9 @@
 
 Needs the maintainers' reference data (`$SCAN_PIPELINE_SHARED/data/flickr8k`: 36 windows of 192 numbers a photo). A run that is done is a
 row of rows.jsonl and is not done again; one that was stopped continues. table.md is made of the rows each time.
-Recalls are those of dev (1,000 photos, 5,000 captions), on which the step of each run was selected.
+Recalls are those of dev (1,000 photos, 5,000 captions), on which the step of each run was selected. Times are those of the processor, so that
+other work on the machine changes them little; with OMP_NUM_THREADS=1 they are what a calm core takes. Two cores: start two, with
+disjoint `--methods` and one `--output`; the last call, without `--methods`, makes the table of all.
 """
 
 import argparse
@@ -76,13 +78,12 @@ def train(name: str, seed: int, epochs: int, data: tuple[CaptionedImages, Captio
     folder = output / f"{_slug(name)}-{epochs}-{seed}"
     clock = folder.with_suffix(".seconds")
     before = float(clock.read_text()) if clock.exists() else 0.0  # of a run that was stopped
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         fit(config, FitConfig(epochs=epochs, seed=seed, **recipe_fields), *data, folder, progress=False)
     finally:
-        clock.write_text(str(before + time.perf_counter() - started))
+        clock.write_text(str(before + time.process_time() - started))
     model, dev = load_model(folder / BEST), data[1]
-    started = time.perf_counter()
     similarity = collection_similarity(model, dev.source, dev.rows, dev.captions)
     np.save(folder / "dev.npy", similarity)
     metrics = recalls(ranks(similarity, dev.image_of_caption))
@@ -123,21 +124,21 @@ def speed(model: Matcher, dev: CaptionedImages) -> Fields:
             spans = zip(self.starts[some].tolist(), self.lengths[some].tolist(), strict=True)
             return torch.cat([words[start : start + length] for start, length in spans])
 
-    started = time.perf_counter()
+    started = time.process_time()
     model.similarities(photos, Kept())
-    pairs = (time.perf_counter() - started) / len(photos) / count
+    pairs = (time.process_time() - started) / len(photos) / count
     took = []
     for query in dev.captions[:QUERIES]:
-        started = time.perf_counter()
+        started = time.process_time()
         model.similarities(photos, EncodedCaptions(model, [query]))
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     return {"us_pair": pairs * 1e6, "ms_query": float(np.median(took)) * 1e3}
 
 
 def table(rows: Sequence[Fields], output: Path, owners: np.ndarray) -> str:
     """Markdown: mean ± standard deviation over the seeds, single methods and then ensembles."""
     lines = [
-        "| method | caption retrieval R@1/5/10 | image retrieval R@1/5/10 | rsum | seeds | parameters | minutes | µs a pair | ms a query |",
+        "| method | caption retrieval R@1/5/10 | image retrieval R@1/5/10 | rsum | seeds | parameters | CPU minutes | µs a pair | ms a query |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in METHODS:
