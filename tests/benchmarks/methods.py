@@ -54,10 +54,12 @@ METHODS: dict[str, tuple[Fields, Fields]] = {  # name: of the model, of the reci
     "VSE∞, InfoNCE, MiniLM": (VSE | MINILM, INFONCE),
 }
 ENSEMBLES = [
-    ("SCAN t2i LSE", "SCAN i2t LSE"),
-    ("CHAN, InfoNCE", "VSE∞, InfoNCE"),
+    ("SCAN t2i LSE", "SCAN i2t LSE"),  # the paper's
     ("VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE"),
-    ("CHAN, InfoNCE", "VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE"),
+    ("VSE∞, InfoNCE", "NAAF, InfoNCE"),
+    ("SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
+    ("VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
+    ("VSE∞, InfoNCE", "CHAN, InfoNCE", "SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
 ]
 QUERIES = 20
 
