@@ -1,1 +1,1 @@
-"""Presets as package data, so that an installed scan-pipeline finds them, and the limits of fields that all packages share."""
+"""Presets as package data, so that an installed scan-pipeline finds them, and what all packages share: limits of fields, errors, files."""

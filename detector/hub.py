@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.files import file_sha256
 from detector.errors import DetectorError
 
 MIRRORS = "SCAN_PIPELINE_MIRROR"
@@ -106,10 +107,10 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
             raise DetectorError(f"{origin} {name}: {SUMS} lists {line[:80]!r}", remedy)
         if ".." in file.split("/"):
             raise DetectorError(f"{origin} {name}: {SUMS} lists {file!r}, outside of the repository", remedy)
-        if _sha256(found := sums.parent / file) != sha256:
+        if file_sha256(found := sums.parent / file) != sha256:
             found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
             found = fetch_file(exact, [file], origin, remedy, kind=kind)
-            if found != sums.parent / file or _sha256(found) != sha256:
+            if found != sums.parent / file or file_sha256(found) != sha256:
                 raise DetectorError(
                     f"{origin} {name}: {file} is not what was published (its sha256 differs)", "fetch it again"
                 )
@@ -211,13 +212,3 @@ def cache_root() -> Path:
 def first_line(error: BaseException) -> str:
     """What an error says, short."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from configs.files import write_atomically
 from detector.boxes import cell_anchors
 from detector.config import DetectorConfig
 from detector.errors import DetectorError
-from detector.files import write_atomically
 from detector.layouts import LAYOUTS, check_shapes, normalize
 from detector.vocabulary import default_names
 

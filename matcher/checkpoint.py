@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from configs.files import write_atomically
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.matcher import Matcher
@@ -99,16 +99,6 @@ def digest(value: Any) -> str:
 def read_tokens(state: Mapping[str, Any]) -> Tokens:
     """The vocabulary or word pieces whose `state()` this is."""
     return WordPieces(**state) if "tokenizer" in state else Vocabulary(**state)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, bring it to disk, and give it its name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _config(values: dict[str, Any], path: Path) -> ModelConfig:

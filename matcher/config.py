@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
-from configs.fields import check_limits
-from configs.fields import knob as setting
+from configs.fields import check_limits, knob
 from matcher.attention import Attention, Normalization, Pooling
 from matcher.errors import MatcherError
 
@@ -16,36 +15,34 @@ Method = Literal["scan", "chan", "vse", "naaf"]
 class ModelConfig:
     """The defaults are the paper's t2i AVG model."""
 
-    matcher: str = setting("scan", "Method: what the similarity is.", choices=get_args(Method))
+    matcher: str = knob("scan", "Method: what the similarity is.", choices=get_args(Method))
 
     # similarity
-    attention: str = setting(
+    attention: str = knob(
         "t2i", "t2i: words attend to regions; i2t: regions attend to words.", choices=get_args(Attention)
     )
-    normalization: str = setting("clipped_l2norm", "Of the scores, over the queries.", choices=get_args(Normalization))
-    pooling: str = setting("Mean", "Of the queries' cosines.", choices=get_args(Pooling))
-    softmax_temperature: float = setting(
+    normalization: str = knob("clipped_l2norm", "Of the scores, over the queries.", choices=get_args(Normalization))
+    pooling: str = knob("Mean", "Of the queries' cosines.", choices=get_args(Pooling))
+    softmax_temperature: float = knob(
         9.0, "λ of the attention's softmax; the paper: 9 for t2i, 4 for i2t.", above=0, max=1000
     )
-    lse_temperature: float = setting(
+    lse_temperature: float = knob(
         6.0, "λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO).", above=0, max=1000
     )
 
     # encoders
-    text_encoder: str = setting("gru", "gru, or a transformers encoder: hub name, folder, or package:NAME (installed).")
-    text_encoder_frozen: bool = setting(
-        False, "A transformers encoder is not trained, and outside of the model's file."
-    )
-    feature_dim: int = setting(2048, "D, of the region features; taken from the stores.", min=1, max=65536)
-    embed_dim: int = setting(1024, "E, of the joint space.", min=1, max=65536)
-    word_dim: int = setting(300, "Of the GRU's word embeddings.", min=1, max=65536)
-    num_layers: int = setting(1, "Of the GRU.", min=1, max=100)
-    bidirectional: bool = setting(True, "GRU in both directions, outputs averaged.")
-    image_norm: bool = setting(True, "L2-normalise region embeddings.")
-    text_norm: bool = setting(True, "L2-normalise word embeddings.")
-    image_weight_norm: bool = setting(False, "Weight-normalised image layer.")
-    image_mlp: bool = setting(False, "Two layers beside the image layer, added to it, as in VSE∞.")
-    image_attention: bool = setting(False, "Self-attention of 8 heads over the regions, as in CHAN with a GRU.")
+    text_encoder: str = knob("gru", "gru, or a transformers encoder: hub name, folder, or package:NAME (installed).")
+    text_encoder_frozen: bool = knob(False, "A transformers encoder is not trained, and outside of the model's file.")
+    feature_dim: int = knob(2048, "D, of the region features; taken from the stores.", min=1, max=65536)
+    embed_dim: int = knob(1024, "E, of the joint space.", min=1, max=65536)
+    word_dim: int = knob(300, "Of the GRU's word embeddings.", min=1, max=65536)
+    num_layers: int = knob(1, "Of the GRU.", min=1, max=100)
+    bidirectional: bool = knob(True, "GRU in both directions, outputs averaged.")
+    image_norm: bool = knob(True, "L2-normalise region embeddings.")
+    text_norm: bool = knob(True, "L2-normalise word embeddings.")
+    image_weight_norm: bool = knob(False, "Weight-normalised image layer.")
+    image_mlp: bool = knob(False, "Two layers beside the image layer, added to it, as in VSE∞.")
+    image_attention: bool = knob(False, "Self-attention of 8 heads over the regions, as in CHAN with a GRU.")
 
     @property
     def variant(self) -> str:
@@ -64,49 +61,45 @@ class ModelConfig:
 class FitConfig:
     """The defaults are the paper's Flickr30K recipe, with one epoch of warm-up on all negatives."""
 
-    epochs: int = setting(30, "Passes over the captions.", min=1, max=100_000)
-    batch_size: int = setting(128, "Captions per step; one alone has no negatives.", min=2, max=65536)
-    optimizer: str = setting("adam", "adam, as published, or adamw.", choices=("adam", "adamw"))
-    weight_decay: float = setting(1e-4, "Of adamw.", min=0, max=1)
-    learning_rate: float = setting(2e-4, "Of the first epochs.", above=0, max=10)
-    text_encoder_factor: float = setting(
+    epochs: int = knob(30, "Passes over the captions.", min=1, max=100_000)
+    batch_size: int = knob(128, "Captions per step; one alone has no negatives.", min=2, max=65536)
+    optimizer: str = knob("adam", "adam, as published, or adamw.", choices=("adam", "adamw"))
+    weight_decay: float = knob(1e-4, "Of adamw.", min=0, max=1)
+    learning_rate: float = knob(2e-4, "Of the first epochs.", above=0, max=10)
+    text_encoder_factor: float = knob(
         0.1, "A pretrained text encoder learns at this share of the rate.", min=0, max=100
     )
-    learning_rate_warmup: int = setting(0, "Steps in which the learning rate rises from zero.", min=0)
-    schedule: str = setting(
+    learning_rate_warmup: int = knob(0, "Steps in which the learning rate rises from zero.", min=0)
+    schedule: str = knob(
         "step", "step (decay_epochs), as published, or cosine to zero at the end.", choices=("step", "cosine")
     )
-    decay_epochs: tuple[int, ...] = setting(
+    decay_epochs: tuple[int, ...] = knob(
         (15,), "The learning rate is multiplied by `decay_factor` after each of these.", min=0
     )
-    decay_factor: float = setting(0.1, "See `decay_epochs`.", above=0, max=1)
-    grad_clip: float = setting(2.0, "Largest gradient norm; 0: no clipping.", min=0)
-    ema: float = setting(
+    decay_factor: float = knob(0.1, "See `decay_epochs`.", above=0, max=1)
+    grad_clip: float = knob(2.0, "Largest gradient norm; 0: no clipping.", min=0)
+    ema: float = knob(
         0.0, "Validate and keep an average of the weights that decays so; 0: the last ones; e.g. 0.999.", min=0, below=1
     )
-    loss: str = setting(
-        "hinge", "hinge, as published, or infonce (softmax over the batch).", choices=("hinge", "infonce")
-    )
-    infonce_temperature: float = setting(0.05, "Of infonce at the start; learned, at least 0.01.", min=0.01, max=1)
-    margin: float = setting(0.2, "Of the hinge.", min=0, max=100)
-    hardest_negatives: bool = setting(True, "Of the hinge; else the sum over all negatives.")
-    warmup_epochs: int = setting(
+    loss: str = knob("hinge", "hinge, as published, or infonce (softmax over the batch).", choices=("hinge", "infonce"))
+    infonce_temperature: float = knob(0.05, "Of infonce at the start; learned, at least 0.01.", min=0.01, max=1)
+    margin: float = knob(0.2, "Of the hinge.", min=0, max=100)
+    hardest_negatives: bool = knob(True, "Of the hinge; else the sum over all negatives.")
+    warmup_epochs: int = knob(
         1, "Of the hinge: epochs on all negatives first, as hardest ones alone can stay on a plateau for long.", min=0
     )
-    validate_every: int = setting(500, "Steps; a validation also ends every epoch.", min=1)
-    early_stopping: int = setting(0, "Stop after so many validations without improvement; 0: never.", min=0)
-    checkpoint_minutes: float = setting(5.0, "Time between checkpoints; each validation writes one too.", min=0)
-    region_dropout: float = setting(
+    validate_every: int = knob(500, "Steps; a validation also ends every epoch.", min=1)
+    early_stopping: int = knob(0, "Stop after so many validations without improvement; 0: never.", min=0)
+    checkpoint_minutes: float = knob(5.0, "Time between checkpoints; each validation writes one too.", min=0)
+    region_dropout: float = knob(
         0.0, "Largest share of each image's regions left out of a step; 0.2 in VSE∞.", min=0, below=1
     )
-    word_dropout: float = setting(
-        0.0, "Chance of each word (not start and end) to be left out of a step.", min=0, below=1
-    )
-    word_vectors: str = setting("", 'Text file of "word number number …" (GloVe) to start the word embeddings from.')
-    precision: str = setting("float32", "float32, or bf16 or fp16 (autocast).", choices=("float32", "bf16", "fp16"))
-    min_word_count: int = setting(4, "Rarer words of train and dev are unknown.", min=1)
-    seed: int = setting(0, "Of parameters, order and dropout.", min=0, max=2**63 - 1)
-    log_every: int = setting(10, "Steps between rows of metrics.jsonl.", min=1)
+    word_dropout: float = knob(0.0, "Chance of each word (not start and end) to be left out of a step.", min=0, below=1)
+    word_vectors: str = knob("", 'Text file of "word number number …" (GloVe) to start the word embeddings from.')
+    precision: str = knob("float32", "float32, or bf16 or fp16 (autocast).", choices=("float32", "bf16", "fp16"))
+    min_word_count: int = knob(4, "Rarer words of train and dev are unknown.", min=1)
+    seed: int = knob(0, "Of parameters, order and dropout.", min=0, max=2**63 - 1)
+    log_every: int = knob(10, "Steps between rows of metrics.jsonl.", min=1)
 
     def __post_init__(self) -> None:
         check_limits(self, MatcherError)

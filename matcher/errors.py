@@ -1,14 +1,7 @@
 """The error that a user of this package causes and can correct."""
 
+from configs.errors import UserError
 
-class MatcherError(ValueError):
-    """A model, captions or scores that the matcher cannot use.
 
-    Args:
-        message: one line: the file or setting, what was found and what was expected.
-        remedy: what to do about it.
-    """
-
-    def __init__(self, message: str, remedy: str = ""):
-        super().__init__(f"{message}; {remedy}" if remedy else message)
-        self.message, self.remedy = message, remedy
+class MatcherError(UserError):
+    """A model, captions or scores that the matcher cannot use."""

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from configs.files import write_atomically
 from matcher.build import build_model
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import calibrate
-from matcher.checkpoint import model_sha256, save_model, write_atomically
+from matcher.checkpoint import model_sha256, save_model
 from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.data import Batch, Batches, CaptionedImages

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from matcher.checkpoint import digest, write_atomically
+from configs.files import write_atomically
+from matcher.checkpoint import digest
 from matcher.errors import MatcherError
 from matcher.vocabulary import Tokens
 

@@ -19,6 +19,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from configs.errors import UserError
 from pipeline.errors import printable
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -169,11 +170,7 @@ def _users_error(error: Exception, resumable: bool) -> str | None:
 
     Ours are the errors that our packages raise on purpose, and those that the file system or a full GPU answers with.
     """
-    from detector.errors import DetectorError
-    from matcher.errors import MatcherError
-    from pipeline.errors import PipelineError
-
-    if isinstance(error, PipelineError | DetectorError | MatcherError):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC

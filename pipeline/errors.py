@@ -1,30 +1,24 @@
 """Errors that a user causes and can correct. The command line prints each as one line and exits with code 2.
 
     ValueError
-    ├── PipelineError            files, options and data of the pipeline
-    │   └── UnreadableImage      a file that is not a usable photo
-    ├── DetectorError            weights and input of the detector (detector.errors)
-    └── MatcherError             model, captions and scores of the matcher (matcher.errors)
+    └── UserError                    message and remedy (configs.errors)
+        ├── PipelineError            files, options and data of the pipeline
+        │   └── UnreadableImage      a file that is not a usable photo
+        ├── DetectorError            weights and input of the detector (detector.errors)
+        └── MatcherError             model, captions and scores of the matcher (matcher.errors)
 
 Every other exception is a bug and keeps its traceback.
 """
 
 import re
 
+from configs.errors import UserError
+
 CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all but line feed and tab
 
 
-class PipelineError(ValueError):
-    """A mistake of the user's.
-
-    Args:
-        message: one line: the file or option, what was found and what was expected.
-        remedy: what to do about it, such as a command to type.
-    """
-
-    def __init__(self, message: str, remedy: str = ""):
-        super().__init__(f"{message}; {remedy}" if remedy else message)
-        self.message, self.remedy = message, remedy
+class PipelineError(UserError):
+    """A file, an option or data that the pipeline cannot use."""
 
 
 class UnreadableImage(PipelineError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.errors import DetectorError
+from configs.errors import UserError
 from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
@@ -241,7 +241,7 @@ def _if_there(find: Callable[[], list[Path]]) -> list[Path]:
     """Stores or captions of a run; none where they are not on this machine."""
     try:
         return find()
-    except (PipelineError, DetectorError):
+    except UserError:
         return []
 
 

@@ -6,7 +6,6 @@ Nothing here knows what the files hold.
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
+from configs.files import open_at_once
 from pipeline.errors import PipelineError
 
 ABANDONED = 24 * 3600  # seconds; no file takes a day to write
@@ -117,7 +117,7 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
         PipelineError: missing, not a regular file, or of more than `limit` bytes.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PipelineError(f"{path}: not a regular file, expected {what}", remedy)
@@ -127,20 +127,6 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
     if len(content) > limit:
         raise PipelineError(f"{path}: more than {limit:,} bytes, expected {what}", remedy)
     return content
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a regular file; "" where there is none that can be read."""
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ""
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()
-    except (OSError, ValueError):  # ValueError: a path that no file system has, with a NUL or a lone surrogate
-        return ""
 
 
 @contextmanager
@@ -172,10 +158,6 @@ def remove_abandoned(folder: Path) -> int:
                 path.unlink()
                 removed += 1
     return removed
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would not open
 
 
 def _owner() -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.files import file_sha256
 from detector.hub import MIRRORS, SUMS, first_line, hub_name
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.files import file_sha256, read_json, replacing
+from pipeline.files import read_json, replacing
 from pipeline.runs import CONFIG, DATA, SPLITS
 from pipeline.store.format import FAILURES, MANIFEST, commit_marks
 from pipeline.store.reader import open_store

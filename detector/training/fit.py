@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from configs.files import write_atomically
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
-from detector.files import write_atomically
 from detector.model import FasterRCNN
 from detector.training.data import DetectionData
 from detector.training.evaluation import evaluate_detector

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from configs.files import write_atomically
 from detector.config import DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
-from detector.files import write_atomically
 from detector.training.data import Mapper, Record
 
 with detectron2_ready():

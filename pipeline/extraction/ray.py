@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detector.errors import DetectorError
+from configs.errors import UserError
 from detector.locate import ENVIRONMENT
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
@@ -277,5 +277,5 @@ def _naming_this_machine() -> Iterator[None]:
     """Errors name the machine: another one may not have them."""
     try:
         yield
-    except (PipelineError, DetectorError) as error:
+    except UserError as error:
         raise PipelineError(f"on {platform.node()}: {error}") from None

@@ -14,8 +14,8 @@ from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.files import file_sha256
 from pipeline.inputs.containers import index_of, read_member
 from pipeline.inputs.storage import SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
 from pipeline.store.plan import Photo

@@ -18,8 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from detector.errors import DetectorError
-from matcher.errors import MatcherError
+from configs.errors import UserError
 from pipeline.config import from_mapping
 from pipeline.errors import PipelineError
 from pipeline.service.batches import QueueFull
@@ -28,7 +27,6 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.schema import FILE, JSON, OF_SERVER, OF_SERVICE, Endpoint, Index, NotFound, Refused, openapi
 
 BODY = {JSON: 8 << 20, FILE: 64 << 20}  # bytes
-MISTAKES = (PipelineError, DetectorError, MatcherError)  # of the one who asks; all else is a fault of the server
 Handler = Callable[..., Any]
 COOKIE = "scan-pipeline-key"
 logger = logging.getLogger("scan-pipeline")
@@ -136,7 +134,7 @@ class Server:
             raise Refused(429, f"more than {self.service.config.queue} requests wait; ask again later") from None
         except TimeoutError:
             raise Refused(503, f"took more than {limit:g} s; ask again later") from None
-        except MISTAKES as error:
+        except UserError as error:  # of the one who asks; all else is a fault of the server
             raise Refused(404 if isinstance(error, NotFound) else 400, without_folders(str(error))) from None
         except Refused:
             raise

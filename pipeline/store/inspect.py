@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.files import file_sha256
 from pipeline.errors import PipelineError, printable
-from pipeline.files import file_sha256, temporary_files
+from pipeline.files import temporary_files
 from pipeline.store.format import FAILURES, MANIFEST, PLAN, commit_mark, commit_marks
 from pipeline.store.manifest import counts, is_imported, read_manifest, settings_sha256
 from pipeline.store.marks import Mark, read_mark

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.files import file_sha256
 from pipeline.errors import PipelineError
-from pipeline.files import disk_errors, file_sha256, locked
+from pipeline.files import disk_errors, locked
 from pipeline.store.format import PLAN, commit_mark, commit_marks, repair_hint
 from pipeline.store.manifest import read_manifest
 from pipeline.store.marks import Mark, read_mark

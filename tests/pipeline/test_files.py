@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.files import file_sha256
 from pipeline.errors import PipelineError
-from pipeline.files import file_sha256, read_bytes, read_json, replacing, temporary_files, write_json
+from pipeline.files import read_bytes, read_json, replacing, temporary_files, write_json
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

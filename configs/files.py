@@ -1,0 +1,35 @@
+"""Files that are either the old or the new one, whenever the process is killed, and their checksums."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a hidden temporary name, and give it its own once it is on disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a regular file; "" where there is none that can be read."""
+    try:
+        with open(path, "rb", opener=open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+    except (OSError, ValueError):  # ValueError: a path that no file system has, with a NUL or a lone surrogate
+        return ""
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """An opener that does not wait for a pipe that nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK)
