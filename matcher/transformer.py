@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matcher.bert import Bert
 from matcher.config import ModelConfig
 from matcher.encoders import l2_normalize
 from matcher.errors import MatcherError
@@ -110,13 +111,13 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, pieces: WordPieces):
         super().__init__()
-        from transformers import AutoConfig, AutoModel
-
         self.normalize = config.text_norm
         self.frozen: FrozenEncoder | None = None
         if config.text_encoder_frozen:
             self.frozen = FrozenEncoder(config.text_encoder, pieces.weights_sha256)
         else:
+            from transformers import AutoConfig, AutoModel
+
             settings = dict(pieces.encoder)
             self.encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).float()
             _drop_pooler(self.encoder)
@@ -157,7 +158,11 @@ class FrozenEncoder:
                 f"text encoder {name}: its weights have sha256 {found[:12]}…, the model was trained with {sha256[:12]}…",
                 "install the version that the model names, or train again",
             )
-        self._encoder = _load_encoder(name).eval().requires_grad_(False)
+        try:
+            encoder = Bert(Path(encoder_folder(name)))
+        except KeyError:  # another architecture
+            encoder = _load_encoder(name)
+        self._encoder = encoder.eval().requires_grad_(False)
         self._kept: dict[bytes, Tensor] = {}  # token ids -> (L, H) float16 on the CPU
         self._room = CACHE_BYTES
 

@@ -1,6 +1,8 @@
 """A folder as a new user has it: coco/train2014 with captions, and the command line to type into."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -14,8 +16,22 @@ SMALL_TRAINING = [
 ]  # fmt: skip
 
 
+# What no query needs, and what takes long to import.
+HEAVY = {
+    "transformers", "pandas", "sklearn", "scipy", "sympy", "matplotlib", "ray", "onnx", "onnxruntime", "torchvision", "tensorboard",
+    "torch._dynamo", "torch.distributed.tensor", "detectron2", "timm", "faiss", "starlette", "huggingface_hub", "h5py", "pyarrow",
+}  # fmt: skip
+
+
 def scan(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The modules that a command of its own process has imported when it ends."""
+    code = "import sys; from pipeline.cli import main; main(sys.argv[1:], standalone_mode=False); print('IMPORTED', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stdout.split("IMPORTED ")[1].split())
 
 
 def lay_out_coco(folder: Path, count: int = 20) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from matcher.bert import Bert
 from matcher.build import build_model, read_word_vectors
 from matcher.checkpoint import load_model, save_model
 from matcher.config import FitConfig, ModelConfig
@@ -105,6 +106,22 @@ def test_kept_states_of_a_frozen_encoder_are_those_of_the_encoder(
         monkeypatch.setattr("matcher.transformer._states", lambda _, tokens, __: asked.append(len(tokens)))
         model.encode_captions(CAPTIONS)
     assert not asked  # all are kept
+
+
+def test_a_frozen_bert_is_that_of_transformers(tiny_bert: str, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    own, theirs = Bert(Path(tiny_bert)).eval(), BertModel.from_pretrained(tiny_bert).eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    ids, lengths = torch.randint(5, 12, (3, 7)), torch.tensor([7, 1, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    with torch.no_grad():
+        found, wanted = (
+            encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state for encoder in (own, theirs)
+        )
+    torch.testing.assert_close(found[mask], wanted[mask])
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "hidden_act": "gelu"}')
+    with pytest.raises(KeyError):
+        Bert(tmp_path)
 
 
 def test_a_frozen_encoder_of_other_weights_is_refused(tiny_bert: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline.search import Search, open_search
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
 from tests.stores import make_store
-from tests.world import scan
+from tests.world import HEAVY, imported_by, scan
 
 ID = "COCO_train2014_{:012}.jpg"
 
@@ -40,6 +40,12 @@ def test_five_lines_of_python(inside: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out.splitlines()
     hits = json.loads(scan("retrieve", "--query", "two dogs play by a tree", "--top", "5", "--json").stdout)[0]["hits"]
     assert printed == [f"{hit['score']} {hit['path']} {hit['boxes'][0]['name']}" for hit in hits]
+
+
+def test_a_query_imports_what_it_needs_and_no_more(inside: Path) -> None:
+    imported = imported_by("retrieve", "--query", "a dog", "--device", "cpu")
+    assert "torch" in imported
+    assert not imported & (HEAVY | {"tokenizers", "jinja2"})
 
 
 def test_embeddings_that_are_kept_give_the_same_answers(opened: Search) -> None:

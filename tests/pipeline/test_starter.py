@@ -20,7 +20,7 @@ from pipeline.retrieve import run as retrieve
 from pipeline.runs import SHIPPED, find_run, load_run
 from pipeline.search import open_search
 from pipeline.store.reader import open_store
-from tests.world import scan
+from tests.world import HEAVY, imported_by, scan
 
 PHOTOS = SHIPPED / "photos"
 
@@ -84,6 +84,13 @@ def test_no_silent_substitute(alone: Path) -> None:
     assert "--weights nowhere.pth: no such file" in said.output
     with pytest.raises(PipelineError, match="num_regions=50: for a detector; the starter has 36 windows"):
         with_weights(ExtractConfig(num_regions=50))
+
+
+def test_a_query_of_the_shipped_run_imports_no_more_than_it_needs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parents[1])
+    imported = imported_by("retrieve", "--query", "a man on a surfboard", "--device", "cpu")
+    assert "tokenizers" in imported
+    assert not imported & HEAVY
 
 
 def test_it_finds_what_is_there(store: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
