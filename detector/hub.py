@@ -3,6 +3,7 @@
     OWNER/NAME                      the newest
     OWNER/NAME@REVISION             a branch, tag or commit
     OWNER/NAME[@REVISION]/FILE      one file of it
+    hub:OWNER/NAME…                 the same, whatever files and folders are here
 
 `SCAN_PIPELINE_MIRROR` lists plain HTTP folders, separated by spaces, that are tried first and in order: FILE is at MIRROR/OWNER/NAME/FILE, or
 MIRROR/OWNER/NAME@REVISION/FILE. So no single dead link stops anybody: a copy of a repository's folder on any server will do.
@@ -24,6 +25,7 @@ from detector.errors import DetectorError
 
 MIRRORS = "SCAN_PIPELINE_MIRROR"
 SUMS = "SHA256SUMS"
+PREFIX = "hub:"
 SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".md")  # nothing else of a folder is fetched
 ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", re.ASCII)
@@ -43,8 +45,10 @@ class HubName(NamedTuple):
 
 def hub_name(name: str) -> HubName | None:
     """What a name asks for; None where it is a file or a folder, or looks like one."""
-    found = _NAME.fullmatch(name)
-    if not found or Path(name).exists() or Path(name).parent.is_dir() or ".." in name.split("/"):
+    found = _NAME.fullmatch(name.removeprefix(PREFIX))
+    if not found or ".." in name.split("/"):
+        return None
+    if not name.startswith(PREFIX) and (Path(name).exists() or Path(name).parent.is_dir()):
         return None
     return HubName(found[1], found[2] or "", found[3] or "")
 

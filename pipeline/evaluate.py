@@ -45,7 +45,11 @@ class EvaluateConfig(CommandConfig):
     """What `scan-pipeline evaluate` does."""
 
     runs: tuple[str, ...] = option(
-        (), "Run folder; several are averaged as an ensemble.", flag="--run", metavar="DIR", unset="newest"
+        (),
+        "Run folder, starter or hub:OWNER/NAME[/FOLDER]; several are averaged as an ensemble.",
+        flag="--run",
+        metavar="DIR",
+        unset="newest",
     )
     features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="those of the run")
     captions: tuple[str, ...] = option((), "Captions file.", metavar="FILE", unset="those of the run")

@@ -22,7 +22,10 @@ class ExplainConfig(CommandConfig):
     image: str = option("", "A photo of a store, or any photo.", metavar="ID|PATH", required=True)
     caption: str = option("", "The sentence to explain the match with.", required=True)
     run: str = option(
-        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+        "",
+        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
+        metavar="DIR",
+        unset="newest that fits, else starter",
     )
     output: str = option("explanation.png", "A .png, .jpg or .pdf, or .html to hover over.", metavar="FILE")
     attention: str = option("", "Direction to show.", choices=("", "t2i", "i2t"), unset="the run's")

@@ -26,7 +26,10 @@ class IndexConfig(CommandConfig):
     """What `scan-pipeline index` does."""
 
     run: str = option(
-        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+        "",
+        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
+        metavar="DIR",
+        unset="newest that fits, else starter",
     )
     features: tuple[str, ...] = option(
         (), "Store to index.", metavar="DIR", unset="every store under features/ that fits"

@@ -29,7 +29,10 @@ class RetrieveConfig(CommandConfig):
     queries: str = option("", "Text file of more sentences, one a line.", metavar="FILE")
     image: tuple[str, ...] = option((), "Photo to find captions for.", metavar="ID|PATH")
     run: str = option(
-        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+        "",
+        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
+        metavar="DIR",
+        unset="newest that fits, else starter",
     )
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"

@@ -22,13 +22,15 @@ from typing import IO, Any
 import torch
 
 from configs.fields import knob
-from detector.hub import fetch_folder, hub_name, pinned
+from detector.hub import PREFIX, HubName, cache_root, fetch_file, fetch_folder, hub_name, pinned
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
-from matcher.checkpoint import load_model, model_sha256
+from matcher.checkpoint import load_model, model_sha256, save_model
 from matcher.config import FitConfig, ModelConfig
+from matcher.errors import MatcherError
 from matcher.fit import BEST
 from matcher.matcher import Matcher
+from matcher.original import OriginalCheckpoint, load_original, read_vocabulary
 from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
@@ -44,6 +46,8 @@ SHIPPED = Path(__file__).parent / "starter"
 CONFIG = "config.yaml"
 DATA = "data.json"
 SPLITS = "splits.json"
+CHECKPOINTS = ("model_best.pth", "model_best.pth.tar")  # as the code of VSE∞, CHAN and SCAN names them
+BERT = "bert-base-uncased"  # the only one that public checkpoints have
 REMEDY = "expected a run folder made by scan-pipeline train"
 
 
@@ -85,13 +89,18 @@ class TrainedRun:
 
     @property
     def is_own(self) -> bool:
-        """Whether files may be added to its folder: it is neither in the package nor in the hub's cache."""
-        return not self.is_shipped and not pinned(self.folder)
+        """Whether files may be added to its folder: it is neither in the package nor in a cache of published runs."""
+        return not self.is_shipped and not self.published
 
     @property
     def name(self) -> str:
-        """As `--run` takes it: "starter" of the shipped run, OWNER/NAME@COMMIT of one of the hub, else its folder."""
-        return STARTER if self.is_shipped else pinned(self.folder) or str(self.folder)
+        """As `--run` takes it: "starter" of the shipped run, the name of a published one, else its folder."""
+        return STARTER if self.is_shipped else self.published or str(self.folder)
+
+    @property
+    def published(self) -> str:
+        """OWNER/NAME@COMMIT of a run of the hub, with /FOLDER of a checkpoint; "" of any other."""
+        return pinned(self.folder) or str(hub_name(f"{PREFIX}{self.data.get('hub', '')}") or "")
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""
@@ -125,7 +134,7 @@ class TrainedRun:
     def _recorded(self, key: str, option: str) -> list[Path]:
         paths = [self._locate(path) for path in self.data[key]]
         if not paths:
-            raise PipelineError(f"{self.folder}: an imported run, which records no {key}", f"name them with {option}")
+            raise PipelineError(f"{self.name}: an imported run, which records no {key}", f"name them with {option}")
         for path, recorded in zip(paths, self.data[key], strict=True):
             if not path.exists() and not self.data["folder"]:
                 raise PipelineError(
@@ -157,7 +166,7 @@ def find_run(folder: str | None) -> Path:
     if folder == STARTER and not Path(folder).is_dir():
         return SHIPPED
     if folder and (name := hub_name(folder)):
-        return fetch_folder(name, "--run", kind="model")
+        return _published_checkpoint(name) if name.file else fetch_folder(name, "--run", kind="model")
     if folder:
         if not (Path(folder) / BEST).is_file():
             raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
@@ -169,6 +178,48 @@ def find_run(folder: str | None) -> Path:
             "make one with: scan-pipeline train, or name it with --run",
         )
     return found[-1].parent
+
+
+def import_original(source: Path, vocabulary: str, folder: Path, imported: str, hub: str = "") -> OriginalCheckpoint:
+    """Write a run folder from a checkpoint of the original code of a method.
+
+    Args:
+        source: the checkpoint.
+        vocabulary: file of its words, or the name of its BERT.
+        folder: to write; the model comes last.
+        imported: where it came from, for the record.
+        hub: its name there, where it is kept in the cache.
+
+    Raises:
+        MatcherError: files that cannot be read, or that do not belong together.
+    """
+    checkpoint = load_original(source, read_vocabulary(vocabulary), vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(TrainConfig(model=checkpoint.model.config, run=str(folder)), folder / CONFIG)
+    # its training data was elsewhere
+    data = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}, "hub": hub}
+    write_json(folder / DATA, {"data": data, "imported": imported}, indent=1)
+    save_model(folder / BEST, checkpoint.model)
+    return checkpoint
+
+
+def _published_checkpoint(name: HubName) -> Path:
+    """The run of a checkpoint with BERT that the authors of a method published in a folder of a repository; imported once."""
+    remedy = f"expected {' or '.join(CHECKPOINTS)} in a folder {name.file} of that repository"
+    source = fetch_file(
+        name._replace(file=""), [f"{name.file}/{file}" for file in CHECKPOINTS], f"{PREFIX}{name}: --run", remedy
+    )
+    version = source.resolve().stat()
+    key = f"{source.resolve()} {version.st_size} {version.st_mtime_ns}"
+    folder = cache_root() / "imported" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if not (folder / BEST).is_file():
+        exact = pinned(source.parent) or str(name)
+        try:
+            import_original(source, BERT, folder, exact, hub=exact)
+        except MatcherError as error:
+            remedy = "scan-pipeline import-checkpoint takes another vocabulary, and makes a run folder"
+            raise PipelineError(str(error), remedy) from error
+    return folder
 
 
 def load_run(folder: Path, device: torch.device) -> TrainedRun:

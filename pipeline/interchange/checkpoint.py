@@ -2,16 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detector.hub import fetch_file, hub_name, pinned
-from matcher.checkpoint import save_model
-from matcher.original import load_original, read_vocabulary
-from pipeline.config import save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.files import write_json
-from pipeline.runs import BEST, CONFIG, DATA, RUNS, TrainConfig
+from pipeline.runs import RUNS, import_original
 
 
 @dataclass(frozen=True)
@@ -58,16 +53,9 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
             f"{source}: no such file",
             "expected a checkpoint, such as model_best.pth.tar, or OWNER/NAME[@REVISION]/FILE",
         )
-    vocabulary = read_vocabulary(str(_fetched(config.vocabulary, "--vocabulary")))
-    checkpoint = load_original(source, vocabulary, config.vocabulary)
-    folder.mkdir(parents=True)
-    model = checkpoint.model.config
-    save_config(TrainConfig(model=model, run=str(folder)), folder / CONFIG)
-    # its training data was elsewhere
-    data: dict[str, Any] = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}}
-    write_json(folder / DATA, {"data": data, "imported": pinned(source) or config.source}, indent=1)
-    save_model(folder / BEST, checkpoint.model)
-    return ImportedRun(folder, model.variant, checkpoint.epoch, checkpoint.best_rsum)
+    imported = pinned(source) or config.source
+    checkpoint = import_original(source, str(_fetched(config.vocabulary, "--vocabulary")), folder, imported)
+    return ImportedRun(folder, checkpoint.model.config.variant, checkpoint.epoch, checkpoint.best_rsum)
 
 
 def _fetched(name: str, origin: str) -> Path:

@@ -13,7 +13,10 @@ class ServeConfig(CommandConfig):
     """What to search, and whom to answer."""
 
     run: str = option(
-        "", "Run folder, or starter: the shipped run.", metavar="DIR", unset="newest that fits, else starter"
+        "",
+        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
+        metavar="DIR",
+        unset="newest that fits, else starter",
     )
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"

@@ -8,6 +8,8 @@ from typing import get_args
 import pytest
 
 from matcher.config import Method
+from matcher.fit import BEST
+from tests.matcher.test_fit import Killed, kill_at
 from tests.world import SMALL_TRAINING, scan
 
 IMAGE = "COCO_train2014_000000000003.jpg"
@@ -37,3 +39,18 @@ def test_every_command_works_with_every_method(
     said = scan("explain", "--run", run, "--image", IMAGE, "--caption", "a dog", "--attention", "i2t")
     assert said.exit_code == 2
     assert f"{method} has t2i attention alone" in said.output
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_is_killed_and_continues_bit_for_bit(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.chdir(world)
+    train = ["train", *SMALL_TRAINING, f"model.matcher={method}", "training.checkpoint_minutes=0", "--run"]
+    assert scan(*train, str(tmp_path / "whole")).exit_code == 0
+    with monkeypatch.context() as patch:
+        kill_at(6, patch)  # of 8 steps: within the second epoch
+        with pytest.raises(Killed):
+            scan(*train, str(tmp_path / "killed"))
+    assert scan(*train, str(tmp_path / "killed")).exit_code == 0
+    assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()

@@ -239,6 +239,54 @@ def test_a_published_checkpoint_is_fetched_and_searches_new_photos(
     assert json.loads(Path("runs/mirrored/data.json").read_text())["imported"] == "me/vse/model_best.pth"
 
 
+def test_a_checkpoint_of_others_is_a_run_by_its_name(
+    server: Hub, tmp_path: Path, small_weights: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.runs.BERT", tiny_bert)
+    states = [vse_image(64, E).state_dict(), vse_text(tiny_bert).state_dict()]
+    checkpoint = write_vse(Path("m.pth"), states, data_name="f30k").read_bytes()
+    files = {"region/model_best.pth": checkpoint, "scan/model_best.pth.tar": write_scan(Path("m.pth")).read_bytes()}
+    server.repositories["models/me/vse"] = [("1" * 40, files)]
+    lay_out_coco(Path())
+    ok("extract", "--images", "coco/train2014", "--weights", str(small_weights), "--num-regions", "4", "--workers", "0")
+    captions = ["--captions", "coco/annotations/captions_train2014.json"]
+    run, exact = "hub:me/vse/region", f"me/vse@{'1' * 40}/region"
+    Path("me/vse").mkdir(parents=True)  # a folder that looks as if it were meant
+    assert f"run: {exact}; searching 20 photos" in ok("retrieve", "--query", "a dog", "--run", run).output
+    image = "COCO_train2014_000000000003.jpg"
+    ok("explain", "--image", image, "--caption", "a dog", "--run", run)
+    ok("index", "--run", run)
+    ok("evaluate", "--run", run, "--split", "all", "--features", "features/train2014", *captions)
+    assert Path("evaluation", exact, "train2014_captions_train2014_all.json").is_file()  # not in the cache
+    client = TestClient(make_server(run=run, features=("features/train2014",)).app())
+    assert len(client.post("/v1/search", json={"queries": ["a dog"]}).json()["answers"][0]["hits"]) == 10
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = len(server.asked)
+    ok("retrieve", "--query", "a dog", "--run", run)
+    assert len(server.asked) == before
+    assert len(list((tmp_path / "cache/scan-pipeline/imported").iterdir())) == 1
+    for name, message in {
+        "hub:me/vse/none": "--run me/vse: could not be fetched from the hub (offline mode",
+        "hub:me/other": "--run me/other: could not be fetched from the hub (offline mode",
+    }.items():
+        said = scan("retrieve", "--query", "a dog", "--run", name)
+        assert (said.exit_code, said.stderr.count("\n"), message in said.stderr) == (2, 1, True), said.output
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    said = scan("retrieve", "--query", "a dog", "--run", "hub:me/vse/scan")
+    assert "expected a vocabulary file (.json); scan-pipeline import-checkpoint takes" in said.stderr
+
+    Path("public/me/vse/region").mkdir(parents=True)
+    Path("public/me/vse/region/model_best.pth").write_bytes(checkpoint)
+    del server.repositories["models/me/vse"]
+    forget_everything(tmp_path, monkeypatch, "theirs")
+    with http_server(tmp_path / "public") as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        stored = ["--features", str(tmp_path / "features/train2014")]
+        assert "run: me/vse/region;" in ok("retrieve", "--query", "a dog", "--run", run, *stored).output
+
+
 def test_a_file_that_cannot_be_read_is_refused_and_not_published_without_its_checksum(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="gone: cannot be read"):
         push._sha256(tmp_path / "gone")
