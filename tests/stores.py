@@ -44,7 +44,7 @@ def make_store(
     for number, names in enumerate(shards):
         regions = [random_regions(rng, num_regions, feature_dim) for _ in names]
         rows = ShardRows(list(names), [None] * len(names), [0] * len(names), regions)
-        commit_shard(folder, number, rows, num_regions=num_regions, feature_dim=feature_dim, dtype=dtype)
+        commit_shard(folder, number, rows, manifest)
     write_summary(folder, manifest, len(shards))
     return open_store(folder)
 

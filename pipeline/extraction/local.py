@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +58,13 @@ class LocalEngine:
 
         One shard is written while the next is detected. A shard that was handed to the writer is written, whatever fails.
         """
-        commit = partial(
-            commit_shard,
-            num_regions=self.extractor.num_regions,
-            feature_dim=self.extractor.feature_dim,
-            dtype=self.config.dtype,
-        )
+        manifest = self.manifest()
         written: Future[None] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
             for shard, rows in self._detect(shards, bar):
                 if written is not None:
                     written.result()
-                written = writer.submit(commit, folder, shard.number, rows, planned=shard)
+                written = writer.submit(commit_shard, folder, shard.number, rows, manifest, planned=shard)
                 yield len(rows.failures)
             if written is not None:
                 written.result()

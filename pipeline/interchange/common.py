@@ -93,25 +93,21 @@ class Source:
 
 
 def make_row(
-    where: str,
-    image_id: str,
-    arrays: Mapping[str, np.ndarray],
-    *,
-    size: tuple[int, int] = (0, 0),
-    path: str | None = None,
+    where: str, name: str, arrays: Mapping[str, np.ndarray], images: str, *, size: tuple[int, int] = (0, 0)
 ) -> Row:
     """A row, after its arrays were found to fit each other.
 
     Args:
         where: file and place, for the error.
-        image_id: as found.
+        name: of the image, as found.
         arrays: by our names: features (K, D); boxes (K, 4) and the class arrays (K,) where they are known.
+        images: folder of the photos; "" where they are not at hand.
         size: (height, width); (0, 0) where it is not known.
-        path: of the photo.
 
     Raises:
         PipelineError: arrays of other shapes, no numbers, or numbers that are not finite.
     """
+    image_id, path = name_of_photo(name, images)
     if not is_valid_id(image_id):
         raise PipelineError(f"{where}: an image id that is not valid text")
     features = arrays["features"]
@@ -160,13 +156,9 @@ def _check_classes(where: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def name_of_photo(name: str, images: str) -> tuple[str, str | None]:
-    """Image id and path of the photo.
+    """Image id and path of the photo that a foreign file's name means, below the folder of photos.
 
     A name without suffix becomes that of the photo, where there is one. COCO's numbers, as Caffe's files have them, stay.
-
-    Args:
-        name: as a foreign file has it.
-        images: folder of the photos; "" where they are not at hand.
     """
     if not images or "\0" in name or name.startswith("/") or ".." in name.split("/"):
         return name, None
@@ -195,28 +187,18 @@ def shards_of(store: Store, rows: np.ndarray) -> Iterator[tuple[Shard, int]]:
 
     A shard is opened for its rows and closed after them: the store's own memory maps would stay until the end.
     """
-    starts = np.cumsum([0, *map(len, store.shards)])
-    shard: Shard | None = None
-    numbers = np.searchsorted(starts, rows, side="right") - 1
-    pairs = zip(rows.tolist(), numbers.tolist(), strict=True)
-    for row, number in tqdm(pairs, total=len(rows), unit="image", desc=printable(store.path.name)):
-        mark = store.shards[number].mark
-        if shard is None or shard.mark != mark:
-            shard = Shard(mark, store.manifest)
-        yield shard, row - int(starts[number])
+    opened: Shard | None = None
+    for row in tqdm(rows.tolist(), unit="image", desc=printable(store.path.name)):
+        shard, local = store.locate(row)
+        if opened is None or opened.mark != shard.mark:
+            opened = Shard(shard.mark, store.manifest)
+        yield opened, local
 
 
-def check_ids(image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str], str | None]) -> None:
-    """Refuse to export ids that would not come back as they are.
-
-    Args:
-        image_ids: of the store.
-        target: where they were to go.
-        cannot_hold: the reason why the format cannot hold an id; None where it can.
-
-    Raises:
-        PipelineError: the first such id.
-    """
+def check_ids(
+    image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str], str | None] = lambda _: None
+) -> None:
+    """Refuse the first id that would not come back as it is; `cannot_hold` gives a reason of the format's own."""
     for image_id in image_ids:
         reason = "it holds a NUL character" if "\0" in image_id else cannot_hold(image_id)
         if not is_valid_id(image_id):
@@ -247,10 +229,7 @@ def id_from_bytes(data: bytes) -> str:
 def published_arrays(store: Store, regions: Regions, names: Mapping[str, str]) -> dict[str, np.ndarray]:
     """What a store holds of one image, in the types of the published files.
 
-    Args:
-        store: that the regions are of.
-        regions: of the image.
-        names: of "features" and "boxes" in the format; the other arrays have the same names everywhere.
+    `names` are those of "features" and "boxes" in the format; the other arrays have the same names everywhere.
     """
     arrays = {names["features"]: regions.features.astype(np.float32)}
     if store.has_boxes:
@@ -264,9 +243,7 @@ def published_arrays(store: Store, regions: Regions, names: Mapping[str, str]) -
 def not_held(store: Store, held: Collection[str]) -> list[str]:
     """What of a store a format does not hold, in words. Every format forgets how the features were made.
 
-    Args:
-        store: what is exported.
-        held: by the format, of "boxes" (with photo sizes), "classes" and "dtype" (of the features).
+    `held` has those of "boxes" (with photo sizes), "classes" and "dtype" (of the features) that the format holds.
     """
     notes = []
     if store.has_boxes and "boxes" not in held:

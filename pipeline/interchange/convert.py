@@ -1,6 +1,5 @@
 """Any known format -> a store, and a store -> any of them. Image by image, so that memory does not grow with the store."""
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -12,8 +11,7 @@ from tqdm import tqdm
 
 from detector.regions import Regions
 from pipeline.errors import PipelineError, printable
-from pipeline.files import remove_abandoned, replacing, write_json
-from pipeline.inputs.tables import IMAGE_WORDS
+from pipeline.files import remove_abandoned, write_json
 from pipeline.interchange import hdf5, npz, original, parquet, tsv
 from pipeline.interchange.common import (
     ExportFeaturesConfig,
@@ -23,7 +21,7 @@ from pipeline.interchange.common import (
     not_held,
     visual_genome_names,
 )
-from pipeline.store.format import FEATURES, MANIFEST, commit_marks
+from pipeline.store.format import CAPTIONS, FEATURES, MANIFEST, commit_marks
 from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, is_committed, write_summary
 
@@ -152,14 +150,17 @@ def _check_uniform(source: Path, rows: Iterator[Row], num_regions: int | None) -
         if shape[0] != expected[0]:
             raise PipelineError(
                 f"{source}: {row.image_id!r} has {shape[0]} regions, the first image {expected[0]}; a store holds the same "
-                "number for every image: import a file of fixed size (such as trainval_36), or take the first K with --num-regions K"
+                "number for every image",
+                "import a file of fixed size (such as trainval_36), or take the first K with --num-regions K",
             )
         if shape != expected:
             raise PipelineError(
                 f"{source}: {row.image_id!r} has features of {shape[1]} numbers, the first image {expected[1]}"
             )
         if (row.has_boxes, row.has_classes) != (first.has_boxes, first.has_classes):
-            raise PipelineError(f"{source}: {row.image_id!r} has other columns than the first image; import them apart")
+            raise PipelineError(
+                f"{source}: {row.image_id!r} has other columns than the first image", "import them apart"
+            )
         if row.image_id in seen:
             raise PipelineError(f"{source}: duplicate image id {row.image_id!r}; a store holds every image once")
         seen.add(row.image_id)
@@ -197,14 +198,13 @@ def _manifest(first: Row, opened: Source, config: ImportFeaturesConfig) -> dict[
 def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None) -> None:
     """Shard after shard; those that are committed already are compared, not written again."""
     manifest = claim_store(output, manifest)
-    kinds = {key: manifest[key] for key in ("num_regions", "feature_dim", "dtype")}
     number = 0
     with tqdm(total=total, unit="image", desc=printable(output.name)) as bar:
         while batch := list(islice(rows, manifest["shard_size"])):
             ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
             shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), regions)
-            if not is_committed(output, number, shard, **kinds):
-                commit_shard(output, number, shard, **kinds)
+            if not is_committed(output, number, shard, manifest):
+                commit_shard(output, number, shard, manifest)
             number += 1
             bar.update(len(batch))
     if (stored := len(commit_marks(output))) > number:
@@ -216,22 +216,10 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
 
 
 def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
-    """The captions beside the shards, as plain lines; as JSON where an id would not come back from a plain line."""
+    """The captions beside the shards, in Karpathy's layout: JSON holds every image id."""
     every = len(captions) // len(image_ids)
-    of_image = [captions[index : index + every] for index in range(0, len(captions), every)]
-    if all(map(_fits_a_line, image_ids)):
-        with replacing(folder / "captions.tsv") as file:
-            for image_id, texts in zip(image_ids, of_image, strict=True):
-                for text in texts:
-                    file.write(f"{image_id}\t{text}\n".encode())
-        return
-    images = [
-        {"filename": name, "sentences": [{"raw": text, "sentid": f"{name}#{n}"} for n, text in enumerate(texts)]}
-        for name, texts in zip(image_ids, of_image, strict=True)
-    ]
-    write_json(folder / "captions.json", {"images": images})
-
-
-def _fits_a_line(image_id: str) -> bool:
-    special = not image_id or image_id != image_id.strip() or re.search(r"[\t\r\n\udc80-\udcff]|#\d+$", image_id)
-    return not special and image_id.lower() not in IMAGE_WORDS
+    images = []
+    for index, name in enumerate(image_ids):
+        texts = enumerate(captions[index * every : (index + 1) * every])
+        images.append({"filename": name, "sentences": [{"raw": text, "sentid": f"{name}#{n}"} for n, text in texts]})
+    write_json(folder / CAPTIONS, {"images": images})

@@ -42,7 +42,6 @@ from pipeline.interchange.common import (
     id_from_bytes,
     id_to_bytes,
     make_row,
-    name_of_photo,
     published_arrays,
     read_lines,
     rows_of,
@@ -54,7 +53,7 @@ NAMES = {"features": "image_features", "boxes": "image_bb"}
 OURS = {"image_features": "features", "image_bb": "boxes", **{theirs: ours for theirs, ours, _ in CLASS_COLUMNS}}
 DATASETS = (*OURS, "pos_boxes", "image_ids", *SIZE)
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
-IDS_WANTED = (
+NAME_THE_IDS = (
     "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
     "published files can run code and is not read)"
 )
@@ -84,7 +83,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         PipelineError: h5py missing, or ids that HDF5 cannot hold.
     """
     _h5py()
-    check_ids(store.image_ids, target, lambda _: None)
+    check_ids(store.image_ids, target)
     try:
         with replacing(target) as temporary:
             _fill(temporary, store, config)
@@ -228,7 +227,7 @@ def _ids(source: Path, file: Any, named: str | None, count: int) -> list[str]:
             raise PipelineError(f"{source}: image_ids of shape {shape}; expected {count} ids for {count} images")
         ids = [id_from_bytes(value) if isinstance(value, bytes) else str(value) for value in file["image_ids"][()]]
     else:
-        raise PipelineError(f"{source}: holds no image_ids; {IDS_WANTED}")
+        raise PipelineError(f"{source}: holds no image_ids", NAME_THE_IDS)
     if len(ids) != count:
         raise PipelineError(f"{named or source}: {len(ids)} ids for {count} images")
     return ids
@@ -237,7 +236,7 @@ def _ids(source: Path, file: Any, named: str | None, count: int) -> list[str]:
 def _ids_from(path: Path, count: int) -> list[str]:
     """Ids of the rows, from JSON or text."""
     if path.suffix.lower() in {".pkl", ".pickle"}:
-        raise PipelineError(f"{path}: a pickle can run code and is not read; {IDS_WANTED}")
+        raise PipelineError(f"{path}: a pickle can run code and is not read", NAME_THE_IDS)
     lines = read_lines(path)
     if path.suffix.lower() != ".json":
         return lines
@@ -273,9 +272,8 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeatur
             values = {OURS[name]: file[name][first:last] for name in found}
             for index, (begin, end) in enumerate((block - first).tolist(), start=start):
                 one = {name: value[begin:end] if flat else value[begin] for name, value in values.items()}
-                image_id, path = name_of_photo(ids[index], config.images)
                 size = (int(heights[index]), int(widths[index]))
-                yield make_row(f"{source}: row {index} ({image_id!r})", image_id, one, size=size, path=path)
+                yield make_row(f"{source}: row {index} ({ids[index]!r})", ids[index], one, config.images, size=size)
 
 
 def _arrays(store: Store, regions: Regions) -> dict[str, np.ndarray]:

@@ -32,7 +32,6 @@ from pipeline.interchange.common import (
     check_ids,
     check_image_size,
     make_row,
-    name_of_photo,
     published_arrays,
     rows_of,
 )
@@ -134,9 +133,8 @@ def _row(name: str, path: Path, images: str) -> Row:
         raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
     known = {"features": features, **({} if boxes is None else {"boxes": boxes})}
     known |= {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
-    height, width = (_integer(arrays, name, path, 0) for name in SIZE)
-    image_id, photo = name_of_photo(name, images)
-    return make_row(str(path), image_id, known, size=(height, width), path=photo)
+    height, width = (_integer(arrays, side, path, 0) for side in SIZE)
+    return make_row(str(path), name, known, images, size=(height, width))
 
 
 def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int) -> int:

@@ -49,7 +49,7 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
     split = config.split
     if not split:
         found = sorted(path.name.removesuffix("_ims.npy") for path in source.glob("*_ims.npy"))
-        raise PipelineError(f"{source}: say which split with --split; there are: {', '.join(found) or 'none'}")
+        raise PipelineError(f"{source}: holds the splits {', '.join(found) or '(none)'}", "choose one with --split")
     features = load_array(source / f"{split}_ims.npy", 3)
     captions = _read_captions(source / f"{split}_caps.txt")
     no_captions = f"no {split}_caps.txt: without captions; name them with --captions to train"
@@ -122,8 +122,10 @@ def _choose(store: Store, config: ExportFeaturesConfig) -> _Chosen:
     if found is None and split and not names:
         found = dataset.splits[""]
     if found is None:
-        known = f"there are: {', '.join(names)}" if names else "name the files: SPLIT_ims.npy"
-        raise PipelineError(f"{store.path}: {f'no split {split}' if split else 'say which split'} (--split); {known}")
+        known = f"it has {', '.join(names)}" if names else "its images belong to none"
+        what = f"no split {split}" if split else "no split is given"
+        remedy = "choose one with --split" if names else "name the files, SPLIT_ims.npy, with --split"
+        raise PipelineError(f"{store.path}: {what}; {known}", remedy)
     try:
         captions, notes = _five_each(found)
     except PipelineError as error:
@@ -141,8 +143,8 @@ def _five_each(split: "Split") -> tuple[list[str], list[str]]:
     for image_id, captions in zip(split.store_ids, captions_of, strict=True):
         if len(captions) < CAPTIONS_PER_IMAGE:
             raise PipelineError(
-                f"{image_id!r} has {len(captions)} captions; the original layout needs {CAPTIONS_PER_IMAGE} of every image: "
-                "name a file that has them with --captions"
+                f"{image_id!r} has {len(captions)} captions; the original layout needs {CAPTIONS_PER_IMAGE} of every image",
+                "name a file that has them with --captions",
             )
     more = sum(len(captions) - CAPTIONS_PER_IMAGE for captions in captions_of)
     notes = [f"{more:,} captions beyond the first {CAPTIONS_PER_IMAGE} of their image are left out"] if more else []
@@ -198,12 +200,12 @@ def _rows(
     for index, name in enumerate(names):
         if index % MAPPED == 0:
             features = load_array(file, 3)
-        image_id, path = name_of_photo(name, config.images)
+        _, path = name_of_photo(name, config.images)
         size = _size_of(Path(config.images, path)) if path else (0, 0)
         arrays = {"features": np.asarray(features[index * every])}
         if boxes is not None:
             arrays["boxes"] = _boxes_of(boxes, index, features.shape[1], size, config.boxes)
-        yield make_row(f"{file}: row {index} ({image_id!r})", image_id, arrays, size=size, path=path)
+        yield make_row(f"{file}: row {index} ({name!r})", name, arrays, config.images, size=size)
 
 
 def _size_of(path: Path) -> tuple[int, int]:

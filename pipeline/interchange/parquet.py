@@ -31,7 +31,6 @@ from pipeline.interchange.common import (
     id_from_bytes,
     id_to_bytes,
     make_row,
-    name_of_photo,
     rows_of,
 )
 from pipeline.store.reader import Store
@@ -80,8 +79,7 @@ def _row(where: str, values: dict[str, Any], config: ImportFeaturesConfig) -> Ro
     except (ValueError, AttributeError, TypeError) as error:  # lists of different lengths, or no lists
         raise PipelineError(f"{where}: {error}; expected lists of numbers") from error
     name = id_from_bytes(found) if isinstance(found, bytes) else str(found)
-    image_id, path = name_of_photo(name, config.images) if config.images else (name, None)
-    return make_row(where, image_id, arrays, size=(height, width), path=path)
+    return make_row(where, name, arrays, config.images, size=(height, width))
 
 
 def _array(value: Any) -> np.ndarray:
@@ -99,7 +97,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         PipelineError: pyarrow missing, or ids that are not text.
     """
     arrow, parquet = pyarrow()
-    check_ids(store.image_ids, target, lambda _: None)
+    check_ids(store.image_ids, target)
     is_text = all(_is_utf8(image_id) for image_id in store.image_ids)
     names = ["features", *(["boxes"] if store.has_boxes else []), *(CLASSES if store.object_names else ())]
     images, writer = rows_of(store), None

@@ -30,7 +30,6 @@ from pipeline.interchange.common import (
     id_from_bytes,
     id_to_bytes,
     make_row,
-    name_of_photo,
     published_arrays,
     rows_of,
 )
@@ -69,7 +68,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
             f"{store.path}: has no boxes, which {target} needs",
             "choose --format original, npz or hdf5, or import it again with --boxes",
         )
-    check_ids(store.image_ids, target, lambda _: None)
+    check_ids(store.image_ids, target)
     columns = LXMERT_COLUMNS if config.format == "tsv10" else CAFFE_COLUMNS
     with replacing(target) as file:
         for image_id, regions in rows_of(store):
@@ -129,11 +128,11 @@ def _row(where: str, cells: dict[str, bytes], images: str) -> Row:
     caffe = "image_id" in cells
     count = int(cells["num_boxes"])
     size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
-    image_id, path = name_of_photo(id_from_bytes(cells["image_id" if caffe else "img_id"]), images)
-    arrays = {name: _decode(cells[name], np.float32, count) for name in ("features", "boxes")}
+    name = id_from_bytes(cells["image_id" if caffe else "img_id"])
+    arrays = {column: _decode(cells[column], np.float32, count) for column in ("features", "boxes")}
     if not caffe:
         arrays |= {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in CLASS_COLUMNS}
-    return make_row(f"{where} ({image_id!r})", image_id, arrays, size=size, path=path)
+    return make_row(f"{where} ({name!r})", name, arrays, images, size=size)
 
 
 def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:

@@ -4,7 +4,9 @@ Letters: n images of a shard, K regions per image, D feature dimensions.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +21,17 @@ DAMAGED = "damaged"  # folder within a store, for what inspect --repair sets asi
 MARK_NAME = re.compile(r"shard-(\d+)\.json", re.ASCII)
 
 
-def tensor_shapes(num_regions: int, feature_dim: int) -> dict[str, tuple[tuple[int, ...], type | None]]:
-    """The tensors of a shard: shape of a row, and type; None is the type of the store's features."""
+def tensor_shapes(manifest: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """The tensors of a store's shards: shape of a row, and type."""
+    regions, number, index = manifest["num_regions"], np.dtype(np.float32), np.dtype(np.int32)
     return {
-        "features": ((num_regions, feature_dim), None),
-        "boxes": ((num_regions, 4), np.float32),
-        "object_ids": ((num_regions,), np.int32),
-        "object_scores": ((num_regions,), np.float32),
-        "attribute_ids": ((num_regions,), np.int32),
-        "attribute_scores": ((num_regions,), np.float32),
-        "image_sizes": ((2,), np.int32),  # height, width
+        "features": ((regions, manifest["feature_dim"]), np.dtype(manifest["dtype"])),
+        "boxes": ((regions, 4), number),
+        "object_ids": ((regions,), index),
+        "object_scores": ((regions,), number),
+        "attribute_ids": ((regions,), index),
+        "attribute_scores": ((regions,), number),
+        "image_sizes": ((2,), index),  # height, width
     }
 
 

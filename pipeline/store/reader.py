@@ -52,9 +52,8 @@ class Shard:
     def tensors(self) -> dict[str, np.ndarray]:
         """Memory maps by name, each (n, …)."""
         maps = map_safetensors(self.path)
-        shapes = tensor_shapes(self._manifest["num_regions"], self._manifest["feature_dim"])
-        for name, (shape, dtype) in shapes.items():
-            expected = (len(self), *shape), np.dtype(dtype or self._manifest["dtype"])
+        for name, (shape, dtype) in tensor_shapes(self._manifest).items():
+            expected = (len(self), *shape), dtype
             found = (maps[name].shape, maps[name].dtype) if name in maps else None
             if found != expected:
                 what = f"{name} {found[0]} {found[1]}" if found else f"no {name}"
@@ -121,7 +120,7 @@ class StoredImages(Mapping[str, Regions]):
 
     def regions(self, row: int) -> Regions:
         """Everything about the image in a row, read from disk."""
-        shard, local = self._locate(row)
+        shard, local = self.locate(row)
         return shard.regions(local)
 
     def first_row(self, shard: Shard) -> int:
@@ -130,7 +129,7 @@ class StoredImages(Mapping[str, Regions]):
 
     def image_place(self, row: int) -> str:
         """Where the photo in a row is: a path, a URL, or CONTAINER::NAME; "" where it is gone."""
-        shard, local = self._locate(row)
+        shard, local = self.locate(row)
         return shard.image_place(local)
 
     def image_path(self, row: int) -> Path | None:
@@ -140,14 +139,14 @@ class StoredImages(Mapping[str, Regions]):
 
     def is_changed(self, row: int) -> bool:
         """Whether a photo's file is another one than was extracted. Reads the file; photos in containers are not compared."""
-        shard, local = self._locate(row)
+        shard, local = self.locate(row)
         path, image_id = self.image_path(row), shard.image_ids[local]
         extracted = read_mark(shard.mark).photo_sha256.get(image_id) if path else None
         return path is not None and extracted is not None and file_sha256(path) != extracted
 
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""
-        return self._locate(row)[0].class_names
+        return self.locate(row)[0].class_names
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Features of some rows, in the stored type: (B,) -> (B, K, D). Reads nothing else.
@@ -166,7 +165,8 @@ class StoredImages(Mapping[str, Regions]):
                 out[place] = features[rows[place] - self._starts[index]]
         return out
 
-    def _locate(self, row: int) -> tuple[Shard, int]:
+    def locate(self, row: int) -> tuple[Shard, int]:
+        """The shard of a row, and the row in it."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         index = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -38,7 +38,7 @@ from pipeline.store.plan import PlannedShard, is_still_planned
 from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
-OTHER_FILES = {FAILURES, PLAN, DAMAGED, CAPTIONS, "captions.tsv", "captions.json"}  # beside manifest and shards
+OTHER_FILES = {FAILURES, PLAN, DAMAGED, CAPTIONS, "captions.tsv"}  # beside manifest and shards
 
 
 @dataclass
@@ -94,14 +94,7 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commit_shard(
-    folder: Path,
-    number: int,
-    rows: ShardRows,
-    *,
-    num_regions: int,
-    feature_dim: int,
-    dtype: str,
-    planned: PlannedShard | None = None,
+    folder: Path, number: int, rows: ShardRows, manifest: Mapping[str, Any], *, planned: PlannedShard | None = None
 ) -> None:
     """Write a shard's tensors, then its commit mark; nothing where it is committed already, or no longer planned so.
 
@@ -109,8 +102,7 @@ def commit_shard(
         folder: of the store.
         number: of the shard.
         rows: its images; each with exactly K regions of D features.
-        num_regions, feature_dim: K, D.
-        dtype: "float16" or "float32", of the features.
+        manifest: of the store, for K, D and the type of the features.
         planned: what the rows were made of; None: no plan, as of an import.
 
     Raises:
@@ -120,12 +112,11 @@ def commit_shard(
     if len(set(rows.image_ids)) < len(rows.image_ids):
         image_id = next(name for name in rows.image_ids if rows.image_ids.count(name) > 1)
         raise PipelineError(f"{folder}: duplicate image id {image_id!r} in shard {number}")
-    mark, arrays = commit_mark(folder, number), _stack(rows, num_regions, feature_dim, np.dtype(dtype))
-    temporary, sha256 = _write_tensors(mark, arrays)
+    mark = commit_mark(folder, number)
+    temporary, sha256 = _write_tensors(mark, _stack(rows, manifest))
     with locked(folder):
-        manifest = read_manifest(folder)
-        found = (manifest["num_regions"], manifest["feature_dim"], manifest["dtype"])
-        if mark.is_file() or found != (num_regions, feature_dim, dtype):
+        now = read_manifest(folder)
+        if mark.is_file() or any(now[key] != manifest[key] for key in ("num_regions", "feature_dim", "dtype")):
             os.unlink(temporary)
             if mark.is_file():  # another process was faster, and its mark has the checksum of its tensors
                 return
@@ -134,11 +125,11 @@ def commit_shard(
             os.unlink(temporary)
             return
         rename(temporary, mark.with_suffix(".safetensors"))
-        failed, photos, settings = rows.failures, rows.photo_sha256, settings_sha256(manifest)
+        failed, photos, settings = rows.failures, rows.photo_sha256, settings_sha256(now)
         _write_mark(mark, Mark(number, rows.image_ids, rows.paths, rows.roots, failed, photos, sha256, settings))
 
 
-def is_committed(folder: Path, number: int, rows: ShardRows, *, num_regions: int, feature_dim: int, dtype: str) -> bool:
+def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[str, Any]) -> bool:
     """Whether a shard is committed, with the content of these rows.
 
     Raises:
@@ -151,9 +142,7 @@ def is_committed(folder: Path, number: int, rows: ShardRows, *, num_regions: int
         path.unlink()
         return False
     mark = read_mark(path)
-    if mark.image_ids != rows.image_ids or mark.sha256 != _sha256(
-        save(_stack(rows, num_regions, feature_dim, np.dtype(dtype)))
-    ):
+    if mark.image_ids != rows.image_ids or mark.sha256 != _sha256(save(_stack(rows, manifest))):
         raise PipelineError(
             f"{path}: holds other images or features than what is imported",
             f"choose another folder with --output, or delete {folder}",
@@ -252,11 +241,11 @@ def _refuse_foreign_shards(folder: Path, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def _stack(rows: ShardRows, num_regions: int, feature_dim: int, dtype: np.dtype) -> dict[str, np.ndarray]:
+def _stack(rows: ShardRows, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of a shard, each (n, …)."""
     arrays = {}
-    for name, (shape, fixed) in tensor_shapes(num_regions, feature_dim).items():
-        array = np.empty((len(rows.regions), *shape), fixed or dtype)
+    for name, (shape, dtype) in tensor_shapes(manifest).items():
+        array = np.empty((len(rows.regions), *shape), dtype)
         for row, regions in enumerate(rows.regions):
             value = regions.image_size if name == "image_sizes" else getattr(regions, name)
             if np.shape(value) != shape:

@@ -42,8 +42,8 @@ def small_tensors() -> bytes:
     """A safetensors file of the shard that MARK marks."""
     from pipeline.store.format import tensor_shapes
 
-    shapes = tensor_shapes(MANIFEST["num_regions"], MANIFEST["feature_dim"])
-    arrays = {name: np.ones((2, *shape), dtype or np.float16) for name, (shape, dtype) in shapes.items()}
+    shapes = tensor_shapes(MANIFEST)
+    arrays = {name: np.ones((2, *shape), dtype) for name, (shape, dtype) in shapes.items()}
     return save(arrays)
 
 

@@ -147,7 +147,7 @@ def test_features_that_float16_makes_zero_are_refused(tmp_path: Path) -> None:
     regions.features[:] *= 1e-12
     rows = ShardRows(["a"], [None], [0], [regions])
     with pytest.raises(PipelineError, match=r"a: features too small for float16: all become 0; use --dtype float32"):
-        commit_shard(tmp_path / "store", 0, rows, num_regions=3, feature_dim=5, dtype="float16")
+        commit_shard(tmp_path / "store", 0, rows, manifest)
 
 
 def test_the_date_of_an_iphones_photo_is_when_it_was_taken(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import find_captions
+from pipeline.store.format import CAPTIONS
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store
 from tests.faults import contents
@@ -38,7 +39,7 @@ def test_original_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeat
     assert store.path == Path("features/f30k_precomp_dev")
     assert list(store) == ["photo0", "photo1", "photo2"]
     np.testing.assert_array_equal(store.gather(np.arange(3)), features)
-    captions = read_captions(store.path / "captions.tsv")
+    captions = read_captions(store.path / CAPTIONS)
     assert [(caption.image, caption.text) for caption in captions[4:6]] == [
         ("photo0", "caption 4 of image 0"),
         ("photo1", "caption 0 of image 1"),
@@ -78,7 +79,7 @@ def test_without_ids_images_are_numbered(tmp_path: Path) -> None:
 def test_counts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "precomp"
     write_precomputed(folder)
-    with pytest.raises(PipelineError, match="say which split with --split; there are: dev"):
+    with pytest.raises(PipelineError, match="holds the splits dev; choose one with --split"):
         import_any(folder)
     with pytest.raises(PipelineError, match=r"test_ims\.npy: not readable"):
         import_any(folder, split="test")

@@ -61,7 +61,7 @@ def write_store(folder: Path, counts: list[int], *, prefix: str = "", **changes:
             everything.append(random_regions(len(everything)))
             rows.regions.append(everything[-1])
         rows.failures.append({"image_id": f"bad{number}.jpg", "path": f"bad{number}.jpg", "reason": "truncated"})
-        commit_shard(folder, number, rows, num_regions=K, feature_dim=D, dtype=made["dtype"])
+        commit_shard(folder, number, rows, made)
     write_summary(folder, made, len(counts))
     return everything
 
@@ -170,10 +170,10 @@ def test_regions_of_another_shape_and_infinite_features_are_refused(tmp_path: Pa
     regions = random_regions(0)
     rows = ShardRows(["a.jpg"], ["a.jpg"], [0], [regions])
     with pytest.raises(PipelineError, match=r"a\.jpg: features of shape \(3, 5\), expected \(3, 6\)"):
-        commit_shard(tmp_path / "s", 0, rows, num_regions=K, feature_dim=D + 1, dtype="float32")
+        commit_shard(tmp_path / "s", 0, rows, {**manifest(), "feature_dim": D + 1})
     regions.features[0, 0] = 1e6  # beyond float16
     with pytest.raises(PipelineError, match=r"a\.jpg: features that are not finite numbers as float16"):
-        commit_shard(tmp_path / "s", 0, rows, num_regions=K, feature_dim=D, dtype="float16")
+        commit_shard(tmp_path / "s", 0, rows, manifest(dtype="float16"))
     assert [path.name for path in (tmp_path / "s").iterdir() if "shard" in path.name] == []
 
 

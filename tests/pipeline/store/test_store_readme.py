@@ -48,7 +48,11 @@ def test_bytes_of_the_tensors_file(store: Path) -> None:
     (length,) = struct.unpack("<Q", data[:8])
     assert length % 8 == 0
     header, numbers = json.loads(data[8 : 8 + length]), data[8 + length :]
-    assert header.keys() == keys("Tensors") == tensor_shapes(1, 1).keys()
+    assert (
+        header.keys()
+        == keys("Tensors")
+        == tensor_shapes({"num_regions": 1, "feature_dim": 1, "dtype": "float16"}).keys()
+    )
     regions = open_store(store)["001.jpg"]
     first, last = header["boxes"]["data_offsets"]
     boxes = np.frombuffer(numbers[first:last], "<f4").reshape(header["boxes"]["shape"])
