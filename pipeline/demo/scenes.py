@@ -12,10 +12,20 @@ import numpy as np
 
 from pipeline.demo.drawing.camera import Camera
 from pipeline.demo.drawing.shapes import SHAPES
-from pipeline.demo.drawing.sprites import Sprite, halved, sprite
+from pipeline.demo.drawing.sprites import RESOLUTION, sprite
 
 KINDS = tuple(SHAPES)
-COLORS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
+PAINTS = {  # colours of things
+    "black": "#232327",
+    "blue": "#1f5fd0",
+    "green": "#1f9a45",
+    "orange": "#f5801e",
+    "purple": "#7d3cbd",
+    "red": "#d6262b",
+    "white": "#f1efe9",
+    "yellow": "#f7cf1d",
+}
+COLORS = tuple(PAINTS)
 SIZES = {"small": 0.54, "big": 1.0}  # units tall
 SHORT, LONG = 240, 320  # pixels, sides of a scene
 NEAREST = 0.97  # of the frame's height: the lowest row on which a thing stands
@@ -48,7 +58,6 @@ PLACES = (
     Place("cobbles", "brick", "day"),
 )
 WALLS = ("plaster", "brick")
-FLOORS = ("wood", "tiles", "carpet")
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,6 @@ class Light:
     direction: tuple[float, float, float]  # towards the light, of length 1
     warmth: float  # -1 cold to 1 warm
     hardness: float  # 0 overcast to 1 sun
-    window: tuple[float, float] | None = None  # (x, y) of the ground where the light of a window falls; None: no window
 
 
 @dataclass(frozen=True)
@@ -102,10 +110,6 @@ class Scene:
         return self.place.backdrop in WALLS
 
     @property
-    def indoors(self) -> bool:
-        return self.place.ground in FLOORS
-
-    @property
     def wall(self) -> float:
         """Where ground and backdrop meet, as y in units."""
         return self.camera.ground_at(self.width / 2, self.edge)[1]
@@ -136,37 +140,29 @@ def make_scene(seed: int, number: int) -> Scene:
         new = _propose(rng, scene, [other.thing for other in placed])
         if new is not None:
             placed = _with_another(camera, placed, new)
-    scene = replace(scene, things=tuple(_seen(placed)))
-    return replace(scene, light=_through_window(rng, scene)) if scene.indoors and rng.random() < 0.6 else scene
+    return replace(scene, things=tuple(_seen(placed)))
 
 
-def thing_sprite(thing: Thing, camera: Camera) -> tuple[Sprite, int, int]:
-    """A thing as its scene shows it: the sprite at its scale, and the frame's column and row of the sprite's corner."""
-    whole, size, left, top = _fitted(thing, camera)
-    return whole.resized(size), left, top
+def thing_sprite(thing: Thing, camera: Camera, layers: slice = slice(None)) -> tuple[np.ndarray, int, int]:
+    """A thing as its scene shows it: `layers` of its sprite's surface at its scale; the frame's column and row of their corner."""
+    x, y, scale = camera.at(thing.x, thing.y)
+    shown = sprite(thing.kind, thing.turn, camera.pitch)
+    before = np.array(shown.surface.shape[1::-1])
+    after = np.maximum(1, np.round(before * scale * SIZES[thing.size] / RESOLUTION).astype(int))
+    left, top = np.round((x, y) - shown.foot * after / before).astype(int).tolist()
+    surface = shown.surface[..., layers]
+    few = (surface[..., first : first + 4] for first in range(0, surface.shape[2], 4))  # as OpenCV takes them
+    return np.dstack([cv2.resize(part, after.tolist(), interpolation=cv2.INTER_AREA) for part in few]), left, top
 
 
 def silhouette(thing: Thing, camera: Camera) -> tuple[np.ndarray, int]:
     """(H, W) bool: the pixels of a thing, were it alone; and their number, those outside of the frame included."""
-    whole, size, left, top = _fitted(thing, camera)
-    covered = cv2.resize(whole.normal[..., 3], size, interpolation=cv2.INTER_AREA) > 0.5
+    coverage, left, top = thing_sprite(thing, camera, slice(-1, None))
+    covered = coverage[..., 0] > 0.5
     mask = np.zeros((camera.height, camera.width), bool)
     frame, part = overlap(mask.shape, left, top, covered.shape)
     mask[frame] = covered[part]
     return mask, int(np.count_nonzero(covered))
-
-
-def _fitted(thing: Thing, camera: Camera) -> tuple[Sprite, tuple[int, int], int, int]:
-    """A thing's sprite, the (width, height) it has in the frame, and its corner's column and row there."""
-    x, y, scale = camera.at(thing.x, thing.y)
-    whole = sprite(thing.kind, thing.turn, camera.pitch)
-    if scale * SIZES[thing.size] < whole.scale / 2:
-        whole = halved(thing.kind, thing.turn, camera.pitch)
-    height, width = whole.normal.shape[:2]
-    shrink = scale * SIZES[thing.size] / whole.scale
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    left, top = x - whole.foot[0] * size[0] / width, y - whole.foot[1] * size[1] / height
-    return whole, size, round(left), round(top)
 
 
 def overlap(
@@ -194,12 +190,6 @@ def _light(rng: np.random.Generator, place: Place) -> Light:
         place.time
     ]
     return Light(direction, float(warmth), float(rng.uniform(0.5, 1.0)))
-
-
-def _through_window(rng: np.random.Generator, scene: Scene) -> Light:
-    """The scene's light, as it falls through a window about where the things are."""
-    x, y = np.mean([(thing.x, thing.y) for thing in scene.things], axis=0) + rng.normal(0, 0.3, 2)
-    return replace(scene.light, window=(float(x), float(y)), hardness=1.0)
 
 
 @dataclass(frozen=True)

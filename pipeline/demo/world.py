@@ -18,7 +18,7 @@ from pipeline.demo.scenes import Scene, make_scene, stream
 from pipeline.errors import PipelineError
 from pipeline.files import locked, replacing, write_json
 
-VERSION = 3  # of drawing and wording: scenes of different versions do not mix
+VERSION = 4  # of drawing and wording: scenes of different versions do not mix
 SETTINGS = "world.json"
 FIRST_ID = {
     "train": 1,

@@ -8,25 +8,37 @@ primitives are Inigo Quilez's (iquilezles.org/articles/distfunctions).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pipeline.demo.drawing.color import bgr
 
-Distance = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # (n,) x, y, z -> (n,), negative inside
-Paint = Callable[
-    [np.ndarray, np.ndarray, np.ndarray], np.ndarray
-]  # (n,) x, y, z -> (n, 4): share of the thing's own colour; BGR besides
+Array = np.ndarray
+Field = Callable[[Array, Array, Array], Array]  # (n,) x, y, z -> (n,), distances: negative inside
 
 WHITE, CREAM, DARK, BROWN = "#f4f1ea", "#efe3c8", "#2b2b30", "#c08a4e"
+GOLDEN = 2.39996  # radians: turned by it again and again, points spread evenly
 
 
 @dataclass(frozen=True)
 class Part:
     """A surface and its paint."""
 
-    distance: Distance
-    paint: Paint
+    distance: Field
+    color: str = ""  # "": the thing's own
+    decals: Sequence[tuple[Field, str]] = ()  # where other colours are, later ones on top
+
+    def paint(self, x: Array, y: Array, z: Array) -> Array:
+        """(n, 4): share of the thing's own colour; BGR besides."""
+        paint = np.repeat(_coded(self.color), len(x), axis=0)
+        for where, color in self.decals:
+            paint += (_coded(color) - paint) * np.clip(-70 * where(x, y, z), 0, 1)[:, None]
+        return paint
+
+
+def _coded(color: str) -> Array:
+    return np.array([[0, *bgr(color)] if color else [1, 0, 0, 0]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -36,350 +48,258 @@ class Shape:
     parts: Sequence[Part]
     turns: Sequence[float]  # degrees that it may be turned by; few for what looks alike from everywhere
 
-    def distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def distance(self, x: Array, y: Array, z: Array) -> Array:
         """(n,) distance to the nearest part."""
         return np.minimum.reduce([part.distance(x, y, z) for part in self.parts])
 
-    def paint(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def paint(self, x: Array, y: Array, z: Array) -> Array:
         """(n, 4) paint of the nearest part."""
         nearest = np.argmin([part.distance(x, y, z) for part in self.parts], axis=0)
-        paint = np.empty((len(x), 4), np.float32)
-        for number, part in enumerate(self.parts):
-            here = nearest == number
-            paint[here] = part.paint(x[here], y[here], z[here])
-        return paint
-
-
-# --- paint
-
-
-def own(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """The thing's own colour all over."""
-    return np.repeat(np.array([[1, 0, 0, 0]], np.float32), len(x), axis=0)
-
-
-def plain(color: str) -> Paint:
-    """A fixed colour, whatever the thing's own is."""
-    row = np.array([[0, *bgr(color)]], np.float32)
-    return lambda x, y, z: np.repeat(row, len(x), axis=0)
-
-
-def decal(where: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], color: str, under: Paint = own) -> Paint:
-    """A fixed colour where `where` is positive (0..1 blends), `under` elsewhere."""
-
-    def paint(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        share = np.clip(where(x, y, z), 0, 1)[:, None]
-        return (1 - share) * under(x, y, z) + share * plain(color)(x, y, z)
-
-    return paint
+        return np.choose(nearest[:, None], [part.paint(x, y, z) for part in self.parts])
 
 
 # --- primitives
 
 
-def _length(*axes: np.ndarray) -> np.ndarray:
+def _length(*axes: Array) -> Array:
     return np.sqrt(sum(axis * axis for axis in axes))
 
 
-def _positive(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
+def _rounded(*axes: Array) -> Array:
+    """From distances along axes at right angles to the distance from what all of them are inside of."""
+    return _length(*(np.maximum(axis, 0) for axis in axes)) + np.minimum(np.maximum.reduce(axes), 0)
 
 
-def sphere(x: np.ndarray, y: np.ndarray, z: np.ndarray, radius: float) -> np.ndarray:
-    return _length(x, y, z) - radius
-
-
-def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+def ellipsoid(x: Array, y: Array, z: Array, a: float, b: float, c: float) -> Array:
     inner = _length(x / a, y / b, z / c)
-    slope = _length(x / a**2, y / b**2, z / c**2)
-    return inner * (inner - 1) / np.maximum(slope, 1e-6)
+    return inner * (inner - 1) / np.maximum(_length(x / a**2, y / b**2, z / c**2), 1e-6)
 
 
-def block(
-    x: np.ndarray, y: np.ndarray, z: np.ndarray, a: float, b: float, c: float, rounding: float = 0.03
-) -> np.ndarray:
+def block(x: Array, y: Array, z: Array, a: float, b: float, c: float, rounding: float = 0.03) -> Array:
     """Half sides a, b, c."""
-    dx, dy, dz = np.abs(x) - a + rounding, np.abs(y) - b + rounding, np.abs(z) - c + rounding
-    outside = _length(_positive(dx), _positive(dy), _positive(dz))
-    return outside + np.minimum(np.maximum(dx, np.maximum(dy, dz)), 0) - rounding
+    return _rounded(abs(x) - a + rounding, abs(y) - b + rounding, abs(z) - c + rounding) - rounding
 
 
-def cylinder(radial: np.ndarray, along: np.ndarray, radius: float, half: float, rounding: float = 0.02) -> np.ndarray:
-    dr, da = radial - radius + rounding, np.abs(along) - half + rounding
-    return _length(_positive(dr), _positive(da)) + np.minimum(np.maximum(dr, da), 0) - rounding
+def cylinder(radial: Array, along: Array, radius: float, half: float, rounding: float = 0.02) -> Array:
+    return _rounded(radial - radius + rounding, abs(along) - half + rounding) - rounding
 
 
-def torus(x: np.ndarray, y: np.ndarray, along: np.ndarray, radius: float, thickness: float) -> np.ndarray:
+def torus(x: Array, y: Array, along: Array, radius: float, thickness: float) -> Array:
     return _length(_length(x, y) - radius, along) - thickness
 
 
-def frustum(radial: np.ndarray, z: np.ndarray, low: float, high: float, r_low: float, r_high: float) -> np.ndarray:
+def frustum(radial: Array, z: Array, low: float, high: float, r_low: float, r_high: float) -> Array:
     """A cone cut at both ends, slopes shallow enough for this bound to be close."""
-    share = np.clip((z - low) / (high - low), 0, 1)
-    radius = r_low + (r_high - r_low) * share
+    radius = np.interp(z, [low, high], [r_low, r_high])
     slant = math.cos(math.atan2(r_low - r_high, high - low))
-    dr, dz = (radial - radius) * slant, np.maximum(low - z, z - high)
-    return _length(_positive(dr), _positive(dz)) + np.minimum(np.maximum(dr, dz), 0)
+    return _rounded((radial - radius) * slant, np.maximum(low - z, z - high))
 
 
-def smooth_union(first: np.ndarray, second: np.ndarray, blend: float) -> np.ndarray:
-    share = _positive(blend - np.abs(first - second)) / blend
+def smooth_union(first: Array, second: Array, blend: float) -> Array:
+    share = np.maximum(blend - abs(first - second), 0) / blend
     return np.minimum(first, second) - share * share * blend / 4
 
 
-def _turned(a: np.ndarray, b: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+def turned(a: Array, b: Array, degrees: float) -> tuple[Array, Array]:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return cos * a + sin * b, cos * b - sin * a
-
-
-def star_outline(x: np.ndarray, y: np.ndarray, radius: float, inner: float) -> np.ndarray:
-    """2D distance to a five-pointed star, a point upwards."""
-    k1x, k1y, k2x = 0.809016994, -0.587785252, -0.809016994
-    x = np.abs(x)
-    dot = _positive(k1x * x + k1y * y)
-    x, y = x - 2 * dot * k1x, y - 2 * dot * k1y
-    dot = _positive(k2x * x + k1y * y)
-    x, y = np.abs(x - 2 * dot * k2x), y - 2 * dot * k1y
-    y = y - radius
-    bx, by = inner * -k1y, inner * k1x - 1
-    h = np.clip((x * bx + y * by) / (bx * bx + by * by), 0, radius)
-    return _length(x - bx * h, y - by * h) * np.sign(y * bx - x * by)
-
-
-def heart_outline(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """2D distance to a heart of height 1 that stands on (0, 0)."""
-    x = np.abs(x)
-    lobe = _length(x - 0.25, y - 0.75) - 0.353553
-    shift = 0.5 * _positive(x + y)
-    tip = np.sqrt(np.minimum(x * x + (y - 1) ** 2, (x - shift) ** 2 + (y - shift) ** 2)) * np.sign(x - y)
-    return np.where(x + y > 1, lobe, tip)
 
 
 # --- the kinds
 
 
-def _ball() -> Shape:
-    def band(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        tilted = 0.45 * x + 0.25 * y + 0.857 * (z - 0.5)
-        return (0.075 - np.abs(tilted)) * 60
-
-    return Shape([Part(lambda x, y, z: sphere(x, y, z - 0.5, 0.5), decal(band, WHITE))], (0, 80, 150, 230))
+def _mug(x: Array, y: Array, z: Array) -> Array:
+    radial = _length(x, y)
+    return np.maximum(cylinder(radial, z - 0.46, 0.4, 0.46, 0.05), -cylinder(radial, z - 0.56, 0.34, 0.5))
 
 
-def _cone() -> Shape:
-    def stripe(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return (0.09 - np.abs(z - 0.56)) * 80
-
-    body = Part(lambda x, y, z: frustum(_length(x, y), z, 0.04, 1.08, 0.34, 0.05) - 0.015, decal(stripe, WHITE))
-    foot = Part(lambda x, y, z: block(x, y, z - 0.04, 0.43, 0.43, 0.04), own)
-    return Shape([body, foot], (15, 40, 65))
+def _mug_handle(x: Array, y: Array, z: Array) -> Array:
+    return np.maximum(torus(x - 0.4, z - 0.47, y, 0.22, 0.06), 0.36 - x)
 
 
-def _mug() -> Shape:
-    def cup(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        radial = _length(x, y)
-        return np.maximum(cylinder(radial, z - 0.46, 0.4, 0.46, 0.05), -cylinder(radial, z - 0.56, 0.34, 0.5, 0.02))
-
-    def inside(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return np.where(z > 0.1, (0.365 - _length(x, y)) * 60, 0)
-
-    def handle(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return np.maximum(torus(x - 0.4, z - 0.47, y, 0.22, 0.06), 0.36 - x)
-
-    coffee = Part(lambda x, y, z: cylinder(_length(x, y), z - 0.7, 0.345, 0.02, 0.005), plain("#4a2a17"))
-    return Shape([Part(cup, decal(inside, WHITE)), Part(handle, own), coffee], (-150, -50, -25, 0, 25, 150, 180, 205))
+def _leaning(field: Field) -> Field:
+    """A donut's x, up and along its axis, of which `field` is: it leans back, its icing to the viewer."""
+    return lambda x, y, z: field(x, *turned(-y, z - 0.48, 28)[::-1])
 
 
-def _donut() -> Shape:
-    lean, radius, thickness = 62.0, 0.33, 0.185
-
-    def upright(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        along, up = _turned(-y, z - 0.48, 90 - lean)  # leans back, its icing to the viewer
-        return x, up, along
-
-    def ring(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return torus(*upright(x, y, z), radius, thickness)
-
-    def dough(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        x, up, along = upright(x, y, z)
-        angle = np.arctan2(up, x)
-        edge = 0.0 + 0.025 * np.sin(7 * angle) + 0.02 * np.sin(4 * angle + 1)
-        return (edge - along) * 50
-
-    def sprinkles(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        x, up, along = upright(x, y, z)
-        share = np.zeros_like(x)
-        for number in range(26):
-            angle, across = number * 2.39996, radius + 0.1 * math.sin(number * 5.3)
-            cx, cy, turn = across * math.cos(angle), across * math.sin(angle), number * 77.0
-            a, b = _turned(x - cx, up - cy, turn)
-            stroke = _length(_positive(np.abs(a) - 0.028), b)
-            share = np.maximum(share, (0.017 - stroke) * 90)
-        return np.where(along > 0.06, share, 0)
-
-    icing = decal(sprinkles, WHITE)
-    return Shape([Part(ring, decal(dough, BROWN, icing))], (-32, -12, 10, 30))
+def _sprinkles(x: Array, up: Array, along: Array) -> Array:
+    strokes = []
+    for number in range(26):
+        angle, across = number * GOLDEN, 0.33 + 0.1 * math.sin(number * 5.3)
+        a, b = turned(x - across * math.cos(angle), up - across * math.sin(angle), number * 77)
+        strokes.append(_length(np.maximum(abs(a) - 0.028, 0), b) - 0.017)
+    return np.maximum(np.minimum.reduce(strokes), 0.06 - along)
 
 
-def _star() -> Shape:
-    def star(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        outline = star_outline(x, z - 0.47, 0.55, 0.5)
-        return np.maximum(outline, np.abs(y) * 0.87 + outline * 0.5 - 0.04) * 0.9 - 0.025
-
-    return Shape([Part(star, own)], (-35, -18, 0, 18, 35))
-
-
-def _heart() -> Shape:
-    def heart(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        outline = heart_outline(x * 1.02, z * 1.02 + 0.02)
-        return _length(_positive(outline + 0.19), y * 0.95) - 0.19
-
-    return Shape([Part(heart, own)], (-38, -20, 0, 20, 38))
+def _star(x: Array, y: Array, z: Array) -> Array:
+    fold = math.radians(36)
+    angle = abs((np.arctan2(x, z - 0.47) + fold) % (2 * fold) - fold)  # 0 at a point, `fold` between two
+    radius = _length(x, z - 0.47)
+    outline, _ = turned(radius * np.sin(angle), radius * np.cos(angle) - 0.52, 26.3)  # of a point's side
+    return np.maximum(outline, abs(y) * 0.87 + outline * 0.5 - 0.04) * 0.9 - 0.025
 
 
-def _mushroom() -> Shape:
-    def cap(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        dome = ellipsoid(x, y, z - 0.5, 0.52, 0.52, 0.46)
-        return -smooth_union(-dome, z - 0.45, 0.1)
-
-    def spots(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        share = np.zeros_like(x)
-        for number in range(17):
-            height = 1 - (number + 0.5) / 17 * 0.92
-            angle, flat = number * 2.39996, math.sqrt(1 - height * height)
-            dx, dy, dz = x - 0.52 * flat * math.cos(angle), y - 0.52 * flat * math.sin(angle), z - 0.5 - 0.46 * height
-            share = np.maximum(share, (0.07 + 0.025 * math.sin(number * 3.7) - _length(dx, dy, dz)) * 60)
-        return np.where(_length(x / 0.5, y / 0.5, (z - 0.5) / 0.44) > 0.95, share, 0)
-
-    def gills(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return (1.0 - _length(x / 0.495, y / 0.495, (z - 0.5) / 0.44)) * 30
-
-    stalk = Part(lambda x, y, z: frustum(_length(x, y), z, 0.03, 0.62, 0.17, 0.12) - 0.03, plain(CREAM))
-    return Shape([Part(cap, decal(gills, CREAM, decal(spots, WHITE))), stalk], (0, 70, 140, 220))
+def _heart(x: Array, y: Array, z: Array) -> Array:
+    x, z = abs(x) * 1.02, z * 1.02 + 0.02
+    lobe = _length(x - 0.25, z - 0.75) - 0.353553
+    shift = 0.5 * np.maximum(x + z, 0)
+    tip = np.minimum(_length(x, z - 1), _length(x - shift, z - shift)) * np.sign(x - z)
+    return _length(np.maximum(np.where(x + z > 1, lobe, tip) + 0.19, 0), y * 0.95) - 0.19
 
 
-def _house() -> Shape:
-    def panes(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        front = np.minimum(0.075 - np.abs(np.abs(x) - 0.22), 0.085 - np.abs(z - 0.34))
-        bars = np.minimum(np.abs(np.abs(x) - 0.22), np.abs(z - 0.34)) - 0.012
-        side = np.minimum(0.09 - np.abs(y), 0.085 - np.abs(z - 0.34))
-        bars_side = np.minimum(np.abs(y), np.abs(z - 0.34)) - 0.012
-        pane = np.where(
-            np.abs(y) > 0.32, np.minimum(front, bars), np.where(np.abs(x) > 0.38, np.minimum(side, bars_side), -1)
-        )
-        return pane * 100
+def _cap(x: Array, y: Array, z: Array) -> Array:
+    return -smooth_union(-ellipsoid(x, y, z - 0.5, 0.52, 0.52, 0.46), z - 0.45, 0.1)
 
-    def frames(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        front = np.minimum(0.1 - np.abs(np.abs(x) - 0.22), 0.11 - np.abs(z - 0.34))
-        side = np.minimum(0.115 - np.abs(y), 0.11 - np.abs(z - 0.34))
-        return np.where(np.abs(y) > 0.32, front, np.where(np.abs(x) > 0.38, side, -1)) * 100
 
-    def door(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return np.where(np.abs(y) > 0.32, np.minimum(0.075 - np.abs(x), 0.3 - z), -1) * 100
+def _spots(x: Array, y: Array, z: Array) -> Array:
+    spots = []
+    for number in range(17):
+        height = 1 - (number + 0.5) / 17 * 0.92
+        angle, flat = number * GOLDEN, 0.52 * math.sqrt(1 - height * height)
+        away = _length(x - flat * math.cos(angle), y - flat * math.sin(angle), z - 0.5 - 0.46 * height)
+        spots.append(away - 0.07 - 0.025 * math.sin(number * 3.7))
+    return np.minimum.reduce(spots)
 
-    def walls(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        gable = (np.abs(x) * 0.75 + (z - 0.94)) * 0.8
-        return np.maximum(block(x, y, z - 0.45, 0.4, 0.34, 0.47, 0.01), gable)
 
-    def roof(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        slope = (np.abs(x) * 0.75 + (z - 0.98)) * 0.8
-        return np.maximum(np.maximum(np.abs(slope) - 0.035, np.abs(y) - 0.4), np.abs(x) - 0.5)
+def _walls(x: Array, y: Array, z: Array) -> Array:
+    return np.maximum(block(x, y, z - 0.45, 0.4, 0.34, 0.47, 0.01), (abs(x) * 0.75 + z - 0.94) * 0.8)
 
-    def tiles(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return 0.55 * (np.abs(np.mod(z / 0.075, 1) - 0.5) > 0.38)
 
-    chimney = Part(lambda x, y, z: block(x - 0.24, y - 0.1, z - 0.9, 0.07, 0.07, 0.17, 0.01), plain("#9a5b48"))
-    wall_paint = decal(door, "#6b4428", decal(panes, "#31425c", decal(frames, WHITE)))
-    return Shape(
-        [Part(walls, wall_paint), Part(roof, decal(tiles, "#2e241f", plain("#5d463b"))), chimney],
-        (-50, -35, -20, 0, 20, 35, 50),
+def _roof(x: Array, y: Array, z: Array) -> Array:
+    slope = (abs(x) * 0.75 + z - 0.98) * 0.8
+    return np.maximum.reduce([abs(slope) - 0.035, abs(y) - 0.4, abs(x) - 0.5])
+
+
+def _windows(x: Array, y: Array, z: Array, half: float, bars: float) -> Array:
+    """Two on the front and back, one on each side."""
+    across, up = np.where(abs(y) > 0.32, abs(abs(x) - 0.22), np.where(abs(x) > 0.38, abs(y), 1)), abs(z - 0.34)
+    return np.maximum.reduce([across - half, up - half - 0.01, bars - np.minimum(across, up)])
+
+
+def _duck(x: Array, y: Array, z: Array) -> Array:
+    along, up = turned(x - 0.42, z - 0.45, 35)
+    hull = smooth_union(
+        ellipsoid(x - 0.02, y, z - 0.29, 0.48, 0.34, 0.3), ellipsoid(along, y, up, 0.2, 0.12, 0.09), 0.2
     )
+    return smooth_union(hull, _length(x + 0.22, y, z - 0.76) - 0.27, 0.16)
 
 
-def _duck() -> Shape:
-    def body(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        hull = ellipsoid(x - 0.02, y, z - 0.29, 0.48, 0.34, 0.3)
-        tail = ellipsoid(*_tilted(x - 0.42, z - 0.45, y, 35), 0.2, 0.12, 0.09)
-        head = sphere(x + 0.22, y, z - 0.76, 0.27)
-        return smooth_union(smooth_union(hull, tail, 0.2), head, 0.16)
+def _wing(x: Array, y: Array, z: Array) -> Array:
+    along, up = turned(x - 0.1, z - 0.36, 15)
+    return ellipsoid(along, abs(y) - 0.29, up, 0.24, 0.08, 0.15)
 
-    def _tilted(
-        x: np.ndarray, z: np.ndarray, y: np.ndarray, degrees: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        along, up = _turned(x, z, degrees)
-        return along, y, up
 
-    def wing(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return ellipsoid(*_tilted(x - 0.1, z - 0.36, np.abs(y) - 0.29, 15), 0.24, 0.08, 0.15)
+def _car(x: Array, y: Array, z: Array) -> Array:
+    narrower = np.maximum(z - 0.36, 0)
+    cabin = block((x + 0.03) * (1 + 0.45 * narrower), y * (1 + 0.3 * narrower), z - 0.48, 0.34, 0.24, 0.2, 0.09)
+    body = smooth_union(block(x, y, z - 0.27, 0.58, 0.27, 0.15, 0.09), cabin * 0.85, 0.05)
+    return np.maximum(body, np.where(abs(y) > 0.17, -_wheels(x, y, z, 0.155), -1))
 
-    def beak(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        upper = ellipsoid(x + 0.5, y, z - 0.735, 0.15, 0.115, 0.04)
-        lower = ellipsoid(x + 0.47, y, z - 0.69, 0.12, 0.09, 0.035)
-        return np.minimum(upper, lower)
 
-    def eye(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return sphere(x + 0.385, np.abs(y) - 0.155, z - 0.84, 0.055)
+def _wheels(x: Array, y: Array, z: Array, radius: float) -> Array:
+    return _length(abs(x) - 0.34, z - 0.15) - radius
 
-    def glint(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return (0.03 - _length(x + 0.42, np.abs(y) - 0.18, z - 0.875)) * 90
 
-    return Shape(
+def _glass(x: Array, y: Array, z: Array) -> Array:
+    along = abs(x + 0.03)
+    side, ends = np.maximum(along - 0.25, 0.022 - along), np.where(along > 0.2, abs(y) - 0.17, 1)
+    return np.maximum(abs(z - 0.535) - 0.085, np.where(abs(y) > 0.195, side, ends))
+
+
+SHAPES = {
+    "ball": Shape(
         [
-            Part(body, own),
-            Part(wing, own),
-            Part(beak, plain("#f08a1c")),
-            Part(eye, decal(glint, WHITE, plain("#15151a"))),
+            Part(
+                lambda x, y, z: _length(x, y, z - 0.5) - 0.5,
+                decals=[(lambda x, y, z: abs(0.45 * x + 0.25 * y + 0.857 * (z - 0.5)) - 0.075, WHITE)],
+            )
+        ],
+        (0, 80, 150, 230),
+    ),
+    "car": Shape(
+        [
+            Part(
+                _car,
+                decals=[
+                    (_glass, "#2a3644"),
+                    (lambda x, y, z: np.where(x < -0.5, _length(abs(y) - 0.17, z - 0.31) - 0.06, 1), "#fff3c4"),
+                ],
+            ),
+            Part(
+                lambda x, y, z: cylinder(_wheels(x, y, z, 0), abs(y) - 0.22, 0.14, 0.065),
+                DARK,
+                [(partial(_wheels, radius=0.075), "#c9c9cf")],
+            ),
+        ],
+        (-30, -12, 12, 30, 150, 168, 192, 210),
+    ),
+    "cone": Shape(
+        [
+            Part(
+                lambda x, y, z: frustum(_length(x, y), z, 0.04, 1.08, 0.34, 0.05) - 0.015,
+                decals=[(lambda x, y, z: abs(z - 0.56) - 0.09, WHITE)],
+            ),
+            Part(lambda x, y, z: block(x, y, z - 0.04, 0.43, 0.43, 0.04)),
+        ],
+        (15, 40, 65),
+    ),
+    "donut": Shape(
+        [
+            Part(
+                _leaning(lambda x, up, along: torus(x, up, along, 0.33, 0.185)),
+                decals=[
+                    (_leaning(_sprinkles), WHITE),
+                    (_leaning(lambda x, up, along: along - 0.035 * np.sin(7 * np.arctan2(up, x))), BROWN),
+                ],
+            )
+        ],
+        (-32, -12, 10, 30),
+    ),
+    "duck": Shape(
+        [
+            Part(_duck),
+            Part(_wing),
+            Part(lambda x, y, z: ellipsoid(x + 0.5, y, z - 0.72, 0.15, 0.115, 0.05), "#f08a1c"),
+            Part(lambda x, y, z: _length(x + 0.385, abs(y) - 0.155, z - 0.84) - 0.055, "#15151a"),
         ],
         (-20, 0, 25, 50, 130, 155, 180, 200),
-    )
-
-
-def _car() -> Shape:
-    def hull(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        low = block(x, y, z - 0.27, 0.58, 0.27, 0.15, 0.09)
-        shift = x + 0.03
-        cabin = block(
-            shift * (1 + 0.45 * _positive(z - 0.36)),
-            y * (1 + 0.3 * _positive(z - 0.36)),
-            z - 0.48,
-            0.34,
-            0.24,
-            0.2,
-            0.09,
-        )
-        arches = 0.155 - _length(np.abs(x) - 0.34, z - 0.15)
-        return np.maximum(smooth_union(low, cabin * 0.85, 0.05), np.where(np.abs(y) > 0.17, arches, -1))
-
-    def glass(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        high = 0.085 - np.abs(z - 0.535)
-        side = np.minimum(0.25 - np.abs(x + 0.03), np.abs(x + 0.03) - 0.022)
-        ends = 0.17 - np.abs(y)
-        return np.minimum(high, np.where(np.abs(y) > 0.195, side, np.where(np.abs(x + 0.03) > 0.2, ends, -1))) * 70
-
-    def lamps(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return np.where(x < -0.5, (0.06 - _length(np.abs(y) - 0.17, z - 0.31)) * 80, 0)
-
-    def wheel(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return cylinder(_length(np.abs(x) - 0.34, z - 0.14), np.abs(y) - 0.22, 0.14, 0.065, 0.02)
-
-    def hub(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return (0.075 - _length(np.abs(x) - 0.34, z - 0.14)) * 80
-
-    paint = decal(lamps, "#fff3c4", decal(glass, "#2a3644"))
-    return Shape(
-        [Part(hull, paint), Part(wheel, decal(hub, "#c9c9cf", plain(DARK)))], (-30, -12, 12, 30, 150, 168, 192, 210)
-    )
-
-
-SHAPES: dict[str, Shape] = {
-    "ball": _ball(),
-    "car": _car(),
-    "cone": _cone(),
-    "donut": _donut(),
-    "duck": _duck(),
-    "heart": _heart(),
-    "house": _house(),
-    "mug": _mug(),
-    "mushroom": _mushroom(),
-    "star": _star(),
+    ),
+    "heart": Shape([Part(_heart)], (-38, -20, 0, 20, 38)),
+    "house": Shape(
+        [
+            Part(
+                _walls,
+                decals=[
+                    (partial(_windows, half=0.1, bars=0), WHITE),
+                    (partial(_windows, half=0.075, bars=0.012), "#31425c"),
+                    (lambda x, y, z: np.maximum.reduce([abs(x) - 0.075, z - 0.3, 0.32 - abs(y)]), "#6b4428"),
+                ],
+            ),
+            Part(_roof, "#5d463b", [(lambda x, y, z: abs(z % 0.075 - 0.0375) - 0.009, "#43342c")]),
+            Part(lambda x, y, z: block(x - 0.24, y - 0.1, z - 0.9, 0.07, 0.07, 0.17, 0.01), "#9a5b48"),
+        ],
+        (-50, -35, -20, 0, 20, 35, 50),
+    ),
+    "mug": Shape(
+        [
+            Part(_mug, decals=[(lambda x, y, z: np.maximum(_length(x, y) - 0.365, 0.1 - z), WHITE)]),
+            Part(_mug_handle),
+            Part(lambda x, y, z: cylinder(_length(x, y), z - 0.7, 0.345, 0.02, 0.005), "#4a2a17"),
+        ],
+        (-150, -50, -25, 0, 25, 150, 180, 205),
+    ),
+    "mushroom": Shape(
+        [
+            Part(
+                _cap,
+                decals=[
+                    (_spots, WHITE),
+                    (lambda x, y, z: _length(x / 0.495, y / 0.495, (z - 0.5) / 0.44) - 1, CREAM),  # gills
+                ],
+            ),
+            Part(lambda x, y, z: frustum(_length(x, y), z, 0.03, 0.62, 0.17, 0.12) - 0.03, CREAM),
+        ],
+        (0, 70, 140, 220),
+    ),
+    "star": Shape([Part(_star)], (-35, -18, 0, 18, 35)),
 }

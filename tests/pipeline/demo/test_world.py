@@ -114,7 +114,7 @@ def _cover(scene: Scene, thing: Thing) -> np.ndarray:
     _, coverage, left, top = lit(scene, thing, illumination(scene, np.zeros(3, np.float32)))
     cover = np.zeros((scene.height, scene.width), np.float32)
     frame, part = overlap(cover.shape, left, top, coverage.shape)
-    cover[frame] = coverage[part]
+    cover[frame] = coverage[..., 0][part]
     return cover
 
 
