@@ -3,7 +3,8 @@
     ValueError
     └── UserError                    message and remedy (configs.errors)
         ├── PipelineError            files, options and data of the pipeline
-        │   └── UnreadableImage      a file that is not a usable photo
+        │   ├── UnreadableImage      a file that is not a usable photo
+        │   └── DamagedShard         a part of a store whose bytes are not those that were written
         ├── DetectorError            weights and input of the detector (detector.errors)
         └── MatcherError             model, captions and scores of the matcher (matcher.errors)
 
@@ -23,6 +24,10 @@ class PipelineError(UserError):
 
 class UnreadableImage(PipelineError):
     """Why a file is not an image that can be used."""
+
+
+class DamagedShard(PipelineError):
+    """Features of a store that are not those of its photos."""
 
 
 def printable(text: object) -> str:

@@ -25,7 +25,7 @@ from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
 from pipeline.answer import Answer, Box, Hit
 from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
-from pipeline.errors import PipelineError
+from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, image_parts, region_name
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
@@ -230,6 +230,8 @@ class Search:
                     if self._first_stage is None:
                         self.report("note: comparing every photo; an index is faster: scan-pipeline index")
                 return stored
+            except DamagedShard:  # its features are not those of its photos
+                raise
             except PipelineError as error:
                 self.report(f"note: embeddings of the photos are not stored: {error}")
         return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))

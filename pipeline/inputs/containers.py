@@ -30,6 +30,7 @@ from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, sta
 from pipeline.store.format import stays_inside
 
 INDEXES = 64  # of containers that are kept in memory
+LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
@@ -135,6 +136,9 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                         records[_key(name)].update(_record(text) if suffix == ".json" else {"txt": text})
                     elif not member.isdir():
                         skipped[suffix] += 1
+                file.seek(archive.offset)
+                if index.photos and any(file.read(LONGEST_END)):
+                    raise tarfile.ReadError("something follows its end mark, as in tars joined by cat")
         except tarfile.TarError as error:
             if not index.photos and _is_compressed(place):
                 raise PipelineError(
@@ -221,6 +225,11 @@ def _image_column(place: str, schema: Any) -> str:
             f"{place}: no column of images (a struct with bytes, or bytes named {', '.join(IMAGE_NAMES[:3])}); "
             f"found {', '.join(schema.names[:8])}",
             "a dataset of links has to be downloaded first, say with img2dataset",
+        )
+    if len(named or structs) > 1:  # photos and their masks, or photos before and after a change
+        raise PipelineError(
+            f"{place}: {len(named or structs)} columns of images ({', '.join(named or structs)})",
+            "name the one to extract image, and leave the others out",
         )
     return (named or structs)[0]
 

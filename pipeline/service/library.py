@@ -3,6 +3,7 @@
 A photo's id is made of its store and its name, so that an address means the same photo whatever is searched on a port.
 """
 
+import difflib
 import hashlib
 import os
 import threading
@@ -89,6 +90,21 @@ class Library:
         """(N,) of the photos' names, "" where there is none."""
         return np.array([name.rpartition("/")[0] for name in self.names], dtype=object)
 
+    def _is_below(self, wanted: str) -> np.ndarray:
+        """(N,) whether a photo is in a folder or below it; "./2024/" means "2024"."""
+        folder = f"{os.path.normpath(wanted)}/"
+        return np.array([f"{own}/".startswith(folder) for own in self.folders], bool)
+
+    def refuse_unknown(self, wanted: Filter) -> None:
+        """Raises a PipelineError where a filter names a folder or a class that no store has: nothing could pass it."""
+        if wanted.folder and not self._is_below(wanted.folder).any():
+            raise PipelineError(f"filter.folder {wanted.folder!r}: no photo's name has such a folder")
+        classes = {name for store in self.collection.stores for name in store.object_names}
+        if wanted.object and wanted.object not in classes:
+            near = difflib.get_close_matches(wanted.object.lower(), classes, n=1)
+            remedy = f"did you mean {near[0]}?" if near else ""
+            raise PipelineError(f"filter.object {wanted.object!r}: no store searched has such a class", remedy)
+
     def place(self, row: int) -> str:
         """Where the photo of a row is, for `read_photo`.
 
@@ -109,11 +125,13 @@ class Library:
             named = [is_named(wanted.store, str(store.path)) for store in self.collection.stores]
             passing &= np.array(named)[self.store_of]
         if wanted.folder:
-            passing &= np.array([f"{folder}/".startswith(f"{wanted.folder}/") for folder in self.folders], bool)
+            passing &= self._is_below(wanted.folder)
+        if wanted.since or wanted.until:
+            passing &= self.dates != 0
         if wanted.since:
             passing &= self.dates >= _day(wanted.since)
         if wanted.until:
-            passing &= (self.dates > 0) & (self.dates < _day(wanted.until, 1))
+            passing &= self.dates < _day(wanted.until, 1)
         if wanted.object:
             shows = [_shows(shard, wanted.object) for shard in self.collection.shards]
             passing &= np.concatenate(shows)
@@ -202,6 +220,8 @@ def _taken(path: Path) -> float:
 def _day(text: str, later: int = 0) -> float:
     try:
         day = datetime.strptime(text, "%Y-%m-%d")
-        return (min(day, datetime.max - timedelta(days=1 + later)) + timedelta(days=later)).timestamp()
+        # A day from either end: the clock here may be ahead of UTC, or behind it.
+        day = min(max(day, datetime.min + timedelta(days=1)), datetime.max - timedelta(days=1 + later))
+        return (day + timedelta(days=later)).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         raise PipelineError(f"{text!r}: expected a day, such as 2024-05-31") from error

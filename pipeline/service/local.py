@@ -177,6 +177,7 @@ class LocalService:
         queries = tuple(" ".join(query.split()) for query in asked.queries)
         if not asked.among:  # else the store may be another node's
             refuse_unknown_store(asked.filter.store, generation.index.stores)
+            await asyncio.to_thread(generation.library.refuse_unknown, asked.filter)
         for query in queries:  # refused before the others of its batch wait for it
             await asyncio.to_thread(known_words, generation.run, query)
         if queries or asked.images or asked.embeddings:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
 
-FUSED = 1000  # results of each query that fusion reads
+FUSED = 1000  # results of each query that fusion reads, at least
 FUSION = 60  # of the paper: how little the first ranks stand out
 
 
@@ -18,7 +18,10 @@ def is_fused(asked: SearchRequest) -> bool:
 def parts_of(asked: SearchRequest) -> SearchRequest:
     """The request whose answers `fuse` takes; the request itself where nothing is fused."""
     whole = replace(asked, combine=False)
-    return replace(whole, limit=FUSED, offset=0, min_score=None, explain=False) if is_fused(asked) else whole
+    if not is_fused(asked):
+        return whole
+    read = max(FUSED, asked.offset + asked.limit + len(asked.images))  # itself, each photo of the query is left out
+    return replace(whole, limit=read, offset=0, min_score=None, explain=False)
 
 
 def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:

@@ -38,6 +38,8 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
     except ImportError as error:
         raise PipelineError(f"a server needs more packages ({error})", "pip install 'scan-pipeline[app]'") from error
     key = os.environ.get(KEY, "")
+    if not (key.isascii() and key.isprintable()):
+        raise PipelineError(f"{KEY}: has characters that no HTTP header carries", "expected a key of ASCII characters")
     if not config.local and not key:
         if not page:
             raise PipelineError(f"--host {config.host}: without a key anyone there could see the photos", f"set {KEY}")

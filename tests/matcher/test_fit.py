@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from matcher.checkpoint import load_model
 from matcher.collection import collection_similarity
@@ -48,6 +49,22 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "data_wait"} for row in read_metrics(run / "metrics.jsonl")]
+
+
+def test_before_the_first_validation_no_best_recall_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, Any]] = []
+
+    class Bar(tqdm):
+        def set_postfix(self, *arguments: Any, **values: Any) -> None:
+            if "best" in values:
+                shown.append((self.n, values["best"]))
+
+    monkeypatch.setattr("matcher.fit.tqdm", Bar)
+    result = fit(MODEL, RECIPE, toy_world(40), toy_world(12, seed=5), tmp_path, progress=True)
+    before = [best for step, best in shown if step <= RECIPE.validate_every]
+    assert before
+    assert set(before) == {"no validation yet"}
+    assert all(float(best) <= round(result.best_rsum, 1) for step, best in shown if step > RECIPE.validate_every)
 
 
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.inputs.containers import index_of
+from pipeline.inputs.containers import index_of, pyarrow
 from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.photos import decode_thumbnail
@@ -253,6 +253,48 @@ def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
     assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))
     library._dates = np.where(np.arange(20) < 5, 0.0, library.dates)  # photos of no known date
     assert len(library.rows(Filter(until="2999-01-01"))) == 15
+
+
+def test_a_damaged_shard_gives_no_answer_and_no_embeddings_that_outlive_its_repair(project: Path) -> None:
+    before = open_search(features=["features/train2014"])("a dog by a tree")
+    shutil.rmtree("index")
+    shard = Path("features/train2014/shard-00000.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: -len(whole) // 4] + bytes(reversed(whole[-len(whole) // 4 :])))
+    said = scan("retrieve", "--query", "a dog by a tree")
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert "shard-00000.safetensors: changed since it was written; repair it with: scan-pipeline inspect" in said.stderr
+    shard.write_bytes(whole)
+    assert open_search(features=["features/train2014"])("a dog by a tree") == before
+
+
+def test_photos_before_1970_have_a_date_and_those_of_no_date_have_none(project: Path) -> None:
+    library = Library(open_stores(["features/train2014"]))
+    library._dates = np.array([-86400.0 * 365 * 5] * 3 + [0.0] * 4 + [1.6e9] * 13)
+    assert library.rows(Filter(until="1966-01-01")).tolist() == [0, 1, 2]
+    assert library.rows(Filter(since="1960-01-01")).tolist() == [0, 1, 2, *range(7, 20)]
+    assert len(library.rows(Filter(since="0001-01-01"))) == 16
+
+
+def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_photos(tmp_path, 2)
+    for name in ("000", "001"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            tar.add(tmp_path / f"{name}.jpg", f"{name}.jpg")
+    (tmp_path / "both.tar").write_bytes((tmp_path / "000.tar").read_bytes() + (tmp_path / "001.tar").read_bytes())
+    assert index_of(str(tmp_path / "000.tar"), ()).fault == ""
+    assert "something follows its end mark, as in tars joined by cat" in index_of(str(tmp_path / "both.tar"), ()).fault
+
+
+@pytest.mark.parametrize("names", [["mask", "photo"], ["image", "image"]])
+def test_which_of_two_columns_of_images_is_meant_is_not_guessed(tmp_path: Path, names: list[str]) -> None:
+    arrow, parquet = pyarrow()
+    kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    images = arrow.array([{"bytes": b"x", "path": "a.jpg"}], kind)
+    parquet.write_table(arrow.table([images, images], names=names), tmp_path / "x.parquet")
+    with pytest.raises(PipelineError, match=rf"2 columns of images \({names[0]}, {names[1]}\)"):
+        index_of(str(tmp_path / "x.parquet"), ())
 
 
 def test_a_run_is_not_continued_with_other_captions_and_says_that_features_changed(project: Path) -> None:

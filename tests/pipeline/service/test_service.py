@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
@@ -25,10 +27,11 @@ import pipeline.search
 from pipeline.errors import PipelineError
 from pipeline.gallery import first_stage
 from pipeline.pages.app import page_of
-from pipeline.service import http, library, local
+from pipeline.service import http, library, local, merging
+from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
-from pipeline.service.run import listen
+from pipeline.service.run import listen, serve
 from pipeline.service.schema import SearchRequest
 from tests.pipeline.service.servers import make_server
 from tests.world import scan
@@ -117,8 +120,34 @@ def test_the_library_is_listed_newest_first_and_filtered(inside: Path) -> None:
     refused = client.post("/v1/search", json={"filter": {"store": "features/other"}})
     assert refused.status_code == 400
     assert refused.json()["error"] == "filter.store 'features/other': no such store; expected one of features/train2014"
-    assert search(client, filter={"folder": "none"})["searched"] == 0
     assert client.post("/v1/search", json={"filter": {"since": "yesterday"}}).status_code == 400
+
+
+def test_a_filter_that_nothing_can_pass_is_refused(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(generation.library), "folders", np.array(["2019/été", "2019"] + ["2020"] * 18, object))
+    for name in ("2019", "2019/", "./2019"):
+        assert search(client, filter={"folder": name})["searched"] == 2
+    assert search(client, filter={"folder": "2019/été/"})["searched"] == 1
+    known = generation.collection.stores[0].object_names[0]
+    for wanted, error in (
+        ({"folder": "201"}, "filter.folder '201': no photo's name has such a folder"),
+        ({"object": known.upper() + "x"}, f"no store searched has such a class; did you mean {known}?"),
+    ):
+        response = client.post("/v1/search", json={"filter": wanted})
+        assert response.status_code == 400
+        assert error in response.json()["error"]
+
+
+def test_results_of_several_queries_do_not_end_where_fusion_read_first(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["a dog", "a tree"]
+    whole = images(search(client, *asked, combine=True, limit=20))
+    monkeypatch.setattr(merging, "FUSED", 3)
+    assert images(search(client, *asked, combine=True, limit=20)) == whole
+    assert len(whole) == 20
 
 
 def test_a_filter_of_classes_is_brute_force(client: TestClient, generation: Generation) -> None:
@@ -410,6 +439,24 @@ def test_a_port_in_use_is_said_before_the_work(tmp_path: Path, monkeypatch: pyte
             assert "Open http" not in said.output
     with pytest.raises(PipelineError, match="--port 99999: expected 0 to 65535"):
         listen("127.0.0.1", 99999)
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_the_address_that_is_printed_can_be_opened(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, host: str, shown: str
+) -> None:
+    monkeypatch.delenv("SCAN_PIPELINE_KEY", raising=False)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    monkeypatch.setattr("pipeline.service.run.listen", lambda host, port: listen("127.0.0.1", port))  # no IPv6 needed
+    said: list[str] = []
+    serve(ServeConfig(run="runs/t2i_mean", host=host, port=0, device="cpu"), say=said.append)
+    assert re.search(rf"\. Open {re.escape(shown)}\d+$", said[-1])
+
+
+def test_a_key_that_no_header_carries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCAN_PIPELINE_KEY", "clé")
+    with pytest.raises(PipelineError, match="SCAN_PIPELINE_KEY: has characters that no HTTP header carries"):
+        serve(ServeConfig(port=0))
 
 
 def test_without_a_run_or_a_key_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
