@@ -29,6 +29,7 @@ PREFIX = "hub:"
 SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".md")  # nothing else of a folder is fetched
 ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", re.ASCII)
+_MIRRORED = re.compile(r"/scan-pipeline/mirrors/[0-9a-f]{16}/([\w.-]+/[\w.@-]+)")
 _SNAPSHOT = re.compile(r"(?:model|dataset)s--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(/.*)?")
 
 
@@ -57,6 +58,12 @@ def pinned(path: Path) -> str:
     """A file or folder of the hub's cache as OWNER/NAME@COMMIT, with /FILE; "" elsewhere."""
     found = _SNAPSHOT.search(os.path.abspath(path))
     return f"{found[1]}/{found[2]}@{found[3]}{found[4] or ''}" if found else ""
+
+
+def fetched_name(path: Path) -> str:
+    """`pinned`, or OWNER/NAME[@REVISION] of a folder that a mirror gave, whose commit nobody knows; "" elsewhere."""
+    found = _MIRRORED.search(os.path.abspath(path))
+    return pinned(path) or (found[1] if found else "")
 
 
 def fetch_file(name: HubName, candidates: Sequence[str], origin: str, remedy: str, *, kind: str = "model") -> Path:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import torch
 
 from configs.fields import knob
-from detector.hub import PREFIX, HubName, cache_root, fetch_file, fetch_folder, hub_name, pinned
+from detector.hub import PREFIX, HubName, cache_root, fetch_file, fetch_folder, fetched_name, hub_name, pinned
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256, save_model
@@ -99,8 +99,8 @@ class TrainedRun:
 
     @property
     def published(self) -> str:
-        """OWNER/NAME@COMMIT of a run of the hub, with /FOLDER of a checkpoint; "" of any other."""
-        return pinned(self.folder) or str(hub_name(f"{PREFIX}{self.data.get('hub', '')}") or "")
+        """OWNER/NAME of a run that was fetched, with @COMMIT from the hub and /FOLDER of a checkpoint; "" of any other."""
+        return fetched_name(self.folder) or str(hub_name(f"{PREFIX}{self.data.get('hub', '')}") or "")
 
     def incompatibility(self, store: Store) -> str:
         """Why this model cannot read the features of a store, or ""."""

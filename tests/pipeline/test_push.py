@@ -137,6 +137,7 @@ def test_a_run_whose_store_was_published_apart(
     said = ok("push", "runs/one", "me/run")
     assert "note: the run learned from train2014, which is not published with it: push it as well" in said.stdout
     ok("push", str(store), "me/features")
+    ok("push", "runs/one", "me/run", "--mirror", str(tmp_path / "public"))
     before = json.loads(Path("runs/one/evaluation/dev.json").read_text())
 
     forget_everything(tmp_path, monkeypatch, "theirs")
@@ -154,6 +155,10 @@ def test_a_run_whose_store_was_published_apart(
     said = scan("retrieve", "--query", "a dog", "--run", "me/run")
     assert said.exit_code == 2
     assert f"me/run@{commit}: was trained on train2014, which was not published with it; name it" in said.stderr
+    with http_server(tmp_path / "public") as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        ok("evaluate", "--run", "me/run", "--features", "me/features")
+    assert json.loads(Path("evaluation/me/run/dev.json").read_text())["protocols"] == before["protocols"]
 
 
 def test_mirrors_are_tried_in_order(
