@@ -1,4 +1,4 @@
-"""Servers for tests: a folder over HTTP with ranges, and an S3-compatible one that can be killed."""
+"""Servers for tests: a folder over HTTP with ranges, an S3-compatible one and Milvus, which can be killed."""
 
 import http.server
 import os
@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tests.processes import Process
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
@@ -107,3 +110,46 @@ class S3:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 client.upload_file(str(path), bucket, os.path.relpath(path, folder))
+
+
+class Milvus:
+    """The server of the package `milvus` (one process, all of its parts) over a folder that it keeps its data in."""
+
+    def __init__(self, folder: Path) -> None:
+        import milvus
+
+        server = milvus.MilvusServer(data_dir=str(folder))
+        server.config.resolve()  # free ports, and the file of settings with them
+        milvus._initialize_data_files(str(folder))
+        self.folder, self.port = folder, server.listen_port
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.health = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: Process | None = None
+
+    def start(self) -> None:
+        """Start it, again as well, and wait until it takes requests."""
+        binary = str(self.folder / "bin/milvus")
+        code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"  # so that a kill hits the server itself
+        where = {
+            "METRICS_PORT": str(self.health),
+            "MILVUS_RUN_DIR": str(self.folder / "run"),
+            "DEPLOY_MODE": "STANDALONE",
+        }
+        self.process = Process(
+            ["-c", code, binary, "run", "standalone"], self.folder, LD_LIBRARY_PATH=str(self.folder / "bin"), **where
+        )
+        self.process.until(self._healthy)
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process = None
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}/healthz", timeout=10) as answer:
+                return b"OK" in answer.read()
+        except OSError:
+            return False

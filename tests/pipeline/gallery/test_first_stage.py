@@ -12,7 +12,6 @@ from pipeline import index, search
 from pipeline.answer import Answer
 from pipeline.errors import PipelineError
 from pipeline.gallery import first_stage
-from pipeline.gallery.backends import FaissIndex
 from pipeline.gallery.embeddings import generation, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, Measured, build_first_stage, open_first_stage
 from pipeline.runs import TrainedRun
@@ -185,25 +184,6 @@ def test_no_number_of_candidates_is_no_first_stage(place: Path, monkeypatch: pyt
     assert searching(run).first_stage is None
     with pytest.raises(PipelineError, match="give --captions"):
         build_first_stage(run, collection, embeddings, ROOT, lambda: (SENTENCES[:3], ""), recalibrate=True)
-
-
-@pytest.mark.parametrize("dimensions", [16, 128])
-def test_the_engine_adds_deletes_and_filters(dimensions: int) -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.integers(-127, 128, (300, dimensions), dtype=np.int8)
-    queries = 1e-3 * rng.normal(size=(4, dimensions)).astype(np.float32)  # as small as those of a head
-    engine = FaissIndex(dimensions)
-    engine.add(np.arange(200), vectors[:200])
-    engine.add(np.arange(200, 300), vectors[200:])
-    engine.delete(np.array([5, 250, 999]))
-    scores = queries @ vectors.astype(np.float32).T
-    scores[:, [5, 250]] = -np.inf
-    for rows in (None, np.array([1, 4, 5, 299]), np.zeros(0, np.int64), np.arange(0, 300, 2)):
-        among = np.arange(300) if rows is None else rows
-        for query, ids_found in enumerate(engine.search(queries, 10, rows)):
-            wanted = [row for row in among[np.argsort(-scores[query][among], kind="stable")] if row not in (5, 250)]
-            assert ids_found.tolist() == wanted[:10]
-    assert len(engine.search(queries, 10**6)[0]) == 298
 
 
 def _survives(folder: Path, number: int) -> bool:
