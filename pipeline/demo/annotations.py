@@ -9,7 +9,7 @@ from pipeline.demo.captions import PER_IMAGE, describe
 from pipeline.demo.scenes import Scene, stream
 from pipeline.demo.words import (
     COLOR_NAMES,
-    GROUND_STUFF,
+    GROUNDS,
     NAMES,
     SHINY_NAMES,
     SIZE_NAMES,
@@ -67,13 +67,8 @@ def coco_captions(scenes: Sequence[Scene], split: str) -> dict[str, Any]:
         "info": {"description": "Drawn scenes of scan-pipeline's demo", "version": "1.0", "year": 2014},
         "licenses": [],
         "images": [
-            {
-                "id": scene.number,
-                "file_name": coco_file_name(split, scene.number),
-                "width": scene.width,
-                "height": scene.height,
-            }
-            for scene in scenes
+            {"id": s.number, "file_name": coco_file_name(split, s.number), "width": s.width, "height": s.height}
+            for s in scenes
         ],
         "annotations": [
             {"id": scene.number * PER_IMAGE + place, "image_id": scene.number, "caption": caption}
@@ -103,7 +98,7 @@ def object_vocabulary() -> list[str]:
 
 def attribute_vocabulary() -> list[str]:
     """As `object_vocabulary`: colours, sizes, finish, then what ground and backdrop are like."""
-    return list(map(_line, (*COLOR_NAMES.values(), *SIZE_NAMES.values(), SHINY_NAMES, *STUFF_ATTRIBUTES.values())))
+    return list(map(_line, (*COLOR_NAMES.values(), *SIZE_NAMES.values(), SHINY_NAMES))) + list(STUFF_ATTRIBUTES)
 
 
 Said = tuple[str, list[str], tuple[int, int, int, int]]  # name, attributes, XYXY box
@@ -132,7 +127,7 @@ def _things(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
 def _stuff(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
     place, edge, horizon = scene.place, round(scene.edge), round(scene.camera.horizon)
     width, height = scene.width, scene.height
-    ground, like = GROUND_STUFF[place.ground]
+    ground, like, _ = GROUNDS[place.ground]
     boxes = [(ground, like, (0, edge, width, height))]
     if not scene.walled:
         boxes.append(("sky", "dark" if place.time == "night" else "", (0, 0, width, horizon)))
@@ -141,7 +136,7 @@ def _stuff(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
     else:
         boxes.append(("wall", "brick" if place.backdrop == "brick" else "plain", (0, 0, width, edge)))
     for name, like, box in boxes:
-        yield _one_of(rng, STUFF_NAMES[name], 0.7), [_one_of(rng, STUFF_ATTRIBUTES[like], 0.7)] if like else [], box
+        yield _one_of(rng, STUFF_NAMES[name], 0.7), [like] if like else [], box
 
 
 def _one_of(rng: np.random.Generator, names: Sequence[str], first: float) -> str:

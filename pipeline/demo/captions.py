@@ -9,7 +9,7 @@ from pipeline.demo.scenes import Scene, Thing, stream
 from pipeline.demo.words import (
     COLOR_NAMES,
     COUNTS,
-    GROUND_PHRASES,
+    GROUNDS,
     LOOKS,
     NAMES,
     OPENINGS,
@@ -43,10 +43,7 @@ class _Speaker:
     def __init__(self, rng: np.random.Generator, scene: Scene):
         self.rng, self.scene = rng, scene
         self.punctuates = self.chance(0.6)
-        self.colorful, self.measures = (
-            rng.uniform(0.75, 1.0),
-            rng.uniform(0.1, 0.7),
-        )  # how often colour and size are said
+        self.colorful, self.measures = rng.uniform((0.75, 0.1), (1.0, 0.7))  # how often colour and size are said
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -86,10 +83,8 @@ class _Speaker:
     def where(self) -> str:
         """ "on the grass at sunset"."""
         place = self.scene.place
-        ground, setting = (
-            self.pick(GROUND_PHRASES[place.ground]),
-            self.pick(SETTING_PHRASES[place.backdrop, place.time]),
-        )
+        ground = self.pick(GROUNDS[place.ground][2])
+        setting = self.pick(SETTING_PHRASES[place.backdrop, place.time])
         return self.pick((ground, ground, setting, f"{ground} {setting}"))
 
     def placed(self, words: str, probability: float) -> str:
@@ -112,9 +107,8 @@ class _Speaker:
         if threes and self.chance(0.35):
             a, b, c = threes[0]
             ends = (b, c) if self.chance(0.5) else (c, b)
-            return self.placed(
-                f"{self.phrase(a)} {self._verb()}between {self.phrase(ends[0])} and {self.phrase(ends[1])}", 0.2
-            )
+            words = f"{self.phrase(a)} {self._verb()}between {self.phrase(ends[0])} and {self.phrase(ends[1])}"
+            return self.placed(words, 0.2)
         pairs = [(a, b) for a in things for b in things if a is not b]
         held = [(a, b, name) for a, b in pairs for name, holds in RELATIONS.items() if holds(a, b)]
         if not held:

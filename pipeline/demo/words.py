@@ -1,5 +1,7 @@
 """What people call the things of the world, as they write it in captions and annotations."""
 
+from pipeline.demo.scenes import PAINTS
+
 NAMES = {  # of a kind; the first is the class
     "ball": ("ball", "beach ball"),
     "car": ("car", "toy car"),
@@ -12,16 +14,7 @@ NAMES = {  # of a kind; the first is the class
     "mushroom": ("mushroom", "toadstool"),
     "star": ("star",),
 }
-COLOR_NAMES = {
-    "black": ("black",),
-    "blue": ("blue",),
-    "green": ("green",),
-    "orange": ("orange",),
-    "purple": ("purple", "violet"),
-    "red": ("red",),
-    "white": ("white",),
-    "yellow": ("yellow",),
-}
+COLOR_NAMES = {color: (color,) for color in PAINTS} | {"purple": ("purple", "violet")}
 SIZE_NAMES = {"big": ("big", "large", "huge"), "small": ("small", "little", "tiny")}
 SHINY_NAMES = ("shiny", "glossy")
 
@@ -35,15 +28,6 @@ RELATION_PHRASES = {
     "behind": ("behind", "in back of"),
     "before": ("in front of", "before"),
     "beside": ("next to", "beside", "near"),
-}
-GROUND_PHRASES = {
-    "grass": ("on the grass", "on a lawn", "in a meadow", "on green grass"),
-    "sand": ("on the sand", "on the beach", "on a sandy beach"),
-    "snow": ("in the snow", "on snowy ground", "on the snow"),
-    "wood": ("on a wooden floor", "on the wooden floor", "on wooden boards"),
-    "tiles": ("on a tiled floor", "on the tiles", "on kitchen tiles"),
-    "carpet": ("on a carpet", "on the rug", "on a patterned rug"),
-    "cobbles": ("on the cobblestones", "on a stone pavement", "in the street"),
 }
 SETTING_PHRASES = {  # by backdrop and time
     ("hills", "day"): ("under a blue sky", "with hills in the background", "outdoors"),
@@ -66,24 +50,16 @@ STUFF_NAMES = {  # of what is no thing: ground and backdrop; the first is the cl
     "snow": ("snow",),
     "wall": ("wall",),
 }
-STUFF_ATTRIBUTES = {
-    "brick": ("brick", "bricks"),
-    "dark": ("dark",),
-    "patterned": ("patterned",),
-    "plain": ("plain",),
-    "stone": ("stone",),
-    "tiled": ("tiled",),
-    "wooden": ("wooden", "wood"),
+GROUNDS = {  # class; what it is like, or ""; where things on it are
+    "grass": ("grass", "", ("on the grass", "on a lawn", "in a meadow", "on green grass")),
+    "sand": ("sand", "", ("on the sand", "on the beach", "on a sandy beach")),
+    "snow": ("snow", "", ("in the snow", "on snowy ground", "on the snow")),
+    "wood": ("floor", "wooden", ("on a wooden floor", "on the wooden floor", "on wooden boards")),
+    "tiles": ("floor", "tiled", ("on a tiled floor", "on the tiles", "on kitchen tiles")),
+    "carpet": ("carpet", "patterned", ("on a carpet", "on the rug", "on a patterned rug")),
+    "cobbles": ("pavement", "stone", ("on the cobblestones", "on a stone pavement", "in the street")),
 }
-GROUND_STUFF = {  # class, attribute
-    "grass": ("grass", ""),
-    "sand": ("sand", ""),
-    "snow": ("snow", ""),
-    "wood": ("floor", "wooden"),
-    "tiles": ("floor", "tiled"),
-    "carpet": ("carpet", "patterned"),
-    "cobbles": ("pavement", "stone"),
-}
+STUFF_ATTRIBUTES = ("brick", "dark", "patterned", "plain", "stone", "tiled", "wooden")
 
 
 def plural(name: str) -> str:

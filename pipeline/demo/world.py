@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 from tqdm import tqdm
@@ -163,11 +161,7 @@ def _write_photo(world: World, split: str, scene: Scene) -> None:
         with replacing(photo, sync=False) as file:  # not forced to disk: one that a power cut takes is drawn again
             file.write(data.tobytes())
     if not _is_whole(twin):
-        twin.unlink(missing_ok=True)
-        try:
-            os.link(photo, twin)
-        except OSError:  # a file system without links
-            shutil.copyfile(photo, twin)
+        shutil.copyfile(photo, twin)
 
 
 def _is_whole(photo: Path) -> bool:
@@ -181,23 +175,18 @@ def _is_whole(photo: Path) -> bool:
 
 def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:
     for split, made in scenes.items():
-        _write_once(world.captions(split), annotations.coco_captions(made, split))
+        write_json(world.captions(split), annotations.coco_captions(made, split))
     everything = [scene for made in scenes.values() for scene in made]
-    rows = [annotations.visual_genome_objects(scene) for scene in everything]
-    images, objects, attributes, object_names, attribute_names = world.visual_genome_files
-    _write_once(images, [annotations.visual_genome_image(scene) for scene in everything])
-    _write_once(objects, [row[0] for row in rows])
-    _write_once(attributes, [row[1] for row in rows])
-    _write_lines(object_names, annotations.object_vocabulary())
-    _write_lines(attribute_names, annotations.attribute_vocabulary())
-
-
-def _write_once(path: Path, content: Any) -> None:
-    if not path.is_file():
-        write_json(path, content)
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    if not path.is_file():
+    objects, attributes = (
+        zip(*map(annotations.visual_genome_objects, everything), strict=True) if everything else ((), ())
+    )
+    images = [annotations.visual_genome_image(scene) for scene in everything]
+    *tables, object_names, attribute_names = world.visual_genome_files
+    for path, rows in zip(tables, (images, objects, attributes), strict=True):
+        write_json(path, rows)
+    for path, lines in (
+        (object_names, annotations.object_vocabulary()),
+        (attribute_names, annotations.attribute_vocabulary()),
+    ):
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())

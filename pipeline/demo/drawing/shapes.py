@@ -7,7 +7,6 @@ primitives are Inigo Quilez's (iquilezles.org/articles/distfunctions).
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,17 +16,22 @@ from pipeline.demo.drawing.color import bgr
 Array = np.ndarray
 Field = Callable[[Array, Array, Array], Array]  # (n,) x, y, z -> (n,), distances: negative inside
 
+OWN = ""  # the colour of the thing
 WHITE, CREAM, DARK, BROWN = "#f4f1ea", "#efe3c8", "#2b2b30", "#c08a4e"
 GOLDEN = 2.39996  # radians: turned by it again and again, points spread evenly
 
 
-@dataclass(frozen=True)
 class Part:
     """A surface and its paint."""
 
-    distance: Field
-    color: str = ""  # "": the thing's own
-    decals: Sequence[tuple[Field, str]] = ()  # where other colours are, later ones on top
+    def __init__(self, distance: Field, color: str = OWN, *decals: tuple[Field, str]):
+        """
+        Args:
+            distance: to the surface.
+            color: of the surface.
+            decals: where it has other colours, later ones on top.
+        """
+        self.distance, self.color, self.decals = distance, color, decals
 
     def paint(self, x: Array, y: Array, z: Array) -> Array:
         """(n, 4): share of the thing's own colour; BGR besides."""
@@ -41,12 +45,12 @@ def _coded(color: str) -> Array:
     return np.array([[0, *bgr(color)] if color else [1, 0, 0, 0]], np.float32)
 
 
-@dataclass(frozen=True)
 class Shape:
     """A kind of thing: the union of its parts."""
 
-    parts: Sequence[Part]
-    turns: Sequence[float]  # degrees that it may be turned by; few for what looks alike from everywhere
+    def __init__(self, turns: Sequence[float], *parts: Part):
+        """`turns`: degrees that it may be turned by; few for what looks the same from everywhere."""
+        self.turns, self.parts = turns, parts
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """(n,) distance to the nearest part."""
@@ -208,98 +212,75 @@ def _glass(x: Array, y: Array, z: Array) -> Array:
 
 SHAPES = {
     "ball": Shape(
-        [
-            Part(
-                lambda x, y, z: _length(x, y, z - 0.5) - 0.5,
-                decals=[(lambda x, y, z: abs(0.45 * x + 0.25 * y + 0.857 * (z - 0.5)) - 0.075, WHITE)],
-            )
-        ],
         (0, 80, 150, 230),
+        Part(
+            lambda x, y, z: _length(x, y, z - 0.5) - 0.5,
+            OWN,
+            (lambda x, y, z: abs(0.45 * x + 0.25 * y + 0.857 * (z - 0.5)) - 0.075, WHITE),
+        ),
     ),
     "car": Shape(
-        [
-            Part(
-                _car,
-                decals=[
-                    (_glass, "#2a3644"),
-                    (lambda x, y, z: np.where(x < -0.5, _length(abs(y) - 0.17, z - 0.31) - 0.06, 1), "#fff3c4"),
-                ],
-            ),
-            Part(
-                lambda x, y, z: cylinder(_wheels(x, y, z, 0), abs(y) - 0.22, 0.14, 0.065),
-                DARK,
-                [(partial(_wheels, radius=0.075), "#c9c9cf")],
-            ),
-        ],
         (-30, -12, 12, 30, 150, 168, 192, 210),
+        Part(
+            _car,
+            OWN,
+            (_glass, "#2a3644"),
+            (lambda x, y, z: np.where(x < -0.5, _length(abs(y) - 0.17, z - 0.31) - 0.06, 1), "#fff3c4"),
+        ),
+        Part(
+            lambda x, y, z: cylinder(_wheels(x, y, z, 0), abs(y) - 0.22, 0.14, 0.065),
+            DARK,
+            (partial(_wheels, radius=0.075), "#c9c9cf"),
+        ),
     ),
     "cone": Shape(
-        [
-            Part(
-                lambda x, y, z: frustum(_length(x, y), z, 0.04, 1.08, 0.34, 0.05) - 0.015,
-                decals=[(lambda x, y, z: abs(z - 0.56) - 0.09, WHITE)],
-            ),
-            Part(lambda x, y, z: block(x, y, z - 0.04, 0.43, 0.43, 0.04)),
-        ],
         (15, 40, 65),
+        Part(
+            lambda x, y, z: frustum(_length(x, y), z, 0.04, 1.08, 0.34, 0.05) - 0.015,
+            OWN,
+            (lambda x, y, z: abs(z - 0.56) - 0.09, WHITE),
+        ),
+        Part(lambda x, y, z: block(x, y, z - 0.04, 0.43, 0.43, 0.04)),
     ),
     "donut": Shape(
-        [
-            Part(
-                _leaning(lambda x, up, along: torus(x, up, along, 0.33, 0.185)),
-                decals=[
-                    (_leaning(_sprinkles), WHITE),
-                    (_leaning(lambda x, up, along: along - 0.035 * np.sin(7 * np.arctan2(up, x))), BROWN),
-                ],
-            )
-        ],
         (-32, -12, 10, 30),
+        Part(
+            _leaning(lambda x, up, along: torus(x, up, along, 0.33, 0.185)),
+            OWN,
+            (_leaning(_sprinkles), WHITE),
+            (_leaning(lambda x, up, along: along - 0.035 * np.sin(7 * np.arctan2(up, x))), BROWN),
+        ),
     ),
     "duck": Shape(
-        [
-            Part(_duck),
-            Part(_wing),
-            Part(lambda x, y, z: ellipsoid(x + 0.5, y, z - 0.72, 0.15, 0.115, 0.05), "#f08a1c"),
-            Part(lambda x, y, z: _length(x + 0.385, abs(y) - 0.155, z - 0.84) - 0.055, "#15151a"),
-        ],
         (-20, 0, 25, 50, 130, 155, 180, 200),
+        Part(_duck),
+        Part(_wing),
+        Part(lambda x, y, z: ellipsoid(x + 0.5, y, z - 0.72, 0.15, 0.115, 0.05), "#f08a1c"),
+        Part(lambda x, y, z: _length(x + 0.385, abs(y) - 0.155, z - 0.84) - 0.055, "#15151a"),
     ),
-    "heart": Shape([Part(_heart)], (-38, -20, 0, 20, 38)),
+    "heart": Shape((-38, -20, 0, 20, 38), Part(_heart)),
     "house": Shape(
-        [
-            Part(
-                _walls,
-                decals=[
-                    (partial(_windows, half=0.1, bars=0), WHITE),
-                    (partial(_windows, half=0.075, bars=0.012), "#31425c"),
-                    (lambda x, y, z: np.maximum.reduce([abs(x) - 0.075, z - 0.3, 0.32 - abs(y)]), "#6b4428"),
-                ],
-            ),
-            Part(_roof, "#5d463b", [(lambda x, y, z: abs(z % 0.075 - 0.0375) - 0.009, "#43342c")]),
-            Part(lambda x, y, z: block(x - 0.24, y - 0.1, z - 0.9, 0.07, 0.07, 0.17, 0.01), "#9a5b48"),
-        ],
         (-50, -35, -20, 0, 20, 35, 50),
+        Part(
+            _walls,
+            OWN,
+            (partial(_windows, half=0.1, bars=0), WHITE),
+            (partial(_windows, half=0.075, bars=0.012), "#31425c"),
+            (lambda x, y, z: np.maximum.reduce([abs(x) - 0.075, z - 0.3, 0.32 - abs(y)]), "#6b4428"),
+        ),
+        Part(_roof, "#5d463b", (lambda x, y, z: abs(z % 0.075 - 0.0375) - 0.009, "#43342c")),
+        Part(lambda x, y, z: block(x - 0.24, y - 0.1, z - 0.9, 0.07, 0.07, 0.17, 0.01), "#9a5b48"),
     ),
     "mug": Shape(
-        [
-            Part(_mug, decals=[(lambda x, y, z: np.maximum(_length(x, y) - 0.365, 0.1 - z), WHITE)]),
-            Part(_mug_handle),
-            Part(lambda x, y, z: cylinder(_length(x, y), z - 0.7, 0.345, 0.02, 0.005), "#4a2a17"),
-        ],
         (-150, -50, -25, 0, 25, 150, 180, 205),
+        Part(_mug, OWN, (lambda x, y, z: np.maximum(_length(x, y) - 0.365, 0.1 - z), WHITE)),
+        Part(_mug_handle),
+        Part(lambda x, y, z: cylinder(_length(x, y), z - 0.7, 0.345, 0.02, 0.005), "#4a2a17"),
     ),
     "mushroom": Shape(
-        [
-            Part(
-                _cap,
-                decals=[
-                    (_spots, WHITE),
-                    (lambda x, y, z: _length(x / 0.495, y / 0.495, (z - 0.5) / 0.44) - 1, CREAM),  # gills
-                ],
-            ),
-            Part(lambda x, y, z: frustum(_length(x, y), z, 0.03, 0.62, 0.17, 0.12) - 0.03, CREAM),
-        ],
         (0, 70, 140, 220),
+        Part(_cap, OWN, (_spots, WHITE), (lambda x, y, z: ellipsoid(x, y, z - 0.5, 0.495, 0.495, 0.44), CREAM)),
+        Part(lambda x, y, z: frustum(_length(x, y), z, 0.03, 0.62, 0.17, 0.12) - 0.03, CREAM),
     ),
-    "star": Shape([Part(_star)], (-35, -18, 0, 18, 35)),
+    "star": Shape((-35, -18, 0, 18, 35), Part(_star)),
 }

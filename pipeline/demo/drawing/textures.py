@@ -12,7 +12,7 @@ SIDE = 512  # texels, of a tile
 VARIANTS = 4
 
 Pattern = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""-> two (SIDE, SIDE): how much lighter it is, and the share of the joints, of the third colour."""
+"""-> two (SIDE, SIDE): how much lighter it is, and the share of the joints."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class Texture:
 class Surface:
     """How a texture is made."""
 
-    palettes: Sequence[Sequence[str]]  # dark, light and joints: a variant takes one
+    units: float  # side of the tile
+    palettes: Sequence[tuple[str, str]]  # dark and light: a variant takes one
     grain: Sequence[
         tuple[float, float, float, float]
     ]  # noises: how much lighter they make it, and as `noise` takes them
-    relief: float  # how high what is lighter stands
-    pattern: Pattern
-    units: float
+    relief: float = 0.0  # how high what is lighter stands
     gloss: float = 0.0
+    joints: str = "#000000"
+    pattern: Pattern = lambda rng: (np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)))
 
 
 @cache
@@ -48,12 +49,12 @@ def texture(name: str, variant: int) -> Texture:
     """A surface by name; variants differ in grain and tint."""
     rng = np.random.Generator(np.random.PCG64([list(SURFACES).index(name), variant]))
     surface = SURFACES[name]
-    dark, light, joints = map(bgr, surface.palettes[int(rng.integers(len(surface.palettes)))])
+    dark, light = map(bgr, surface.palettes[int(rng.integers(len(surface.palettes)))])
     grain = sum(weight * noise(rng, *args) for weight, *args in surface.grain)
     lighter, joint = surface.pattern(rng)
     height = surface.relief * grain - 2 * soft_step(joint, 0, 1)
     shade = np.clip(1 + 0.15 * (height - np.roll(height, 2, (0, 1))), 0.4, 1.6)  # lit from the upper left
-    color = mix(mix(dark, light, 0.5 + lighter + grain), joints, joint) * shade[..., None]
+    color = mix(mix(dark, light, 0.5 + lighter + grain), bgr(surface.joints), joint) * shade[..., None]
     return Texture(color.astype(np.float32), surface.units, surface.gloss)
 
 
@@ -69,10 +70,6 @@ def noise(rng: np.random.Generator, roughness: float, along: float = 1, across: 
     frequency[0, 0] = np.inf  # no mean
     field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((SIDE, SIDE))) / frequency**roughness, (SIDE, SIDE))
     return (field / field.std()).astype(np.float32)
-
-
-def _bare(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE))
 
 
 def _laid(
@@ -110,55 +107,55 @@ def _diamonds(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 SURFACES = {
-    "sand": Surface([("#c9a878", "#ecd9b0", "#c9a878")], [(0.16, 0.3, 1, 1), (0.14, 1.6, 1, 2)], 3, _bare, 3.6, 0.05),
-    "snow": Surface([("#c9d4e2", "#eef2f8", "#c9d4e2")], [(0.2, 2, 1, 1), (0.12, 0.5, 1, 1)], 3, _bare, 4.5, 0.1),
-    "grass": Surface([("#2f4d1a", "#7fa33c", "#2f4d1a")], [(0.3, 0.7, 1, 4), (0.14, 1.7, 1, 1)], 2, _bare, 3.2),
+    "sand": Surface(3.6, [("#c9a878", "#ecd9b0")], [(0.16, 0.3, 1, 1), (0.14, 1.6, 1, 2)], relief=3, gloss=0.05),
+    "snow": Surface(4.5, [("#c9d4e2", "#eef2f8")], [(0.2, 2, 1, 1), (0.12, 0.5, 1, 1)], relief=3, gloss=0.1),
+    "grass": Surface(3.2, [("#2f4d1a", "#7fa33c")], [(0.3, 0.7, 1, 4), (0.14, 1.7, 1, 1)], relief=2),
     "wood": Surface(
-        [("#7c4a22", "#d7a86e", "#1c120a"), ("#6b4a2e", "#c49a6c", "#1c120a"), ("#4d2d17", "#a8703f", "#1c120a")],
-        [(0.17, 1.3, 14, 1), (0.06, 0.5, 40, 1)],
-        1,
-        _laid(6, 2, shift=0.37, joint=1.5, tones=0.3),
-        3.0,
-        0.22,
+        units=3.0,
+        palettes=[("#7c4a22", "#d7a86e"), ("#6b4a2e", "#c49a6c"), ("#4d2d17", "#a8703f"), ("#977046", "#e0bf92")],
+        grain=[(0.17, 1.3, 14, 1), (0.06, 0.5, 40, 1)],
+        relief=1,
+        gloss=0.22,
+        joints="#1c120a",
+        pattern=_laid(6, 2, shift=0.37, joint=1.5, tones=0.3),
     ),
     "tiles": Surface(
-        [("#8fa3ad", "#e9e4da", "#9b958b"), ("#c9b8a0", "#efe9df", "#9b958b"), ("#5f6f7a", "#e6e8ea", "#9b958b")],
-        [(0.06, 1.6, 1, 1)],
-        0,
-        _laid(4, 4, shift=0, joint=2.3, tones=0, checked=True),
-        2.6,
-        0.45,
+        units=2.6,
+        palettes=[("#8fa3ad", "#e9e4da"), ("#c9b8a0", "#efe9df"), ("#5f6f7a", "#e6e8ea"), ("#a9b59a", "#f0ece2")],
+        grain=[(0.06, 1.6, 1, 1)],
+        gloss=0.45,
+        joints="#9b958b",
+        pattern=_laid(4, 4, shift=0, joint=2.3, tones=0, checked=True),
     ),
     "carpet": Surface(
-        [("#6f5a50", "#a08a78", "#d8c8b0"), ("#37525c", "#5f7f86", "#cfd8d0"), ("#5b3438", "#8c5f5c", "#d9bfa6")],
-        [(0.12, 0.35, 1, 1), (0.08, 1.6, 1, 1)],
-        3,
-        _diamonds,
-        2.8,
+        units=2.8,
+        palettes=[("#6f5a50", "#a08a78"), ("#37525c", "#5f7f86"), ("#5b3438", "#8c5f5c"), ("#666f50", "#9aa07c")],
+        grain=[(0.12, 0.35, 1, 1), (0.08, 1.6, 1, 1)],
+        relief=3,
+        joints="#d9ccb6",
+        pattern=_diamonds,
     ),
     "cobbles": Surface(
-        [("#6a6560", "#a39a90", "#3c3936"), ("#5d646b", "#9aa0a6", "#34383c"), ("#75685c", "#ab9c8b", "#403a34")],
-        [(0.18, 1, 1, 1)],
-        2,
-        _laid(10, 8, shift=0.5, joint=5, tones=0.3, wobble=0.15),
-        3.0,
-        0.12,
+        units=3.0,
+        palettes=[("#6a6560", "#a39a90"), ("#5d646b", "#9aa0a6"), ("#75685c", "#ab9c8b")],
+        grain=[(0.18, 1, 1, 1)],
+        relief=2,
+        gloss=0.12,
+        joints="#3a3734",
+        pattern=_laid(10, 8, shift=0.5, joint=5, tones=0.3, wobble=0.15),
     ),
     "brick": Surface(
-        [("#7d4535", "#b0705a", "#b5aca0"), ("#8f664d", "#c2967a", "#b5aca0"), ("#a3968a", "#cfc4b4", "#8f877c")],
-        [(0.15, 0.8, 1, 1), (0.1, 1.8, 1, 1)],
-        1,
-        _laid(12, 5, shift=0.5, joint=3, tones=0.5, wobble=0.015),
-        2.2,
+        units=2.2,
+        palettes=[("#7d4535", "#b0705a"), ("#8f664d", "#c2967a"), ("#6a4d47", "#9c7a70"), ("#a3968a", "#cfc4b4")],
+        grain=[(0.15, 0.8, 1, 1), (0.1, 1.8, 1, 1)],
+        relief=1,
+        joints="#b5aca0",
+        pattern=_laid(12, 5, shift=0.5, joint=3, tones=0.5, wobble=0.015),
     ),
     "plaster": Surface(
-        [
-            (dark, light, dark)
-            for dark, light in (("#d0c4ae", "#e5dac6"), ("#bbc6c2", "#d2dbd8"), ("#bfc2a6", "#d6d9c0"))
-        ],
-        [(0.15, 0.9, 1, 1), (0.2, 2, 1, 1)],
-        1,
-        _bare,
-        3.0,
+        units=3.0,
+        palettes=[("#d0c4ae", "#e5dac6"), ("#bbc6c2", "#d2dbd8"), ("#cbb3a8", "#e0cdc4"), ("#bfc2a6", "#d6d9c0")],
+        grain=[(0.15, 0.9, 1, 1), (0.2, 2, 1, 1)],
+        relief=1,
     ),
 }
