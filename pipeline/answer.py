@@ -46,6 +46,7 @@ class Answer:
 
     def __str__(self) -> str:
         some = f"; {self.compared:,} compared exactly" if self.compared else ""
+        some += "; below a photo: share of its score, box" if any(hit.boxes for hit in self.hits) else ""
         lines = [f"{self.query!r}  (best {len(self.hits)} of {self.searched:,}{some})"]
         lines += [f"note: {text}" for text in self.notes()]
         for hit in self.hits:

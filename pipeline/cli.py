@@ -65,6 +65,8 @@ def extract(config: "ExtractConfig") -> None:
 
     store = stage.run(config)
     say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
+    if failures := stage.failures_of(store):
+        say(failures)
     if not store.complete:
         say("not complete: other processes are at work on it, or a --limit was set; the same command continues")
     say_next(*stage.next_steps(store))
@@ -111,7 +113,7 @@ def explain(config: "ExplainConfig") -> None:
     from pipeline import explain as stage
 
     explanation = stage.run(config, report=note)
-    say(f"{explanation}\n{config.output}: {explanation.image}")
+    say(f"{explanation}\n{'page' if config.output.endswith('.html') else 'picture'}: {config.output}")
 
 
 @main.add("pipeline.service.config:ServeConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")

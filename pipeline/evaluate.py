@@ -58,7 +58,7 @@ class EvaluateConfig(CommandConfig):
         0, "Also average over N folds of consecutive images; 0: 5 for COCO's 5,000.", min=0, max=100_000
     )
     bootstrap: int = option(
-        0, "Also 95 % intervals of the recalls from N bootstrap samples of the images.", min=0, max=100_000
+        0, "Also 95% intervals of the recalls from N bootstrap samples of the images.", min=0, max=100_000
     )
     eccv: bool = option(False, "Also ECCV Caption and CxC (COCO 5K; needs eccv_caption).")
     judgements: str = option(
@@ -130,8 +130,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
 
-        folders = [member.folder for member in runs]
-        write_evaluation(Path(config.html), folders, split, protocols, similarity, chances, intervals)
+        write_evaluation(Path(config.html), runs, split, protocols, similarity, chances, intervals)
         report(f"page: {config.html}")
     extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
     extras += [str(agreed)] if agreed else []
@@ -151,7 +150,7 @@ def _mean_similarity(runs: Sequence[TrainedRun], split: Split) -> np.ndarray:
 
 
 def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: Intervals) -> str:
-    """Recalls in percent, median and mean rank, and rsum, one protocol a line; below it 95 % intervals and chance."""
+    """Recalls in percent, median and mean rank, and rsum, one protocol a line; below it 95% intervals and chance."""
     head = f"{'':26}{'caption retrieval':^33}  {'image retrieval':^33}\n"
     head += f"{'':26}" + 2 * f"{'R@1':>6}{'R@5':>6}{'R@10':>6}{'median':>7}{'mean':>8}  " + f"{'rsum':>6}"
     lines = [head]
@@ -163,7 +162,7 @@ def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: I
         lines.append(f"{name:26}{''.join(cells)}{metrics.rsum:6.1f}")
         if intervals and name == next(iter(protocols)):
             lines += [
-                _recall_line(f"  95 % {word}", {k: v[end] for k, v in intervals.items()})
+                _recall_line(f"  95% {word}", {k: v[end] for k, v in intervals.items()})
                 for end, word in enumerate(("from", "to"))
             ]
         if name in chances:

@@ -25,7 +25,7 @@ from pipeline.extraction.local import LocalEngine
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import find_captions
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, photo_sha256
-from pipeline.store.format import CAPTIONS, FEATURES, commit_mark
+from pipeline.store.format import CAPTIONS, FAILURES, FEATURES, commit_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
 from pipeline.store.roots import absolute, titled
@@ -82,6 +82,16 @@ def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: 
         finally:
             write_summary(folder, manifest, len(read_plan(folder)), begun=True)
     return open_store(folder)
+
+
+def failures_of(store: Store) -> str:
+    """What became of photos without features; "" where there are none."""
+    failures = [failure for shard in store.shards for failure in shard.failures]
+    if not failures:
+        return ""
+    one = f"{failures[0]['image_id']}: {failures[0]['reason']}"
+    count = "1 photo has" if len(failures) == 1 else f"{len(failures):,} photos have"
+    return f"{count} no features ({one}); listed in {store.path / FAILURES}, and --retry-failures tries again"
 
 
 def next_steps(store: Store) -> list[tuple[object, ...]]:

@@ -41,7 +41,7 @@ class RetrieveConfig(CommandConfig):
     top: int = option(10, "Results per query.", min=1)
     exact: bool = option(False, "Compare every photo, also where there is an index of many.")
     weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
-    picture: str = option("", "Also draw the photos found, side by side with their best regions.", metavar="FILE")
+    picture: str = option("", "Also draw the photos found, with boxes around their best regions.", metavar="FILE")
     html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE")
     json: bool = option(False, "Print JSON instead of a table, as retrieve.schema.json specifies it.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")

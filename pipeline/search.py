@@ -347,7 +347,7 @@ def open_search(
             collection = fitting_stores(trained, features, notes.append)
         except PipelineError:
             raise error from None
-        for line in [*notes, f"note: {error.message}; searching with the run that is shipped"]:
+        for line in [*notes, f"note: {error.message}; the starter's run is used"]:
             report(line)
     calibration = trained.calibration.among(len(collection)) if trained.calibration else None
     return Search(

@@ -22,7 +22,7 @@ class ExtractConfig(CommandConfig):
 
     images: tuple[str, ...] = option(
         (),
-        "Folder of photos, searched recursively; or tar or parquet files, such as 'data/{000..099}.tar'; or a URL of such.",
+        "Folder of photos, with its subfolders; or tar or parquet files, such as 'data/{000..099}.tar'; or a URL of such.",
         metavar="DIR|FILES|URL",
     )
     output: str = option("", "Store to write.", metavar="DIR", unset="features/<name of the last folder>")
@@ -40,7 +40,7 @@ class ExtractConfig(CommandConfig):
     # Features of the same box differ by 0.3 % or 0.04 %, and near ties are decided otherwise, so they are other features.
     # CPUs without such arithmetic take many times longer.
     precision: str = option(
-        "float32", "Of the convolutions; the others are for GPUs.", choices=("float32", "bf16", "fp16")
+        "float32", "Of the convolutions; bf16 and fp16 are for GPUs.", choices=("float32", "bf16", "fp16")
     )
     batch_size: int = option(8, "Photos per forward pass.", min=1, max=10_000)
     workers: int = option(2, "Decoding processes; 0 decodes in the main process.", min=0, max=1000)

@@ -17,6 +17,7 @@ from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of
 from pipeline.pages.plots import as_svg, rank_histograms, training_curves
 from pipeline.pages.render import render
+from pipeline.runs import TrainedRun
 
 MISTAKES = 12  # of each task
 SHOWN = 5  # answers per mistake
@@ -25,7 +26,7 @@ THUMBNAIL = 320  # pixels
 
 def write_evaluation(
     path: Path,
-    runs: Sequence[Path],
+    runs: Sequence[TrainedRun],
     split: Split,
     protocols: dict[str, RetrievalMetrics],
     similarity: np.ndarray,
@@ -36,21 +37,22 @@ def write_evaluation(
 
     Args:
         path: file to write.
-        runs: the run folders evaluated.
+        runs: those evaluated.
         split: what they were evaluated on.
         protocols: metrics by protocol.
         similarity: (N, M).
         chances: recalls of a random ranking, by protocol.
-        intervals: 95 % intervals of the first protocol's recalls; none: not asked for.
+        intervals: 95% intervals of the first protocol's recalls; none: not asked for.
     """
     owner = split.images.image_of_caption
     found = ranks(similarity, owner)
-    curves = [run for run in runs if (run / METRICS).is_file()]
+    curves = [run.folder for run in runs if (run.folder / METRICS).is_file()]
     path.parent.mkdir(parents=True, exist_ok=True)
     page = render(
         "evaluation.html",
-        title=" + ".join(str(run) for run in runs),
+        title=f"Evaluation of {' + '.join(run.name for run in runs)}",
         split=split.name or "all",
+        stores=", ".join(str(store.path) for store in split.stores.stores),
         images=len(split.store_ids),
         captions=len(split.caption_ids),
         kind=kind_of(split.stores.extraction),
@@ -75,7 +77,7 @@ def _recall_rows(
     rows: dict[str, list[tuple[str, list[str], str]]] = {name: [] for name in protocols}
     if intervals:
         shown = {key: f"{low:.1f}–{high:.1f}" for key, (low, high) in intervals.items()}
-        rows[next(iter(protocols))].append(("95 % interval", [shown[key] for key in keys], shown["rsum"]))
+        rows[next(iter(protocols))].append(("95% interval", [shown[key] for key in keys], shown["rsum"]))
     for name, values in chances.items():
         rows[name].append(("by chance", [f"{values[key]:.1f}" for key in keys], f"{values['rsum']:.1f}"))
     return rows

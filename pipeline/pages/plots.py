@@ -128,6 +128,7 @@ def _plot_svg(figure: "Figure", plots: Sequence[Any], one: Any) -> str:
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05)
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # names that repeat in every plot of a page
     svg = re.sub(r' (width|height|xmlns|xmlns:xlink)="[^"]*"', "", svg, count=4)
     return svg.replace(INK, "currentColor")
 

@@ -33,7 +33,7 @@ def test_retrieve_prints_photos_with_scores_and_boxes(inside: Path) -> None:
     said = scan("retrieve", "--query", "two dogs play by a tree", "--device", "cpu")
     assert said.exit_code == 0
     lines = [line for line in said.stdout.splitlines() if not line.startswith("note: ")]
-    assert lines[0] == "'two dogs play by a tree'  (best 10 of 20)"
+    assert lines[0] == "'two dogs play by a tree'  (best 10 of 20; below a photo: share of its score, box)"
     hits = [line for line in lines if re.match(r" +\d+ +-?0\.\d{4}  .*COCO_train2014_\d{12}\.jpg(  \(weak\))?$", line)]
     boxes = [line for line in lines if re.match(r" +\d+%  \[\d+, \d+, \d+, \d+\]  attribute \d object \d+$", line)]
     assert (len(hits), len(boxes)) == (10, 30)
@@ -84,7 +84,7 @@ def test_evaluate_prints_and_writes_both_tasks_in_coco_ids(inside: Path) -> None
 def test_evaluate_adds_what_is_asked_for(inside: Path) -> None:
     said = scan("evaluate", "--split", "all", "--bootstrap", "50", "--latex")
     assert said.exit_code == 0, said.output
-    assert re.search(r"^  95 % from( +\d+\.\d){7}$", said.output, re.MULTILINE)
+    assert re.search(r"^  95% from( +\d+\.\d){7}$", said.output, re.MULTILINE)
     assert re.search(r"^t2i\\_mean( & \d+\.\d){7} \\\\$", said.output, re.MULTILINE)
     content = json.loads((inside / "runs/t2i_mean/evaluation/all.json").read_text())
     low, high = content["confidence_95"]["rsum"]

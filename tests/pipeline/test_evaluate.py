@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -83,12 +84,16 @@ def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
     said = scan("evaluate", "--run", "runs/t2i_mean", "--bootstrap", "50", "--html", "e.html")
     assert said.exit_code == 0, said.output
     assert "by chance" in said.output
-    assert "95 % from" in said.output
+    assert "95% from" in said.output
     assert "note: 5 photos are few" in said.output
     content = json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())
     assert content["chance"]["5 images"]["image_retrieval_r1"] == 20
     assert "by chance" in Path("e.html").read_text()
-    assert "95 % interval" in Path("e.html").read_text()
+    page = Path("e.html").read_text()
+    assert "95% interval" in page
+    assert "<h1>Evaluation of runs/t2i_mean</h1>" in page
+    assert re.search(r"split dev: 5 images, \d+ captions of \S*features/train2014", page)
+    assert '<g id="' not in page  # names that would repeat in every plot
 
 
 def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(

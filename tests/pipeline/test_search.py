@@ -247,7 +247,7 @@ def test_the_shipped_run_is_taken_where_none_fits(inside: Path, monkeypatch: pyt
     monkeypatch.setattr(search, "find_run", find)
     notes: list[str] = []
     assert open_search(report=notes.append).run.folder == own
-    assert notes == ["note: runs: no trained run found; searching with the run that is shipped"]
+    assert notes == ["note: runs: no trained run found; the starter's run is used"]
     with pytest.raises(PipelineError, match="no trained run found"):
         open_search("runs/mine")  # one that was asked for is never replaced
 

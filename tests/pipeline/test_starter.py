@@ -55,9 +55,19 @@ def test_the_first_minutes(alone: Path) -> None:
     assert "scan-pipeline train" not in said.output
     said = scan("retrieve", "--query", "a man on a surfboard", "--device", "cpu")
     assert said.exit_code == 0, said.output
-    assert "searching with the run that is shipped" in said.output
-    assert "best 6 of 6" in said.output
+    assert "the starter's run is used" in said.output
+    assert "best 6 of 6; below a photo: share of its score, box" in said.output
     assert "windows pooled from tf_efficientnet_lite0" in scan("inspect", "features/photos").output
+
+
+def test_photos_without_features_are_named_each_time(alone: Path) -> None:
+    photo = min(PHOTOS.glob("*.jpg"))
+    (alone / "photos").mkdir()
+    (alone / "photos" / "whole.jpg").write_bytes(photo.read_bytes())
+    (alone / "photos" / "half.jpg").write_bytes(photo.read_bytes()[:2000])
+    for _ in range(2):
+        said = scan("extract", "--images", "photos", "--workers", "0", "--device", "cpu")
+        assert "1 photo has no features (half.jpg: truncated); listed in features/photos/failures.jsonl" in said.output
 
 
 def test_asked_for_by_name_it_says_nothing(alone: Path) -> None:

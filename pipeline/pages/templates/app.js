@@ -22,6 +22,11 @@ const make = (tag, properties = {}) => Object.assign(document.createElement(tag)
 
 // ---- the list: the library, or the answers of a query, a page at a time
 let listed = "";
+const BY = { // what a score is, by what was asked with
+  sentence: "A score says how well the regions of a photo and the words of the sentence fit. It ranks photos for this one query: scores of two queries do not compare, and a score is no probability. A match is weak where a sentence about another photo would score as much.",
+  photo: "A score says how well the regions of a photo fit those of the photo to compare with. It ranks photos for that one photo, and is no probability.",
+  both: "Photos are ranked by the sentence and by the photo, each alone. A score adds 1 / (60 + rank) of both, so that a photo comes first where both rank it high.",
+};
 async function refresh() { // the list that the address asks for, from its beginning
   const { photo, ...asked } = state(), mine = ++latest;
   listed = JSON.stringify(asked);
@@ -40,6 +45,7 @@ async function refresh() { // the list that the address asks for, from its begin
     const unknown = Object.entries(answer.unknown ?? {}).map(([word, near]) => near ? `“${word}” (nearest: “${near}”)` : `“${word}”`);
     const note = (unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "") + (shown[0]?.weak ? " No good match: even the best is weak." : "");
     $("scores").hidden = !query;
+    $("meaning").textContent = BY[asked.q && asked.like ? "both" : asked.like ? "photo" : "sentence"];
     status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
     if (!answer.complete) status_.textContent += " A node is not there: its photos are missing.";
@@ -145,15 +151,18 @@ $("upload")?.addEventListener("change", async (event) => {
   const file = event.target.files[0];
   if (!file) return;
   const mine = ++latest;
-  gallery.replaceChildren(); shown = []; searched = 0; status_.textContent = "looking at your photo …";
+  gallery.replaceChildren(); shown = []; searched = 0; status_.textContent = `Looking at ${file.name} …`;
   const image = make("img", { src: URL.createObjectURL(file), alt: `Your photo ${file.name}` }), list = make("ol");
-  $("captions").replaceChildren(image, list);
+  image.addEventListener("error", () => image.remove()); // a kind that the browser does not show, such as HEIC
+  const back = make("button", { type: "button", className: "icon text", textContent: "Back to the photos" });
+  back.addEventListener("click", refresh);
+  $("captions").replaceChildren(back, image, list);
   try {
     const answer = await ask("/v1/captions", { method: "POST", body: file });
     if (mine !== latest) return;
     list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)})` })));
-    status_.textContent = "captions for your photo, best first";
-  } catch (error) { if (mine === latest) status_.textContent = error.message; }
+    status_.textContent = `Captions for ${file.name}, best first`;
+  } catch (error) { if (mine === latest) status_.textContent = `${file.name}: ${error.message}`; }
   event.target.value = "";
 });
 refresh();

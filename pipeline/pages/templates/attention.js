@@ -21,7 +21,7 @@ function showAttention(container, data, photo, alt, note) {
   stage.append(make("img", { src: photo, alt }), canvas, svg);
   container.replaceChildren(words, ...(note.parentNode ? [] : [note]), stage);
 
-  const percent = (value) => `${Math.round(100 * value)} %`;
+  const percent = (value) => `${Math.round(100 * value)}%`;
   const nameOf = (region) => `the marked ${data.region}${data.names[region] ? ` (${data.names[region]})` : ""}`;
   const dim = attentionPainter(canvas, data);
   const rects = data.boxes.map(([x1, y1, x2, y2], region) => {
@@ -72,7 +72,7 @@ function showAttention(container, data, photo, alt, note) {
 }
 
 // Paints attention onto a canvas over the photo, as pipeline.pages.explanation.dimmed_photos does: linear in the attention,
-// from 40 % brightness at none to 100 % at `full` times the uniform attention. Small regions count more than large ones.
+// from 40% brightness at none to 100% at `full` times the uniform attention. Small regions count more than large ones.
 function attentionPainter(canvas, data) {
   const scale = 128 / Math.max(data.width, data.height), context = canvas.getContext("2d");
   const width = (canvas.width = Math.max(1, Math.round(data.width * scale)));

@@ -3,7 +3,7 @@
 function makeSortable(table, head) {
   const heads = [...table.rows[head].cells], body = table.tBodies[0];
   heads.forEach((cell, column) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: cell.textContent || "name" });
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: cell.textContent });
     cell.replaceChildren(button);
     button.addEventListener("click", () => {
       const down = cell.getAttribute("aria-sort") !== "descending", groups = [];

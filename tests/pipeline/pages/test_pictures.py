@@ -1,5 +1,6 @@
 """Pictures of answers: photos of any shape and text of any language fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,12 @@ def test_a_name_hides_no_small_box(top: int, bottom: int, row: int) -> None:
     assert tuple(drawn[row, 12]) == red or tuple(drawn[row, 11]) == red
     if bottom - top < 20:
         assert tuple(drawn[(top + bottom) // 2, 20]) == (0, 0, 0)  # what is in the box is seen
+
+
+def test_a_photo_whose_region_has_no_name_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr("pipeline.pages.pictures._fitted", lambda text, *_: drawn.append(text) or text)
+    (hit,) = answer(tmp_path, [(9, 9)], "a dog").hits
+    hit = replace(hit, image="sea/1.png", boxes=(replace(hit.boxes[0], name=""),))
+    draw_answers([Answer("a dog", 1, (hit,))], tmp_path / "p.png")
+    assert "1 · 0.500 · 1.png" in drawn
