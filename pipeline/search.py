@@ -265,7 +265,8 @@ class Search:
             candidates = np.sort(best)
             one = words.pack(torch.tensor([query]))[None]  # (1, L, E)
             padded = PaddedWords(one, [one.shape[1]])
-            scores = model.similarities(regions.gather(candidates), padded, between_photos=between_photos)
+            # block by block, in the cache: all at once, as float32, they would go through memory twice
+            scores = model.similarities(regions.among(candidates).read_ahead(), padded, between_photos=between_photos)
             compared.append((candidates, scores[:, 0]))
         return compared
 

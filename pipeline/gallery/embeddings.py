@@ -14,7 +14,7 @@ Letters: N images, n of a shard, K regions, E joint space.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from matcher.errors import MatcherError
 from matcher.fit import BEST
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.files import disk_errors, read_json, remove_abandoned, write_json
-from pipeline.gallery.parts import read_part, write_part
+from pipeline.gallery.parts import read_ahead, read_part, write_part
 from pipeline.runs import SHIPPED, STARTER, TrainedRun
 from pipeline.store.format import repair_hint
 from pipeline.store.reader import Shard, Store, StoreCollection
@@ -59,16 +59,28 @@ class StoredEmbeddings:
 
     def gather(self, images: np.ndarray) -> Tensor:
         """(B, K, E) float32 of some images, on the model's device."""
-        rows, out = self.rows[images], np.empty((len(images), *self.shape[1:]), np.float16)
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(part_of).tolist():
-            places = np.flatnonzero(part_of == index)
-            out[places] = self.parts[index][rows[places] - self._starts[index]]
+        out = np.empty((len(images), *self.shape[1:]), np.float16)
+        for part, places, rows in self._by_part(self.rows[images]):
+            out[places] = part[rows]
         return torch.from_numpy(out).to(self.device).float()
+
+    def _by_part(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each part that has some of the rows: the part, their places (n,) in `rows`, and in the part (n,)."""
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(part_of, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1) if len(rows) else ():
+            index = part_of[places[0]]
+            yield self.parts[index], places, rows[places] - self._starts[index]
 
     def among(self, rows: np.ndarray) -> "StoredEmbeddings":
         """Those of some rows of the collection, in their order."""
         return StoredEmbeddings(self.parts, self.device, rows)
+
+    def read_ahead(self) -> "StoredEmbeddings":
+        """Have the disk read these images, scattered ones, before they are asked for; returns itself."""
+        for part, _, rows in self._by_part(self.rows):
+            read_ahead(part, rows)
+        return self
 
 
 def generation(run: TrainedRun, root: Path) -> Path:

@@ -4,8 +4,10 @@ A part is a safetensors file that says what it was made from and the sha256 of i
 the file is its own commit mark. Nothing in it depends on the machine or the time: the same shard and model give the same bytes.
 """
 
+import ctypes
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,6 +60,18 @@ def read_part(path: Path, source: Mapping[str, str], *, verify: bool = False) ->
     except (OSError, SafetensorError, PipelineError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return arrays if fits else None
+
+
+def read_ahead(array: np.ndarray, rows: np.ndarray) -> None:
+    """Have the disk read some rows of a memory-mapped array (N, …) now, all together, and nothing else.
+
+    Without it a row is read when it is touched, after the one before, and Linux reads megabytes around it.
+    """
+    address, size = array.__array_interface__["data"][0], array.strides[0]
+    firsts = (address + rows * size) // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = ctypes.CDLL(None).madvise
+    for first, end in zip(firsts.tolist(), (address + (rows + 1) * size).tolist(), strict=True):
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -65,6 +65,32 @@ def test_what_is_stored_is_what_the_model_makes(place: Path) -> None:
     assert len(files(Path("index"))) == 1 + 4
 
 
+def test_scattered_photos_are_read_from_the_disk_without_what_lies_between(tmp_path: Path) -> None:
+    path, rows = tmp_path / "part", np.arange(7, 8000, 500)
+    np.random.default_rng(0).integers(0, 255, (8000, 8192), np.uint8).tofile(path)  # 66 MB
+
+    def megabytes(ahead: bool) -> float:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+        regions = np.memmap(path, np.float16, "r", shape=(8000, 4, 1024))
+        stored = StoredEmbeddings([regions[:4000], regions[4000:]], torch.device("cpu")).among(rows)
+        before = _bytes_read()
+        (stored.read_ahead() if ahead else stored).gather(np.arange(len(rows)))
+        return (_bytes_read() - before) / 1e6
+
+    usual = megabytes(ahead=False)
+    if usual < 1:
+        pytest.skip("the file is not on a disk")
+    assert 8192 * len(rows) / 1e6 <= megabytes(ahead=True) < 1
+
+
+def _bytes_read() -> int:
+    """What this process has made a disk read."""
+    return int(Path("/proc/self/io").read_text().split("read_bytes:")[1].split()[0])
+
+
 def test_a_query_reads_no_feature_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(Path("runs/x"))
     first = Search(run, opened(), index=Path("index")).photos(["a dog"])
