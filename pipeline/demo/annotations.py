@@ -129,7 +129,7 @@ def _stuff(scene: Scene, rng: np.random.Generator) -> Iterable[Said]:
     width, height = scene.width, scene.height
     ground, like, _ = GROUNDS[place.ground]
     boxes = [(ground, like, (0, edge, width, height))]
-    if not scene.walled:
+    if not place.walled:
         boxes.append(("sky", "dark" if place.time == "night" else "", (0, 0, width, horizon)))
         if place.backdrop == "sea":
             boxes.append(("sea", "", (0, horizon, width, edge)))

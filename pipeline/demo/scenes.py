@@ -41,7 +41,12 @@ class Place:
 
     ground: str  # grass, sand, snow, wood, tiles, carpet or cobbles
     backdrop: str  # hills, sea, plaster or brick
-    time: str  # day, sunset or night; indoors always day
+    time: str  # day, sunset or night; before a wall always day
+
+    @property
+    def walled(self) -> bool:
+        """Whether a wall stands behind, not a horizon."""
+        return self.backdrop in ("plaster", "brick")
 
 
 PLACES = (
@@ -57,7 +62,6 @@ PLACES = (
     Place("tiles", "plaster", "day"),
     Place("cobbles", "brick", "day"),
 )
-WALLS = ("plaster", "brick")
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,6 @@ class Scene:
         return self.camera.height
 
     @property
-    def walled(self) -> bool:
-        """Whether a wall stands behind, not a horizon."""
-        return self.place.backdrop in WALLS
-
-    @property
     def wall(self) -> float:
         """Where ground and backdrop meet, as y in units."""
         return self.camera.ground_at(self.width / 2, self.edge)[1]
@@ -125,10 +124,10 @@ def make_scene(seed: int, number: int) -> Scene:
     rng = stream(seed, number, 0)
     place = PLACES[rng.integers(len(PLACES))]
     width, height = (SHORT, LONG) if rng.random() < 0.25 else (LONG, SHORT)
-    walled = place.backdrop in WALLS
-    camera = _camera(width, height, 22.0 if walled else 12.0, 1.9 * SHORT if walled else 1.35 * SHORT)
+    pitch, focal = (22.0, 1.9 * SHORT) if place.walled else (12.0, 1.35 * SHORT)
+    camera = _camera(width, height, pitch, focal)
     edge = camera.horizon + (rng.uniform(6, 16) if place.backdrop == "sea" else 0)
-    if walled:
+    if place.walled:
         edge = height * rng.uniform(0.2, 0.34)
     light = _light(rng, place)
     scene = Scene(seed, number, place, camera, light, edge, ())

@@ -31,7 +31,7 @@ def illumination(scene: Scene, ground: np.ndarray) -> Illumination:
         key, sky = bgr("#ffc58a") * 1.15, bgr("#c0aebf") * 0.62
     else:
         key = mix(bgr("#f2f6ff"), bgr("#ffeccb"), np.array(light.warmth + 1) / 2)
-        sky = bgr("#f0e9e0") * 0.42 if scene.walled else bgr("#cbdcf5") * 0.5
+        sky = bgr("#f0e9e0") * 0.42 if scene.place.walled else bgr("#cbdcf5") * 0.5
     key = key * (0.75 + 0.3 * light.hardness)
     direction = np.array(light.direction, np.float32)
     back = ground * (key * direction[2] + sky) * 0.6
@@ -50,7 +50,7 @@ def falling_light(scene: Scene, light: Illumination) -> np.ndarray:
         x, y, z = sprite(thing.kind, thing.turn, scene.camera.pitch).solid * SIZES[thing.size]
         x, y, low = x + thing.x, y + thing.y, z < 0.16 * SIZES[thing.size]
         reach = z / lz
-        if scene.walled:
+        if scene.place.walled:
             reach = np.minimum(reach, np.maximum(scene.wall - y, 0) / max(-ly, 0.05))
         _fill(cast, scene, np.stack([x - reach * lx, y - reach * ly, z - reach * lz]))
         _fill(closed, scene, np.stack([x, y, 0 * z])[:, low])

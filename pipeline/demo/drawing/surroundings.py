@@ -31,7 +31,7 @@ def draw_surroundings(
 ) -> float:
     """Cover `image` ((H, W, 3) linear BGR), `falling` being the light on ground and wall; returns the ground's gloss."""
     edge, camera = round(scene.edge), scene.camera
-    if scene.walled:
+    if scene.place.walled:
         wall = texture(scene.place.backdrop, int(rng.integers(VARIANTS)))
         image[:edge] = _in_perspective(wall, camera.wall(scene.wall), 0, image[:edge], rng) * falling[:edge]
         image[edge - 4 : edge] *= np.array([1.2, 1.2, 0.8, 0.4], np.float32)[:, None, None]  # a skirting board
@@ -43,7 +43,7 @@ def draw_surroundings(
     below = np.array([[1, 0, 0], [0, 1, -edge], [0, 0, 1]])
     straight = scene.place.ground in ("wood", "tiles", "grass")
     rows = _in_perspective(ground, below @ camera.ground, 0 if straight else rng.uniform(0, 360), image[edge:], rng)
-    if not scene.walled:
+    if not scene.place.walled:
         haze = np.linspace(0.8, -0.5, len(rows))[:, None].repeat(scene.width, 1)
         rows = mix(rows, ground.mean * 1.1, haze)
     image[edge:] = rows * falling[edge:]
