@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,14 @@ class EvaluateConfig(CommandConfig):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
+class _Expectation(NamedTuple):
+    """What the preset of a run promises."""
+
+    folds: int
+    rsum: float
+    tolerance: float
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Recalls under each protocol."""
@@ -104,8 +112,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     report(f"run: {', '.join(member.name for member in runs)}")
     split, name, notes = _choose_split(runs[0], config)
     folds = _check_folds(len(split.store_ids), config.folds)
-    if config.verify:
-        _check_verify(runs[0], folds)
+    expected = _expectation(runs[0], folds) if config.verify else None
     if config.eccv:
         _check_eccv(split.image_ids, split.caption_ids)
     judged = read_judgements(Path(config.judgements)) if config.judgements else []
@@ -135,7 +142,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
     extras += [str(agreed)] if agreed else []
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
-    verified, verdict = _verify(runs[0], protocols) if config.verify else (True, "")
+    verified, verdict = _verify(expected, protocols) if expected else (True, "")
     return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
 
 
@@ -254,9 +261,8 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, 
     wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
     if wanted != "all" and wanted not in dataset.splits:
         known = ", ".join(sorted(name for name in dataset.splits if name))
-        raise PipelineError(
-            f"--split {wanted}: the data has no such split; it has {known or 'no named split: use all'}"
-        )
+        message = f"--split {wanted}: the data has no such split; it has {known or 'none of a name'}"
+        raise PipelineError(message, "" if known else "use --split all")
     stores, files = [store.path for store in dataset.stores.stores], dataset.caption_files
     # Some of the run's stores or captions alone are easier than all of them.
     all_stores = own_stores and (not config.features or _are_among(_if_there(run.stores), stores))
@@ -296,22 +302,27 @@ def _check_folds(count: int, folds: int) -> int:
     return folds
 
 
-def _check_verify(run: TrainedRun, folds: int) -> None:
-    expected = run.config.expected
+def _expectation(run: TrainedRun, folds: int) -> _Expectation:
+    """What --verify compares with."""
+    file, expected = run.folder / "config.yaml", run.config.expected
     if "rsum" not in expected:
-        raise PipelineError(f"{run.folder / 'config.yaml'}: has no expected recalls; --verify needs a run of a preset")
+        raise PipelineError(f"{file}: has no expected recalls, which --verify needs", "choose a run of a preset")
     try:
-        wanted, _, _ = int(expected.get("folds", 1)), float(expected["rsum"]), float(expected.get("tolerance", 0.0))
+        wanted = _Expectation(
+            int(expected.get("folds", 1)), float(expected["rsum"]), float(expected.get("tolerance", 0.0))
+        )
     except (TypeError, ValueError) as error:
-        raise PipelineError(f"{run.folder / 'config.yaml'}: its expected recalls are not numbers ({error})") from error
-    if wanted > 1 and wanted != folds:
-        raise PipelineError(f"--verify: the preset expects the mean of {wanted} folds; evaluate with --folds {wanted}")
+        raise PipelineError(f"{file}: its expected recalls are not numbers ({error})") from error
+    if wanted.folds > 1 and wanted.folds != folds:
+        remedy = f"evaluate with --folds {wanted.folds}"
+        raise PipelineError(f"--verify: the preset expects the mean of {wanted.folds} folds, not of {folds}", remedy)
+    return wanted
 
 
 def _check_eccv(image_ids: Sequence[int | str], caption_ids: Sequence[int | str]) -> None:
     """Refuse other images and captions than those that the package judges."""
     if importlib.util.find_spec("eccv_caption") is None:
-        raise PipelineError("--eccv: needs the package eccv_caption; pip install 'scan-pipeline[eccv]'")
+        raise PipelineError("--eccv: needs the package eccv_caption", "pip install 'scan-pipeline[eccv]'")
     listed = resources.files("eccv_caption") / "data/original_image_to_caption.json"
     truth = {int(image): captions for image, captions in json.loads(listed.read_text()).items()}
     found = len(truth.keys() & set(image_ids)), len({c for own in truth.values() for c in own} & set(caption_ids))
@@ -374,14 +385,8 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return np.take_along_axis(best, order, axis=1)
 
 
-def _verify(run: TrainedRun, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
-    expected = run.config.expected
-    folds = int(expected.get("folds", 1))
-    found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (folds > 1))
-    floor = float(expected["rsum"]) - float(expected.get("tolerance", 0.0))
-    passed = found.rsum >= floor
+def _verify(expected: _Expectation, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
+    found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (expected.folds > 1))
+    passed = found.rsum >= expected.rsum - expected.tolerance
     relation = "reaches" if passed else "falls short of"
-    return (
-        passed,
-        f"rsum {found.rsum:.1f} {relation} the expected {expected['rsum']} - {expected.get('tolerance', 0.0)}",
-    )
+    return passed, f"rsum {found.rsum:.1f} {relation} the expected {expected.rsum} - {expected.tolerance}"

@@ -162,14 +162,15 @@ def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:
         return own
     path = resolve(config.init, "--init", WAYS)
     if own.is_file() and not own.samefile(path):
-        raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation; choose another --run")
+        raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation", "choose another --run")
     return path
 
 
 def read_records(config: TrainDetectorConfig, report: Callable[[str], None]) -> DetectionRecords:
     """The annotations that a configuration asks for, with a report of what was left out."""
     if bool(config.visual_genome) == bool(config.coco):
-        raise PipelineError("name the annotations with --visual-genome DIR or, instead, --coco DIR")
+        found = "both" if config.coco else "neither"
+        raise PipelineError(f"{found} of --visual-genome DIR and --coco DIR given; expected one of them")
     held_out = read_held_out(map(Path, config.held_out))
     if config.coco:
         for option in ("objects", "attributes", "images"):
@@ -227,16 +228,8 @@ def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tu
 def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
     """What must not change between a run and its continuation: not the device, nor how long it goes on."""
     fields = to_dict(config)
-    paths = (
-        "visual_genome",
-        "coco",
-        "images",
-        "held_out",
-        "objects",
-        "attributes",
-        "init",
-    )  # `_data` has their content
-    for key in ("run", "preset", "device", "workers", "evaluate_only", *paths):
+    elsewhere = ("visual_genome", "coco", "images", "held_out", "objects", "attributes", "init")  # `_data` has these
+    for key in ("run", "preset", "device", "workers", "evaluate_only", *elsewhere):
         del fields[key]
     for key in ("checkpoint_every", "evaluate_every"):
         del fields["training"][key]

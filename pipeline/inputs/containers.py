@@ -79,8 +79,7 @@ def read_member(place: str, name: str, ahead: int = 0) -> bytes:
     if name not in found.photos:
         raise UnreadableImage(f"{name!r} is not in {os.path.basename(place)}")
     if place.endswith(".parquet"):
-        group, row = found.photos[name]
-        content = _row_group(place, status(place), group)[row]
+        content = _read_row(place, *found.photos[name])
         if content is None:
             raise UnreadableImage("no image in this row")
         return content
@@ -212,13 +211,9 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
 
 def _image_column(place: str, schema: Any) -> str:
     """The name of the column that holds images."""
-    arrow, _ = pyarrow()
-    binary = [
-        item.name for item in schema if arrow.types.is_binary(item.type) or arrow.types.is_large_binary(item.type)
-    ]
-    structs = [
-        item.name for item in schema if arrow.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0
-    ]
+    types = pyarrow()[0].types
+    binary = [item.name for item in schema if types.is_binary(item.type) or types.is_large_binary(item.type)]
+    structs = [item.name for item in schema if types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0]
     named = [name for name in structs + binary if name.lower() in IMAGE_NAMES]
     if not (named or structs):
         raise PipelineError(
@@ -257,26 +252,35 @@ def _same_for_one_name(place: str, titles: Sequence[str], rows: Sequence[tuple[i
     for title, (group, row, _) in zip(titles, rows, strict=True):
         if counted[title] > 1:
             with suppress(UnreadableImage):
-                content = _row_group(place, status(place), group)[row] or b""
-                digest = hashlib.sha256(content).digest()
+                digest = hashlib.sha256(_read_row(place, group, row) or b"").digest()
                 if digests.setdefault(title, digest) != digest:
                     return False
     return True
 
 
+def _read_row(place: str, group: int, row: int) -> bytes | None:
+    """The image in a row of a parquet file; None where the row has none."""
+    column = _row_group(place, status(place), group)
+    if isinstance(column, str):
+        raise UnreadableImage(column)
+    if row >= len(column):
+        raise UnreadableImage("its row group has fewer rows than its file says")
+    value = column[row].as_py()
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
 @functools.lru_cache(maxsize=2)
-def _row_group(place: str, found: Status, group: int) -> "_Images | _Damaged":
-    """The images of a row group. A damaged one is read once for all of its rows."""
+def _row_group(place: str, found: Status, group: int) -> Any:
+    """The column of images of a row group, or why it cannot be read: a damaged one is read once for all of its rows."""
     arrow, parquet = pyarrow()
     try:
         with open_file(place) as file, _damage(f"row group {group} of {os.path.basename(place)} is damaged"):
             table = parquet.ParquetFile(file)
             image = _image_column(place, table.schema_arrow)
             is_struct = arrow.types.is_struct(table.schema_arrow.field(image).type)
-            column = table.read_row_group(group, columns=[f"{image}.bytes" if is_struct else image]).column(0)
+            return table.read_row_group(group, columns=[f"{image}.bytes" if is_struct else image]).column(0)
     except UnreadableImage as error:
-        return _Damaged(str(error))
-    return _Images(column)
+        return str(error)
 
 
 @contextmanager
@@ -288,29 +292,6 @@ def _damage(what: str) -> Iterator[None]:
         raise
     except (pyarrow()[0].ArrowException, OSError, ValueError) as error:  # ValueError: names that are no text
         raise UnreadableImage(f"{what} ({first_line(error)})") from error
-
-
-@dataclass(frozen=True)
-class _Images:
-    """A column of images."""
-
-    column: Any
-
-    def __getitem__(self, row: int) -> bytes | None:
-        if row >= len(self.column):
-            raise UnreadableImage("its row group has fewer rows than its file says")
-        value = self.column[row].as_py()
-        return value.get("bytes") if isinstance(value, dict) else value
-
-
-@dataclass(frozen=True)
-class _Damaged:
-    """A column that cannot be read."""
-
-    reason: str
-
-    def __getitem__(self, row: int) -> bytes | None:
-        raise UnreadableImage(self.reason)
 
 
 def _captions(name: str, record: Mapping[str, Any], place: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,19 @@
 """Where photos come from: what is there, and the bytes of one, whatever holds it.
 
 A root is a folder, a tar or parquet file, a pattern of such, or a URL of any of these; `pipeline.store.roots` says how it and a path
-below it name a photo. What kind it is decides `open_source`; everything else uses the protocol, or `read_photo` for one place.
+below it name a photo. `open_source` decides which kind it is; everything else uses `Source`, or `read_photo` for one place.
 """
 
 import functools
 import hashlib
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, permutations
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
@@ -43,24 +44,26 @@ class Listed(NamedTuple):
     mtime_ns: int = 0  # of its last modification, or what else changes when it does
 
 
-class Source(Protocol):
+class Source(ABC):
     """Photos that one `--images` names."""
 
+    @abstractmethod
     def photos(self, skipped: Counter[str]) -> list[Listed]:
         """Every photo, in the order in which it is best read; counts other files by suffix."""
 
     def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Captions that lie with the photos, as the images of Karpathy's files.
+        """Captions that lie with the photos, as the images of Karpathy's files; those beside a folder `find_captions` finds.
 
         Args:
             columns: that hold them; (): those of known names.
         """
+        return []
 
-    def refuse_if_gone(self) -> None:
+    def refuse_if_gone(self) -> None:  # noqa: B027 (a container that is gone is an error when it is read)
         """Raises a PipelineError where the photos are no longer there, such as on a disk that was unmounted."""
 
 
-class Folder:
+class Folder(Source):
     """Image files below a folder. Hidden files and folders are left alone, links are followed."""
 
     def __init__(self, root: str):
@@ -73,10 +76,6 @@ class Folder:
     def photos(self, skipped: Counter[str]) -> list[Listed]:
         """All of them, by path."""
         return [self._listed(path) for path in sorted(_walk(self.root, "", set(), skipped))]
-
-    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """None: captions of a folder are files beside it, which `find_captions` finds."""
-        return []
 
     def refuse_if_gone(self) -> None:
         """An unmounted disk is not a folder of unreadable photos."""
@@ -93,7 +92,7 @@ class Folder:
         return Listed(path, status.st_size, status.st_mtime_ns)
 
 
-class Containers:
+class Containers(Source):
     """Photos in tar or parquet files, as they lie in them."""
 
     def __init__(self, root: str, files: Sequence[str]):
@@ -118,11 +117,8 @@ class Containers:
         """Those of a photo's row, or of a tar's members with its key."""
         return [one for file in self.files for one in index_of(place_of(self.root, file), columns).captions]
 
-    def refuse_if_gone(self) -> None:
-        """To read from a container that is gone is an error already."""
 
-
-class RemoteFolder:
+class RemoteFolder(Source):
     """Image files behind a URL."""
 
     def __init__(self, root: str, files: Mapping[str, Status]):
@@ -132,13 +128,8 @@ class RemoteFolder:
         """All of them, by path."""
         suffixes = {file: os.path.splitext(file)[1].lower() for file in self.files}
         skipped.update(suffix for suffix in suffixes.values() if suffix not in SUFFIXES)
-        return [
-            Listed(file, max(size, 0), time) for file, (size, time) in self.files.items() if suffixes[file] in SUFFIXES
-        ]
-
-    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """None: captions of a folder are files beside it."""
-        return []
+        photos = (file for file, suffix in suffixes.items() if suffix in SUFFIXES)
+        return [Listed(file, max(self.files[file].size, 0), self.files[file].mtime_ns) for file in photos]
 
     def refuse_if_gone(self) -> None:
         """A bucket that was deleted is not a folder of unreadable photos: its first photo has to be there."""
@@ -279,10 +270,9 @@ def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:
         if found.st_size > MAX_BYTES:
             raise UnreadableImage(f"{found.st_size:,} bytes: more than {MAX_BYTES:,}")
         with open(place, "rb") as opened:
-            data = opened.read(found.st_size)  # and no more, should it have grown since
+            return opened.read(found.st_size)  # and no more, should it have grown since
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error
-    return data
 
 
 def is_place(name: str) -> bool:

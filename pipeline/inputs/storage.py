@@ -30,7 +30,7 @@ PROTOCOLS = ("s3", "gs", "http", "https", "hf")  # fsspec knows more, some of wh
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before what did not answer is asked again
 BLOCK = 8 << 20  # bytes that are fetched at once
 # What changes when a file does, in the words of S3, Google, HTTP and the hub
-MARKS = (
+MARKS = [
     "ETag",
     "etag",
     "generation",
@@ -41,7 +41,7 @@ MARKS = (
     "oid",
     "mtime",
     "updated",
-)
+]
 
 
 class Gone(PipelineError):
@@ -132,12 +132,12 @@ def matching(pattern: str) -> list[str]:
     """
     names: list[str] = []
     for name in _expanded(pattern):
-        found = (
-            [name] if not PATTERN & set(name) else _remote_glob(name) if is_remote(name) else sorted(glob.glob(name))
-        )
-        if not found:
+        if not PATTERN & set(name):
+            names.append(name)
+        elif found := _remote_glob(name) if is_remote(name) else sorted(glob.glob(name)):
+            names += found
+        else:
             raise PipelineError(f"--images {name}: fits no file")
-        names += found
     return names
 
 
@@ -147,9 +147,8 @@ def files_below(folder: str) -> dict[str, Status]:
         system, path = _system(folder)
         listed = _answered(folder, lambda: system.find(path, detail=True))
         start = len(path.rstrip("/")) + 1
-        return {
-            name[start:]: _status_of(info) for name, info in sorted(listed.items()) if "/." not in name[start - 1 :]
-        }
+        seen = {name[start:]: info for name, info in sorted(listed.items()) if "/." not in name[start - 1 :]}
+        return {file: _status_of(info) for file, info in seen.items()}
     found = glob.glob(f"{glob.escape(folder)}/**", recursive=True)
     files = sorted(os.path.relpath(path, folder) for path in found if os.path.isfile(path))
     return {file: status(os.path.join(folder, file)) for file in files}

@@ -271,7 +271,7 @@ def test_a_damaged_checkpoint_is_named(inside: Path, monkeypatch: pytest.MonkeyP
         (command(*SCRATCH, "training.steps=0"), "training.steps=0: expected at least 1"),
         (command("--init", "gone.pth"), "--init gone.pth: no such file, nor a hub name"),
         (command("--init", "objects.txt"), "objects.txt: not a weights file, or damaged"),
-        (["train-detector", *TINY], "name the annotations with --visual-genome DIR or, instead, --coco DIR"),
+        (["train-detector", *TINY], "neither of --visual-genome DIR and --coco DIR given; expected one of them"),
         (["train-detector", "--coco", "coco", "--attributes", "none", *TINY], "--attributes: does not go with --coco"),
         (command("--held-out", "objects.txt"), "objects.txt: holds no COCO ids"),
         (command("--evaluate-only", "--run", "detectors/none"), "none/detector.safetensors: no detector there to evaluate"),
