@@ -134,11 +134,7 @@ class RegionExtractor(RegionSource):
 
     @torch.inference_mode()
     def launch(self, images: Sequence[PreparedImage]) -> Pending:
-        """Start one batch. On a GPU the host is free to launch the next one before it asks for the result of this one.
-
-        Args:
-            images: of one resized shape.
-        """
+        """Start one batch of images of one resized shape. On a GPU the host can launch the next one meanwhile."""
         features = self.model.backbone(self._upload(images))["res4"]
         sizes = [image.pixels.shape[:2] for image in images]
         if self.selection == "windows":

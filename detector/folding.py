@@ -10,13 +10,9 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 
 
 def fold_norm(conv: nn.Conv2d, norm: Any) -> None:
-    """Take a norm of fixed statistics into the convolution before it.
+    """Fold a norm of fixed statistics (BatchNorm2d, FrozenBatchNorm2d) into the convolution before it, in place.
 
     The arithmetic is in float64: what is left is one rounding of each weight to float32.
-
-    Args:
-        conv: changed in place; it gets a bias.
-        norm: a BatchNorm2d, or detectron2's FrozenBatchNorm2d.
     """
     bias = None if conv.bias is None else conv.bias.double()
     mean, variance = norm.running_mean.double(), norm.running_var.double()

@@ -69,12 +69,7 @@ def fetched_name(path: Path) -> str:
 def fetch_file(name: HubName, candidates: Sequence[str], origin: str, remedy: str, *, kind: str = "model") -> Path:
     """The first of some files that a repository has.
 
-    Args:
-        name: of the repository.
-        candidates: paths in it.
-        origin: the option that named it, for errors.
-        remedy: for errors.
-        kind: "model" or "dataset".
+    `origin`, the option that named it, and `remedy` are for errors; `kind` is "model" or "dataset".
 
     Raises:
         DetectorError: none, or nobody answers; with the reason of every place that was tried.

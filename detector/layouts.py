@@ -30,15 +30,11 @@ MILVLG_NAMES = {"cls_embed": "cls_embedding", "attr_linear1": "fc_attr", "attr_l
 def normalize(state: Mapping[str, Tensor], path: str) -> tuple[str, DetectorConfig, dict[str, Tensor]]:
     """Recognise a published layout and rename its parameters to ours.
 
-    Args:
-        state: parameter name -> tensor, as read.
-        path: of the file, for errors.
-
     Returns:
         The layout's name, the configuration that its shapes tell, and the tensors under our names.
 
     Raises:
-        DetectorError: no known layout.
+        DetectorError: no known layout; it names the path.
     """
     tensors = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in (f"{OBJECTNESS}.weight", f"{BOX}.cls_score.weight") if name not in tensors]
@@ -69,10 +65,7 @@ def check_shapes(config: DetectorConfig, tensors: dict[str, Tensor], path: str) 
 def different_shape(config: DetectorConfig, tensors: Mapping[str, Tensor], parts: tuple[str, ...] = ("",)) -> str:
     """Where tensors first differ from what the network of a configuration has, in words; "" where they fill it exactly.
 
-    Args:
-        config: of the network.
-        tensors: by our names.
-        parts: beginnings of the names that have to be there; the others must not.
+    `parts` are beginnings of the names that have to be there; the others must not.
     """
     from detector.model import FasterRCNN
 

@@ -20,8 +20,7 @@ def cache_folder() -> Path:
 def find_weights(path_or_name: str | None = None) -> Path:
     """The weights file to use: the named one, $SCAN_PIPELINE_WEIGHTS, the newest in the user's cache, the hub's.
 
-    Args:
-        path_or_name: a file, or a hub name: "OWNER/NAME[@REVISION][/FILE]".
+    A name is a file, or one of the hub: "OWNER/NAME[@REVISION][/FILE]".
 
     Raises:
         DetectorError: none there; the message lists every way to get some.
@@ -56,15 +55,10 @@ def _newest_cached() -> Path | None:
 
 
 def resolve(name: str, origin: str, remedy: str) -> Path:
-    """The file of that name, or that of a hub repository.
-
-    Args:
-        name: a file, "OWNER/NAME[@REVISION][/FILE]".
-        origin: the option that named it, for errors.
-        remedy: what to do when there is none, for errors.
+    """The file of that name, or that of a hub repository, "OWNER/NAME[@REVISION][/FILE]".
 
     Raises:
-        DetectorError: neither.
+        DetectorError: neither; it names `origin`, the option that asked, and the remedy.
     """
     if Path(name).is_file():
         return Path(name)

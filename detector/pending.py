@@ -52,8 +52,7 @@ class RegionSource:
     def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
         """Regions of each image, in order; images of one resized shape are one batch.
 
-        Args:
-            images: (H, W, 3) uint8 BGR arrays, or what `prepare` made of them.
+        An image is a (H, W, 3) uint8 BGR array, or what `prepare` made of one.
         """
         prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
         batches: dict[tuple[int, ...], list[int]] = {}

@@ -36,15 +36,11 @@ class PreparedImage:
 def prepare(image: np.ndarray, settings: InputSettings) -> PreparedImage:
     """Subtract the mean, then resize bilinearly: the short side to `min_size` unless the long side passes `max_size`.
 
-    Under `square` both sides become `min_size`, whatever the aspect ratio, and the resize comes first.
-
-    Extreme aspect ratios would leave nothing of the short side: it is stretched to one cell of the feature map.
-
-    Args:
-        image: (H, W, 3) uint8 BGR.
+    Under `square` both sides become `min_size`, whatever the aspect ratio, and the resize comes first. Of an extreme aspect
+    ratio nothing of the short side would be left: it is stretched to one cell of the feature map.
 
     Raises:
-        DetectorError: not such an array.
+        DetectorError: the image is not (H, W, 3) uint8 BGR.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DetectorError(f"image of shape {image.shape} and type {image.dtype}: expected (H, W, 3) uint8, BGR")

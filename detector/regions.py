@@ -21,10 +21,7 @@ class Regions:
         return len(self.boxes)
 
     def pixel_boxes(self, height: int, width: int) -> np.ndarray:
-        """Boxes in pixels of the image at a given size: (K, 4) float32 XYXY.
-
-        Args:
-            height, width: of the decoded image, in pixels; may differ from `image_size`, as of a thumbnail.
+        """Boxes in pixels of the image at a given size, which may be a thumbnail's: (K, 4) float32 XYXY.
 
         Where `image_size` is (0, 0) the image was not known when the boxes were stored: they are fractions of it.
         """

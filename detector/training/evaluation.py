@@ -69,14 +69,7 @@ class VisualGenomeEvaluator(DatasetEvaluator):
 def evaluate_detector(
     model: TrainableDetector, data: DetectionData, folder: Path, *, workers: int, progress: bool
 ) -> dict[str, dict[str, float]]:
-    """AP of a detector on the images held out.
-
-    Args:
-        model: of the data's classes.
-        data: its records of `evaluation`, and how they are read.
-        folder: gets the true boxes as a COCO file, `evaluation_instances.json`.
-        workers: processes that read images.
-        progress: show a bar.
+    """AP of a detector on the images held out. The folder gets the true boxes in COCO's format, `evaluation_instances.json`.
 
     Returns:
         Percentages: `bbox` (COCO's AP, AP50, AP75, …), `objects` and `attributes` (mAP50, mAP50_weighted, mAP50_seen).

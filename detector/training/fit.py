@@ -240,16 +240,9 @@ def _resume(checkpointer: Checkpointer, folder: Path) -> int:
 
 
 def check_recipe(recipe: DetectorFitConfig, device: torch.device, folder: Path, started: bool) -> None:
-    """Refuse what cannot be trained, before a run folder is made of it.
+    """Refuse a recipe that this machine or these weights do not allow, before a run folder is made of it.
 
-    Args:
-        recipe: how it is to be trained.
-        device: to train on.
-        folder: of the run, which may be one to continue.
-        started: whether there are weights to start from.
-
-    Raises:
-        DetectorError: a recipe that this machine or these weights do not allow.
+    `started` tells whether there are weights to start from; a folder that holds a run has some as well.
     """
     started = started or (folder / CHECKPOINTS / "last_checkpoint").is_file()
     if recipe.precision == "fp16" and device.type != "cuda":

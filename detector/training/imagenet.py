@@ -31,12 +31,7 @@ def is_imagenet(state: Mapping[str, Tensor]) -> bool:
 def convert_imagenet(
     state: Mapping[str, Tensor], config: DetectorConfig, path: str
 ) -> tuple[DetectorConfig, dict[str, Tensor]]:
-    """Rename and rescale.
-
-    Args:
-        state: of a torchvision or timm ResNet: 18, 34, 50, 101 or 152.
-        config: the network that starts from it.
-        path: of the file, for errors.
+    """Rename and rescale a ResNet of torchvision or timm, 18 to 152, that a network starts from.
 
     Returns:
         The configuration with this network's input and stride, and the tensors of backbone and res5 under our names.

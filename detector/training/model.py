@@ -180,13 +180,7 @@ def head_losses(
 
     Class: cross-entropy with background. Box: smooth L1 on the deltas of the true class (Fast R-CNN). Attributes: a
     region may have several, and each asks for its share of one softmax; the *true* class is embedded, as published.
-
-    Args:
-        head: scores of features.
-        features: (R, D).
-        samples: of the same R proposals.
-        config: of the network.
-        attribute_weight: of the attribute loss.
+    `features` (R, D) are of the R proposals of `samples`.
     """
     logits, deltas = head.cls_score(features).float(), head.bbox_pred(features).float()
     objects = torch.nonzero(samples.classes < config.num_objects)[:, 0]

@@ -34,13 +34,7 @@ def make_trainer(
 ) -> "SparseTrainer | SparseAMPTrainer":
     """detectron2's trainer with our optimizer and data.
 
-    Args:
-        model: whose losses are summed.
-        recipe: how it is trained.
-        records: of the images.
-        mapper: reads a record's image; None: it cannot be read.
-        workers: processes that do it.
-        done: steps that were taken by an earlier call.
+    The mapper reads a record's image, or returns None; `workers` processes call it. An earlier call has `done` steps.
     """
     loader = build_detection_train_loader(
         ReadableRecords(records, mapper),

@@ -17,10 +17,8 @@ def read_coco(
 ) -> DetectionRecords:
     """Read a folder of COCO: train to train on, val of the same year to evaluate on.
 
-    Args:
-        folder: of COCO.
-        held_out: ids of images that may not be trained on, such as Karpathy's test split.
-        evaluation_images: at most so many, evenly over all.
+    `held_out` are ids of images that may not be trained on, such as Karpathy's test split; the evaluation takes at most
+    `evaluation_images`, evenly over all.
 
     Raises:
         PipelineError: annotations missing or damaged, or two years of them; or no photos.

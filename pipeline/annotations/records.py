@@ -53,11 +53,7 @@ def normalized(name: str) -> str:
 
 
 def read_class_vocabulary(path: str, kind: str) -> ClassVocabulary:
-    """The classes in a file; "" stands for Visual Genome's, "none" for no class at all.
-
-    Args:
-        path: of the file.
-        kind: "objects" or "attributes".
+    """The "objects" or "attributes" in a file; "" stands for Visual Genome's, "none" for no class at all.
 
     Raises:
         PipelineError: not readable, or empty.
@@ -112,9 +108,7 @@ class DetectionRecords:
 def clean_box(annotated: Any, image_size: tuple[int, int]) -> tuple[list[float] | None, str]:
     """A box of an annotation as XYXY inside its image, or None; and what was done: "used", "clipped", or why not.
 
-    Args:
-        annotated: x, y, width and height in pixels.
-        image_size: (height, width).
+    `annotated` is x, y, width and height in pixels; `image_size` is (height, width).
     """
     try:
         x, y, width, height = (float(value) for value in annotated)

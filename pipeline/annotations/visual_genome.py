@@ -115,9 +115,8 @@ def _parts(
 def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
     """COCO ids that files hold out.
 
-    Args:
-        paths: Karpathy's `dataset_coco.json` (its val and test), captions or instances in COCO's format (all of them),
-            or text files with one id a line.
+    Of Karpathy's `dataset_coco.json` its val and test; of captions or instances in COCO's format, and of text files with
+    one id a line, all.
 
     Raises:
         PipelineError: none of these.

@@ -15,7 +15,7 @@ from pipeline.extraction.job import ExtractConfig, Extractor
 STARTER = "starter"  # what `--weights` calls the windows that need no detector
 NO_WEIGHTS = (
     "note: no detector weights found, so the starter is used: 36 windows at fixed places, pooled from a small ImageNet network; "
-    "no objects are found, no attributes\n"
+    "it finds neither objects nor attributes\n"
     f"      the paper's detector: scan-pipeline extract --weights {DEFAULT_HUB} (or a file); see scan-pipeline doctor"
 )
 

@@ -37,7 +37,7 @@ class ExtractConfig(CommandConfig):
     num_regions: int = option(36, "Regions per photo.", min=1, max=1000)
     dtype: str = option("float16", "Type of the stored features.", choices=("float16", "float32"))
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
-    # Features of the same box differ by 0.3 % or 0.04 %, and near ties are decided otherwise, so they are other features.
+    # Features of the same box differ by 0.3 % or 0.04 %, and near ties fall differently, so they are other features.
     # CPUs without such arithmetic take many times longer.
     precision: str = option(
         "float32", "Of the convolutions; bf16 and fp16 are for GPUs.", choices=("float32", "bf16", "fp16")
@@ -53,16 +53,16 @@ class ExtractConfig(CommandConfig):
     )
     retry_failures: bool = option(False, "Try again the photos that failed before.")
     share: str = knob(
-        "", "0/4: this job does the first of four parts of the shards, say an array job's; empty: all of them."
+        "", "0/4: extract the first of four parts of the shards, as one job of an array; empty: all of them."
     )
     engine: str = option("local", "What does the work: this process, or a Ray cluster.", choices=("local", "ray"))
     ray_address: str = knob(
         "",
-        "HOST:PORT; empty: the cluster of this machine, else one for this run; auto or local: only the former or latter.",
+        "HOST:PORT; empty: the cluster of this machine, else one for this run; auto: only the former; local: only the latter.",
     )
     ray_workers: int = knob(
         0,
-        "Detectors at work at once; 0: one for every GPU, or for every machine where there are none.",
+        "Detectors that work at the same time; 0: one for every GPU, or for every machine where there are none.",
         min=0,
         max=100_000,
     )

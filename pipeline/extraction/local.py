@@ -117,13 +117,7 @@ class Detection:
     def outcomes(
         self, decoded: Iterable[PreparedImage | str], batch_size: int, bar: "tqdm[Any]"
     ) -> list[Regions | str]:
-        """Regions of each photo, or the reason why there are none, in order.
-
-        Args:
-            decoded: photos, or the reasons why they cannot be decoded.
-            batch_size: photos per call of the detector, at most.
-            bar: advances by photos.
-        """
+        """Regions of each photo, or the reason why there are none, in order; `bar` advances by photos."""
         outcomes: dict[int, Regions | str] = {}
         launched: deque[tuple[Batch, Pending | None]] = deque()
 

@@ -31,7 +31,7 @@ from pipeline.store.plan import PlannedShard
 from pipeline.store.roots import absolute
 from pipeline.store.writer import claim_store
 
-RETRIES = 3  # of a call whose worker was lost; a shard that kills every worker is not lost machines
+RETRIES = 3  # of a call whose worker was lost: a shard may kill every worker that tries it
 CONNECT_SECONDS = 10
 SHARDS_A_CALL = 8  # at most: a worker decodes ahead within a call
 
@@ -73,7 +73,7 @@ class RayEngine:
                 if call := next(calls, None):
                     at_work[worker.extract.remote(store, size, call)] = worker
                 else:
-                    ray.kill(worker)  # its GPU may be what the successor of a lost one is waiting for
+                    ray.kill(worker)  # the successor of a lost worker may be waiting for its GPU
             idle.clear()
             if not at_work:
                 return
@@ -117,10 +117,7 @@ class ShardWorker:
     def extract(self, store: Path, plan_size: int, shards: Sequence[PlannedShard]) -> Iterator[tuple[int, int]]:
         """Commit the given shards, except those that are committed. Yields photos and failures of each, in order.
 
-        Args:
-            store: its folder, made by the driver.
-            plan_size: bytes of its plan, at least.
-            shards: of that plan.
+        The driver made the store's folder, and its plan of at least `plan_size` bytes.
 
         Raises:
             PipelineError: store or photos that this machine does not see, or what `LocalEngine.extract` raises.
@@ -229,7 +226,7 @@ def _workers(config: ExtractConfig) -> tuple[int, dict[str, float]]:
 
 
 def _calls(shards: Sequence[PlannedShard], workers: int) -> Iterator[Sequence[PlannedShard]]:
-    """Shards, grouped into calls: ever fewer a call, so that all workers end at the same time."""
+    """Shards grouped into calls, smaller towards the end so that all workers end at the same time."""
     start = 0
     while start < len(shards):
         size = min(SHARDS_A_CALL, max(1, (len(shards) - start) // (2 * workers)))
@@ -256,7 +253,7 @@ def _result(reference: Any) -> Any:
 
 
 def _lost(error: Exception) -> PipelineError:
-    """What to say when Ray itself gives up on a worker."""
+    """The error when Ray gives up on a worker."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if getattr(error, "actor_init_failed", False):  # of RayActorError; the last line of its traceback says why
         return PipelineError(
@@ -274,7 +271,7 @@ def _failures(store: Path, shard: PlannedShard) -> int:
 
 @contextmanager
 def _naming_this_machine() -> Iterator[None]:
-    """Errors name the machine: another one may not have them."""
+    """Put the name of this machine before its errors: the others may not have them."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
 """Captions: COCO `captions_*.json`, Karpathy's `dataset_*.json`, and tables of images and captions (CSV, TSV, token files).
 
 The format is recognised from the content. Rows keep the order of the file, and the dataset's own image and caption
-ids (COCO's integers) travel to the results. `ImageIndex` finds the photos that the rows name.
+ids (COCO's integers) are kept for the results. `ImageIndex` finds the photos that the rows name.
 """
 
 import json
@@ -43,9 +43,7 @@ class Caption:
 def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
     """Read one captions file of any known format, in its order.
 
-    Args:
-        path: the file.
-        notes: takes a line for every kind of row that was skipped: empty captions, annotations of unknown images.
+    `notes` takes a line for every kind of row that was skipped: empty captions, annotations of unknown images.
 
     Raises:
         PipelineError: missing, unreadable, unknown format, or no caption in it.

@@ -1,8 +1,8 @@
 """Photos inside tar files (webdataset's names) and parquet files (as the hub serves datasets), with their captions.
 
 A container is read once for its index: where each photo lies, and the captions of each. The index is kept in the user's cache
-under the container's place, size and time, so that to open one photo takes one read. What a damaged container still holds is
-in the index, with what is wrong with it.
+under the container's place, size and time, so that a photo is opened with one read. The index of a damaged container has the
+photos that can still be read, and the fault.
 
     tar       members of one key (the name up to its first dot): 001.jpg, with captions in 001.txt or 001.json
     parquet   rows with a column of images (a struct of bytes and path, or bytes), and columns of captions
@@ -47,15 +47,13 @@ class Index:
     captions: list[dict[str, Any]] = field(default_factory=list)  # of photos, as Karpathy's files have them
     fault: str = ""  # why the container may hold more than that
     skipped: dict[str, int] = field(default_factory=dict)  # other members by suffix
-    columns: tuple[str, ...] | None = ()  # that were said to hold captions
+    columns: tuple[str, ...] | None = ()  # that the user named as captions
 
 
 def index_of(place: str, columns: tuple[str, ...] | None = None) -> Index:
-    """The index of a container, from the cache where it is as it was.
+    """The index of a container, from the cache where the container did not change.
 
-    Args:
-        place: path or URL.
-        columns: that hold captions; (): those of known names; None: any, as no captions are wanted.
+    `columns` hold the captions; (): those of known names; None: any, as no captions are wanted.
 
     Raises:
         PipelineError: not there, a compressed tar, or a parquet file without images.
@@ -64,12 +62,7 @@ def index_of(place: str, columns: tuple[str, ...] | None = None) -> Index:
 
 
 def read_member(place: str, name: str, ahead: int = 0) -> bytes:
-    """The bytes of a photo in a container.
-
-    Args:
-        place: of the container.
-        name: of the photo.
-        ahead: bytes to fetch with it from a tar behind a URL.
+    """The bytes of a photo in a container; `ahead` bytes are fetched with it from a tar behind a URL.
 
     Raises:
         UnreadableImage: not in it, truncated or damaged.

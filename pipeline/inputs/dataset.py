@@ -36,7 +36,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Every split by name, and what a user should know of how it came about."""
+    """Every split by name, and notes for the user on how it was made."""
 
     stores: StoreCollection
     splits: dict[str, Split]
@@ -59,8 +59,8 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     found = sorted(path.parent for path in FEATURES.glob(f"*/{MANIFEST}"))
     if not found:
         raise PipelineError(
-            f"{FEATURES.resolve()}: no feature store found (looked for {FEATURES}/*/{MANIFEST}); "
-            "make one with: scan-pipeline extract --images DIR, or name it with --features"
+            f"{FEATURES.resolve()}: no feature store found (looked for {FEATURES}/*/{MANIFEST})",
+            "make one with: scan-pipeline extract --images DIR, or name it with --features",
         )
     return found
 
@@ -235,7 +235,7 @@ def full_paths(collection: StoreCollection) -> list[str]:
 
 
 def _captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
-    """The captions files of some stores. One without is noted, as photos to search need no captions; all without raise."""
+    """The captions files of some stores. One without is noted, as photos to search need none; raises where all lack them."""
     found: dict[Path, None] = {}
     errors = []
     for store in stores:

@@ -1,4 +1,4 @@
-"""Photos -> network input, ahead of the network and in worker processes that never see it."""
+"""Photos -> network input, ahead of the network, in worker processes that do not hold it."""
 
 import hashlib
 import shutil
@@ -39,11 +39,10 @@ def decode_photos(
     """Each photo decoded and resized, or the reason why it cannot be, in order.
 
     Args:
-        photos: what to decode.
-        roots: of the sources, by `Photo.root`.
+        photos: what to decode; `roots` by `Photo.root`.
         settings: of the detector's input.
         workers: processes; 0 decodes in this one.
-        ahead: photos to keep decoded beyond the one asked for, about.
+        ahead: photos to keep decoded beyond the current one, about.
 
     Raises:
         PipelineError: a worker died.
@@ -79,7 +78,7 @@ class DecodingFault(Exception):
 
 
 class _Photos(Dataset[DecodedPhoto]):
-    """Picklable and small: all that a worker needs. It is asked with a photo's place, or with what `_contents` read."""
+    """Picklable and small: all that a worker needs. An item is a photo's place, or what `_contents` read."""
 
     def __init__(self, settings: InputSettings, shared: bool):
         self.settings, self.shared = settings, shared
@@ -105,10 +104,10 @@ class _Photos(Dataset[DecodedPhoto]):
 
 
 def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iterator[str | bytes | UnreadableImage]:
-    """What workers are asked with: the place of a file, which they read themselves, or the bytes of a photo from elsewhere.
+    """What workers get: the place of a file, which they read themselves, or the bytes of a photo from elsewhere.
 
-    A container is read here, in its order and ahead of the workers: each of them would read it all. So are URLs, whose clients
-    survive no fork.
+    A container is read here, in its order and ahead of the workers: each of them would read all of it. So are URLs, whose
+    clients do not survive a fork.
     """
     waiting: deque[Future[str | bytes | UnreadableImage]] = deque()
     in_containers = any(INSIDE in photo.path for photo in photos)
@@ -121,7 +120,7 @@ def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iter
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # what waits would ask a server that is gone again, each photo for as long as the first
+    finally:  # else each photo that waits would ask a server that is gone for as long as the first did
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -158,7 +157,7 @@ def _as_is(item: Any) -> Any:
 
 
 def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the main process's business; one thread each, as the workers are the parallelism."""
+    """The main process handles Ctrl-C; each worker has one thread, as there are several workers."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

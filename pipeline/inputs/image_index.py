@@ -20,9 +20,7 @@ class ImageIndex:
     the most components, from the base name up. Where all ids are numbers, as in Caffe's files, COCO's file names are found
     by theirs.
 
-    Args:
-        image_ids: (N,).
-        paths: (N,) what is known of the photos' paths, which ends in the id; None: the ids.
+    `paths` (N,) is what is known of the photos' paths, each ending in its id; None: the ids (N,).
     """
 
     def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None):
@@ -62,12 +60,9 @@ class ImageIndex:
     def match(self, images: Iterable[str], where: str) -> dict[str, int]:
         """The row of each name that has one. `train/1.jpg` and `val/1.jpg` are never one photo.
 
-        Args:
-            images: names.
-            where: what holds the names, for messages.
-
         Raises:
-            PipelineError: a name that means several images, or an image that several names mean equally well.
+            PipelineError: a name that means several images, or an image that several names mean equally well; it names
+                `where`, what holds the names.
         """
         names_of_row: dict[int, list[str]] = defaultdict(list)
         for image in dict.fromkeys(images):

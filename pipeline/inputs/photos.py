@@ -1,4 +1,4 @@
-"""Photos decoded in one well-defined way, whatever holds them (`pipeline.inputs.sources`).
+"""Photos decoded in one well-defined way, wherever they come from (`pipeline.inputs.sources`).
 
 Decoding gives BGR uint8, upright. Grayscale, palette, CMYK and 16-bit images become 8-bit BGR; transparency is dropped; of
 an animation the first frame counts. The content decides what a file is, not its suffix. OpenCV decodes JPEG, PNG, BMP and
@@ -55,11 +55,7 @@ def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX
     """A small version of an image file: (h, w, 3) uint8 BGR, upright, max(h, w) <= longest_side, never enlarged.
 
     A JPEG is decoded at a half, a quarter or an eighth where that is enough: it takes a fraction of the time and memory.
-
-    Args:
-        path: of the file.
-        longest_side: in pixels.
-        max_pixels: that are decoded; a JPEG's are counted after the reduction.
+    `max_pixels` counts what is decoded, a JPEG after that reduction.
 
     Raises:
         UnreadableImage: as `read_image`; a truncated JPEG is not noticed.
@@ -150,9 +146,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _check_complete(image: Image.Image) -> None:
-    """OpenCV fills what is missing of a truncated file with grey and says nothing; Pillow's decoder speaks up.
+    """OpenCV fills the missing part of a truncated file with grey, without an error; Pillow's decoder raises one.
 
-    Not so with WebP, where OpenCV refuses what is truncated, and Pillow would take gigabytes for a large canvas.
+    WebP needs no check: OpenCV refuses truncated files, and Pillow would take gigabytes for a large canvas.
     """
     if image.format == "WEBP":
         return

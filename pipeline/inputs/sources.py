@@ -1,4 +1,4 @@
-"""Where photos come from: what is there, and the bytes of one, whatever holds it.
+"""Where photos come from: the list of them, and the bytes of one, in files, containers and behind URLs.
 
 A root is a folder, a tar or parquet file, a pattern of such, or a URL of any of these; `pipeline.store.roots` says how it and a path
 below it name a photo. `open_source` decides which kind it is; everything else uses `Source`, or `read_photo` for one place.
@@ -52,10 +52,9 @@ class Source(ABC):
         """Every photo, in the order in which it is best read; counts other files by suffix."""
 
     def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Captions that lie with the photos, as the images of Karpathy's files; those beside a folder `find_captions` finds.
+        """Captions that lie with the photos, as the images of Karpathy's files; `find_captions` finds those beside a folder.
 
-        Args:
-            columns: that hold them; (): those of known names.
+        `columns` hold them; (): those of known names.
         """
         return []
 
@@ -64,7 +63,7 @@ class Source(ABC):
 
 
 class Folder(Source):
-    """Image files below a folder. Hidden files and folders are left alone, links are followed."""
+    """Image files below a folder. Hidden files and folders are skipped, links are followed."""
 
     def __init__(self, root: str):
         self.root = Path(root)
@@ -93,13 +92,13 @@ class Folder(Source):
 
 
 class Containers(Source):
-    """Photos in tar or parquet files, as they lie in them."""
+    """Photos in tar or parquet files, in the order of these."""
 
     def __init__(self, root: str, files: Sequence[str]):
         self.root, self.files = root, files  # below `folder_of(root)`
 
     def photos(self, skipped: Counter[str]) -> list[Listed]:
-        """All of them; a container that is damaged is one more, which cannot be read."""
+        """All of them; a damaged container is listed as one more, which becomes a failure."""
         photos = []
         for file in self.files:
             place = place_of(self.root, file)
@@ -132,7 +131,7 @@ class RemoteFolder(Source):
         return [Listed(file, max(self.files[file].size, 0), self.files[file].mtime_ns) for file in photos]
 
     def refuse_if_gone(self) -> None:
-        """A bucket that was deleted is not a folder of unreadable photos: its first photo has to be there."""
+        """The first photo has to be there, or a deleted bucket would be a folder of unreadable photos."""
         forget()
         for photo in self.photos(Counter())[:1]:
             status(place_of(self.root, photo.path))
@@ -170,11 +169,9 @@ def _containers(root: str, files: Iterable[str]) -> Containers | None:
 
 
 def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = None) -> list[Photo]:
-    """Every photo of some sources: sorted by id, or where some are in containers, as they lie in them.
+    """Every photo of some `--images`: sorted by id, or where some are in containers, in the order of these.
 
-    Args:
-        roots: as `--images` names them.
-        skipped: counts the other files, by suffix.
+    `skipped` counts the other files, by suffix.
 
     Raises:
         PipelineError: a source that is not there, no image at all, or two images with the same id.
@@ -200,7 +197,8 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
         if left.image_id == right.image_id:
             two = "files" if INSIDE in left.path else "folders have the same name and"
             raise PipelineError(
-                f"--images: two {two} both hold {left.image_id!r}", "rename one, or extract them apart with --output"
+                f"--images: two {two} both hold {left.image_id!r}",
+                "rename one, or extract each on its own with --output",
             )
     return photos if any(INSIDE in photo.path for photo in photos) else by_id
 
@@ -243,11 +241,9 @@ def describe_skipped(skipped: Counter[str]) -> str:
 
 
 def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:
-    """The bytes of a photo, wherever it is.
+    """The bytes of a photo by its place: a path, a URL, or FILE::NAME of a photo in a container.
 
-    Args:
-        place: path, URL, or FILE::NAME of a photo in a container.
-        ahead: bytes that are fetched with it, where the next photos of the same container will be asked for.
+    `ahead` bytes are fetched with it, where the next photos of the same container will be asked for.
 
     Raises:
         UnreadableImage: missing, no regular file, damaged, or too large.
@@ -265,7 +261,7 @@ def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:
             raise UnreadableImage("cannot be read: no such file") from error
     try:
         found = os.stat(place)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting for ever
+        if not stat.S_ISREG(found.st_mode):  # to read a pipe may never end
             raise UnreadableImage("not a file")
         if found.st_size > MAX_BYTES:
             raise UnreadableImage(f"{found.st_size:,} bytes: more than {MAX_BYTES:,}")

@@ -1,7 +1,7 @@
-"""Files on disk and behind URLs: what they are, parts of them, and the names that a pattern means.
+"""Files on disk and behind URLs: their size and time, parts of them, and the files that a pattern names.
 
-URLs are fsspec's: credentials, endpoints and proxies are what its libraries take from the environment and their own files. What
-does not answer is asked again, ever later; then the run stops with one line, and the same command continues.
+URLs are fsspec's: credentials, endpoints and proxies are what its libraries take from the environment and their own files. A
+server that does not answer is asked again after growing pauses; then the run stops with one line, and the same command continues.
 """
 
 import functools
@@ -45,7 +45,7 @@ MARKS = [
 
 
 class Gone(PipelineError):
-    """A file that is not there, or not for us: to ask again would not help."""
+    """A file that is missing or forbidden: to ask again would not help."""
 
 
 class Status(NamedTuple):
@@ -87,13 +87,7 @@ def open_file(place: str) -> BinaryIO:
 
 
 def read_range(place: str, start: int, size: int, *, ahead: int = 0) -> bytes:
-    """Some bytes of a file; fewer where it ends.
-
-    Args:
-        place: of the file.
-        start, size: which bytes.
-        ahead: bytes that are fetched with them from a URL, as they will be asked for next.
-    """
+    """Some bytes of a file; fewer where it ends. `ahead` bytes are fetched with them from a URL, for the next call."""
     if is_remote(place):
         first, held = _ahead.get(place, (0, b""))
         if not first <= start <= start + size <= first + len(held):
@@ -119,16 +113,16 @@ def read_all(place: str) -> bytes:
 
 
 def forget() -> None:
-    """Ask again for what is known of URLs, as it may have changed since."""
+    """Forget what is known of URLs, which may have changed since."""
     _remote_status.cache_clear()
     _ahead.clear()
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a pattern means: each name of its braces, and what is there for its wildcards.
+    """The files that a pattern names: each name of its braces, and what matches its wildcards.
 
     Raises:
-        PipelineError: wildcards that fit nothing.
+        PipelineError: wildcards that match nothing.
     """
     names: list[str] = []
     for name in _expanded(pattern):
@@ -137,7 +131,7 @@ def matching(pattern: str) -> list[str]:
         elif found := _remote_glob(name) if is_remote(name) else sorted(glob.glob(name)):
             names += found
         else:
-            raise PipelineError(f"--images {name}: fits no file")
+            raise PipelineError(f"--images {name}: matches no file")
     return names
 
 
@@ -168,7 +162,9 @@ def _choices(braces: str) -> list[str]:
     return braces.split(",")
 
 
-_ahead: dict[str, tuple[int, bytes]] = {}  # of the container that is read in order: where the bytes are from, and they
+_ahead: dict[
+    str, tuple[int, bytes]
+] = {}  # container that is read in order -> start of the bytes fetched ahead, and the bytes
 
 
 class _RemoteFile(io.RawIOBase):
@@ -220,7 +216,7 @@ def _remote_status(place: str) -> Status:
 
 
 def _status_of(info: dict[str, Any]) -> Status:
-    """From what fsspec knows of a file."""
+    """Size and time from what fsspec knows of a file."""
     marks = [str(info[key]) for key in MARKS if info.get(key)]
     digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()
     size = info.get("size")
@@ -245,7 +241,7 @@ def _system(place: str) -> tuple[Any, str]:
 
 
 def _answered(place: str, call: Callable[[], T]) -> T:
-    """What a server answers, asked again while it does not."""
+    """The answer of a server, which is asked again while it gives none."""
     for pause in (*PAUSES, None):
         try:
             return call()
@@ -254,7 +250,7 @@ def _answered(place: str, call: Callable[[], T]) -> T:
             reason = first_line(cause)
             if _is_final(error):
                 raise Gone(
-                    f"{place}: not there, or not for you ({reason})", "check the address and your credentials"
+                    f"{place}: missing or forbidden ({reason})", "check the address and your credentials"
                 ) from error
             if pause is None:
                 raise PipelineError(f"{place}: does not answer ({reason})", AGAIN) from error
@@ -263,7 +259,7 @@ def _answered(place: str, call: Callable[[], T]) -> T:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether an answer is a refusal. fsspec calls everything that HTTP fails with a file that is not found."""
+    """Whether an answer is a refusal. fsspec reports every failure of HTTP as a file that is not found."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and type(cause).__module__.startswith("aiohttp"):
         return getattr(cause, "status", 0) in (401, 403, 404, 410)

@@ -1,7 +1,7 @@
-"""Tables of images and captions as people have them: CSV, TSV, Flickr's token files and Flickr30k's results.csv.
+"""Tables of images and captions: CSV, TSV, Flickr's token files and Flickr30k's results.csv.
 
-Delimiter and columns come from the header where there is one, else from the first row. What cannot be told apart is
-refused with its line number.
+Delimiter and columns come from the header where there is one, else from the first row. A line that can be read in two
+ways is refused with its number.
 """
 
 import csv
@@ -45,11 +45,7 @@ class _Layout:
 
 
 def read_table(path: Path, text: str) -> Iterator[TableRow]:
-    """The rows of a table, blank ones left out.
-
-    Args:
-        path: named in errors.
-        text: the file's content.
+    """The rows of a table, blank ones left out; `path` is named in errors.
 
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.

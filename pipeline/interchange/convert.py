@@ -51,9 +51,7 @@ FORMATS = {
 def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], None] = print) -> Store:
     """A file or folder of any known format -> a store. Killed, the same call continues.
 
-    Args:
-        config: what to import, and where to.
-        report: called with each line about what cannot be kept.
+    `report` is called with each line about what cannot be kept.
 
     Raises:
         PipelineError: an unknown format, damage (file and place are named), images that differ in their number of
@@ -79,9 +77,7 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
 def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], None] = print) -> None:
     """A store -> one of the formats. The output takes its name when it is complete.
 
-    Args:
-        config: which store, which format, and where to.
-        report: called with each line about what the format does not hold.
+    `report` is called with each line about what the format does not hold.
 
     Raises:
         PipelineError: ids or a kind of store that the format cannot hold, or an output that is there already.

@@ -90,12 +90,7 @@ class StoreReport:
 
 
 def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
-    """Inspect a store.
-
-    Args:
-        path: store folder.
-        verify: read every shard and compare its sha256; else only headers and counts.
-        progress: show a bar while reading.
+    """Inspect a store; with `verify` off read only headers and counts, and no checksums of tensors.
 
     Raises:
         PipelineError: no store there.
@@ -129,10 +124,7 @@ def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = Tru
 def check_shard(file: Path, manifest: Mapping[str, Any] | None, verify: bool) -> Mark:
     """Read a commit mark and compare it and its tensors with what they were when they were written.
 
-    Args:
-        file: commit mark.
-        manifest: of the store; None leaves shapes and settings unchecked.
-        verify: read the tensors and compare their sha256.
+    Without a manifest, shapes and settings are not checked; without `verify`, the checksum of the tensors is not.
 
     Raises:
         PipelineError: they differ.

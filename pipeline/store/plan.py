@@ -107,14 +107,10 @@ def check_roots(folder: Path, plan: Sequence[PlannedShard], roots: int) -> None:
 
 
 def is_as_planned(mark: Mark, shard: PlannedShard | None, among: Container[str] | None = None) -> bool:
-    """Whether the images of a mark were planned for its shard, each from where it came.
+    """Whether the images of a mark were planned for its shard, each from where it came; `shard` None: it is not planned.
 
-    Some of the plan may be missing from the mark: those that vanished, when an update was killed.
-
-    Args:
-        mark: of the shard.
-        shard: as planned; None: it is not.
-        among: image ids to compare; None: all.
+    Some of the plan may be missing from the mark: those that vanished, when an update was killed. `among` limits the
+    comparison to these image ids.
     """
     if shard is None:
         return False
@@ -128,11 +124,9 @@ def is_as_planned(mark: Mark, shard: PlannedShard | None, among: Container[str] 
 
 
 def rebuilt_plan(marks: Sequence[Mark], roots: Sequence[str]) -> list[PlannedShard]:
-    """The plan that some shards were made by. Images of shards that are not there are for the next extraction to plan.
+    """The plan that some shards were made by. The next extraction plans the images of shards that are missing.
 
-    Args:
-        marks: of the shards, without images that are in two of them.
-        roots: the manifest's image_roots, which tell where a photo that failed was.
+    No image is in two of the marks. `roots` are the manifest's image_roots, which tell where a photo that failed was.
     """
     plan = []
     for mark in marks:

@@ -262,9 +262,7 @@ def open_store(path: Path | str) -> Store:
 def open_stores(paths: Sequence[Path | str], tell_apart: bool = False) -> StoreCollection:
     """Open several stores as one.
 
-    Args:
-        paths: of the stores.
-        tell_apart: an image id that several stores have for different photos becomes STORE/ID; else it is refused.
+    With `tell_apart`, an image id that several stores have for different photos becomes STORE/ID; else it is refused.
 
     Raises:
         PipelineError: none given, a store without images, or stores whose features cannot be mixed.

@@ -22,13 +22,7 @@ from pipeline.store.writer import write_summary
 
 
 def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True) -> StoreReport:
-    """Inspect a store, and repair what can be repaired without loss.
-
-    Args:
-        path, verify, progress: as of `inspect_store`.
-
-    Returns:
-        The store's state afterwards, with what was done.
+    """Inspect a store, and repair what can be repaired without loss; the report is of its state afterwards.
 
     Raises:
         PipelineError: no store there, or a folder that cannot be written to.

@@ -57,12 +57,7 @@ def titled(root: str) -> str:
 
 
 def place_of(root: str, path: str, base: str = "") -> str:
-    """Where a photo is.
-
-    Args:
-        root, path: of the photo.
-        base: folder that a relative root starts from.
-    """
+    """Where a photo is; `base` is the folder that a relative root starts from."""
     if is_remote(root):
         return f"{folder_of(root)}/{path}"
     return os.path.normpath(os.path.join(folder_of(os.path.join(base, root)), path))

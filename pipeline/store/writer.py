@@ -98,16 +98,11 @@ def commit_shard(
 ) -> None:
     """Write a shard's tensors, then its commit mark; nothing where it is committed already, or no longer planned so.
 
-    Args:
-        folder: of the store.
-        number: of the shard.
-        rows: its images; each with exactly K regions of D features.
-        manifest: of the store, for K, D and the type of the features.
-        planned: what the rows were made of; None: no plan, as of an import.
+    `planned` is what the rows were made of; None: there is no plan, as for an import.
 
     Raises:
-        PipelineError: regions of another shape, features that are not finite in that type, a disk that takes no more, or
-            a store whose manifest is gone or no longer of such features.
+        PipelineError: regions of another shape than the manifest's, features that are not finite in its type, a disk that
+            takes no more, or a store whose manifest is gone or no longer of such features.
     """
     if len(set(rows.image_ids)) < len(rows.image_ids):
         image_id = next(name for name in rows.image_ids if rows.image_ids.count(name) > 1)

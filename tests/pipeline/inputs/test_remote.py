@@ -70,7 +70,7 @@ def test_tars_and_parquet_over_http(place: Path, extractor: RegionExtractor) -> 
         assert (
             len(ranges) == 2 + 3
         )  # two that failed; the index, the photos, and the test's own: not one for each photo
-        with pytest.raises(PipelineError, match=r"2.tar: not there, or not for you .*check the address"):
+        with pytest.raises(PipelineError, match=r"2.tar: missing or forbidden .*check the address"):
             list_photos([f"{server.url}/tars/{{00001..00002}}.tar"])
 
 

@@ -234,7 +234,7 @@ def test_names_of_files_and_stores(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert {photo.image_id.split("/")[0] for photo in several} == {"00000", "test"}
     for wrong, message in {
         "tars/{00000..00003}.tar": "00002.tar: No such file",
-        "tars/x*.tar": "fits no file",
+        "tars/x*.tar": "matches no file",
         "none.tar": "none.tar: No such file",
     }.items():
         with pytest.raises(PipelineError, match=message):
