@@ -22,10 +22,11 @@ from pipeline.errors import PipelineError, printable
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
 from pipeline.extraction.job import Engine, ExtractConfig, Extractor
 from pipeline.extraction.local import LocalEngine
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.inputs.dataset import find_captions
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, photo_sha256
 from pipeline.store.format import CAPTIONS, FAILURES, FEATURES, commit_mark
+from pipeline.store.marks import read_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
 from pipeline.store.roots import absolute, titled
@@ -128,7 +129,7 @@ def _open_shards(
     open_shards = []
     for shard in shards:
         mark = commit_mark(folder, shard.number)
-        if config.retry_failures and mark.is_file() and read_json(mark, "a shard's commit mark")["failures"]:
+        if config.retry_failures and mark.is_file() and read_mark(mark).failures:
             mark.unlink()
         asked = not config.limit or any(photo.image_id in wanted for photo in shard.photos)
         if asked and not mark.is_file():

@@ -79,7 +79,7 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
             path = Path(config.mirror, name.repository, file)
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as target:
-                target.write(_bytes(content))
+                target.write(content if isinstance(content, bytes) else content.read_bytes())
         report(f"published: {config.mirror}; serve it over HTTP, and set {MIRRORS} to its address")
         return package.command(name.repository)
     revision = _upload(name.repository, package.kind, files, private=config.private)
@@ -172,10 +172,6 @@ def _upload(repository: str, kind: str, files: Mapping[str, Path | bytes], *, pr
             f"{repository}: could not be published on {constants.ENDPOINT} ({first_line(error)})",
             "log in with: hf auth login (or set HF_TOKEN), and run the same command again",
         ) from error
-
-
-def _bytes(content: Path | bytes) -> bytes:
-    return content if isinstance(content, bytes) else content.read_bytes()
 
 
 def _sha256(content: Path | bytes) -> str:

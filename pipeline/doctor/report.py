@@ -87,14 +87,10 @@ def to_json(checks: list[Check]) -> str:
 def _versions() -> Iterator[Check]:
     yield Check("versions", OK, f"python {platform.python_version()} ({sys.executable}), {platform.platform()}")
     for name, extra, problem in _requirements():
-        if not extra:
-            yield _version(name, problem)
-
-
-def _version(name: str, problem: str) -> Check:
-    if problem:
-        return Check("versions", BROKEN, f"{name}: {problem}", f"{_pip()} install --upgrade '{name}'")
-    return Check("versions", OK, f"{name} {metadata.version(name)}")
+        if problem and not extra:
+            yield Check("versions", BROKEN, f"{name}: {problem}", f"{_pip()} install --upgrade '{name}'")
+        elif not extra:
+            yield Check("versions", OK, f"{name} {metadata.version(name)}")
 
 
 def _extras() -> Iterator[Check]:

@@ -24,9 +24,9 @@ from pipeline.device import process_share
 from pipeline.errors import PipelineError
 from pipeline.extraction.job import ExtractConfig
 from pipeline.extraction.local import LocalEngine
-from pipeline.files import read_json
 from pipeline.inputs.sources import refuse_lost_sources
 from pipeline.store.format import MANIFEST, PLAN, commit_mark
+from pipeline.store.marks import read_mark
 from pipeline.store.plan import PlannedShard
 from pipeline.store.roots import absolute
 from pipeline.store.writer import claim_store
@@ -130,7 +130,8 @@ class ShardWorker:
                 fresh = self._engine().extract(store, todo, bar)
                 for shard, is_done in zip(shards, done, strict=True):
                     # When a call is repeated, Ray expects again what it yielded before.
-                    yield len(shard.photos), _failures(store, shard) if is_done else next(fresh)
+                    mark = commit_mark(store, shard.number)
+                    yield len(shard.photos), len(read_mark(mark).failures) if is_done else next(fresh)
                 for _ in fresh:  # to its end, where it waits for the last shard to be written
                     raise AssertionError("more shards than were asked for")
 
@@ -263,10 +264,6 @@ def _lost(error: Exception) -> PipelineError:
         f"Ray lost the worker of the same shards {RETRIES + 1} times ({lines[0]}), in most cases for lack of memory",
         "use fewer ray_workers or a smaller --batch-size, and run the same command again to continue",
     )
-
-
-def _failures(store: Path, shard: PlannedShard) -> int:
-    return len(read_json(commit_mark(store, shard.number), "a shard's commit mark")["failures"])
 
 
 @contextmanager

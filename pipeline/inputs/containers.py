@@ -32,6 +32,7 @@ from pipeline.store.format import stays_inside
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
 IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
@@ -132,7 +133,7 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                 if index.photos and any(file.read(LONGEST_END)):
                     raise tarfile.ReadError("something follows its end mark, as in tars joined by cat")
         except tarfile.TarError as error:
-            if not index.photos and _is_compressed(place):
+            if not index.photos and read_range(place, 0, 6).startswith(COMPRESSED):
                 raise PipelineError(
                     f"{place}: a compressed tar; photos in it cannot be found without reading it all",
                     "unpack it once: gunzip, unxz or zstd -d",
@@ -164,10 +165,6 @@ def _record(text: str) -> dict[str, Any]:
 def _key(name: str) -> str:
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.split('.', 1)[0]}"
-
-
-def _is_compressed(place: str) -> bool:
-    return read_range(place, 0, 6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
 
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:

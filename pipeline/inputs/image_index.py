@@ -78,7 +78,8 @@ class ImageIndex:
         """Of the names of one image, those that agree with it best, and shorter or longer forms of them."""
         if len(names) == 1:
             return names
-        grades = [self._grade(name, row) for name in names]
+        own = _base(self.image_ids[row])
+        grades = [(_base(name) == own, self._agreement(name, row)) for name in names]
         best = names[grades.index(max(grades))]
         for name, grade in zip(names, grades, strict=True):
             if grade == max(grades) and not _is_same(name, best):
@@ -87,9 +88,6 @@ class ImageIndex:
                     "extract each folder with its name in the ids, or name another captions file",
                 )
         return [name for name in names if _is_same(name, best)]
-
-    def _grade(self, image: str, row: int) -> tuple[bool, int]:
-        return _base(image) == _base(self.image_ids[row]), self._agreement(image, row)
 
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""

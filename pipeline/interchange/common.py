@@ -195,10 +195,8 @@ def shards_of(store: Store, rows: np.ndarray) -> Iterator[tuple[Shard, int]]:
         yield opened, local
 
 
-def check_ids(
-    image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str], str | None] = lambda _: None
-) -> None:
-    """Refuse the first id that would not come back as it is; `cannot_hold` gives a reason of the format's own."""
+def check_ids(image_ids: Iterable[str], target: Path, cannot_hold: Callable[[str], str | None]) -> None:
+    """Refuse the first id that would not come back as it is; `cannot_hold` gives the format's own reason."""
     for image_id in image_ids:
         reason = "it holds a NUL character" if "\0" in image_id else cannot_hold(image_id)
         if not is_valid_id(image_id):

@@ -18,6 +18,7 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
+    check_ids,
     not_held,
     visual_genome_names,
 )
@@ -36,13 +37,14 @@ class Format:
     write: Callable[[Store, Path, ExportFeaturesConfig], list[str]]
     holds: Collection[str]  # of "boxes", "classes" and "dtype" (of the features)
     is_folder: bool = False  # what is written is a folder, or goes into one
+    cannot_hold: Callable[[str], str | None] = lambda _: None  # the reason why an image id would not come back
 
 
 FORMATS = {
-    "original": Format(original.read, original.write, {"dtype"}, is_folder=True),
+    "original": Format(original.read, original.write, {"dtype"}, True, original.cannot_hold),
     "tsv": Format(tsv.read, tsv.write, {"boxes"}),
     "tsv10": Format(tsv.read, tsv.write, {"boxes", "classes"}),
-    "npz": Format(npz.read, npz.write, {"boxes", "classes"}, is_folder=True),
+    "npz": Format(npz.read, npz.write, {"boxes", "classes"}, True, npz.cannot_hold),
     "hdf5": Format(hdf5.read, hdf5.write, {"boxes", "classes"}),
     "parquet": Format(parquet.read, parquet.write, {"boxes", "classes", "dtype"}),
 }
@@ -92,6 +94,7 @@ def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], Non
         raise PipelineError(f"{target}: exists already", "delete it, or choose another --output")
     if format.is_folder and target.is_file():
         raise PipelineError(f"{target}: a file; expected a folder")
+    check_ids(store.image_ids, target, format.cannot_hold)
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in {target, target.parent}:
         if folder.is_dir():

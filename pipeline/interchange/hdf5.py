@@ -37,7 +37,6 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_ids,
     check_image_size,
     id_from_bytes,
     id_to_bytes,
@@ -80,10 +79,9 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """A store -> an HDF5 file.
 
     Raises:
-        PipelineError: h5py missing, or ids that HDF5 cannot hold.
+        PipelineError: h5py missing, or a file that cannot be written.
     """
     _h5py()
-    check_ids(store.image_ids, target)
     try:
         with replacing(target) as temporary:
             _fill(temporary, store, config)

@@ -29,7 +29,6 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_ids,
     check_image_size,
     make_row,
     published_arrays,
@@ -71,9 +70,8 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """A store -> a folder of .npz files. Killed, the same call continues.
 
     Raises:
-        PipelineError: ids that lead out of the folder, or a folder that holds something else.
+        PipelineError: ids that would be a file and a folder, or a folder that holds something else.
     """
-    check_ids(store.image_ids, target, _cannot_hold)
     _check_nesting(store.image_ids, target)
     _claim(store, target)
     for image_id, regions in rows_of(store):
@@ -146,7 +144,8 @@ def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int)
     return int(array.reshape(())[()])
 
 
-def _cannot_hold(image_id: str) -> str | None:
+def cannot_hold(image_id: str) -> str | None:
+    """Why no file can have this name below the folder."""
     path = PurePosixPath(image_id)
     if path.is_absolute() or ".." in path.parts:
         return "it leads out of the folder"

@@ -27,7 +27,6 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_ids,
     id_from_bytes,
     id_to_bytes,
     make_row,
@@ -94,10 +93,9 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """A store -> a parquet file.
 
     Raises:
-        PipelineError: pyarrow missing, or ids that are not text.
+        PipelineError: pyarrow missing.
     """
     arrow, parquet = pyarrow()
-    check_ids(store.image_ids, target)
     is_text = all(_is_utf8(image_id) for image_id in store.image_ids)
     names = ["features", *(["boxes"] if store.has_boxes else []), *(CLASSES if store.object_names else ())]
     images, writer = rows_of(store), None

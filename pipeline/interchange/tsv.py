@@ -26,7 +26,6 @@ from pipeline.interchange.common import (
     ImportFeaturesConfig,
     Row,
     Source,
-    check_ids,
     id_from_bytes,
     id_to_bytes,
     make_row,
@@ -68,7 +67,6 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
             f"{store.path}: has no boxes, which {target} needs",
             "choose --format original, npz or hdf5, or import it again with --boxes",
         )
-    check_ids(store.image_ids, target)
     columns = LXMERT_COLUMNS if config.format == "tsv10" else CAFFE_COLUMNS
     with replacing(target) as file:
         for image_id, regions in rows_of(store):

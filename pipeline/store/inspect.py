@@ -31,9 +31,6 @@ class Damage:
     path: Path
     found: str  # one line
 
-    def __str__(self) -> str:
-        return self.found
-
 
 @dataclass(frozen=True)
 class StoreReport:
@@ -78,7 +75,7 @@ class StoreReport:
         lines += [f"  repaired  {line}" for line in self.repairs]
         lines += [f"  note      {name} differs from the commit marks, which count" for name in self.behind]
         lines += [f"  note      {line}" for line in self.left_over]
-        lines += [f"  DAMAGED   {damage}" for damage in self.damaged]
+        lines += [f"  DAMAGED   {damage.found}" for damage in self.damaged]
         if self.to_redo:
             command = "import-features" if is_imported(self.manifest) else "extract"
             lines.append(f"  next: the {command} command that made this store, typed again, makes the missing shards")

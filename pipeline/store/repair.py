@@ -53,17 +53,17 @@ def _repair(folder: Path, damage: Damage, before: StoreReport) -> list[str]:
         _set_aside(damage.path)  # first: without its mark the shard does not exist
         if damage.path.with_suffix(".safetensors").is_file():
             _set_aside(damage.path.with_suffix(".safetensors"))
-        return [f"{damage.path.stem}: moved to {folder / DAMAGED} ({damage})"]
+        return [f"{damage.path.stem}: moved to {folder / DAMAGED} ({damage.found})"]
     if damage.part == "manifest" and damage.path.is_file():
         _set_aside(damage.path)
-        return [f"{MANIFEST}: moved to {folder / DAMAGED} ({damage})"]
+        return [f"{MANIFEST}: moved to {folder / DAMAGED} ({damage.found})"]
     if damage.part == "plan":
         marks = [read_mark(path) for path in commit_marks(folder)]
         if before.manifest is None and any(mark.paths != mark.image_ids for mark in marks):
             return []  # photos of several folders: the manifest is needed first
         write_plan(folder, rebuilt_plan(marks, before.manifest["image_roots"] if before.manifest else []))
         return [f"{PLAN}: rebuilt from {len(marks)} commit marks"]
-    return [str(damage)] if damage.part == "shards" else []
+    return [damage.found] if damage.part == "shards" else []
 
 
 def _planned_shards(before: StoreReport) -> int:

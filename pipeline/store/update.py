@@ -92,7 +92,10 @@ def update_plan(
             folder, manifest, folders, moved, [s for s, is_extracted in states.values() if is_extracted]
         )
         lost = _drop_outdated(folder, plan, marks, states)
-        kept = [_refreshed(shard, listed) for shard in plan]
+        kept = [  # each with its photos as they are now
+            replace(shard, photos=tuple(listed[p.image_id] for p in shard.photos if p.image_id in listed))
+            for shard in plan
+        ]
         known = {photo.image_id for shard in kept for photo in shard.photos}
         new = [photo for photo in photos[: limit or None] if photo.image_id not in known]
         shards = extended([shard for shard in kept if shard.photos], new, shard_size)
@@ -190,8 +193,3 @@ def _is_lost(tensors: Path) -> bool:
     except PipelineError:
         return True
     return False
-
-
-def _refreshed(shard: PlannedShard, listed: Mapping[str, Photo]) -> PlannedShard:
-    """The shard with its photos as they are now."""
-    return replace(shard, photos=tuple(listed[p.image_id] for p in shard.photos if p.image_id in listed))

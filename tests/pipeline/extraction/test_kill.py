@@ -29,7 +29,7 @@ def what_is_wrong(store: Path) -> list[str]:
     if not (store / "manifest.json").is_file():
         return [f"{path.name} before the manifest" for path in store.glob("[!.]*")]
     open_store(store)
-    return [str(damage) for damage in inspect_store(store, progress=False).damaged]
+    return [damage.found for damage in inspect_store(store, progress=False).damaged]
 
 
 def kill_at_every_step(photos: Path, folder: Path) -> tuple[int, list[str]]:
