@@ -389,4 +389,4 @@ def _verify(expected: _Expectation, protocols: dict[str, RetrievalMetrics]) -> t
     found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (expected.folds > 1))
     passed = found.rsum >= expected.rsum - expected.tolerance
     relation = "reaches" if passed else "falls short of"
-    return passed, f"rsum {found.rsum:.1f} {relation} the expected {expected.rsum} - {expected.tolerance}"
+    return passed, f"rsum {found.rsum:.1f} {relation} the expected {expected.rsum:g} - {expected.tolerance}"
