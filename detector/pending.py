@@ -5,7 +5,7 @@ A region source launches a batch and gives a `Pending`: on a GPU the host goes o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,9 +37,17 @@ class Finished:
 
 
 class RegionSource:
-    """Photos in, regions out. A subclass launches batches of images of one resized shape."""
+    """Photos in, regions out: K regions of D numbers each. A subclass launches batches of images of one resized shape."""
 
+    num_regions: int
+    feature_dim: int
+    object_names: list[str]
+    attribute_names: list[str]
     input_settings: InputSettings
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides what the features are, as JSON."""
+        raise NotImplementedError
 
     def prepare(self, image: np.ndarray) -> PreparedImage:
         """The part of the work that needs no network: see `detector.preprocess.prepare`."""

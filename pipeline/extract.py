@@ -17,10 +17,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from detector.pending import RegionSource
 from pipeline.device import process_share
 from pipeline.errors import PipelineError, printable
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
-from pipeline.extraction.job import Engine, ExtractConfig, Extractor
+from pipeline.extraction.job import Engine, ExtractConfig
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import write_json
 from pipeline.inputs.dataset import find_captions
@@ -34,7 +35,7 @@ from pipeline.store.update import update_plan
 from pipeline.store.writer import claim_store, write_summary
 
 
-def run(config: ExtractConfig, *, extractor: Extractor | None = None, progress: bool = True) -> Store:
+def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progress: bool = True) -> Store:
     """Extract the regions of every photo that the store does not hold yet, or that changed since.
 
     Args:
@@ -107,7 +108,7 @@ def next_steps(store: Store) -> list[tuple[object, ...]]:
     return steps
 
 
-def _engine(config: ExtractConfig, extractor: Extractor | None) -> Engine:
+def _engine(config: ExtractConfig, extractor: RegionSource | None) -> Engine:
     if config.engine == "ray" and extractor is None:
         from pipeline.extraction.ray import RayEngine
 

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from configs.fields import knob
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
 from detector.locate import resolve
-from detector.preprocess import InputSettings
-from detector.training.data import DetectionData, Record, RecordReader
+from detector.training.data import Record
 from detector.training.fit import WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
@@ -34,7 +32,6 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.inputs.photos import read_image
 from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
@@ -111,10 +108,8 @@ def run(
     common: dict[str, Any] = {"device": pick_device(config.device), "workers": config.workers, "progress": progress}
     if config.evaluate_only:
         weights = _evaluated_weights(config, folder)
-        data = _as_data(records, load_weights(weights).config, config.training)
-        return TrainedDetector(
-            folder, evaluate_weights(weights, config.training, data, folder, **common), group.is_main
-        )
+        result = evaluate_weights(weights, config.training, records, folder, **common)
+        return TrainedDetector(folder, result, group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
     identity = {"config": _identity(config), "network": to_dict(network), "data": _data(records)}
@@ -132,22 +127,8 @@ def run(
                 stack.enter_context(claim_run(folder, config, identity, WORK))
             group.wait()
 
-        data = _as_data(records, network, recipe)
-        result = fit_detector(network, recipe, data, folder, start=start, before_writing=claim, **common)
+        result = fit_detector(network, recipe, records, folder, start=start, before_writing=claim, **common)
     return TrainedDetector(folder, result, group.is_main)
-
-
-def _as_data(records: DetectionRecords, network: DetectorConfig, recipe: DetectorFitConfig) -> DetectionData:
-    """The records, and how a network's input is made of them."""
-    reader = partial(RecordReader, InputSettings.of(network), network.num_attributes, read_image=read_image)
-    return DetectionData(
-        records.train,
-        records.evaluation,
-        reader(training=True, flip=recipe.flip),
-        reader(training=False),
-        records.object_names,
-        records.attribute_names,
-    )
 
 
 def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:

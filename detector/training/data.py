@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detector.config import DetectorConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.preprocess import InputSettings, prepare
 from detector.vocabulary import multi_hot
@@ -20,7 +21,6 @@ with detectron2_ready():
     from detectron2.structures import Boxes, Instances
 
 Record = Mapping[str, Any]
-Mapper = Callable[[Record], Record | None]
 
 
 @dataclass(frozen=True)
@@ -29,35 +29,26 @@ class DetectionData:
 
     train: Sequence[Record]
     evaluation: Sequence[Record]
-    training_mapper: Mapper
-    evaluation_mapper: Mapper
-    object_names: Sequence[str]
-    attribute_names: Sequence[str]
+    object_names: list[str]
+    attribute_names: list[str]
+    read_image: Callable[[str], np.ndarray]  # a path -> (H, W, 3) uint8 BGR; raises ValueError for what is no image
 
 
 class RecordReader:
     """A record -> what the network is trained and evaluated with. Runs in worker processes.
 
     Args:
-        settings: of the network's input.
-        num_attributes: T.
-        training: mirror half of the images, and skip those that cannot be read; else a blank image stands for one, so
-            that its objects count as not found, and no evaluation ends a training.
-        flip: whether to mirror at all.
-        read_image: a path -> (H, W, 3) uint8 BGR; raises ValueError for what is no image.
+        config: of the network.
+        read_image: as of `DetectionData`.
+        training: mirror half of the images, unless `flip` is off, and skip those that cannot be read; else a blank image
+            stands for one, so that its objects count as not found, and no evaluation ends a training.
     """
 
     def __init__(
-        self,
-        settings: InputSettings,
-        num_attributes: int,
-        *,
-        training: bool,
-        flip: bool = True,
-        read_image: Callable[[str], np.ndarray],
+        self, config: DetectorConfig, read_image: Callable[[str], np.ndarray], *, training: bool, flip: bool = True
     ):
-        self.settings, self.num_attributes, self.read_image = settings, num_attributes, read_image
-        self.training, self.flip = training, flip and training
+        self.settings, self.num_attributes = InputSettings.of(config), config.num_attributes
+        self.read_image, self.training, self.flip = read_image, training, flip and training
         self._complained: set[str] = set()
 
     def __call__(self, record: Record) -> dict[str, Any] | None:

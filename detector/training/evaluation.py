@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from detector.detectron2_compat import detectron2_ready
-from detector.training.data import DetectionData, Record
+from detector.training.data import DetectionData, Record, RecordReader
 from detector.training.metrics import PER_IMAGE, ClassDetections
 from detector.training.model import TrainableDetector
 from detector.vocabulary import multi_hot
@@ -67,7 +67,7 @@ class VisualGenomeEvaluator(DatasetEvaluator):
 
 
 def evaluate_detector(
-    model: TrainableDetector, data: DetectionData, folder: Path, *, workers: int, progress: bool
+    model: TrainableDetector, data: DetectionData, reader: RecordReader, folder: Path, *, workers: int, progress: bool
 ) -> dict[str, dict[str, float]]:
     """AP of a detector on the images held out. The folder gets the true boxes in COCO's format, `evaluation_instances.json`.
 
@@ -80,7 +80,7 @@ def evaluate_detector(
     comm.synchronize()
     MetadataCatalog.pop(DATASET, None)
     MetadataCatalog.get(DATASET).set(json_file=str(truth), thing_classes=names)
-    loader = build_detection_test_loader(list(data.evaluation), mapper=data.evaluation_mapper, num_workers=workers)
+    loader = build_detection_test_loader(list(data.evaluation), mapper=reader, num_workers=workers)
     show = progress and comm.is_main_process()
     bar = tqdm(loader, desc="evaluation", unit="photo", disable=not show, leave=False)
     with contextlib.redirect_stdout(io.StringIO()):  # the COCO tools print their progress

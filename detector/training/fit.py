@@ -26,7 +26,7 @@ from detector.config import DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
 from detector.model import FasterRCNN
-from detector.training.data import DetectionData
+from detector.training.data import DetectionData, RecordReader
 from detector.training.evaluation import evaluate_detector
 from detector.training.model import TrainableDetector, initialize, plain_state
 from detector.training.trainer import (
@@ -104,15 +104,17 @@ def fit_detector(
     seed_all_rng(recipe.seed + comm.get_rank())
     model = build(config, recipe, start).to(device)
     wrapped = _distributed(model, device)
-    trainer = make_trainer(wrapped, recipe, data.train, data.training_mapper, workers=workers, done=steps_done(folder))
+    reader = RecordReader(config, data.read_image, training=True, flip=recipe.flip)
+    trainer = make_trainer(wrapped, recipe, data.train, reader, workers=workers, done=steps_done(folder))
     before_writing()
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    judge = RecordReader(config, data.read_image, training=False)  # one for all evaluations: it warns once of a photo
     checkpointer = Checkpointer(wrapped, str(folder / CHECKPOINTS), trainer=trainer)
     evaluation: dict[str, dict[str, float]] = {}
 
     def evaluate() -> dict[str, dict[str, float]]:
         _average_statistics(model)
-        evaluation.update(evaluate_detector(model, data, folder, workers=workers, progress=progress))
+        evaluation.update(evaluate_detector(model, data, judge, folder, workers=workers, progress=progress))
         _save(model, data, folder, {"step": min(trainer.iter + 1, recipe.steps), **evaluation})
         return evaluation
 
@@ -167,7 +169,8 @@ def evaluate_weights(
     model = build(found.config, recipe, found.tensors).to(torch.device(device))
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet_detectron2():
-        evaluation = evaluate_detector(model, data, folder, workers=workers, progress=progress)
+        reader = RecordReader(found.config, data.read_image, training=False)
+        evaluation = evaluate_detector(model, data, reader, folder, workers=workers, progress=progress)
     if comm.is_main_process():
         _write_json(folder / EVALUATION, evaluation)
     return DetectorFitResult(weights, 0, time.perf_counter() - started, evaluation)

@@ -14,7 +14,7 @@ from configs.files import write_atomically
 from detector.config import DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
-from detector.training.data import Mapper, Record
+from detector.training.data import Record, RecordReader
 
 with detectron2_ready():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -30,7 +30,13 @@ MAX_SKIPPED = 100  # unreadable images in a row
 
 
 def make_trainer(
-    model: nn.Module, recipe: DetectorFitConfig, records: Sequence[Record], mapper: Mapper, *, workers: int, done: int
+    model: nn.Module,
+    recipe: DetectorFitConfig,
+    records: Sequence[Record],
+    mapper: RecordReader,
+    *,
+    workers: int,
+    done: int,
 ) -> "SparseTrainer | SparseAMPTrainer":
     """detectron2's trainer with our optimizer and data.
 
@@ -84,7 +90,7 @@ def make_schedule(recipe: DetectorFitConfig) -> ParamScheduler:
 class ReadableRecords(Dataset):
     """Records as the network takes them; one that cannot be read is replaced by the next that can."""
 
-    def __init__(self, records: Sequence[Record], mapper: Mapper):
+    def __init__(self, records: Sequence[Record], mapper: RecordReader):
         self.records = DatasetFromList(list(records), copy=False)  # as bytes, which processes share
         self.mapper = mapper
 

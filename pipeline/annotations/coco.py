@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations.records import DetectionRecords, Record, Report, clean_box, evenly_spaced, make_record
+from detector.training.data import Record
+from pipeline.annotations.records import DetectionRecords, Report, clean_box, evenly_spaced, make_record
 from pipeline.errors import PipelineError
+from pipeline.inputs.photos import read_image
 
 
 def read_coco(
@@ -46,7 +48,8 @@ def read_coco(
         if count:
             report.images[what] = count
     report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
-    return DetectionRecords(train, evenly_spaced(evaluation, evaluation_images), list(categories.values()), [], report)
+    objects = list(categories.values())
+    return DetectionRecords(train, evenly_spaced(evaluation, evaluation_images), objects, [], read_image, report)
 
 
 def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], list[Record]]:

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from detector.training.data import other_size
+from detector.training.data import DetectionData, Record, other_size
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import read_image_size
 
-Record = dict[str, Any]
 SHOWN = 5  # names that a report lists
 SAMPLE = 25  # photos of each part whose size is checked beforehand
 
@@ -95,13 +94,9 @@ class Report:
 
 
 @dataclass(frozen=True)
-class DetectionRecords:
-    """Records to train and to evaluate a detector on."""
+class DetectionRecords(DetectionData):
+    """Records to train and to evaluate a detector on, and what was left out."""
 
-    train: list[Record]
-    evaluation: list[Record]
-    object_names: list[str]
-    attribute_names: list[str]
     report: Report
 
 
@@ -176,7 +171,7 @@ def check_photos(records: DetectionRecords) -> None:
     )
 
 
-def evenly_spaced(records: list[Record], most: int) -> list[Record]:
+def evenly_spaced(records: Sequence[Record], most: int) -> Sequence[Record]:
     """At most so many, evenly over all."""
     if len(records) <= most:
         return records

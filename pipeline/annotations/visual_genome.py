@@ -15,16 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detector.training.data import Record
 from pipeline.annotations.records import (
     ClassVocabulary,
     DetectionRecords,
-    Record,
     Report,
     clean_box,
     evenly_spaced,
     make_record,
 )
 from pipeline.errors import PipelineError
+from pipeline.inputs.photos import read_image
 from pipeline.inputs.storage import SUFFIXES
 
 MOST_ATTRIBUTES = 16  # of a box, as published
@@ -75,7 +76,7 @@ def read_visual_genome(
     held = _held_out([record["image_id"] for record in records], entries, held_out)
     train, evaluation = _parts(folder, records, held, held_out, report)
     kept = evenly_spaced(evaluation, evaluation_images)
-    return DetectionRecords(train, kept, objects.names, attributes.names, report)
+    return DetectionRecords(train, kept, objects.names, attributes.names, read_image, report)
 
 
 def _held_out(image_ids: Sequence[int], entries: Mapping[int, Mapping[str, Any]], held_out: frozenset[int]) -> set[int]:

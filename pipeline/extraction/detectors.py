@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from detector.locate import DEFAULT_HUB, has_weights
+from detector.pending import RegionSource
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
-from pipeline.extraction.job import ExtractConfig, Extractor
+from pipeline.extraction.job import ExtractConfig
 
 STARTER = "starter"  # what `--weights` calls the windows that need no detector
 NO_WEIGHTS = (
@@ -38,7 +39,7 @@ def with_weights(config: ExtractConfig) -> ExtractConfig:
     return config
 
 
-def load_extractor(config: ExtractConfig) -> Extractor:
+def load_extractor(config: ExtractConfig) -> RegionSource:
     """The source of regions that a configuration asks for.
 
     Raises:
@@ -67,7 +68,7 @@ def is_starter(extraction: Mapping[str, Any]) -> bool:
     return extraction.get("source") == "windows"
 
 
-def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> Extractor:
+def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device: torch.device) -> RegionSource:
     """The detector, or the windows, that made a store's features.
 
     Raises:

@@ -1,17 +1,13 @@
-"""What an extraction is: its configuration, and what it needs of a detector and of an engine."""
+"""What an extraction is: its configuration, and what it needs of an engine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from configs.fields import knob
-from detector.pending import Pending
-from detector.preprocess import InputSettings, PreparedImage
-from detector.regions import Regions
 from pipeline.fields import CommandConfig, option
 from pipeline.store.plan import PlannedShard
 
@@ -69,25 +65,6 @@ class ExtractConfig(CommandConfig):
     detector: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of DetectorConfig, such as detector.min_size=300."}
     )
-
-
-class Extractor(Protocol):
-    """A source of regions; `detector.RegionExtractor` is one."""
-
-    num_regions: int
-    feature_dim: int
-    object_names: list[str]
-    attribute_names: list[str]
-    input_settings: InputSettings
-
-    def describe(self) -> dict[str, Any]:
-        """Everything that decides what the features are, as JSON."""
-
-    def __call__(self, images: Sequence[np.ndarray | PreparedImage]) -> list[Regions]:
-        """Regions of each image, (H, W, 3) uint8 BGR, in order."""
-
-    def launch(self, images: Sequence[PreparedImage]) -> Pending:
-        """Start a batch of images of one resized shape; a source that works on the CPU returns a finished one."""
 
 
 class Engine(Protocol):

@@ -12,12 +12,12 @@ import torch
 from tqdm import tqdm
 
 from detector.locate import ENVIRONMENT, pinned_weights
-from detector.pending import Pending
+from detector.pending import Pending, RegionSource
 from detector.preprocess import PreparedImage
 from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import load_extractor
-from pipeline.extraction.job import ExtractConfig, Extractor
+from pipeline.extraction.job import ExtractConfig
 from pipeline.inputs.decode import DecodedPhoto, decode_photos
 from pipeline.inputs.sources import refuse_lost_sources
 from pipeline.store.plan import Photo, PlannedShard
@@ -33,7 +33,7 @@ Batch = list[tuple[int, PreparedImage]]  # a photo's index in its shard, and its
 class LocalEngine:
     """Extracts shards in this process."""
 
-    def __init__(self, config: ExtractConfig, extractor: Extractor | None = None):
+    def __init__(self, config: ExtractConfig, extractor: RegionSource | None = None):
         self.config = config
         self.extractor = extractor or load_extractor(config)
         self.detection = Detection(self.extractor, np.dtype(config.dtype))
@@ -107,7 +107,7 @@ class LocalEngine:
 class Detection:
     """A detector that charges a failure to the photo that causes it, unless the fault is not the photos'."""
 
-    def __init__(self, extractor: Extractor, dtype: np.dtype):
+    def __init__(self, extractor: RegionSource, dtype: np.dtype):
         self.extractor = extractor
         self.dtype = dtype
         self.worked = False

@@ -277,11 +277,8 @@ def test_photos_of_other_sizes_are_noticed_before_training(tmp_path: Path) -> No
 
 def reader(**options: Any) -> RecordReader:
     from detector.config import DetectorConfig
-    from detector.preprocess import InputSettings
 
-    return RecordReader(
-        InputSettings.of(DetectorConfig(min_size=96, max_size=160)), 3, read_image=read_image, **options
-    )
+    return RecordReader(DetectorConfig(min_size=96, max_size=160, num_attributes=3), read_image, **options)
 
 
 def test_a_record_is_read_as_the_network_takes_it(tmp_path: Path) -> None:
