@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.gallery.embeddings import INDEX, generation, store_embeddings
-from pipeline.gallery.first_stage import Measured, build_first_stage
+from pipeline.gallery.first_stage import BACKENDS, MILVUS, Measured, build_first_stage
 from pipeline.inputs.captions import read_captions
 from pipeline.runs import TrainedRun
 from pipeline.search import EXACT_BELOW, open_search
@@ -38,6 +38,11 @@ class IndexConfig(CommandConfig):
         (), "Sentences to measure with.", metavar="FILE", unset="those of the run, else sentences of class names"
     )
     recalibrate: bool = option(False, "Fit to the photos that there are now, and measure again.")
+    backend: str = option("", "What finds candidates.", choices=("", *BACKENDS), unset="the one in use, else faiss")
+    address: str = option(
+        "", "Of milvus; its key, if any, is MILVUS_TOKEN in the environment.", metavar="URL",
+        unset="the one in use, else http://localhost:19530",
+    )  # fmt: skip
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
@@ -58,7 +63,8 @@ class Indexed:
         recall = ", ".join(f"{int(count):,}: {value:.3f}" for count, value in found.recall.items())
         lines.append(f"exact top ten among so many candidates, {found.sentences} held-out {found.source}: {recall}")
         if found.candidates:
-            lines.append(f"a query compares {found.candidates:,} candidates exactly")
+            engine = f", which milvus at {found.address} finds" if found.backend == MILVUS else ""
+            lines.append(f"a query compares {found.candidates:,} candidates exactly{engine}")
         return "\n".join(lines)
 
 
@@ -66,7 +72,7 @@ def run(config: IndexConfig, *, report: Callable[[str], Any] = print) -> Indexed
     """Store embeddings and vectors of all photos that have none, and measure how many candidates a query takes.
 
     Raises:
-        PipelineError: no run, no store that fits it, no sentences to measure with, or a disk that takes no more.
+        PipelineError: no run, no store that fits it, no sentences to measure with, a disk that takes no more, or milvus does not answer.
     """
     started = time.monotonic()
     search = open_search(config.run, config.features, device=config.device, report=report)
@@ -78,7 +84,7 @@ def run(config: IndexConfig, *, report: Callable[[str], Any] = print) -> Indexed
     if len(collection) >= EXACT_BELOW:
         measured = build_first_stage(
             trained, collection, embeddings, INDEX, lambda: sentences(trained, collection, config.captions),
-            recalibrate=config.recalibrate, report=report,
+            recalibrate=config.recalibrate, backend=config.backend, address=config.address, report=report,
         )  # fmt: skip
     return Indexed(generation(trained, INDEX), len(collection), measured, time.monotonic() - started)
 

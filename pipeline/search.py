@@ -226,7 +226,7 @@ class Search:
             try:
                 stored = store_embeddings(self.run, self.collection, self.index, verify=not many, report=self.report)
                 if many:
-                    self._first_stage = open_first_stage(self.run, self.collection, stored, self.index)
+                    self._first_stage = open_first_stage(self.run, self.collection, stored, self.index, self.report)
                     if self._first_stage is None:
                         self.report("note: comparing every photo; an index is faster: scan-pipeline index")
                 return stored

@@ -10,8 +10,19 @@ import numpy as np
 from pipeline.errors import PipelineError
 
 
-class VectorIndex(Protocol):
-    """What the first stage asks of an engine; an id is a row of the collection."""
+class Engine(Protocol):
+    """What the first stage asks while it answers."""
+
+    def search(self, vectors: np.ndarray, count: int, filter: np.ndarray | None = None) -> list[np.ndarray]:
+        """The ids of the largest inner products, best first.
+
+        vectors: (Q, D) float32. count: C, or all that there are. filter: (n,) int64, ids to choose among; None: all.
+        """
+        ...
+
+
+class VectorIndex(Engine, Protocol):
+    """An engine that takes vectors."""
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """ids: (N,) int64, none of them there yet; vectors: (N, D) int8."""
@@ -19,13 +30,6 @@ class VectorIndex(Protocol):
 
     def delete(self, ids: np.ndarray) -> None:
         """ids: (N,) int64; those that are not there are passed over."""
-        ...
-
-    def search(self, vectors: np.ndarray, count: int, filter: np.ndarray | None = None) -> list[np.ndarray]:
-        """The ids of the largest inner products, best first.
-
-        vectors: (Q, D) float32. count: C, or all that there are. filter: (n,) int64, ids to choose among; None: all.
-        """
         ...
 
 
@@ -68,6 +72,3 @@ class FaissIndex:
             return [np.zeros(0, np.int64)] * len(vectors)
         _, found = self._index.search(vectors.astype(np.float32), min(count, available), params=parameters)
         return [ids[ids >= 0] for ids in found]
-
-
-BACKENDS = {"faiss": FaissIndex}

@@ -11,7 +11,8 @@ Letters: N photos, M sentences, C candidates, K regions, E joint space, D vector
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from matcher.pooled import PooledHead, fit_pooled
 from matcher.similarity import WordEmbeddings
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
-from pipeline.gallery.backends import BACKENDS, VectorIndex
+from pipeline.gallery.backends import Engine, FaissIndex
 from pipeline.gallery.embeddings import MANY, SHORT, StoredEmbeddings, generation, remove_files, store_folder
+from pipeline.gallery.milvus import ADDRESS, MOST, MilvusIndex, MilvusRows, connect, drop, fill, shard_keys
 from pipeline.gallery.parts import digest, read_part, write_part
 from pipeline.runs import TrainedRun, features_sha256
 from pipeline.store.reader import StoreCollection
 
 STATE = "head.json"
+FAISS, MILVUS = BACKENDS = ("faiss", "milvus")
 WANTED_RECALL, TOP = 0.98, 10  # of the exact top ten among the candidates
 FIT_PHOTOS, FIT_SENTENCES = 1500, 2500
 MEASURED, BATCH = 100, 10  # sentences, and how many at a time
@@ -43,7 +46,7 @@ MOST_CANDIDATES = 4  # a share of 1/4 of the photos: beyond, an exact comparison
 
 @dataclass(frozen=True)
 class Measured:
-    """How many candidates hold the exact top ten."""
+    """How many candidates hold the exact top ten, and what finds them."""
 
     head: str
     photos: int
@@ -52,6 +55,13 @@ class Measured:
     recall: dict[str, float]  # at several numbers of candidates
     sentences: int  # that it was measured with
     source: str  # of the sentences
+    backend: str = FAISS
+    address: str = ""  # of milvus
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Of the vectors in milvus: its address, and the collection."""
+        return self.address, f"scan_{self.head}"
 
     def among(self, photos: int) -> int:
         """Candidates for a collection of another size: never fewer, more for more photos."""
@@ -61,7 +71,7 @@ class Measured:
 class FirstStage:
     """Candidates for queries over a collection; safe for several threads once made."""
 
-    def __init__(self, head: PooledHead, index: VectorIndex, measured: Measured, photos: int):
+    def __init__(self, head: PooledHead, index: Engine, measured: Measured, photos: int):
         self.head, self.index, self.measured = head, index, measured
         self.candidates = measured.among(photos)
 
@@ -74,19 +84,31 @@ class FirstStage:
 
 
 def open_first_stage(
-    run: TrainedRun, collection: StoreCollection, embeddings: StoredEmbeddings, root: Path, backend: str = "faiss"
+    run: TrainedRun,
+    collection: StoreCollection,
+    embeddings: StoredEmbeddings,
+    root: Path,
+    report: Callable[[str], Any] = print,
 ) -> FirstStage | None:
     """The first stage that `build_first_stage` made, with vectors of the photos that are new; None where there is none.
 
+    Where its server does not answer, `report` takes a note, and the vectors are scanned on this machine: the same are found.
+
     Raises:
-        PipelineError: the engine is not installed, or the disk takes no more.
+        PipelineError: FAISS is not installed, or the disk takes no more.
     """
     found = _read_state(run, root)
     if found is None or not found[1].candidates:
         return None
     head, measured = found
     parts = _store_vectors(run, collection, embeddings, root, head, measured.head)
-    return _load(head, parts, measured, len(collection), backend)
+    index: Engine | None = None
+    if measured.backend == MILVUS:
+        try:
+            index = _in_milvus(run, collection, root, parts, measured, report)
+        except PipelineError as error:
+            report(f"note: {error.message}; the vectors are scanned on this machine")
+    return FirstStage(head, index or _scan(parts), measured, len(collection))
 
 
 def build_first_stage(
@@ -97,6 +119,8 @@ def build_first_stage(
     sentences: Callable[[], tuple[Sequence[str], str]],
     *,
     recalibrate: bool = False,
+    backend: str = "",
+    address: str = "",
     seconds: float = MEASURE_SECONDS,
     report: Callable[[str], Any] = print,
 ) -> Measured:
@@ -106,35 +130,50 @@ def build_first_stage(
         run, collection, embeddings, root: as of `store_embeddings`, and what it returned.
         sentences: gives many sentences in random order, and where they are from; asked where they are needed.
         recalibrate: fit a new head to the photos that there are now, and measure again.
+        backend, address: what finds candidates, of `BACKENDS`, and where milvus is; "": as before.
         seconds: for measuring; it takes fewer sentences where they would take longer.
 
     Raises:
-        PipelineError: too few sentences, or a disk that takes no more.
+        PipelineError: too few sentences, a disk that takes no more, or a server that does not answer.
     """
-    shards = features_sha256(collection)
-    found = None if recalibrate else _read_state(run, root)
+    before = _read_state(run, root)
+    backend = backend or (before[1].backend if before else FAISS)
+    if backend == MILVUS:
+        address = address or (before[1].address if before else "") or ADDRESS
+        connect(address)  # before the work
+    elif address:
+        raise PipelineError(f"--address {address}: of milvus, and the engine is {backend}", "add --backend milvus")
+    found, shards = None if recalibrate else before, features_sha256(collection)
     if found and found[1].shards == shards:
-        _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
-        return found[1]
-    texts, source = sentences()
-    if len(texts) < 2 * LEAST_MEASURED:
-        raise PipelineError(f"{len(texts)} sentences, expected {2 * LEAST_MEASURED} or more", "give --captions")
-    held_out = texts[: min(MEASURED, len(texts) // 2)]
-    head = found[0] if found else _fit(run.model, embeddings, texts[len(held_out) :][:FIT_SENTENCES])
-    name = found[1].head if found else digest(head.state())[:SHORT]
-    if not found:
-        write_part(_head_path(run, root, name), head.state(), {"model_sha256": run.sha256})
-    parts = _store_vectors(run, collection, embeddings, root, head, name)
-    ranks = measure(run.model, embeddings, head, parts, held_out, seconds)
-    candidates, recall = _smallest(ranks, len(collection))
-    measured = Measured(name, len(collection), shards, candidates, recall, len(ranks), source)
+        parts = _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
+        measured = replace(found[1], backend=backend, address=address)
+    else:
+        texts, source = sentences()
+        if len(texts) < 2 * LEAST_MEASURED:
+            raise PipelineError(f"{len(texts)} sentences, expected {2 * LEAST_MEASURED} or more", "give --captions")
+        held_out = texts[: min(MEASURED, len(texts) // 2)]
+        head = found[0] if found else _fit(run.model, embeddings, texts[len(held_out) :][:FIT_SENTENCES])
+        name = found[1].head if found else digest(head.state())[:SHORT]
+        if not found:
+            write_part(_head_path(run, root, name), head.state(), {"model_sha256": run.sha256})
+        parts = _store_vectors(run, collection, embeddings, root, head, name)
+        ranks = measure(run.model, embeddings, head, parts, held_out, seconds)
+        candidates, recall = _smallest(ranks, len(collection))
+        measured = Measured(name, len(collection), shards, candidates, recall, len(ranks), source, backend, address)
     write_json(generation(run, root) / STATE, asdict(measured), indent=1)
-    _remove_outdated(run, collection, root, name)
-    if not candidates:
+    _remove_outdated(run, collection, root, measured.head)
+    if before and before[1].backend == MILVUS and before[1].place != measured.place:
+        try:
+            drop(*before[1].place)
+        except PipelineError as error:
+            report(f"note: {error.message}; it keeps the collection {before[1].place[1]}, which is not used any more")
+    if not measured.candidates:
         report(
             f"note: no number of candidates up to {len(collection) // MOST_CANDIDATES:,} holds {WANTED_RECALL:.0%} of the exact top "
             f"{TOP}: every query is compared with every photo"
         )
+    elif backend == MILVUS:
+        _in_milvus(run, collection, root, parts, measured, report)
     return measured
 
 
@@ -216,12 +255,37 @@ def _store_vectors(
     return parts
 
 
-def _load(head: PooledHead, parts: Sequence[np.ndarray], measured: Measured, photos: int, backend: str) -> FirstStage:
-    index, row = BACKENDS[backend](head.photo_map.shape[1]), 0
+def _scan(parts: Sequence[np.ndarray]) -> FaissIndex:
+    """The engine of this machine with the vectors of all rows."""
+    index, row = FaissIndex(parts[0].shape[1]), 0
     for part in parts:
         index.add(np.arange(row, row + len(part)), part)
         row += len(part)
-    return FirstStage(head, index, measured, photos)
+    return index
+
+
+def _in_milvus(
+    run: TrainedRun,
+    collection: StoreCollection,
+    root: Path,
+    parts: Sequence[np.ndarray],
+    measured: Measured,
+    report: Callable[[str], Any],
+) -> MilvusRows:
+    """The engine over the wire, with these vectors: a partition for each store, other stores' are left as they are."""
+    if 2 * measured.among(len(collection)) > MOST:  # photos as queries take twice as many
+        what = f"{measured.among(len(collection)):,} candidates a query, of milvus at most {MOST // 2:,}"
+        raise PipelineError(what, "scan-pipeline index --backend faiss")
+    keys, rest, partitions = [], list(parts), []
+    for store in collection.stores:
+        place = store_folder(run, root, store).name
+        partitions.append(f"store_{place[-SHORT:]}")
+        keys.append(np.concatenate([shard_keys(place, shard.sha256, len(shard)) for shard in store.shards]))
+        own, rest = rest[: len(store.shards)], rest[len(store.shards) :]
+        index = MilvusIndex(own[0].shape[1], *measured.place, partitions[-1:])
+        fill(index, keys[-1], own, generation(run, root) / f"{place}.milvus")
+    index = MilvusIndex(parts[0].shape[1], *measured.place, partitions)
+    return MilvusRows(index, np.concatenate(keys), partial(_scan, parts), report)
 
 
 def _remove_outdated(run: TrainedRun, collection: StoreCollection, root: Path, name: str) -> None:

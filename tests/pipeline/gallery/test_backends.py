@@ -1,7 +1,7 @@
 """Engines give what brute force gives: after additions, deletions and replacements, under filters, and after the server was killed."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,16 +14,6 @@ from tests.served import Milvus
 
 PHOTOS = 300
 Maker = Callable[[int], VectorIndex]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
-    pytest.importorskip("pymilvus", reason="the client of milvus is not installed: pip install 'scan-pipeline[milvus]'")
-    pytest.importorskip("milvus", reason="no server to test with: pip install milvus==2.3.5")
-    server = Milvus(tmp_path_factory.mktemp("milvus"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture(params=["faiss", pytest.param("milvus", marks=pytest.mark.slow)])

@@ -184,6 +184,10 @@ def test_no_number_of_candidates_is_no_first_stage(place: Path, monkeypatch: pyt
     assert searching(run).first_stage is None
     with pytest.raises(PipelineError, match="give --captions"):
         build_first_stage(run, collection, embeddings, ROOT, lambda: (SENTENCES[:3], ""), recalibrate=True)
+    with pytest.raises(
+        PipelineError, match="--address http://x: of milvus, and the engine is faiss; add --backend milvus"
+    ):
+        build(run, address="http://x")
 
 
 def _survives(folder: Path, number: int) -> bool:
