@@ -100,17 +100,17 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
     sums = fetch_file(name, [SUMS], origin, remedy, kind=kind)
     commit = pinned(sums).partition("@")[2].partition("/")[0]
     checked = cache_root() / "checked" / hashlib.sha256(f"{sums.parent}\n".encode() + sums.read_bytes()).hexdigest()
-    if checked.exists():
+    listed = [line.partition("  ")[::2] for line in sums.read_text(encoding="utf-8").splitlines()]
+    if checked.exists() and all((sums.parent / file).is_file() for _, file in listed):
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        sha256, _, file = line.partition("  ")
+    for sha256, file in listed:
         if (
             not re.fullmatch("[0-9a-f]{64}", sha256)
             or not file.endswith(SUFFIXES)
             or not _NAME.fullmatch(f"a/b/{file}")
         ):
-            raise DetectorError(f"{origin} {name}: {SUMS} lists {line[:80]!r}", remedy)
+            raise DetectorError(f"{origin} {name}: {SUMS} lists {f'{sha256}  {file}'[:80]!r}", remedy)
         if ".." in file.split("/"):
             raise DetectorError(f"{origin} {name}: {SUMS} lists {file!r}, outside of the repository", remedy)
         if file_sha256(found := sums.parent / file) != sha256:
@@ -120,6 +120,10 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
                 raise DetectorError(
                     f"{origin} {name}: {file} is not what was published (its sha256 differs)", "fetch it again"
                 )
+    if not commit:  # a mirror's folder of now, where shards of a larger store may be left from before
+        names = {sums.parent / file for _, file in listed} | {sums}
+        for path in set(filter(Path.is_file, sums.parent.glob("[!.]*"))) - names:
+            path.unlink(missing_ok=True)
     checked.parent.mkdir(parents=True, exist_ok=True)
     checked.touch()
     return sums.parent
@@ -144,8 +148,11 @@ def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
         if is_offline():
             raise OSError("offline mode")
         with urllib.request.urlopen(f"{mirror}/{repository}/{file}", timeout=ANSWER_TIMEOUT) as answer:
-            size = int(answer.headers.get("Content-Length") or -1)
-            if file != SUMS and path.is_file() and path.stat().st_size == size:
+            size, tag = int(answer.headers.get("Content-Length") or -1), path.with_name(f".{path.name}.tag")
+            # Two trainings of one network give files of one size.
+            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            is_same = path.is_file() and path.stat().st_size == size
+            if file != SUMS and is_same and tag.is_file() and tag.read_text() == version:
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -155,6 +162,7 @@ def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
                 partial.unlink()
                 raise OSError(f"{file}: the answer was cut off")
             partial.replace(path)
+            tag.write_text(version)
     except OSError:
         if not path.is_file():
             raise

@@ -116,7 +116,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if config.eccv:
         _check_eccv(split.image_ids, split.caption_ids)
     judged = read_judgements(Path(config.judgements)) if config.judgements else []
-    locate(judged, split)
+    locate(judged, split, runs)
     for member in runs:
         _refuse_incompatible(member, split)
     for note in [*notes, *_notes(runs, split)]:

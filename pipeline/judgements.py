@@ -6,6 +6,7 @@ does, every grade is an observation of its own: three judges of a pair make thre
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ import numpy as np
 from matcher.collection import collection_similarity
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
+from pipeline.files import read_bytes
 from pipeline.inputs.dataset import Split
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.runs import TrainedRun
 
+LARGEST_FILE = 1 << 30  # bytes
 EXPECTED = "image, caption and at least one grade, separated by tabs or as CSV"
 
 
@@ -39,18 +42,19 @@ def read_judgements(path: Path) -> list[Judgement]:
         PipelineError: not readable, or a line that is no judgement.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
+        text = read_bytes(path, "judgements", limit=LARGEST_FILE).decode("utf-8-sig")
+        delimiter = "\t" if "\t" in text else ","
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
+    except (ValueError, csv.Error) as error:
         raise PipelineError(f"--judgements {path}: not readable ({error}); expected {EXPECTED}") from error
-    delimiter = "\t" if any("\t" in line for line in lines) else ","
-    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
     found = []
     for number, row in enumerate(rows, start=1):
         if not row:
             continue
         try:
             grades = tuple(map(float, row[2:]))
-            if not grades or not np.isfinite(grades).all():
+            if not grades or not np.isfinite(grades).all() or not row[1].strip():
                 raise ValueError
         except ValueError:
             if number == 1 and len(row) > 2:  # a header
@@ -78,11 +82,12 @@ class Agreement:
         )
 
 
-def locate(judgements: Sequence[Judgement], split: Split) -> list[tuple[int, str]]:
+def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[TrainedRun]) -> list[tuple[int, str]]:
     """Row in the stores and text of every judged pair.
 
     Raises:
-        PipelineError: an image that is in no store.
+        PipelineError: an image that is in no store, or a caption that is neither an id of the split nor a sentence with a
+            word that every run knows.
     """
     index = ImageIndex(split.stores.image_ids)
     rows = {str(image_id): int(row) for image_id, row in zip(split.image_ids, split.images.rows, strict=True)}
@@ -95,13 +100,22 @@ def locate(judgements: Sequence[Judgement], split: Split) -> list[tuple[int, str
                 f"{judgement.where}: image {judgement.image!r} is in no store of the evaluation",
                 "name the stores of all judged photos with --features",
             )
-        found.append((row, texts.get(judgement.caption, judgement.caption)))
+        text = texts.get(judgement.caption, judgement.caption)
+        # A word alone may be a sentence; 1056338697_4798441efc.jpg#2 and 7041 are ids, of captions that are not evaluated.
+        is_id = text == judgement.caption and len(text.split()) == 1 and not text.isalpha()
+        if is_id or not all(run.model.vocabulary.known(text) for run in runs):
+            raise PipelineError(
+                f"{judgement.where}: caption {judgement.caption!r} is no id of a caption in the split {split.name or 'all'}, "
+                "and no sentence that the run has words of",
+                "evaluate all judged captions with --split all, or name their files with --captions",
+            )
+        found.append((row, text))
     return found
 
 
 def agreement(runs: Sequence[TrainedRun], judgements: Sequence[Judgement], split: Split) -> Agreement:
     """How the scores of a run, or of an ensemble, agree with people's grades."""
-    pairs = locate(judgements, split)
+    pairs = locate(judgements, split, runs)
     rows, of_pair = np.unique([row for row, _ in pairs], return_inverse=True)
     captions = {text: number for number, text in enumerate(dict.fromkeys(text for _, text in pairs))}
     columns = [captions[text] for _, text in pairs]

@@ -123,7 +123,7 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: dict[
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
-        split = SPLIT_WORDS.get(_field(image, "split", (str,), where, default=""), "")
+        split = SPLIT_WORDS.get(_field(image, "split", (str,), where, default="").lower(), "")
         for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
             text = _one_line(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"))
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))

@@ -21,6 +21,8 @@ from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_stores
 from pipeline.store.roots import titled
 
+CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
+
 
 @dataclass(frozen=True)
 class Split:
@@ -81,7 +83,11 @@ def find_captions(store: Store, notes: list[str] | None = None) -> Path:
     index = ImageIndex(store.image_ids)
     skipped: list[str] = []
     for pattern in patterns:
-        for path in sorted(filter(Path.is_file, pattern.parent.glob(pattern.name))):
+        files = sorted(filter(Path.is_file, pattern.parent.glob(pattern.name)))
+        for path in files:
+            if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
+                skipped.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
+                continue
             try:
                 captions = read_captions(path)
             except PipelineError as error:
@@ -89,7 +95,8 @@ def find_captions(store: Store, notes: list[str] | None = None) -> Path:
                 continue
             if any(index.candidates(caption.image) for caption in captions):
                 if notes is not None:
-                    notes += skipped
+                    others = ", ".join(other.name for other in files[files.index(path) + 1 :])
+                    notes += skipped + ([f"{path} is taken, and not {others} beside it"] if others else [])
                 return path
     looked = ", ".join(str(pattern) for pattern in patterns)
     reasons = "".join(f"; {reason}" for reason in skipped)

@@ -32,6 +32,8 @@ def test_reads_tables_with_and_without_header(tmp_path: Path) -> None:
         ("1.jpg\ta dog\tnan\n2.jpg\ta cat\t1\n3.jpg\ta cat\tinf\n", "line 3 is"),
         ("1.jpg\ta dog\t1\n2.jpg\ta cat\t1\n", "fewer than two different grades"),
         ("", "fewer than two different grades"),
+        ("1.jpg\ta dog\t1\n2.jpg\t\t2\n", "line 2 is"),
+        (f"1.jpg,{'a' * 200_000},1\n", "not readable .field larger than field limit"),
     ],
 )
 def test_what_is_no_judgement_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -61,3 +63,17 @@ def test_evaluate_prints_and_writes_the_agreement(inside: Path) -> None:
     said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--judgements", "grades.tsv")
     assert said.exit_code == 2
     assert "line 1: image 'nowhere.jpg' is in no store of the evaluation; name the stores" in said.output
+
+
+@pytest.mark.parametrize("caption", ["1056338697_4798441efc.jpg#2", "7041", "qwerty asdf"])
+def test_ids_of_captions_that_are_not_evaluated_are_not_taken_for_sentences(inside: Path, caption: str) -> None:
+    image = "COCO_train2014_000000000003.jpg"
+    Path("grades.tsv").write_text(f"{image}\tdog\t1\n{image}\t{caption}\t2\n")
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--judgements", "grades.tsv")
+    assert said.exit_code == 2
+    assert f"line 2: caption {caption!r} is no id of a caption in the split dev" in said.output
+
+
+def test_judgements_are_a_regular_file() -> None:
+    with pytest.raises(PipelineError, match="not a regular file"):
+        read_judgements(Path("/dev/zero"))

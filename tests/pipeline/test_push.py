@@ -1,6 +1,7 @@
 """A detector, a store and a run are published, and fetched by name in another folder: from a hub, from mirrors, offline."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from matcher.vocabulary import SPECIAL
 from pipeline import push
 from pipeline.errors import PipelineError
 from pipeline.runs import load_run
+from pipeline.store.reader import open_store
 from tests.hub import TOKEN, Hub, hub
 from tests.matcher.test_original import Evil
 from tests.matcher.test_original import write as write_scan
@@ -24,6 +26,7 @@ from tests.matcher.test_original_methods import write as write_vse
 from tests.photos import write_photos
 from tests.pipeline.service.servers import make_server
 from tests.served import http_server
+from tests.stores import make_store
 from tests.world import SMALL_TRAINING, lay_out_coco, scan
 
 
@@ -178,6 +181,37 @@ def test_mirrors_are_tried_in_order(
         assert "no way" in str(error.value)
     again = fetch_file(hub_name("me/detector"), ["model.safetensors"], "--weights", "")  # type: ignore[arg-type]
     assert again == found  # kept, though nobody answers any more
+
+
+def test_what_a_mirror_replaced_is_fetched_again_and_leaves_nothing_of_before(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    public, ids = tmp_path / "public", [f"{number}.jpg" for number in range(6)]
+    make_store(tmp_path / "large", ids, complete=True)
+    make_store(tmp_path / "small", ids[:3], complete=True, seed=1)
+    detector, features = hub_name("me/detector"), hub_name("me/features")
+    assert detector
+    assert features
+    ok("push", str(small_weights), "me/detector", "--mirror", str(public))
+    ok("push", "large", "me/features", "--mirror", str(public))
+    with http_server(public) as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        monkeypatch.setattr("detector.hub._from_hub", lambda *_: pytest.fail("asks the hub"))
+        found = fetch_file(detector, ["model.safetensors"], "--weights", "")
+        other = small_weights.read_bytes()[::-1]  # as large
+        (public / "me/detector/model.safetensors").write_bytes(other)
+        os.utime(public / "me/detector/model.safetensors", (1e9, 1e9))
+        assert fetch_file(detector, ["model.safetensors"], "--weights", "").read_bytes() == other
+        assert len(open_store(fetch_folder(features, "--features", kind="dataset"))) == 6
+        ok("push", "small", "me/features", "--mirror", str(public))
+        folder = fetch_folder(features, "--features", kind="dataset")
+        assert list(open_store(folder)) == ids[:3]
+        (folder / "shard-00001.safetensors").unlink()
+        assert fetch_folder(features, "--features", kind="dataset") == folder
+        assert (folder / "shard-00001.safetensors").is_file()
+    assert found.read_bytes() == other
 
 
 def test_what_is_not_what_was_published_is_refused(server: Hub, tmp_path: Path, small_weights: Path) -> None:

@@ -38,7 +38,7 @@ def test_karpathy_restval_is_train_and_cocoid_survives(tmp_path: Path) -> None:
             "sentences": sentences,
         }
 
-    path = write(tmp_path / "d.json", {"images": [image(1, "restval"), image(2, "val"), image(3, "test")]})
+    path = write(tmp_path / "d.json", {"images": [image(1, "restval"), image(2, "VAL"), image(3, "test")]})
     assert read_captions(path) == [
         Caption("photo 1", "val2014/1.jpg", 1, 10, "train"),
         Caption("photo 2", "val2014/2.jpg", 2, 20, "dev"),

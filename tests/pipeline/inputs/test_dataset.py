@@ -166,3 +166,16 @@ def test_karpathys_folders_keep_photos_of_one_name_apart(tmp_path: Path) -> None
     (tmp_path / "dataset.json").write_text(json.dumps({"images": images}))
     dataset = load_dataset([tmp_path / "features/train"], [tmp_path / "dataset.json"])
     assert dataset.splits["train"].images.captions == ["of train"]
+
+
+def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path: Path) -> None:
+    write_store(tmp_path / "features/mine", [2])
+    folder = tmp_path / "features/mine"
+    for name in ("captions.bak", "captions.csv", "captions.csv.old", "captions.txt"):
+        (folder / name).write_text(f"0.jpg,a dog of {name}\n1.jpg,a cat\n")
+    notes: list[str] = []
+    assert find_captions(open_store(folder), notes) == folder / "captions.csv"
+    assert notes == [
+        f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
+        f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt beside it",
+    ]
