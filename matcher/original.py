@@ -24,6 +24,8 @@ from matcher.vocabulary import Tokens, Vocabulary
 
 EXPECTED = "a checkpoint of the original SCAN code, or of VSE∞ or CHAN (keys model, opt)"
 POOLINGS = {"LSEPooling": "LogSumExp", "MeanPooling": "Mean", "MaxPooling": "Max", "SumPooling": "Sum"}  # of CHAN
+SIZES = {"img_dim": "feature_dim", "embed_size": "embed_dim", "word_dim": "word_dim", "num_layers": "num_layers"}
+SIZES |= {"bi_gru": "bidirectional"}  # options of SCAN that its tensors tell as well
 MASK = "<mask>"  # the code of VSE∞ and CHAN adds it to the words of a vocabulary file
 # Beginnings of names there, and here; "": not a part of the model.
 NAMES = {
@@ -71,7 +73,8 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
     content = _read(path)
     try:
         image, text = content["model"][:2]
-        config = _config(vars(content["opt"]), image, text, text_encoder)
+        config = _config(vars(content["opt"]), _checked(image), _checked(text), text_encoder)
+        epoch, best_rsum = int(content.get("epoch", 0)), float(content.get("best_rsum", 0.0))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, MatcherError):
             raise MatcherError(f"{path}: {error}") from error
@@ -96,7 +99,7 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
         raise MatcherError(
             f"{path}: its tensors do not fit its options ({str(error).splitlines()[-1].strip()})"
         ) from error
-    return OriginalCheckpoint(model.eval(), int(content.get("epoch", 0)), float(content.get("best_rsum", 0.0)))
+    return OriginalCheckpoint(model.eval(), epoch, best_rsum)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -111,6 +114,23 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise MatcherError(f"{path}: holds a {type(content).__name__}; expected {EXPECTED}")
     return content
+
+
+def _checked(state: Any) -> Mapping[str, Tensor]:
+    """The tensors of a state by name.
+
+    Raises:
+        MatcherError: something else, or numbers that no training leaves.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise MatcherError(f"a state of type {type(state).__name__}; expected tensors by name")
+    for name, tensor in state.items():
+        counts = name.endswith(("num_batches_tracked", "position_ids"))
+        if not isinstance(tensor, Tensor) or not (counts or tensor.is_floating_point()):
+            raise MatcherError(f"{name} is no tensor of floating-point numbers")
+        if not torch.isfinite(tensor).all():
+            raise MatcherError(f"{name} holds numbers that are not finite")
+    return state
 
 
 def _config(
@@ -150,6 +170,9 @@ def _config(
         return ModelConfig(
             matcher="chan", pooling=POOLINGS[options["pooling_type"]], lse_temperature=temperature, **fields
         )
+    for option, field in SIZES.items():
+        if option in options and field in fields and options[option] != fields[field]:
+            raise MatcherError(f"option {option} is {options[option]}, its tensors are of {fields[field]}")
     return ModelConfig(
         attention=options["cross_attn"],
         normalization=options["raw_feature_norm"],

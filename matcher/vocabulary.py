@@ -59,10 +59,10 @@ class Vocabulary:
         try:
             content = json.loads(Path(path).read_text())
             ids: dict[str, int] = content["word2idx"]
-            words = [""] * len(ids)
-            for word, index in ids.items():
-                words[index] = word
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            if sorted(ids.values()) != list(range(len(ids))):  # else a word would be read as another
+                raise ValueError("ids that are missing or stand twice")
+            words = sorted(ids, key=ids.__getitem__)
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise MatcherError(
                 f"{path}: not a vocabulary ({error}); expected JSON with word2idx, ids 0..n-1"
             ) from error

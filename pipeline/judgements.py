@@ -44,8 +44,10 @@ def read_judgements(path: Path) -> list[Judgement]:
     try:
         text = read_bytes(path, "judgements", limit=LARGEST_FILE).decode("utf-8-sig")
         delimiter = "\t" if "\t" in text else ","
-        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
+        lines = io.StringIO(text, newline="")
+        rows = list(
+            csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
+        )
     except (ValueError, csv.Error) as error:
         raise PipelineError(f"--judgements {path}: not readable ({error}); expected {EXPECTED}") from error
     found = []

@@ -63,6 +63,12 @@ class Measured:
         """Of the vectors in milvus: its address, and the collection."""
         return self.address, f"scan_{self.head}"
 
+    def __post_init__(self) -> None:
+        if not all(type(count) is int for count in (self.candidates, self.photos)):
+            raise TypeError("numbers of photos that are no whole numbers")
+        if self.photos < 1 or not 0 <= self.candidates <= self.photos:
+            raise ValueError(f"{self.candidates} candidates of {self.photos} photos")
+
     def among(self, photos: int) -> int:
         """Candidates for a collection of another size: never fewer, more for more photos."""
         return round(self.candidates * max(1.0, photos / self.photos) ** GROWTH)

@@ -114,3 +114,36 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(MatcherError):
         load_original(path, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: {**image, "fc.bias": image["fc.bias"] / 0}, "fc.bias holds numbers that are not finite"),
+        (lambda image: {**image, "fc.bias": image["fc.bias"].int()}, "fc.bias is no tensor of floating-point numbers"),
+        (lambda image: {**image, "fc.bias": "x"}, "fc.bias is no tensor"),
+        (lambda image: dict(enumerate(image.values())), "expected tensors by name"),
+        (lambda image: list(image.values()), "a state of type list; expected tensors by name"),
+    ],
+)
+def test_states_that_no_training_leaves_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    path = write(tmp_path / "m.pth.tar")
+    content = torch.load(path, weights_only=False)
+    content["model"][0] = change(content["model"][0])
+    torch.save(content, path)
+    with pytest.raises(MatcherError, match=message):
+        load_original(path, VOCABULARY)
+
+
+@pytest.mark.parametrize("changes", [{"bi_gru": False}, {"num_layers": 2}, {"embed_size": 7}])
+def test_options_that_its_tensors_contradict_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(MatcherError, match=f"option {next(iter(changes))} is .*, its tensors are of"):
+        load_original(write(tmp_path / "m.pth.tar", **changes), VOCABULARY)
+
+
+@pytest.mark.parametrize("changes", [{"epoch": "x"}, {"best_rsum": None}])
+def test_a_checkpoint_of_no_epoch_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write(tmp_path / "m.pth.tar")
+    torch.save({**torch.load(path, weights_only=False), **changes}, path)
+    with pytest.raises(MatcherError, match="not a checkpoint of the original SCAN code"):
+        load_original(path, VOCABULARY)

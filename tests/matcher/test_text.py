@@ -106,7 +106,14 @@ def test_broken_vocabularies_are_refused(words: list[str], message: str) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", json.dumps({"word2idx": {"<pad>": 7}}), json.dumps({"word2idx": {"a": "x"}})]
+    "content",
+    [
+        *("", "[]", "{}"),
+        *(
+            json.dumps({"word2idx": ids})
+            for ids in ({"<pad>": 7}, {"a": "x"}, {"a": 0, "b": 0}, {"a": 0, "b": -1}, [0])
+        ),
+    ],
 )
 def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "v.json"

@@ -1,5 +1,6 @@
 """Two stages give what one gives: over every candidate, under filters, after photos came and went, and after any kill."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -150,6 +151,15 @@ def test_only_recalibrate_fits_again(place: Path, monkeypatch: pytest.MonkeyPatc
     assert len(list(generation(run, ROOT).glob("*.head"))) == 1
     assert all(again.head in path.name for path in ROOT.rglob("*.vectors"))
     assert build(make_run(Path("runs/x"), seed=4)).head != again.head
+
+
+@pytest.mark.parametrize("change", [{"candidates": -1}, {"candidates": "5"}, {"photos": 0}, {"candidates": 2.5}])
+def test_numbers_that_nothing_measured_are_not_used(place: Path, change: dict[str, object]) -> None:
+    run = make_run(Path("runs/x"))
+    build(run)
+    state = generation(run, ROOT) / "head.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
+    assert opened(run) is None
 
 
 @pytest.mark.parametrize("damage", ["head", "state", "vectors", "other model"])
