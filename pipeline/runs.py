@@ -168,6 +168,8 @@ def find_run(folder: str | None) -> Path:
     if folder and (name := hub_name(folder)):
         return _published_checkpoint(name) if name.file else fetch_folder(name, "--run", kind="model")
     if folder:
+        if folder.startswith(PREFIX):
+            raise PipelineError(f"--run {folder}: expected {PREFIX}OWNER/NAME[@REVISION][/FOLDER]")
         if not (Path(folder) / BEST).is_file():
             raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
         return Path(folder)
@@ -206,9 +208,7 @@ def import_original(source: Path, vocabulary: str, folder: Path, imported: str, 
 def _published_checkpoint(name: HubName) -> Path:
     """The run of a checkpoint with BERT that the authors of a method published in a folder of a repository; imported once."""
     remedy = f"expected {' or '.join(CHECKPOINTS)} in a folder {name.file} of that repository"
-    source = fetch_file(
-        name._replace(file=""), [f"{name.file}/{file}" for file in CHECKPOINTS], f"{PREFIX}{name}: --run", remedy
-    )
+    source = fetch_file(name._replace(file=""), [f"{name.file}/{file}" for file in CHECKPOINTS], "--run", remedy)
     version = source.resolve().stat()
     key = f"{source.resolve()} {version.st_size} {version.st_mtime_ns}"
     folder = cache_root() / "imported" / hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -309,6 +309,7 @@ def test_a_checkpoint_of_others_is_a_run_by_its_name(
     for name, message in {
         "hub:me/vse/none": "--run me/vse: could not be fetched from the hub (offline mode",
         "hub:me/other": "--run me/other: could not be fetched from the hub (offline mode",
+        "hub:other": "--run hub:other: expected hub:OWNER/NAME[@REVISION][/FOLDER]",
     }.items():
         said = scan("retrieve", "--query", "a dog", "--run", name)
         assert (said.exit_code, said.stderr.count("\n"), message in said.stderr) == (2, 1, True), said.output
