@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.runs import TrainedRun
 
-WORTH_KEEPING = 2000  # captions; fewer are encoded in a moment
+WORTH_KEEPING = 500  # captions; a transformer takes 3 s of a core for them, a GRU a moment
 LARGEST = 8 << 30  # bytes of a cache
 DIGEST = hashlib.sha256().digest_size
 

@@ -375,8 +375,8 @@ def known_words(run: TrainedRun, query: str) -> dict[str, str]:
             raise PipelineError(f"{query!r}: no word in it", 'ask with a sentence, such as "two dogs play by a tree"')
         nearest = ", ".join(near for near in unknown.values() if near)
         raise PipelineError(
-            f"{query!r}: {run.folder} knows none of these words",
-            f"nearest known: {nearest}" if nearest else "use words of its training captions",
+            f"{query!r}: the run {run.name} knows none of these words",
+            f"nearest known: {nearest}" if nearest else "ask in other words",
         )
     return unknown
 

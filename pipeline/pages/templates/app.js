@@ -48,6 +48,7 @@ async function refresh() { // the list that the address asks for, from its begin
     $("meaning").textContent = BY[asked.q && asked.like ? "both" : asked.like ? "photo" : "sentence"];
     status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
+    if (!searched) status_.textContent = "No photo passes the filters.";
     if (!answer.complete) status_.textContent += " A node is not there: its photos are missing.";
   } catch (error) {
     if (mine !== latest) return;
