@@ -105,14 +105,9 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
     for sha256, file in listed:
-        if (
-            not re.fullmatch("[0-9a-f]{64}", sha256)
-            or not file.endswith(SUFFIXES)
-            or not _NAME.fullmatch(f"a/b/{file}")
-        ):
+        is_ours = re.fullmatch("[0-9a-f]{64}", sha256) and file.endswith(SUFFIXES) and _NAME.fullmatch(f"a/b/{file}")
+        if not is_ours or ".." in file.split("/"):  # which would lead out of the repository
             raise DetectorError(f"{origin} {name}: {SUMS} lists {f'{sha256}  {file}'[:80]!r}", remedy)
-        if ".." in file.split("/"):
-            raise DetectorError(f"{origin} {name}: {SUMS} lists {file!r}, outside of the repository", remedy)
         if file_sha256(found := sums.parent / file) != sha256:
             found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
             found = fetch_file(exact, [file], origin, remedy, kind=kind)

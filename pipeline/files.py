@@ -43,9 +43,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BufferedWriter]:
 @contextmanager
 def temporary_file(path: Path, *, sync: bool = True) -> Iterator[BufferedWriter]:
     """A hidden file beside `path`, removed after an error; `rename` gives it its name."""
-    if (
-        path.exists() and not path.is_file() and not path.is_dir()
-    ):  # renamed over it, a file would take /dev/null's place
+    # Renamed over it, a file would take the place of /dev/null
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise PipelineError(f"{path}: not a regular file; expected a name to write to")
     name = path.with_name(f".{path.name[:40]}{_owner()}{os.getpid()}.tmp")  # a name of 255 bytes has to fit as well
     try:

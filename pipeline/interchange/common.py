@@ -33,9 +33,8 @@ CLASS_COLUMNS = (
     ("attrs_conf", "attribute_scores", np.float32),
 )
 SIZE = ("image_h", "image_w")  # the field's names
-LARGEST_IMAGE = (
-    1 << 26
-)  # bytes of one image's arrays: 1000 regions, the most that `extract` makes, of 16,000 float32 numbers
+# Bytes of one image's arrays: 1000 regions, the most that `extract` makes, of 16,000 float32 numbers
+LARGEST_IMAGE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -224,18 +223,19 @@ def id_from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def published_arrays(store: Store, regions: Regions, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """What a store holds of one image, in the types of the published files.
+def published_rows(store: Store, features: str, boxes: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Image ids and arrays of a store in order, in the types of the published files, with a bar.
 
-    `names` are those of "features" and "boxes" in the format; the other arrays have the same names everywhere.
+    Features and boxes take the names of the format; the other arrays have the same names everywhere.
     """
-    arrays = {names["features"]: regions.features.astype(np.float32)}
-    if store.has_boxes:
-        arrays[names["boxes"]] = regions.boxes.astype(np.float32)
-    arrays |= {name: np.array(side, np.int64) for name, side in zip(SIZE, regions.image_size, strict=True)}
-    if store.object_names:
-        arrays |= {theirs: getattr(regions, ours).astype(dtype) for theirs, ours, dtype in CLASS_COLUMNS}
-    return arrays
+    for image_id, regions in rows_of(store):
+        arrays = {features: regions.features.astype(np.float32)}
+        if store.has_boxes:
+            arrays[boxes] = regions.boxes.astype(np.float32)
+        arrays |= {name: np.array(side, np.int64) for name, side in zip(SIZE, regions.image_size, strict=True)}
+        if store.object_names:
+            arrays |= {theirs: getattr(regions, ours).astype(dtype) for theirs, ours, dtype in CLASS_COLUMNS}
+        yield image_id, arrays
 
 
 def not_held(store: Store, held: Collection[str]) -> list[str]:

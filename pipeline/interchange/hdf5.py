@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange.common import (
@@ -41,14 +40,12 @@ from pipeline.interchange.common import (
     id_from_bytes,
     id_to_bytes,
     make_row,
-    published_arrays,
+    published_rows,
     read_lines,
-    rows_of,
 )
 from pipeline.store.reader import Store
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-NAMES = {"features": "image_features", "boxes": "image_bb"}
 OURS = {"image_features": "features", "image_bb": "boxes", **{theirs: ours for theirs, ours, _ in CLASS_COLUMNS}}
 DATASETS = (*OURS, "pos_boxes", "image_ids", *SIZE)
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
@@ -98,9 +95,9 @@ def _fill(temporary: BufferedWriter, store: Store, config: ExportFeaturesConfig)
         _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
         ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
-        images = rows_of(store)
+        images = (_with_fractions(arrays) for _, arrays in published_rows(store, "image_features", "image_bb"))
         for start in range(0, len(store), BLOCK):
-            block = [_arrays(store, regions) for _, regions in islice(images, BLOCK)]
+            block = list(islice(images, BLOCK))
             for name, first in block[0].items():
                 if not start:
                     file.create_dataset(name, (len(store), *first.shape), first.dtype)
@@ -274,9 +271,9 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeatur
                 yield make_row(f"{source}: row {index} ({ids[index]!r})", ids[index], one, config.images, size=size)
 
 
-def _arrays(store: Store, regions: Regions) -> dict[str, np.ndarray]:
-    """What is written of one image, by dataset."""
-    arrays = published_arrays(store, regions, NAMES)
-    if store.has_boxes:
-        arrays["spatial_features"] = spatial_features(regions.boxes, regions.image_size)
-    return arrays
+def _with_fractions(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of an image, with its boxes as fractions of the photo too."""
+    if "image_bb" not in arrays:
+        return arrays
+    size = (int(arrays["image_h"]), int(arrays["image_w"]))
+    return {**arrays, "spatial_features": spatial_features(arrays["image_bb"], size)}

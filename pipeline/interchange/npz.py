@@ -16,7 +16,6 @@ import os
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -31,8 +30,7 @@ from pipeline.interchange.common import (
     Source,
     check_image_size,
     make_row,
-    published_arrays,
-    rows_of,
+    published_rows,
 )
 from pipeline.store.reader import Store
 
@@ -41,8 +39,7 @@ OTHER = "delete it, or choose another --output"
 UNFINISHED = ".unfinished.json"  # in the target until the export is complete
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
               TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
-NAMES = {"features": "x", "boxes": "bbox"}
-ARRAYS = {*NAMES.values(), "num_bbox", *SIZE, *(theirs for theirs, _, _ in CLASS_COLUMNS)}
+ARRAYS = {"x", "bbox", "num_bbox", *SIZE, *(theirs for theirs, _, _ in CLASS_COLUMNS)}
 
 
 def read(source: Path, config: ImportFeaturesConfig) -> Source:
@@ -74,14 +71,13 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """
     _check_nesting(store.image_ids, target)
     _claim(store, target)
-    for image_id, regions in rows_of(store):
+    for image_id, arrays in published_rows(store, "x", "bbox"):
         path = target / f"{image_id}{SUFFIX}"
         if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, sync=False) as file:
-            arrays: Any = published_arrays(store, regions, NAMES)
-            np.savez(file, num_bbox=np.int64(len(regions)), **arrays)
+            np.savez(file, num_bbox=np.int64(len(arrays["x"])), **arrays)  # type: ignore[arg-type]
     os.sync()  # once, not for each of a hundred thousand files
     (target / UNFINISHED).unlink()
     if store.image_ids == sorted(store.image_ids):

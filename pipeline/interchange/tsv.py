@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.regions import Regions
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange.common import (
@@ -29,8 +28,7 @@ from pipeline.interchange.common import (
     id_from_bytes,
     id_to_bytes,
     make_row,
-    published_arrays,
-    rows_of,
+    published_rows,
 )
 from pipeline.store.reader import Store
 
@@ -69,8 +67,8 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         )
     columns = LXMERT_COLUMNS if config.format == "tsv10" else CAFFE_COLUMNS
     with replacing(target) as file:
-        for image_id, regions in rows_of(store):
-            cells = _cells(store, image_id, regions)
+        for image_id, arrays in published_rows(store, "features", "boxes"):
+            cells = _cells(image_id, arrays)
             file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
     return []
 
@@ -138,14 +136,13 @@ def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
     return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, -1)
 
 
-def _cells(store: Store, image_id: str, regions: Regions) -> dict[str, bytes]:
+def _cells(image_id: str, arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
     """The cells of both layouts."""
-    arrays = published_arrays(store, regions, {"features": "features", "boxes": "boxes"})
     cells = {name: base64.b64encode(array.tobytes()) for name, array in arrays.items()}
     cells["image_id"] = cells["img_id"] = _quoted(image_id)
-    cells["num_boxes"] = b"%d" % len(regions)
-    for side, pixels in zip("hw", regions.image_size, strict=True):
-        cells[f"image_{side}"] = cells[f"img_{side}"] = b"%d" % pixels
+    cells["num_boxes"] = b"%d" % len(arrays["boxes"])
+    for side in "hw":
+        cells[f"image_{side}"] = cells[f"img_{side}"] = b"%d" % arrays[f"image_{side}"]
     return cells
 
 

@@ -31,9 +31,8 @@ def repair_store(path: Path | str, *, verify: bool = True, progress: bool = True
     inspect_store(path, verify=False, progress=False)  # a folder of something else stays as it is
     with locked(path):  # a running extraction waits with its next shard
         before = inspect_store(path, verify=verify, progress=progress)
-        shards_first = sorted(
-            before.damaged, key=lambda damage: damage.part != "shard"
-        )  # a plan is rebuilt from the rest
+        # Shards first: a plan is rebuilt from those that are left
+        shards_first = sorted(before.damaged, key=lambda damage: damage.part != "shard")
         repairs = [line for damage in shards_first for line in _repair(path, damage, before)]
         if removed := remove_abandoned(path):
             repairs.append(f"{removed} temporary files of killed processes: removed")

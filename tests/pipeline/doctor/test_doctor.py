@@ -17,7 +17,7 @@ from tests.world import scan
 
 @pytest.fixture
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.SECTIONS, "libraries", lambda: iter([Check("libraries", OK, "torch")]))
+    monkeypatch.setitem(doctor.SECTIONS, "libraries", lambda: iter([Check(OK, "torch")]))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_what_is_absent_or_too_old_is_named_with_its_remedy(monkeypatch: pytest.
 @pytest.mark.usefixtures("no_probe", "empty")
 def test_a_check_that_fails_unforeseen_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Iterator[Check]:
-        yield Check("disk", OK, "so far")
+        yield Check(OK, "so far")
         raise OSError("stale file handle")
 
     monkeypatch.setitem(doctor.SECTIONS, "disk", broken)
@@ -165,8 +165,8 @@ def test_a_containers_small_shared_memory_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_health_is_what_is_needed() -> None:
-    assert doctor.healthy([Check("a", state, "") for state in (OK, NOTE, MISSING)])
-    assert not doctor.healthy([Check("a", BROKEN, "")])
+    assert doctor.healthy([Check(state, "") for state in (OK, NOTE, MISSING)])
+    assert not doctor.healthy([Check(BROKEN, "")])
 
 
 @pytest.mark.slow
