@@ -29,25 +29,12 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.interchange.common import (
-    CLASS_COLUMNS,
-    SIZE,
-    ExportFeaturesConfig,
-    ImportFeaturesConfig,
-    Row,
-    Source,
-    check_image_size,
-    id_from_bytes,
-    id_to_bytes,
-    make_row,
-    published_rows,
-    read_lines,
-)
+from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-OURS = {"image_features": "features", "image_bb": "boxes", **{theirs: ours for theirs, ours, _ in CLASS_COLUMNS}}
-DATASETS = (*OURS, "pos_boxes", "image_ids", *SIZE)
+OURS = {"image_features": "features", "image_bb": "boxes", **{theirs: ours for theirs, ours, _ in common.CLASS_COLUMNS}}
+DATASETS = (*OURS, "pos_boxes", "image_ids", *common.SIZE)
 BLOCK = 16  # images read or written at once: h5py is slow to start, and compressed files have blocks of their own
 NAME_THE_IDS = (
     "name them with --ids FILE: a JSON list in row order, a JSON object id -> row, or text, one a line (the pickle beside the "
@@ -55,7 +42,7 @@ NAME_THE_IDS = (
 )
 
 
-def read(source: Path, config: ImportFeaturesConfig) -> Source:
+def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """Open an HDF5 file.
 
     Raises:
@@ -69,10 +56,10 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
         ranges = _ranges(source, file)
         _check_size(source, file, ranges)
         ids = _ids(source, file, config.ids, len(ranges))
-    return Source("VQA HDF5", source.stem, _rows(source, ranges, ids, config), len(ids))
+    return common.Source("VQA HDF5", source.stem, _rows(source, ranges, ids, config), len(ids))
 
 
-def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> list[str]:
     """A store -> an HDF5 file.
 
     Raises:
@@ -88,14 +75,14 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     return []
 
 
-def _fill(temporary: BufferedWriter, store: Store, config: ExportFeaturesConfig) -> None:
+def _fill(temporary: BufferedWriter, store: Store, config: common.ExportFeaturesConfig) -> None:
     h5py = _h5py()
     with h5py.File(temporary.name, "w") as file:
         numbers = len(store) * store.num_regions * (store.feature_dim + 16)
         _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
-        ids = np.array([id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
+        ids = np.array([common.id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
-        images = (_with_fractions(arrays) for _, arrays in published_rows(store, "image_features", "image_bb"))
+        images = (_with_fractions(arrays) for _, arrays in common.published_rows(store, "image_features", "image_bb"))
         for start in range(0, len(store), BLOCK):
             block = list(islice(images, BLOCK))
             for name, first in block[0].items():
@@ -188,7 +175,7 @@ def _check_size(source: Path, file: Any, ranges: np.ndarray) -> None:
             f"{source}: pos_boxes name {counts.sum():,} regions of {len(features):,}; expected each once"
         )
     per_row = math.prod(features.shape[1:]) * features.dtype.itemsize
-    check_image_size(source, int(counts.max(initial=0)) * per_row)
+    common.check_image_size(source, int(counts.max(initial=0)) * per_row)
 
 
 def _ranges(source: Path, file: Any) -> np.ndarray:
@@ -220,7 +207,9 @@ def _ids(source: Path, file: Any, named: str | None, count: int) -> list[str]:
         shape = file["image_ids"].shape
         if shape != (count,):
             raise PipelineError(f"{source}: image_ids of shape {shape}; expected {count} ids for {count} images")
-        ids = [id_from_bytes(value) if isinstance(value, bytes) else str(value) for value in file["image_ids"][()]]
+        ids = [
+            common.id_from_bytes(value) if isinstance(value, bytes) else str(value) for value in file["image_ids"][()]
+        ]
     else:
         raise PipelineError(f"{source}: holds no image_ids", NAME_THE_IDS)
     if len(ids) != count:
@@ -232,7 +221,7 @@ def _ids_from(path: Path, count: int) -> list[str]:
     """Ids of the rows, from JSON or text."""
     if path.suffix.lower() in {".pkl", ".pickle"}:
         raise PipelineError(f"{path}: a pickle can run code and is not read", NAME_THE_IDS)
-    lines = read_lines(path)
+    lines = common.read_lines(path)
     if path.suffix.lower() != ".json":
         return lines
     try:
@@ -249,14 +238,16 @@ def _ids_from(path: Path, count: int) -> list[str]:
         raise PipelineError(f"{path}: not readable as image ids ({error})") from error
 
 
-def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeaturesConfig) -> Iterator[Row]:
+def _rows(
+    source: Path, ranges: np.ndarray, ids: list[str], config: common.ImportFeaturesConfig
+) -> Iterator[common.Row]:
     with _open(source) as file:
         found = [name for name in OURS if name in file]
         total = file["image_features"].shape[0]
         for name in found:
             if file[name].shape[:1] != (total,):
                 raise PipelineError(f"{source}: {name} of shape {file[name].shape}; expected {total} rows")
-        heights, widths = (file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in SIZE)
+        heights, widths = (file[name][()] if name in file else np.zeros(len(ids), np.int64) for name in common.SIZE)
         if any(sides.shape != (len(ids),) or sides.dtype.kind not in "iu" for sides in (heights, widths)):
             raise PipelineError(f"{source}: image_h and image_w; expected {len(ids)} integers each")
         flat = file["image_features"].ndim == 2
@@ -268,7 +259,9 @@ def _rows(source: Path, ranges: np.ndarray, ids: list[str], config: ImportFeatur
             for index, (begin, end) in enumerate((block - first).tolist(), start=start):
                 one = {name: value[begin:end] if flat else value[begin] for name, value in values.items()}
                 size = (int(heights[index]), int(widths[index]))
-                yield make_row(f"{source}: row {index} ({ids[index]!r})", ids[index], one, config.images, size=size)
+                yield common.make_row(
+                    f"{source}: row {index} ({ids[index]!r})", ids[index], one, config.images, size=size
+                )
 
 
 def _with_fractions(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -21,17 +21,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, replacing, write_json
-from pipeline.interchange.common import (
-    CLASS_COLUMNS,
-    SIZE,
-    ExportFeaturesConfig,
-    ImportFeaturesConfig,
-    Row,
-    Source,
-    check_image_size,
-    make_row,
-    published_rows,
-)
+from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 SUFFIX = ".npz"
@@ -39,10 +29,10 @@ OTHER = "delete it, or choose another --output"
 UNFINISHED = ".unfinished.json"  # in the target until the export is complete
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, OverflowError,
               TypeError, SyntaxError, UnicodeError, zlib.error, zipfile.BadZipFile)  # fmt: skip
-ARRAYS = {"x", "bbox", "num_bbox", *SIZE, *(theirs for theirs, _, _ in CLASS_COLUMNS)}
+ARRAYS = {"x", "bbox", "num_bbox", *common.SIZE, *(theirs for theirs, _, _ in common.CLASS_COLUMNS)}
 
 
-def read(source: Path, config: ImportFeaturesConfig) -> Source:
+def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """Open a folder of .npz files.
 
     Raises:
@@ -60,10 +50,10 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
             "`info` of the .npz files (objects and attributes) is left out: it is a pickle, which can run code"
         )
     rows = (_row(name, files[name], config.images) for name in names)
-    return Source(".npz files", source.resolve().name, rows, len(names), notes=notes)
+    return common.Source(".npz files", source.resolve().name, rows, len(names), notes=notes)
 
 
-def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> list[str]:
     """A store -> a folder of .npz files. Killed, the same call continues.
 
     Raises:
@@ -71,7 +61,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """
     _check_nesting(store.image_ids, target)
     _claim(store, target)
-    for image_id, arrays in published_rows(store, "x", "bbox"):
+    for image_id, arrays in common.published_rows(store, "x", "bbox"):
         path = target / f"{image_id}{SUFFIX}"
         if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
             continue
@@ -91,7 +81,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             known = {name: member for name, member in members.items() if name in ARRAYS}
-            check_image_size(path, sum(_declared_size(archive, member) for member in known.values()))
+            common.check_image_size(path, sum(_declared_size(archive, member) for member in known.values()))
             arrays = {}
             for name, member in known.items():
                 with archive.open(member) as file:
@@ -114,7 +104,7 @@ def _declared_size(archive: zipfile.ZipFile, member: str) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _row(name: str, path: Path, images: str) -> Row:
+def _row(name: str, path: Path, images: str) -> common.Row:
     arrays, members = _load(path)
     if "x" not in arrays:
         raise PipelineError(f"{path}: holds {', '.join(members) or 'nothing'}; expected x, the features")
@@ -126,9 +116,9 @@ def _row(name: str, path: Path, images: str) -> Row:
     if found and count != found:
         raise PipelineError(f"{path}: num_bbox is {count}, x holds {found} regions")
     known = {"features": features, **({} if boxes is None else {"boxes": boxes})}
-    known |= {ours: arrays[theirs] for theirs, ours, _ in CLASS_COLUMNS if theirs in arrays}
-    height, width = (_integer(arrays, side, path, 0) for side in SIZE)
-    return make_row(str(path), name, known, images, size=(height, width))
+    known |= {ours: arrays[theirs] for theirs, ours, _ in common.CLASS_COLUMNS if theirs in arrays}
+    height, width = (_integer(arrays, side, path, 0) for side in common.SIZE)
+    return common.make_row(str(path), name, known, images, size=(height, width))
 
 
 def _integer(arrays: dict[str, np.ndarray], name: str, path: Path, default: int) -> int:

@@ -18,18 +18,7 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.photos import read_image_size
-from pipeline.interchange.common import (
-    ExportFeaturesConfig,
-    ImportFeaturesConfig,
-    Row,
-    Source,
-    id_to_bytes,
-    load_array,
-    make_row,
-    name_of_photo,
-    read_lines,
-    shards_of,
-)
+from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 if TYPE_CHECKING:
@@ -39,7 +28,7 @@ CAPTIONS_PER_IMAGE = 5
 MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does
 
 
-def read(source: Path, config: ImportFeaturesConfig) -> Source:
+def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """Open one split of a folder.
 
     Raises:
@@ -49,7 +38,7 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
     if not split:
         found = sorted(path.name.removesuffix("_ims.npy") for path in source.glob("*_ims.npy"))
         raise PipelineError(f"{source}: holds the splits {', '.join(found) or '(none)'}", "choose one with --split")
-    features = load_array(source / f"{split}_ims.npy", 3)
+    features = common.load_array(source / f"{split}_ims.npy", 3)
     captions = _read_captions(source / f"{split}_caps.txt")
     no_captions = f"no {split}_caps.txt: without captions; name them with --captions to train"
     notes = [no_captions] if captions is None else []
@@ -57,10 +46,10 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
     names = _image_names(source / f"{split}_ids.txt", count)
     boxes = _open_boxes(Path(config.boxes), count) if config.boxes else None
     rows = _rows(source / f"{split}_ims.npy", names, every, boxes, config)
-    return Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)
+    return common.Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)
 
 
-def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> list[str]:
     """A store, or one split of it, -> the three files in a folder. The features come last.
 
     Raises:
@@ -69,7 +58,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     """
     chosen = _choose(store, config)
     image_ids = [store.image_ids[row] for row in chosen.rows]
-    files = {f"{chosen.split}_ids.txt": b"".join(id_to_bytes(name) + b"\n" for name in image_ids)}
+    files = {f"{chosen.split}_ids.txt": b"".join(common.id_to_bytes(name) + b"\n" for name in image_ids)}
     if chosen.captions:
         files[f"{chosen.split}_caps.txt"] = b"".join(
             caption.encode(errors="replace") + b"\n" for caption in chosen.captions
@@ -86,7 +75,7 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         shape = (len(chosen.rows), store.num_regions, store.feature_dim)
         header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for shard, row in shards_of(store, chosen.rows):
+        for shard, row in common.shards_of(store, chosen.rows):
             file.write(shard.tensors["features"][row].tobytes())
     return chosen.notes
 
@@ -101,7 +90,7 @@ class _Chosen:
     notes: list[str] = field(default_factory=list)
 
 
-def _choose(store: Store, config: ExportFeaturesConfig) -> _Chosen:
+def _choose(store: Store, config: common.ExportFeaturesConfig) -> _Chosen:
     """The images of a split in the order of their captions, or all where no captions are known."""
     from pipeline.inputs.dataset import load_dataset  # brings torch: only for this
 
@@ -157,7 +146,7 @@ def cannot_hold(image_id: str) -> str | None:
 def _read_captions(path: Path) -> list[str] | None:
     if not path.exists():
         return None
-    captions = [" ".join(line.split()) for line in read_lines(path)]
+    captions = [" ".join(line.split()) for line in common.read_lines(path)]
     for number, caption in enumerate(captions, start=1):
         if any("\udc80" <= character <= "\udcff" for character in caption):
             raise PipelineError(f"{path}: line {number} is not UTF-8", "convert the file to UTF-8")
@@ -178,7 +167,7 @@ def _count(folder: Path, rows: int, captions: Sequence[str] | None) -> tuple[int
 
 
 def _image_names(path: Path, count: int) -> Sequence[str]:
-    lines = read_lines(path) if path.exists() else [str(index) for index in range(count)]
+    lines = common.read_lines(path) if path.exists() else [str(index) for index in range(count)]
     if len(lines) == count * CAPTIONS_PER_IMAGE:
         lines = lines[::CAPTIONS_PER_IMAGE]
     if len(lines) != count:
@@ -187,24 +176,24 @@ def _image_names(path: Path, count: int) -> Sequence[str]:
 
 
 def _open_boxes(path: Path, count: int) -> np.ndarray:
-    boxes = load_array(path, None)
+    boxes = common.load_array(path, None)
     if boxes.dtype.kind not in "fiu" or boxes.ndim not in (2, 3) or (boxes.ndim == 3 and len(boxes) != count):
         raise PipelineError(f"{path}: boxes of shape {boxes.shape} {boxes.dtype}; expected (K, 4), or ({count}, K, 4)")
     return boxes
 
 
 def _rows(
-    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, config: ImportFeaturesConfig
-) -> Iterator[Row]:
+    file: Path, names: Sequence[str], every: int, boxes: np.ndarray | None, config: common.ImportFeaturesConfig
+) -> Iterator[common.Row]:
     for index, name in enumerate(names):
         if index % MAPPED == 0:
-            features = load_array(file, 3)
-        _, path = name_of_photo(name, config.images)
+            features = common.load_array(file, 3)
+        _, path = common.name_of_photo(name, config.images)
         size = _size_of(Path(config.images, path)) if path else (0, 0)
         arrays = {"features": np.asarray(features[index * every])}
         if boxes is not None:
             arrays["boxes"] = _boxes_of(boxes, index, features.shape[1], size, config.boxes)
-        yield make_row(f"{file}: row {index} ({name!r})", name, arrays, config.images, size=size)
+        yield common.make_row(f"{file}: row {index} ({name!r})", name, arrays, config.images, size=size)
 
 
 def _size_of(path: Path) -> tuple[int, int]:

@@ -20,26 +20,15 @@ from detector.hub import first_line
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.inputs.containers import pyarrow
-from pipeline.interchange.common import (
-    CLASS_COLUMNS,
-    SIZE,
-    ExportFeaturesConfig,
-    ImportFeaturesConfig,
-    Row,
-    Source,
-    id_from_bytes,
-    id_to_bytes,
-    make_row,
-    rows_of,
-)
+from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 MAGIC = b"PAR1"
 BLOCK = 64  # images of a row group
-CLASSES = tuple(ours for _, ours, _ in CLASS_COLUMNS)
+CLASSES = tuple(ours for _, ours, _ in common.CLASS_COLUMNS)
 
 
-def read(source: Path, config: ImportFeaturesConfig) -> Source:
+def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """Open a parquet file that `write` made, or one with the same columns.
 
     Raises:
@@ -53,12 +42,14 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
         raise PipelineError(f"{source}: not readable as parquet ({first_line(error)})") from error
     if missing := {"image_id", "features"} - set(names):
         raise PipelineError(f"{source}: has no column {' or '.join(sorted(missing))}; found {', '.join(names[:8])}")
-    return Source("parquet", source.stem, _rows(source, file, config), file.metadata.num_rows)
+    return common.Source("parquet", source.stem, _rows(source, file, config), file.metadata.num_rows)
 
 
-def _rows(source: Path, file: Any, config: ImportFeaturesConfig) -> Iterator[Row]:
+def _rows(source: Path, file: Any, config: common.ImportFeaturesConfig) -> Iterator[common.Row]:
     arrow, _ = pyarrow()
-    known = [name for name in ("image_id", *SIZE, "features", "boxes", *CLASSES) if name in file.schema_arrow.names]
+    known = [
+        name for name in ("image_id", *common.SIZE, "features", "boxes", *CLASSES) if name in file.schema_arrow.names
+    ]
     try:
         for batch in file.iter_batches(batch_size=BLOCK, columns=known):
             for row in range(len(batch)):
@@ -70,15 +61,15 @@ def _rows(source: Path, file: Any, config: ImportFeaturesConfig) -> Iterator[Row
         raise PipelineError(f"{source}: damaged ({first_line(error)})") from error
 
 
-def _row(where: str, values: dict[str, Any], config: ImportFeaturesConfig) -> Row:
+def _row(where: str, values: dict[str, Any], config: common.ImportFeaturesConfig) -> common.Row:
     found = values.pop("image_id").as_py()
-    height, width = (int(values.pop(name).as_py() or 0) if name in values else 0 for name in SIZE)
+    height, width = (int(values.pop(name).as_py() or 0) if name in values else 0 for name in common.SIZE)
     try:
         arrays = {name: _array(value) for name, value in values.items()}
     except (ValueError, AttributeError, TypeError) as error:  # lists of different lengths, or no lists
         raise PipelineError(f"{where}: {error}; expected lists of numbers") from error
-    name = id_from_bytes(found) if isinstance(found, bytes) else str(found)
-    return make_row(where, name, arrays, config.images, size=(height, width))
+    name = common.id_from_bytes(found) if isinstance(found, bytes) else str(found)
+    return common.make_row(where, name, arrays, config.images, size=(height, width))
 
 
 def _array(value: Any) -> np.ndarray:
@@ -89,7 +80,7 @@ def _array(value: Any) -> np.ndarray:
     return inner.flatten().to_numpy(zero_copy_only=False).reshape(len(inner), -1)
 
 
-def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> list[str]:
     """A store -> a parquet file.
 
     Raises:
@@ -98,12 +89,12 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
     arrow, parquet = pyarrow()
     is_text = all(_is_utf8(image_id) for image_id in store.image_ids)
     names = ["features", *(["boxes"] if store.has_boxes else []), *(CLASSES if store.object_names else ())]
-    images, writer = rows_of(store), None
+    images, writer = common.rows_of(store), None
     with replacing(target) as file:
         while block := list(islice(images, BLOCK)):
-            ids = [image_id if is_text else id_to_bytes(image_id) for image_id, _ in block]
+            ids = [image_id if is_text else common.id_to_bytes(image_id) for image_id, _ in block]
             columns = {"image_id": arrow.array(ids, arrow.string() if is_text else arrow.binary())}
-            for index, name in enumerate(SIZE):
+            for index, name in enumerate(common.SIZE):
                 columns[name] = arrow.array([regions.image_size[index] for _, regions in block], arrow.int32())
             for name in names:
                 columns[name] = _lists(np.stack([getattr(regions, name) for _, regions in block]))

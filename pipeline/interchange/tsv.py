@@ -19,25 +19,15 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.interchange.common import (
-    CLASS_COLUMNS,
-    ExportFeaturesConfig,
-    ImportFeaturesConfig,
-    Row,
-    Source,
-    id_from_bytes,
-    id_to_bytes,
-    make_row,
-    published_rows,
-)
+from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
-LXMERT_COLUMNS = ("img_id", "img_h", "img_w", *(theirs for theirs, _, _ in CLASS_COLUMNS), *CAFFE_COLUMNS[3:])
+LXMERT_COLUMNS = ("img_id", "img_h", "img_w", *(theirs for theirs, _, _ in common.CLASS_COLUMNS), *CAFFE_COLUMNS[3:])
 MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
 
 
-def read(source: Path, config: ImportFeaturesConfig) -> Source:
+def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """Open a TSV of six or ten columns.
 
     Raises:
@@ -49,10 +39,10 @@ def read(source: Path, config: ImportFeaturesConfig) -> Source:
         raise PipelineError(f"{source}: empty; expected rows of bottom-up attention features")
     with source.open("rb") as file:  # rows of one K are of nearly the same length: enough for a bar
         total = round(source.stat().st_size / len(file.readline(MAX_LINE)))
-    return Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
+    return common.Source("bottom-up attention TSV", source.stem, chain([first], rows), total)
 
 
-def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]:
+def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> list[str]:
     """A store -> a TSV of Caffe's six columns, or of LXMERT's ten.
 
     Raises:
@@ -67,13 +57,13 @@ def write(store: Store, target: Path, config: ExportFeaturesConfig) -> list[str]
         )
     columns = LXMERT_COLUMNS if config.format == "tsv10" else CAFFE_COLUMNS
     with replacing(target) as file:
-        for image_id, arrays in published_rows(store, "features", "boxes"):
+        for image_id, arrays in common.published_rows(store, "features", "boxes"):
             cells = _cells(image_id, arrays)
             file.write(b"\t".join(cells[name] for name in columns) + b"\r\n")
     return []
 
 
-def _rows(path: Path, images: str) -> Iterator[Row]:
+def _rows(path: Path, images: str) -> Iterator[common.Row]:
     for number, cells in _records(path):
         columns = {6: CAFFE_COLUMNS, 10: LXMERT_COLUMNS}.get(len(cells))
         where = f"{path}: line {number}"
@@ -114,21 +104,21 @@ def _records(path: Path) -> Iterator[tuple[int, list[bytes]]]:
                 yield number, line.rstrip(b"\r\n").split(b"\t")
                 continue
             try:
-                cells = next(csv.reader(map(id_from_bytes, chain([line], rest)), delimiter="\t"))
+                cells = next(csv.reader(map(common.id_from_bytes, chain([line], rest)), delimiter="\t"))
             except csv.Error as error:
                 raise PipelineError(f"{path}: line {number} is damaged ({error})") from error
-            yield number, [id_to_bytes(cell) for cell in cells]
+            yield number, [common.id_to_bytes(cell) for cell in cells]
 
 
-def _row(where: str, cells: dict[str, bytes], images: str) -> Row:
+def _row(where: str, cells: dict[str, bytes], images: str) -> common.Row:
     caffe = "image_id" in cells
     count = int(cells["num_boxes"])
     size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
-    name = id_from_bytes(cells["image_id" if caffe else "img_id"])
+    name = common.id_from_bytes(cells["image_id" if caffe else "img_id"])
     arrays = {column: _decode(cells[column], np.float32, count) for column in ("features", "boxes")}
     if not caffe:
-        arrays |= {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in CLASS_COLUMNS}
-    return make_row(f"{where} ({name!r})", name, arrays, images, size=size)
+        arrays |= {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in common.CLASS_COLUMNS}
+    return common.make_row(f"{where} ({name!r})", name, arrays, images, size=size)
 
 
 def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
@@ -150,4 +140,4 @@ def _quoted(image_id: str) -> bytes:
     """As csv writes it: in quotes where it has to be."""
     line = StringIO(newline="")
     csv.writer(line, delimiter="\t").writerow([image_id, ""])
-    return id_to_bytes(line.getvalue().removesuffix("\t\r\n"))
+    return common.id_to_bytes(line.getvalue().removesuffix("\t\r\n"))
