@@ -66,6 +66,8 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
             tqdm.write(printable(f"{folder}: {plan}"), file=sys.stderr)
         if captions := captions_of(config.images, config.caption_columns):
             write_json(folder / CAPTIONS, {"images": captions})
+        else:  # those of before, if there were any, are no longer with the photos
+            (folder / CAPTIONS).unlink(missing_ok=True)
         shards = _own_shards(config, plan.shards)
         if plan.shards and not shards:
             parts = f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards"

@@ -36,6 +36,7 @@ class Library:
     def __init__(self, collection: StoreCollection):
         self.collection = collection
         self.names = collection.image_ids
+        self._own_names = [image_id for shard in collection.shards for image_id in shard.image_ids]  # not told apart
         sizes = [len(store) for store in collection.stores]
         self.store_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)  # (N,)
         self.sizes = np.concatenate([shard.tensors["image_sizes"] for shard in collection.shards])  # (N, 2)
@@ -53,7 +54,7 @@ class Library:
 
     def id(self, row: int) -> str:
         """The photo's id, made of its store and its name."""
-        text = self._roots[self.store_of[row]] + self.names[row]
+        text = self._roots[self.store_of[row]] + self._own_names[row]
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
 
     def row(self, photo: str) -> int:
@@ -88,7 +89,7 @@ class Library:
     @cached_property
     def folders(self) -> np.ndarray:
         """(N,) of the photos' names, "" where there is none."""
-        return np.array([name.rpartition("/")[0] for name in self.names], dtype=object)
+        return np.array([name.rpartition("/")[0] for name in self._own_names], dtype=object)
 
     def _is_below(self, wanted: str) -> np.ndarray:
         """(N,) whether a photo is in a folder or below it; "./2024/" means "2024"."""

@@ -287,6 +287,23 @@ def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path, monkeypatch: p
     assert "something follows its end mark, as in tars joined by cat" in index_of(str(tmp_path / "both.tar"), ()).fault
 
 
+def test_captions_that_left_a_container_leave_its_store(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path, 2)
+    (tmp_path / "000.txt").write_text("a dog")
+    for names, kept in ((["000.jpg", "000.txt"], True), (["000.jpg", "001.jpg"], False)):
+        with tarfile.open("x.tar", "w") as tar:
+            for name in names:
+                tar.add(name)
+        options = ["--num-regions", "4", "--workers", "0", "--device", "cpu", "--weights", str(small_weights)]
+        said = scan("extract", "--images", "x.tar", *options)
+        assert (said.exit_code, "scan-pipeline train" in said.stdout) == (0, kept)
+        assert Path("features/x/captions_of_photos.json").exists() is kept
+
+
 @pytest.mark.parametrize("names", [["mask", "photo"], ["image", "image"]])
 def test_which_of_two_columns_of_images_is_meant_is_not_guessed(tmp_path: Path, names: list[str]) -> None:
     arrow, parquet = pyarrow()

@@ -33,7 +33,9 @@ from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.run import listen, serve
 from pipeline.service.schema import SearchRequest
+from pipeline.store.reader import open_stores
 from tests.pipeline.service.servers import make_server
+from tests.stores import make_store
 from tests.world import scan
 
 IMAGE = "COCO_train2014_000000000003.jpg"
@@ -249,6 +251,17 @@ def test_an_address_means_one_photo_and_changes_with_it(client: TestClient, gene
     original = client.get(f"{address}/original")
     assert original.content == path.read_bytes()
     assert IMAGE in original.headers["content-disposition"]
+
+
+def test_an_id_stays_with_its_photo_whatever_else_is_searched(tmp_path: Path) -> None:
+    for name in "ab":
+        make_store(tmp_path / name, ["2019/x.jpg", f"2019/{name}.jpg"])
+    alone = library.Library(open_stores([tmp_path / "b"]))
+    both = library.Library(open_stores([tmp_path / "a", tmp_path / "b"], tell_apart=True))
+    assert both.names == ["a/2019/x.jpg", "2019/a.jpg", "b/2019/x.jpg", "2019/b.jpg"]
+    assert [both.row(alone.id(row)) for row in (0, 1)] == [2, 3]
+    assert len({both.id(row) for row in range(4)}) == 4
+    assert both.folders.tolist() == ["2019"] * 4
 
 
 def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
