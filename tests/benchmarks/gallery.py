@@ -1,6 +1,6 @@
 """A query among 1,000 and among a million photos, and what an index costs.
 
-    python -m tests.benchmarks.gallery [--photos 1000000] [--distinct 20000]
+    python -m tests.benchmarks.gallery [--photos 1000000] [--distinct 20000] [--dimensions 256] [--attention t2i i2t]
 
 Photos are drawn (tests/toy.py), each of twelve things in three overlapping regions. Of the million, 20,000 are distinct and their files are
 mapped fifty times, so that their pages are in memory: what a disk adds is not measured. Drawn photos have nothing in common but things, and take
@@ -36,7 +36,7 @@ from pipeline.search import Search
 from tests.stores import make_store
 from tests.toy import drawn_detections
 
-K, E, SHARD, QUERIES = 36, 256, 2000, 30
+K, E, SHARD, QUERIES = 36, 256, 2000, 30  # E: unless --dimensions says another
 REAL = 36, 7000  # candidates that hold 0.98 of the exact top ten, of so many photos: Flickr8k windows, t2i
 COLD = """
 import sys, time
@@ -79,25 +79,25 @@ def line(what: str, value: str, goal: str = "") -> None:
     print(f"{what:58} {value:>16}   {goal}", flush=True)
 
 
-def model_of(attention: str) -> SCAN:
-    config = ModelConfig(attention=attention, pooling="Mean", embed_dim=E, feature_dim=8, word_dim=8)
+def model_of(attention: str, dimensions: int = E) -> SCAN:
+    config = ModelConfig(attention=attention, pooling="Mean", embed_dim=dimensions, feature_dim=8, word_dim=8)
     return SCAN(config, Vocabulary([*SPECIAL, "dog"])).eval()
 
 
-def drawn(photos: int, captions: int, seed: int) -> tuple[torch.Tensor, PaddedWords]:
+def drawn(photos: int, captions: int, seed: int, dimensions: int = E) -> tuple[torch.Tensor, PaddedWords]:
     """Embeddings (N, K, E) of photos with twelve things, each in three regions, and words of captions."""
-    regions, words = drawn_detections(photos, captions, regions=K // 3, dimensions=E, seed=seed)
-    noise = torch.randn(photos, K, E, generator=torch.Generator().manual_seed(seed)) / E**0.5
+    regions, words = drawn_detections(photos, captions, regions=K // 3, dimensions=dimensions, seed=seed)
+    noise = torch.randn(photos, K, dimensions, generator=torch.Generator().manual_seed(seed)) / dimensions**0.5
     return torch.nn.functional.normalize(regions.repeat_interleave(3, dim=1) + 0.3 * noise, dim=-1), words
 
 
-def draw(folder: Path, distinct: int) -> list[np.ndarray]:
+def draw(folder: Path, distinct: int, dimensions: int) -> list[np.ndarray]:
     """(n, K, E) float16 of drawn photos, memory-mapped."""
     parts = []
     for number in range(distinct // SHARD):
-        path = folder / f"{number}.npy"
+        path = folder / f"{dimensions}-{number}.npy"
         if not path.is_file():
-            regions, _ = drawn(SHARD, 1, 10 + number)
+            regions, _ = drawn(SHARD, 1, 10 + number, dimensions)
             np.save(path, regions.numpy().astype(np.float16))
         parts.append(np.load(path, mmap_mode="r"))
     return parts
@@ -108,19 +108,19 @@ def one(words: PaddedWords, query: int) -> PaddedWords:
     return PaddedWords(words.words[query : query + 1, :length], [length])
 
 
-def many_photos(folder: Path, photos: int, distinct: int, attention: str) -> None:
+def many_photos(folder: Path, photos: int, distinct: int, attention: str, dimensions: int) -> None:
     """The two stages over many photos."""
-    before, model = anonymous(), model_of(attention)
-    regions, words = drawn(1000, 1200, 1)
+    before, model = anonymous(), model_of(attention, dimensions)
+    regions, words = drawn(1000, 1200, 1, dimensions)
     head = fit_pooled(regions, words, model.similarities(regions, words))
     del regions
-    parts = draw(folder, distinct)
+    parts = draw(folder, distinct, dimensions)
     started = time.process_time()
     vectors = [head.photo_vectors(torch.from_numpy(np.array(part))) for part in parts]
     line(
         "vector of a photo", f"{1e3 * (time.process_time() - started) / distinct:.2f} ms", "with encoding below 1.5 ms"
     )
-    _, queries = drawn(SHARD, QUERIES, 10)
+    _, queries = drawn(SHARD, QUERIES, 10, dimensions)
     stored = StoredEmbeddings(parts, torch.device("cpu"))
     started = time.process_time()
     exact = model.similarities(stored, queries)
@@ -153,10 +153,33 @@ def many_photos(folder: Path, photos: int, distinct: int, attention: str) -> Non
         line(f"both stages, {count:,} candidates as {what}", f"{whole:.0f} ms", "<= 250 ms")
         line("  every photo (extrapolated) takes longer by", f"{exhaustive * copies / whole:.0f} x", ">= 100 x")
     line("resident beside the maps", f"{anonymous() - before:.0f} MB", "<= 1,000 MB")
-    flat = anonymous()
+    flat, stage.candidates = anonymous(), real
     for number in range(300):
         search._compared(asked[number % QUERIES], None, 40)
     line("more after 300 queries", f"{anonymous() - flat:.0f} MB", "0")
+
+
+def cold_disk(folder: Path, shards: int = 100) -> None:
+    """The exact stage over 200,000 photos that are on the disk alone."""
+    paths, model = [folder / f"cold-{number}.npy" for number in range(shards)], model_of("t2i")
+    regions, words = drawn(SHARD, 1, 10)
+    for path in paths:
+        np.save(path, regions.numpy().astype(np.float16))
+    for count in (221, 1105, 6620):
+        for path in paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        stored = StoredEmbeddings([np.load(path, mmap_mode="r") for path in paths], torch.device("cpu"))
+        rows = np.sort(np.random.default_rng(0).choice(shards * SHARD, count, replace=False))
+        before, started = _bytes_read(), time.perf_counter()
+        model.similarities(stored.among(rows).read_ahead(), words)
+        took, read = time.perf_counter() - started, (_bytes_read() - before) / 1e6
+        line(f"cold disk, {count:,} candidates", f"{1e3 * took:.0f} ms", f"{read:.0f} MB read")
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split("read_bytes:")[1].split()[0])
 
 
 def few_photos(folder: Path) -> None:
@@ -201,15 +224,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=1_000_000)
     parser.add_argument("--distinct", type=int, default=20_000)
+    parser.add_argument("--dimensions", type=int, default=E)
+    parser.add_argument("--attention", nargs="+", default=["t2i", "i2t"])
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args(arguments)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {K} regions, E {E}")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {K} regions, E {options.dimensions}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         few_photos(folder)
-        for attention in ("t2i", "i2t"):
+        for attention in options.attention:
             print(attention)
-            many_photos(folder, options.photos, options.distinct, attention)
+            many_photos(folder, options.photos, options.distinct, attention, options.dimensions)
+        cold_disk(folder)
 
 
 if __name__ == "__main__":
