@@ -5,6 +5,9 @@ cos(c, Σ softmax(10 c·r) r), what stacked cross attention would say of that on
 each spread over its nearest codewords, and its mean word. A bilinear form between the two is fitted to exact similarities: one weight
 for the codebook and one for the means, then a ridge regression of what they leave; its best approximation of rank D gives both maps.
 
+Where the best word alone makes the score (SCAN's t2i with Max), no sum over words follows it: each word is a query of its own then,
+and a photo's score is that of the best.
+
 Nothing here knows a method: any matcher's embeddings and similarities will do. Vectors are in units of the similarity, so that those
 of an ensemble are concatenated.
 
@@ -20,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from matcher.errors import MatcherError
-from matcher.similarity import WordEmbeddings
+from matcher.similarity import PaddedWords, WordEmbeddings
 
 # Candidates that hold .98 of the exact top ten of 6,000 drawn photos (t2i Mean): 669 with 128 numbers, 123 with 256.
 CODEWORDS, DIMENSIONS = 512, 256
@@ -28,6 +31,7 @@ TEMPERATURE = 10.0  # λ of the attention of a codeword to regions
 NEAREST, SPREAD = 4, 20.0  # codewords that a word is spread over, by a softmax with this λ
 ROUNDS = 15  # of k-means
 MOST_WORDS = 50_000  # that k-means sees
+MOST_SINGLE_WORDS = 5000  # that a head for single words is fitted to
 BLOCK = 64  # photos: larger temporaries leave the cache
 # Ridge of the regression, in units of the mean variance. Recall@10 among 50 of 4,000 drawn photos (t2i LogSumExp): .54 without the
 # regression, .46 with a ridge of .001, .65 with .1, .64 with 1.
@@ -55,6 +59,17 @@ class PooledHead:
         """Word embeddings of M captions -> (M, D) float32; their inner product with a photo's is near the similarity, up to a
         number that is the same for all photos."""
         return (query_features(words, self.codewords) @ self.query_map).numpy()
+
+    def best_word_scores(self, vectors: np.ndarray, words: WordEmbeddings) -> np.ndarray:
+        """Vectors (N, D) int8 and the words of M captions -> (N, M): what each caption's best word scores.
+
+        For a head of `fit_pooled_words`.
+        """
+        queries = self.query_vectors(single_words(words))  # (T, D)
+        level = queries @ (self.center @ self.photo_map).numpy()  # (T,) what a word scores in the average photo
+        starts = (words.lengths.cumsum(0) - words.lengths).numpy()
+        best: np.ndarray = np.maximum.reduceat(vectors.astype(np.float32) @ queries.T + level, starts, axis=1)
+        return best
 
     def state(self) -> dict[str, np.ndarray]:
         """As arrays by name."""
@@ -104,6 +119,27 @@ def fit_pooled(
     query_map, photo_map = _factors(form, queries.double(), (photos - center).double(), dimensions)
     scale = ((photos - center).double() @ photo_map).abs().amax(0).clamp_min(1e-12) / LARGEST  # (D,)
     return PooledHead(codewords, center, (photo_map / scale).float(), (query_map * scale).float())
+
+
+@torch.inference_mode()
+def fit_pooled_words(
+    regions: Tensor, words: WordEmbeddings, *, dimensions: int = DIMENSIONS, seed: int = 0
+) -> PooledHead:
+    """Fit a head to what single words find in photos, whatever the similarity; the arguments are those of `fit_pooled`."""
+    every = single_words(words).words[:, 0].float().cpu()  # (T, E)
+    every = normalize(
+        every[torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:MOST_SINGLE_WORDS]], dim=-1
+    )
+    found = photo_features(regions.cpu(), every)[:, : len(every)]
+    return fit_pooled(
+        regions, PaddedWords(every[:, None], [1] * len(every)), found.numpy(), dimensions=dimensions, seed=seed
+    )
+
+
+def single_words(words: WordEmbeddings) -> PaddedWords:
+    """The T words of M captions, each as a caption of one word."""
+    packed = words.pack(torch.arange(len(words.lengths)))
+    return PaddedWords(packed[:, None], [1] * len(packed))
 
 
 def photo_features(regions: Tensor, codewords: Tensor) -> Tensor:

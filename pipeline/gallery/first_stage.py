@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from matcher.collection import EncodedCaptions
 from matcher.matcher import Matcher
-from matcher.pooled import PooledHead, fit_pooled
-from matcher.similarity import WordEmbeddings
+from matcher.pooled import PooledHead, fit_pooled, fit_pooled_words, single_words
+from matcher.similarity import PaddedWords, WordEmbeddings
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
 from pipeline.gallery.backends import Engine, FaissIndex
@@ -77,8 +77,12 @@ class Measured:
 class FirstStage:
     """Candidates for queries over a collection; safe for several threads once made."""
 
-    def __init__(self, head: PooledHead, index: Engine, measured: Measured, photos: int):
-        self.head, self.index, self.measured = head, index, measured
+    def __init__(
+        self, head: PooledHead, index: Engine, measured: Measured, photos: int, parts: Sequence[np.ndarray] = ()
+    ):
+        """parts: (n, D) int8 of each shard, where single words are the queries (`by_word`); else none."""
+        self.head, self.index, self.measured, self._parts = head, index, measured, parts
+        self._starts = np.cumsum([0, *map(len, parts)])
         self.candidates = measured.among(photos)
 
     def search(self, words: WordEmbeddings, count: int, rows: np.ndarray | None = None) -> list[np.ndarray]:
@@ -86,7 +90,32 @@ class FirstStage:
 
         words: of Q queries. count: C. rows: to choose among, in the first stage and never after it; None: all.
         """
-        return self.index.search(self.head.query_vectors(words), count, rows)
+        if not self._parts:
+            return self.index.search(self.head.query_vectors(words), count, rows)
+        found = []
+        for query in range(len(words.lengths)):
+            packed = words.pack(torch.tensor([query]))
+            one = PaddedWords(packed[None], [len(packed)])
+            of_words = self.index.search(self.head.query_vectors(single_words(one)), count, rows)
+            candidates = np.unique(np.concatenate(of_words))
+            scores = self.head.best_word_scores(self._vectors(candidates), one)[:, 0]
+            found.append(candidates[np.argsort(-scores, kind="stable")[:count]])
+        return found
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        """(n, D) int8 of some rows."""
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        places = zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)
+        vectors = np.empty((len(rows), self._parts[0].shape[1]), np.int8)
+        for place, (part, row) in enumerate(places):
+            vectors[place] = self._parts[part][row]
+        return vectors
+
+
+def by_word(model: Matcher) -> bool:
+    """Whether a caption's best word alone makes its score, so that each word is a query of its own."""
+    config = model.config
+    return (config.matcher, config.attention, config.pooling) == ("scan", "t2i", "Max")
 
 
 def open_first_stage(
@@ -114,7 +143,7 @@ def open_first_stage(
             index = _in_milvus(run, collection, root, parts, measured, report)
         except PipelineError as error:
             report(f"note: {error.message}; the vectors are scanned on this machine")
-    return FirstStage(head, index or _scan(parts), measured, len(collection))
+    return FirstStage(head, index or _scan(parts), measured, len(collection), parts if by_word(run.model) else ())
 
 
 def build_first_stage(
@@ -202,8 +231,11 @@ def measure(
                 break
             words = EncodedCaptions(model, sentences[start : start + BATCH])
             exact = model.similarities(embeddings, words)  # (N, m)
-            queries = head.query_vectors(words)
-            pooled = np.concatenate([part.astype(np.float32) @ queries.T for part in parts])  # (N, m)
+            if by_word(model):
+                pooled = np.concatenate([head.best_word_scores(part, words) for part in parts])  # (N, m)
+            else:
+                queries = head.query_vectors(words)
+                pooled = np.concatenate([part.astype(np.float32) @ queries.T for part in parts])
             for wanted, scores in zip(exact.T, pooled.T, strict=True):
                 best = np.argsort(-wanted, kind="stable")[:TOP]
                 ranks.append(sorted(int((scores >= scores[row]).sum()) for row in best))
@@ -223,6 +255,8 @@ def _fit(model: Matcher, embeddings: StoredEmbeddings, sentences: Sequence[str])
     photos = embeddings.shape[0]
     rows = np.random.default_rng(0).choice(photos, min(photos, FIT_PHOTOS), replace=False)
     regions, words = embeddings.gather(np.sort(rows)), EncodedCaptions(model, sentences)
+    if by_word(model):
+        return fit_pooled_words(regions, words)
     return fit_pooled(regions, words, model.similarities(regions, words, progress=True))
 
 

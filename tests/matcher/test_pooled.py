@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from matcher.attention import Pooling
 from matcher.errors import MatcherError
-from matcher.pooled import PooledHead, fit_pooled, query_features
+from matcher.pooled import PooledHead, fit_pooled, fit_pooled_words, query_features
 from matcher.similarity import CrossAttention, PaddedWords, similarity_matrix
 from tests.toy import drawn_detections, recall_among
 
@@ -39,6 +39,18 @@ def test_candidates_of_detected_regions_hold_the_exact_best_where_means_do_not(a
     means = normalize(REGIONS.mean(1), dim=-1) @ query_features(WORDS, head.codewords)[:, len(head.codewords) :].T
     assert found > recall_among(exact, means.numpy(), 200) + 0.05
     assert found > (0.4 if pooling == "Max" else 0.9)  # one word decides Max, and no sum over words tells which
+
+
+def test_where_the_best_word_decides_each_word_is_a_query() -> None:
+    score = score_of("t2i", "Max")
+    exact, head = similarity_matrix(REGIONS, WORDS, score), fit_pooled_words(*FIT)
+    found = recall_among(exact, head.best_word_scores(head.photo_vectors(REGIONS), WORDS), 200)
+    assert found > recall_among(exact, scores(head_of(score), REGIONS, WORDS), 200) + 0.1
+    one = PaddedWords(WORDS.words[3:4], WORDS.lengths[3:4])
+    vectors = head.photo_vectors(REGIONS[:50])
+    np.testing.assert_allclose(
+        head.best_word_scores(vectors, one), head.best_word_scores(vectors, WORDS)[:, 3:4], atol=1e-4
+    )
 
 
 def test_an_ensembles_vectors_are_those_of_its_members_one_after_another() -> None:

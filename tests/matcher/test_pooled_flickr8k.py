@@ -10,8 +10,9 @@ from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.config import ModelConfig
 from matcher.loss import infonce_loss
 from matcher.matcher import pad
-from matcher.pooled import fit_pooled
+from matcher.pooled import fit_pooled, fit_pooled_words
 from matcher.scan import SCAN
+from matcher.similarity import CrossAttention, similarity_matrix
 from matcher.vocabulary import Vocabulary
 from tests.toy import ArraySource, recall_among
 
@@ -55,3 +56,7 @@ def test_candidates_hold_the_exact_best(shared: Path, attention: str) -> None:
     print({count: recall_among(exact, pooled, count) for count in (50, 100, 200, 500)}, "of", len(gallery))
     assert np.mean([(20 * m in own[:, m]) for m in range(exact.shape[1])]) > 0.5  # it has learned something
     assert recall_among(exact, pooled, 100) > 0.97
+    if attention == "t2i":  # where the best word decides
+        best_word = CrossAttention("t2i", pooling="Max", softmax_temperature=6.0)
+        exact, head = similarity_matrix(regions, asked, best_word), fit_pooled_words(some, words)
+        assert recall_among(exact, head.best_word_scores(head.photo_vectors(regions), asked), 100) > 0.97

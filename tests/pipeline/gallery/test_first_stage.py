@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matcher.collection import EncodedCaptions
 from pipeline import index, search
 from pipeline.answer import Answer
 from pipeline.errors import PipelineError
@@ -114,6 +115,23 @@ def test_filters_equal_brute_force(place: Path) -> None:
     own = searcher.collection.image_ids[7]
     assert found(searcher.similar(own, 5, candidates=PHOTOS - 2))[:3] == found(searcher.similar(own, 5, exact=True))[:3]
     assert own not in dict(found(searcher.similar(own, 50)))
+
+
+def test_where_the_best_word_decides_each_word_finds_candidates(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(Path("runs/x"))
+    run.model.config = replace(run.model.config, pooling="Max")
+    build(run)
+    stage = searching(run).first_stage
+    assert stage is not None
+    words = EncodedCaptions(run.model, SENTENCES[:4])
+    parts = stage._parts
+    every = np.concatenate([stage.head.best_word_scores(part, words) for part in parts])  # (N, 4)
+    among = np.arange(0, PHOTOS, 3)
+    for rows in (None, among):
+        for query, found_rows in enumerate(stage.search(words, 15, rows)):
+            best = np.sort(every[slice(None) if rows is None else rows, query])[::-1][:15]
+            np.testing.assert_allclose(every[found_rows, query], best, atol=1e-4)
+            assert rows is None or set(found_rows) <= set(among)
 
 
 def test_a_least_score(place: Path) -> None:
