@@ -106,7 +106,7 @@ def _config(values: dict[str, Any], path: Path) -> ModelConfig:
         raise MatcherError(f"{path}: its configuration is no object")
     known = {field.name for field in fields(ModelConfig)}
     if unknown := sorted(values.keys() - known):
-        raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]}); update scan-pipeline")
+        raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]})", "update scan-pipeline")
     types = {field.name: type(field.default) for field in fields(ModelConfig)}
     for name, value in values.items():
         if type(value) is not types[name] and not (types[name] is float and type(value) is int):

@@ -69,7 +69,7 @@ def load_state(run_dir: Path, parts: Mapping[str, Part], vocabulary: Tokens) -> 
         if content.pop("sha256") != digest(content):
             raise ValueError("its bytes are not those that were written")
         if content["vocabulary"] != vocabulary.state():
-            raise MatcherError(f"{path}: its captions gave another vocabulary; choose another run folder")
+            raise MatcherError(f"{path}: its captions gave another vocabulary", "choose another run folder")
         for name, part in parts.items():
             part.load_state_dict(content[name])
         torch.set_rng_state(content["random"])
@@ -80,4 +80,4 @@ def load_state(run_dir: Path, parts: Mapping[str, Part], vocabulary: Tokens) -> 
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MatcherError(f"{path}: damaged, or of another model ({first}); choose another run folder") from error
+        raise MatcherError(f"{path}: damaged, or of another model ({first})", "choose another run folder") from error

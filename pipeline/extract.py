@@ -48,7 +48,7 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
         DetectorError: no weights.
     """
     if not config.images:
-        raise PipelineError("no photos given; name their folder with --images DIR")
+        raise PipelineError("no photos given", "name their folder with --images DIR")
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
     if skipped:

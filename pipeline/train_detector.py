@@ -9,7 +9,7 @@ detectors/vg_r101_8gpu/
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from configs.fields import knob
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
 from detector.locate import resolve
-from detector.training.data import Record
 from detector.training.fit import WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
@@ -218,9 +217,7 @@ def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
 
 
 def _data(records: DetectionRecords) -> dict[str, Any]:
-    def ids(split: Sequence[Record]) -> list[int]:
-        return [record["image_id"] for record in split]
-
+    ids = [[record["image_id"] for record in split] for split in (records.train, records.evaluation)]
     return {
         "train_images": len(records.train),
         "evaluation_images": len(records.evaluation),
@@ -229,5 +226,5 @@ def _data(records: DetectionRecords) -> dict[str, Any]:
         "attributes": records.report.attributes,
         "objects": records.object_names,
         "attribute_names": records.attribute_names,
-        "split_sha256": hashlib.sha256(json.dumps([ids(records.train), ids(records.evaluation)]).encode()).hexdigest(),
+        "split_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
     }

@@ -184,9 +184,6 @@ class _RemoteFile(io.RawIOBase):
         self.position = max(0, start + offset)
         return self.position
 
-    def tell(self) -> int:
-        return self.position
-
     def readinto(self, buffer: Any) -> int:
         content = _fetch(self.place, self.position, min(self.position + len(buffer), self.size))
         buffer[: len(content)] = content
