@@ -83,14 +83,10 @@ def fit_detector(
     """Train a detector, or continue the run that the folder holds. Every process of a torchrun calls this.
 
     Args:
-        config: the network.
-        recipe: how it is trained.
-        data: what on.
+        config: of the network.
+        recipe, data: how it is trained, and on what; `workers` processes read its images, in each process.
         folder: of the run.
         start: tensors to start from, by our names; parameters of other shapes begin at random.
-        device: to train on.
-        workers: processes that read images, each.
-        progress: show a bar.
         before_writing: called when everything is ready to train, before anything is written to the folder.
 
     Raises:

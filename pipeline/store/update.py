@@ -65,8 +65,7 @@ def update_plan(
 
     Args:
         folder: of the store, which has its manifest.
-        photos: every photo there is, sorted by id.
-        shard_size: photos of a new shard, at most.
+        photos: every photo there is, sorted by id; a new shard gets at most `shard_size` of them.
         roots: image folders, by `Photo.root`; None: those of the manifest.
         limit: plan only those of the first so many photos that are new; 0: all.
         checksum: SHA-256 of a photo, of its root and path; "" where it cannot be read.
