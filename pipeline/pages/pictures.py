@@ -22,6 +22,7 @@ from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
 WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos
 ROW_HEIGHT = 250  # of photos, about
 CAPTION, HEADER = 24, 44
+SWATCH = 50  # width of a color and its name in the legend
 
 
 def draw_answers(answers: Sequence[Answer], path: Path, title: str = "", kind: Kind = NO_WINDOWS) -> None:
@@ -59,14 +60,14 @@ def _heading(title: str, kind: Kind) -> Image.Image:
     draw = ImageDraw.Draw(strip)
     draw.text((MARGIN, MARGIN), _fitted(title, font(13), WIDTH * 0.55), FAINT, font(13))
     draw.text((MARGIN, MARGIN + CAPTION - 3), _fitted(kind.note, font(13), WIDTH - 2 * MARGIN), FAINT, font(13))
-    parts = [
-        (f"boxes: {kind.many} that did most for the score, ", FAINT),
-        *zip(("1st ", "2nd ", "3rd"), REGIONS, strict=True),
-    ]
-    left = WIDTH - MARGIN - sum(font(13).getlength(text) for text, _ in parts)
-    for text, color in parts:
-        draw.text((left, MARGIN), text, color, font(13))
-        left += font(13).getlength(text)
+    legend = f"boxes: {kind.many} that did most for the score, "
+    swatches = list(zip(("1st", "2nd", "3rd"), REGIONS, strict=True))
+    left = WIDTH - MARGIN - font(13).getlength(legend) - SWATCH * len(swatches)
+    draw.text((left, MARGIN), legend, FAINT, font(13))
+    for index, (text, color) in enumerate(swatches, start=-len(swatches)):
+        left = WIDTH - MARGIN + SWATCH * index
+        draw.rectangle((left, MARGIN + 2, left + 12, MARGIN + 14), outline=color, width=3)
+        draw.text((left + 17, MARGIN), text, FAINT, font(13))
     return strip
 
 
