@@ -201,6 +201,8 @@ def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: 
         assert path.read_bytes() == content
     caption_embeddings(opened.run, [*texts, "a dog"])
     assert len(list(path.parent.iterdir())) == 2  # other captions, another cache
+    caption_embeddings(replace(opened.run, sha256="0" * 64), texts)
+    assert len(list(path.parent.iterdir())) == 3  # another model, another cache
     shutil.rmtree(path.parent)
 
 

@@ -1,9 +1,11 @@
 """Every route: what it answers, what it refuses, and what its OpenAPI document says of it."""
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +34,7 @@ from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server, without_folders
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.run import listen, serve
-from pipeline.service.schema import SearchRequest
+from pipeline.service.schema import ImageQuery, SearchRequest
 from pipeline.store.reader import open_stores
 from tests.pipeline.service.servers import make_server
 from tests.stores import make_store
@@ -279,6 +281,39 @@ def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
         assert client.get(address, params={"size": "64"}).status_code == 200
 
 
+def test_photos_are_decoded_two_at_a_time(
+    server: Server, generation: Generation, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, decoding, most, condition = set[int](), 0, 0, threading.Condition()
+
+    def tag(row: int, side: int) -> str:  # of every request, before it waits
+        with condition:
+            asked.add(row)
+            condition.notify_all()
+        return str(row)
+
+    def thumbnail(row: int, side: int) -> bytes:
+        nonlocal decoding, most
+        with condition:
+            decoding += 1
+            most = max(most, decoding)
+            assert condition.wait_for(lambda: len(asked) == 6, 60)
+            decoding -= 1
+        return b""
+
+    async def all_at_once(service: LocalService) -> None:
+        requests: list[Any] = [SimpleNamespace(path_params={"id": photo}, headers={}) for photo in photos]
+        await asyncio.gather(*(service.image(request, ImageQuery()) for request in requests))
+
+    assert isinstance(server.service, LocalService)
+    photos = [generation.library.id(row) for row in range(6)]
+    monkeypatch.setattr(server.service, "_decoding", asyncio.Semaphore(local.DECODERS))  # of this event loop
+    monkeypatch.setattr(generation.library, "tag", tag)
+    monkeypatch.setattr(generation.library, "thumbnail", thumbnail)
+    asyncio.run(all_at_once(server.service))
+    assert most == 2
+
+
 def test_thumbnails_are_kept_within_bounds(generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "CACHE", 3000)
     for row in range(20):
@@ -387,6 +422,17 @@ def test_only_what_is_meant_is_answered(client: TestClient, path: str, status: i
 
 def test_messages_name_no_folders() -> None:
     assert without_folders("/home/me/my.photos/a.jpg: damaged; see /tmp/x/run") == "a.jpg: damaged; see run"
+
+
+def test_a_refusal_names_no_folders(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(row: int) -> str:
+        raise PipelineError("/home/me/photos/a.jpg: gone")
+
+    monkeypatch.setattr(generation.library, "place", gone)
+    refused = client.get(f"/v1/photos/{generation.library.id(0)}/original")
+    assert (refused.status_code, refused.json()) == (400, {"error": "a.jpg: gone"})
 
 
 def test_other_names_for_this_machine_are_refused(client: TestClient) -> None:
