@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -122,9 +123,11 @@ def test_an_evaluation_as_a_page(inside: Path) -> None:
     assert len(own) == len(set(own)) == 12  # no photo twice among the worst
 
 
-def test_training_curves(inside: Path) -> None:
+def test_training_curves(inside: Path, tmp_path: Path) -> None:
     assert scan("plot", "--run", "runs/t2i_mean", "--run", "runs/t2i_mean").exit_code == 0
     assert cv2.imread("curves.png").shape[:2] == (540, 1500)
+    formula = shutil.copytree("runs/t2i_mean", tmp_path / r"a $\frac$")  # none that matplotlib can draw
+    assert scan("plot", "--run", "runs/t2i_mean", "--run", str(formula)).exit_code == 0
     said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")
     assert said.exit_code == 2
     assert "expected .png, .pdf or .svg" in said.stderr
