@@ -32,6 +32,10 @@ def build_model(
     Raises:
         MatcherError: a text encoder or word vectors that cannot be read.
     """
+    if config.classes:
+        raise MatcherError(
+            "classes: names of classes are added to a trained run (python -m pipeline.starter.add_names)"
+        )
     if config.text_encoder != "gru":
         if recipe.word_vectors:
             raise MatcherError(f"word_vectors: {config.text_encoder} brings its own; they are for text_encoder=gru")

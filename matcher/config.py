@@ -43,6 +43,9 @@ class ModelConfig:
     image_weight_norm: bool = knob(False, "Weight-normalised image layer.")
     image_mlp: bool = knob(False, "Two layers beside the image layer, added to it, as in VSE∞.")
     image_attention: bool = knob(False, "Self-attention of 8 heads over the regions, as in CHAN with a GRU.")
+    classes: int = knob(0, "Classes whose names join the embeddings (ConSE); 0: none.", min=0, max=65536)
+    class_dim: int = knob(0, "The part of embed_dim that they take: the text encoder's width.", min=0, max=65536)
+    class_share: float = knob(0.3, "Their part of every cosine.", above=0, below=1)
 
     @property
     def variant(self) -> str:
@@ -53,7 +56,14 @@ class ModelConfig:
         check_limits(self, MatcherError)
         if self.text_encoder_frozen and self.text_encoder == "gru":
             raise MatcherError("text_encoder_frozen: a GRU starts from nothing; expected a transformers text_encoder")
-        if self.image_attention and self.embed_dim % HEADS:
+        if bool(self.classes) != bool(self.class_dim) or self.class_dim >= self.embed_dim:
+            raise MatcherError(
+                f"classes {self.classes}, class_dim {self.class_dim}, embed_dim {self.embed_dim}: expected class_dim below "
+                "embed_dim, and 0 where there are no classes"
+            )
+        if self.classes and (self.text_encoder == "gru" or not (self.image_norm and self.text_norm)):
+            raise MatcherError("classes: expected a transformers text_encoder, image_norm=true and text_norm=true")
+        if self.image_attention and (self.embed_dim - self.class_dim) % HEADS:
             raise MatcherError(f"embed_dim {self.embed_dim}: expected a multiple of {HEADS} where image_attention=true")
 
 

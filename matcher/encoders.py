@@ -21,31 +21,57 @@ def l2_normalize(vectors: Tensor) -> Tensor:
     return vectors / (vectors.square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt() + NORM_EPS)
 
 
+def beside(learned: Tensor, names: Tensor, share: float) -> Tensor:
+    """Two unit vectors as one (…, E): the cosine of two such is (1 - share) of the first parts' and share of the second's."""
+    return torch.cat([learned * (1 - share) ** 0.5, names * share**0.5], -1)
+
+
+class ClassNames(nn.Module):
+    """A region as the names of its classes, weighted by their probabilities: what the image network knows beyond the captions.
+
+    ConSE (Norouzi et al., *Zero-Shot Learning by Convex Combination of Semantic Embeddings*, ICLR 2014). The names are
+    embedded by the text encoder, where a caption's words are without any training. Nothing here is trained.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.classifier = nn.Linear(config.feature_dim, config.classes).requires_grad_(False)
+        self.register_buffer("names", torch.zeros(config.classes, config.class_dim))
+        self.names: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, K, D) -> (B, K, class_dim), of length one."""
+        return l2_normalize(self.classifier(features).softmax(-1) @ self.names)
+
+
 class ImageEncoder(nn.Module):
     """A linear layer on every region (Lee et al. 2018, eq. 1), and what later methods add to it."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.normalize = config.image_norm
-        self.fc = nn.Linear(config.feature_dim, config.embed_dim)
-        bound = math.sqrt(6.0 / (config.feature_dim + config.embed_dim))  # Xavier
+        learned = config.embed_dim - config.class_dim
+        self.fc = nn.Linear(config.feature_dim, learned)
+        bound = math.sqrt(6.0 / (config.feature_dim + learned))  # Xavier
         nn.init.uniform_(self.fc.weight, -bound, bound)
         nn.init.zeros_(self.fc.bias)
         if config.image_weight_norm:
             weight_norm(self.fc, dim=None)  # type: ignore[arg-type]  # one length for the whole matrix, as published
         self.mlp: nn.Module | None = None
         if config.image_mlp:
-            hidden = config.embed_dim // 2
+            hidden = learned // 2
             self.mlp = nn.Sequential(
                 nn.Linear(config.feature_dim, hidden),
                 nn.BatchNorm1d(hidden),
                 nn.ReLU(),
-                nn.Linear(hidden, config.embed_dim),
+                nn.Linear(hidden, learned),
             )
         self.attention: nn.MultiheadAttention | None = None
         if config.image_attention:
-            self.attention_norm = nn.LayerNorm(config.embed_dim)
-            self.attention = nn.MultiheadAttention(config.embed_dim, HEADS, batch_first=True)
+            self.attention_norm = nn.LayerNorm(learned)
+            self.attention = nn.MultiheadAttention(learned, HEADS, batch_first=True)
+        self.class_share = config.class_share
+        self.class_names = ClassNames(config) if config.classes else None
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, D) -> (B, K, E) float32."""
@@ -55,7 +81,10 @@ class ImageEncoder(nn.Module):
         if self.attention is not None:
             normed = self.attention_norm(embeddings)
             embeddings = embeddings + self.attention(normed, normed, normed, need_weights=False)[0]
-        return l2_normalize(embeddings) if self.normalize else embeddings.float()
+        embeddings = l2_normalize(embeddings) if self.normalize else embeddings.float()
+        if self.class_names is not None:
+            embeddings = beside(embeddings, self.class_names(features), self.class_share)
+        return embeddings
 
 
 class GruEncoder(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from matcher.bert import Bert
 from matcher.config import ModelConfig
-from matcher.encoders import l2_normalize
+from matcher.encoders import beside, l2_normalize
 from matcher.errors import MatcherError
 
 PACKAGE = "package:"  # before the name of an installed package that ships an encoder
@@ -121,9 +121,16 @@ class TransformerEncoder(nn.Module):
             settings = dict(pieces.encoder)
             self.encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).float()
             _drop_pooler(self.encoder)
-        self.fc = nn.Linear(pieces.encoder["hidden_size"], config.embed_dim)
+        width = int(pieces.encoder["hidden_size"])
+        self.fc = nn.Linear(width, config.embed_dim - config.class_dim)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
+        if config.classes and config.class_dim != width:
+            raise MatcherError(f"class_dim {config.class_dim}: expected {width}, the text encoder's width")
+        self.class_share = config.class_share
+        # Beside the names of classes: the mean state of captions, which is no word's own.
+        self.register_buffer("usual", torch.zeros(width) if config.classes else None)
+        self.usual: Tensor | None
 
     def load_pretrained(self, name: str) -> None:
         """Take the encoder's parameters from a folder, an installed package or the hub; a frozen one has them already.
@@ -145,7 +152,10 @@ class TransformerEncoder(nn.Module):
         else:
             states = _states(self.encoder, tokens, lengths)
         embeddings = self.fc(states)
-        return l2_normalize(embeddings) if self.normalize else embeddings.float()
+        embeddings = l2_normalize(embeddings) if self.normalize else embeddings.float()
+        if self.usual is not None:
+            embeddings = beside(embeddings, l2_normalize(states - self.usual), self.class_share)
+        return embeddings
 
 
 class FrozenEncoder:

@@ -14,8 +14,11 @@ from matcher.bert import Bert
 from matcher.build import build_model, read_word_vectors
 from matcher.checkpoint import load_model, save_model
 from matcher.config import FitConfig, ModelConfig
+from matcher.encoders import ClassNames
 from matcher.errors import MatcherError
 from matcher.fit import BEST, fit
+from matcher.matcher import pad
+from matcher.methods import make_matcher
 from matcher.optimize import make_optimizer
 from matcher.transformer import TransformerEncoder, encoder_folder
 from matcher.vocabulary import SPECIAL, Vocabulary
@@ -106,6 +109,38 @@ def test_kept_states_of_a_frozen_encoder_are_those_of_the_encoder(
         monkeypatch.setattr("matcher.transformer._states", lambda _, tokens, __: asked.append(len(tokens)))
         model.encode_captions(CAPTIONS)
     assert not asked  # all are kept
+
+
+def test_names_of_classes_are_a_share_of_every_cosine(tiny_bert: str, tmp_path: Path) -> None:
+    frozen = dataclasses.replace(MODEL, text_encoder=tiny_bert, text_encoder_frozen=True)
+    plain = build_model(frozen, RECIPE, []).eval()
+    width = plain.text_encoder.fc.in_features  # type: ignore[union-attr]
+    named = dataclasses.replace(frozen, classes=3, class_dim=width, class_share=0.25, embed_dim=16 + width)
+    with pytest.raises(MatcherError, match="names of classes are added to a trained run"):
+        build_model(named, RECIPE, [])
+    model = make_matcher(named, plain.vocabulary).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    names, text = model.image_encoder.class_names, model.text_encoder
+    assert isinstance(names, ClassNames)
+    assert isinstance(text, TransformerEncoder)
+    names.names.copy_(torch.randn(3, width))
+    text.usual.copy_(torch.randn(width))  # type: ignore[union-attr]
+    save_model(tmp_path / BEST, model)
+    features, found = torch.randn(2, 5, DIMENSIONS), load_model(tmp_path / BEST)
+    with torch.inference_mode():
+        regions, words = found.encode_images(features), found.encode_captions(CAPTIONS)[0]
+        assert regions.shape == (2, 5, 16 + width)
+        learned = plain.encode_images(features)[0] @ plain.encode_captions(CAPTIONS)[0][0].T
+        classes = names.classifier(features).softmax(-1) @ names.names
+        tokens, lengths = pad([plain.vocabulary.encode(caption) for caption in CAPTIONS])
+        states = text.frozen.states(tokens, lengths, keep=False) - text.usual  # type: ignore[union-attr, operator]
+        by_name = torch.cosine_similarity(classes[0][:, None], states[0][None], dim=-1)
+        torch.testing.assert_close(regions[0] @ words[0].T, 0.75 * learned + 0.25 * by_name, atol=1e-5, rtol=1e-4)
+    with pytest.raises(MatcherError, match=f"class_dim 9: expected {width}, the text encoder"):
+        make_matcher(dataclasses.replace(named, class_dim=9), plain.vocabulary)
+    for wrong in ({"class_dim": 0}, {"embed_dim": width}, {"text_norm": False}):
+        with pytest.raises(MatcherError, match="classes"):
+            dataclasses.replace(named, **wrong)
 
 
 def test_a_frozen_bert_is_that_of_transformers(tiny_bert: str, tmp_path: Path) -> None:
