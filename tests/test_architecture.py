@@ -48,6 +48,7 @@ LAYERS = [
         "train",
         "train_detector",
         "doctor",
+        "starter",
     },  # verbs
     {"pages", "service"},
     {"search", "explanation", "photo_lookup", "caption_cache", "judgements", "answer"},

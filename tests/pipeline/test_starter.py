@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from matcher.checkpoint import load_model
+from matcher.encoders import ClassNames
 from pipeline.config import load_config
 from pipeline.errors import PipelineError
 from pipeline.explanation import LIKELY, class_names_of, region_name
@@ -175,8 +176,23 @@ def test_the_shipped_run_is_small_and_reads_what_extract_makes(store: Path) -> N
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 12e6
     shipped = load_run(find_run("starter"), torch.device("cpu"))
     assert shipped.incompatibility(open_store(store)) == ""
-    assert load_model(SHIPPED / "best.safetensors").config.feature_dim == 1280
+    config = load_model(SHIPPED / "best.safetensors").config
+    assert (config.feature_dim, config.classes, config.class_dim, config.class_share) == (1280, 1000, 384, 0.3)
+    assert config == shipped.config.model
+    assert shipped.sha256 == "053994946527f40af817d19db0563797d723f13b1171d77b85e187b312898e46"
+    assert shipped.calibration is not None  # of this model
     assert len(list(PHOTOS.glob("*.jpg"))) == (PHOTOS / "ATTRIBUTION.md").read_text().count("photo.gne?id=") == 37
+
+
+def test_the_shipped_run_knows_the_classes_of_the_network(store: Path) -> None:
+    photos, names = open_store(store), load_model(SHIPPED / "best.safetensors").image_encoder.class_names
+    assert isinstance(names, ClassNames)
+    regions = photos.regions(0)
+    with torch.inference_mode():
+        sure = names.classifier(torch.from_numpy(regions.features).float()).softmax(-1).max(-1)
+    clear = regions.object_scores > 0.3
+    assert clear.any()
+    np.testing.assert_array_equal(sure.indices.numpy()[clear], regions.object_ids[clear])
 
 
 def test_the_preset_is_what_no_weights_gives(alone: Path) -> None:
