@@ -66,6 +66,7 @@ ENSEMBLES = [
     ("SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
     ("VSE∞, InfoNCE", "SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
     ("VSE∞, InfoNCE", "CHAN, InfoNCE", "SCAN i2t LSE, InfoNCE", "NAAF, InfoNCE"),
+    ("VSE∞, InfoNCE, MiniLM", "NAAF, InfoNCE"),
 ]
 QUERIES = 20
 
