@@ -3,7 +3,7 @@
     python -m tests.benchmarks.gallery [--photos 1000000] [--distinct 20000] [--dimensions 256] [--attention t2i i2t]
 
 Photos are drawn (tests/toy.py), each of twelve things in three overlapping regions. Of the million, 20,000 are distinct and their files are
-mapped fifty times, so that their pages are in memory: what a disk adds is not measured. Drawn photos have nothing in common but things, and take
+mapped fifty times, so that their pages are in memory; what a disk adds is measured over 200,000. Drawn photos have nothing in common but things, and take
 many more candidates than real ones: times are given for both. Times are of a core, and every line says
 what it is to be compared with.
 """
