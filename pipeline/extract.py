@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, printable
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
 from pipeline.extraction.job import Engine, ExtractConfig
 from pipeline.extraction.local import LocalEngine
-from pipeline.files import write_json
+from pipeline.files import disk_errors, write_json
 from pipeline.inputs.dataset import find_captions
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, photo_sha256
 from pipeline.store.format import CAPTIONS, FAILURES, FEATURES, commit_mark
@@ -67,7 +67,8 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
         if captions := captions_of(config.images, config.caption_columns):
             write_json(folder / CAPTIONS, {"images": captions})
         else:  # those of before, if there were any, are no longer with the photos
-            (folder / CAPTIONS).unlink(missing_ok=True)
+            with disk_errors(folder):
+                (folder / CAPTIONS).unlink(missing_ok=True)
         shards = _own_shards(config, plan.shards)
         if plan.shards and not shards:
             parts = f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards"
