@@ -22,6 +22,7 @@ from pipeline.inputs.image_index import ImageIndex
 from pipeline.runs import TrainedRun
 
 LARGEST_FILE = 1 << 30  # bytes
+LONGEST_FIELD = 1 << 17  # characters
 EXPECTED = "image, caption and at least one grade, separated by tabs or as CSV"
 
 
@@ -41,6 +42,7 @@ def read_judgements(path: Path) -> list[Judgement]:
     Raises:
         PipelineError: not readable, or a line that is no judgement.
     """
+    csv.field_size_limit(LONGEST_FIELD)  # of the process: another reader may have set a larger one
     try:
         text = read_bytes(path, "judgements", limit=LARGEST_FILE).decode("utf-8-sig")
         delimiter = "\t" if "\t" in text else ","
