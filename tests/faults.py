@@ -1,5 +1,6 @@
 """Ways to disturb an extraction: a detector that costs nothing, file operations that fail, processes that are killed."""
 
+import faulthandler
 import io
 import os
 import signal
@@ -20,6 +21,7 @@ from detector.regions import Regions
 from pipeline.extraction.job import ExtractConfig
 
 K, D = 3, 4
+HANGS = 300.0  # seconds after which a forked process prints where it is, and ends: it takes a few
 
 
 class QuickDetector:
@@ -153,6 +155,7 @@ def forked(function: Callable[[], object], *, kill_after: float | None = None, l
 
 def _become(function: Callable[[], object], log: Path | None) -> None:
     code = 1
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     try:
         os.fsync = lambda _: (
             None

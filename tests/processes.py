@@ -114,10 +114,24 @@ def _descendants(parent: int) -> list[tuple[int, str]]:
         return []
 
 
-def _computed(pid: int) -> float:
+def await_end(pids: Sequence[int]) -> None:
+    """Wait until processes that are not ours to wait for have ended."""
+    since = time.monotonic()
+    while left := [pid for pid in pids if _stat(pid)[:1] not in ([], ["Z"])]:
+        assert time.monotonic() - since < IDLE, f"{left} are still there"
+        time.sleep(0.02)
+
+
+def _stat(pid: int) -> list[str]:
+    """Its state, and the numbers after it; none once it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
+        return []
+
+
+def _computed(pid: int) -> float:
+    if not (fields := _stat(pid)):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
 

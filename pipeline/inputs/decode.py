@@ -1,8 +1,11 @@
 """Photos -> network input, ahead of the network, in worker processes that do not hold it."""
 
 import hashlib
+import multiprocessing.connection
+import os
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -163,3 +166,14 @@ def _quiet_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+
+
+def _end_with_the_command() -> None:
+    """torch's workers end when the process that forked them does. With a fork server (the default of Python 3.14), that is not
+    the command, and the server stays as long as its workers: killed, the command would leave them all behind.
+    """
+    command = multiprocessing.parent_process()
+    assert command is not None
+    multiprocessing.connection.wait([command.sentinel])
+    os._exit(1)

@@ -15,7 +15,7 @@ from pipeline.store.reader import open_store
 from pipeline.store.repair import repair_store
 from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
-from tests.processes import CLI, Process
+from tests.processes import Process, await_end
 
 KILLS = 100
 
@@ -112,14 +112,16 @@ def test_killed_a_hundred_times_at_random(tmp_path: Path, small_weights: Path) -
 
 
 @pytest.mark.slow
-def test_the_command_killed_as_users_kill_it(tmp_path: Path, small_weights: Path) -> None:
+@pytest.mark.parametrize("start", ["fork", "forkserver"])  # the default of Python on Linux before 3.14, and since
+def test_the_command_killed_as_users_kill_it(tmp_path: Path, small_weights: Path, start: str) -> None:
     """The same in fresh interpreters, and its decoding processes do not outlive it."""
     write_photos(tmp_path / "photos", 24)
 
     def command(output: str) -> Process:
         options = f"--num-regions 4 --device cpu --workers 2 --weights {small_weights} shard_size=2".split()
         arguments = ["extract", "--images", str(tmp_path / "photos"), "--output", str(tmp_path / output), *options]
-        return Process([*CLI, *arguments], tmp_path)
+        code = f"import multiprocessing; multiprocessing.set_start_method({start!r}); from pipeline.cli import main; main()"
+        return Process(["-c", code, *arguments], tmp_path)
 
     def committed() -> int:
         return len(list((tmp_path / "store").glob("shard-*.json")))
@@ -128,7 +130,10 @@ def test_the_command_killed_as_users_kill_it(tmp_path: Path, small_weights: Path
     for wanted in (1, 6):
         process = command("store")
         process.until(lambda n=wanted: committed() >= n)
+        workers = [pid for pid, _ in process.descendants()]
         process.kill()
+        assert workers
+        await_end(workers)
         assert what_is_wrong(tmp_path / "store") == []
     assert committed() < 12
     command("store").finish()
