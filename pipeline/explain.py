@@ -8,7 +8,7 @@ from typing import Any, cast
 from matcher.attention import Attention
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import CommandConfig, option, run_option
 from pipeline.pages.explanation import draw
 from pipeline.search import open_search
 
@@ -21,12 +21,7 @@ class ExplainConfig(CommandConfig):
 
     image: str = option("", "A photo of a store, or any photo.", metavar="ID|PATH", required=True)
     caption: str = option("", "The sentence to explain the match with.", required=True)
-    run: str = option(
-        "",
-        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
-        metavar="DIR",
-        unset="newest that fits, else starter",
-    )
+    run: str = run_option()
     output: str = option("explanation.png", "A .png, .jpg or .pdf, or .html to hover over.", metavar="FILE")
     attention: str = option("", "Direction to show.", choices=("", "t2i", "i2t"), unset="the run's")
     features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="every store under features/ that fits")

@@ -44,6 +44,12 @@ def option(
     return knob(default, help, **words, **limits)
 
 
+def run_option() -> Any:
+    """The run that a command searches with or explains."""
+    text = "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER]."
+    return option("", text, metavar="DIR", unset="newest that fits, else starter")
+
+
 def argument(help: str = "") -> Any:
     """A field that is a positional argument, named in capitals."""
     return knob("", help, argument=True)

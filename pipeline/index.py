@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import CommandConfig, option, run_option
 from pipeline.gallery.embeddings import INDEX, generation, store_embeddings
 from pipeline.gallery.first_stage import BACKENDS, MILVUS, Measured, build_first_stage
 from pipeline.inputs.captions import read_captions
@@ -25,12 +25,7 @@ NAMED = 3  # classes in a made sentence, at most
 class IndexConfig(CommandConfig):
     """What `scan-pipeline index` does."""
 
-    run: str = option(
-        "",
-        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
-        metavar="DIR",
-        unset="newest that fits, else starter",
-    )
+    run: str = run_option()
     features: tuple[str, ...] = option(
         (), "Store to index.", metavar="DIR", unset="every store under features/ that fits"
     )

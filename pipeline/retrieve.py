@@ -9,7 +9,7 @@ from typing import Any
 from detector.hub import pinned
 from pipeline.answer import Answer
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import CommandConfig, option, run_option
 from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.pages.answers import write_page
@@ -28,12 +28,7 @@ class RetrieveConfig(CommandConfig):
     query: tuple[str, ...] = option((), "Sentence to find photos for.", metavar="TEXT")
     queries: str = option("", "Text file of more sentences, one a line.", metavar="FILE")
     image: tuple[str, ...] = option((), "Photo to find captions for.", metavar="ID|PATH")
-    run: str = option(
-        "",
-        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
-        metavar="DIR",
-        unset="newest that fits, else starter",
-    )
+    run: str = run_option()
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
     )

@@ -33,13 +33,12 @@ from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import find_captions, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
-from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run
+from pipeline.runs import STARTER, TrainedRun, find_run, fitting_stores, load_run
 from pipeline.store.reader import StoreCollection
 
 BEST_REGIONS = 3  # boxes shown per photo
 EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in memory; more are read for each query
 ENCODE_BLOCK = 256  # photos
-SHIPPED_RUN = "starter"
 MANY = 5000  # photos; fewer need no bar
 # Times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
 FOR_PHOTOS = 2
@@ -344,7 +343,7 @@ def open_search(
             raise
         notes: list[str] = []
         try:
-            trained = load_run(find_run(SHIPPED_RUN), where)
+            trained = load_run(find_run(STARTER), where)
             collection = fitting_stores(trained, features, notes.append)
         except PipelineError:
             raise error from None

@@ -60,17 +60,9 @@ class StoredEmbeddings:
     def gather(self, images: np.ndarray) -> Tensor:
         """(B, K, E) float32 of some images, on the model's device."""
         out = np.empty((len(images), *self.shape[1:]), np.float16)
-        for part, places, rows in self._by_part(self.rows[images]):
+        for part, places, rows in by_part(self.parts, self._starts, self.rows[images]):
             out[places] = part[rows]
         return torch.from_numpy(out).to(self.device).float()
-
-    def _by_part(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each part that has some of the rows: the part, their places (n,) in `rows`, and in the part (n,)."""
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(part_of, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1) if len(rows) else ():
-            index = part_of[places[0]]
-            yield self.parts[index], places, rows[places] - self._starts[index]
 
     def among(self, rows: np.ndarray) -> "StoredEmbeddings":
         """Those of some rows of the collection, in their order."""
@@ -78,9 +70,23 @@ class StoredEmbeddings:
 
     def read_ahead(self) -> "StoredEmbeddings":
         """Have the disk read these images, scattered ones, before they are asked for; returns itself."""
-        for part, _, rows in self._by_part(self.rows):
+        for part, _, rows in by_part(self.parts, self._starts, self.rows):
             read_ahead(part, rows)
         return self
+
+
+def by_part(
+    parts: Sequence[np.ndarray], starts: np.ndarray, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each part that has some of the rows: the part, their places (n,) in `rows`, and in the part (n,).
+
+    `starts` are the parts' first rows.
+    """
+    part_of = np.searchsorted(starts, rows, side="right") - 1
+    order = np.argsort(part_of, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1) if len(rows) else ():
+        index = part_of[places[0]]
+        yield parts[index], places, rows[places] - starts[index]
 
 
 def generation(run: TrainedRun, root: Path) -> Path:

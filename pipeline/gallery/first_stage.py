@@ -27,7 +27,15 @@ from matcher.similarity import PaddedWords, WordEmbeddings
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
 from pipeline.gallery.backends import Engine, FaissIndex
-from pipeline.gallery.embeddings import MANY, SHORT, StoredEmbeddings, generation, remove_files, store_folder
+from pipeline.gallery.embeddings import (
+    MANY,
+    SHORT,
+    StoredEmbeddings,
+    by_part,
+    generation,
+    remove_files,
+    store_folder,
+)
 from pipeline.gallery.milvus import ADDRESS, MOST, MilvusIndex, MilvusRows, connect, drop, fill, shard_keys
 from pipeline.gallery.parts import digest, read_part, write_part
 from pipeline.runs import TrainedRun, features_sha256
@@ -104,11 +112,9 @@ class FirstStage:
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:
         """(n, D) int8 of some rows."""
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
-        places = zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)
         vectors = np.empty((len(rows), self._parts[0].shape[1]), np.int8)
-        for place, (part, row) in enumerate(places):
-            vectors[place] = self._parts[part][row]
+        for part, places, own in by_part(self._parts, self._starts, rows):
+            vectors[places] = part[own]
         return vectors
 
 

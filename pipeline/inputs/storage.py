@@ -162,9 +162,8 @@ def _choices(braces: str) -> list[str]:
     return braces.split(",")
 
 
-_ahead: dict[
-    str, tuple[int, bytes]
-] = {}  # container that is read in order -> start of the bytes fetched ahead, and the bytes
+# Container that is read in order -> start of the bytes fetched ahead, and the bytes
+_ahead: dict[str, tuple[int, bytes]] = {}
 
 
 class _RemoteFile(io.RawIOBase):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import CommandConfig, option, run_option
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 KEY = "SCAN_PIPELINE_KEY"  # environment: an option would show in the list of processes
@@ -12,12 +12,7 @@ KEY = "SCAN_PIPELINE_KEY"  # environment: an option would show in the list of pr
 class ServeConfig(CommandConfig):
     """What to search, and whom to answer."""
 
-    run: str = option(
-        "",
-        "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER].",
-        metavar="DIR",
-        unset="newest that fits, else starter",
-    )
+    run: str = run_option()
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
     )

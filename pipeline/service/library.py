@@ -87,14 +87,23 @@ class Library:
         self._dates = dates
 
     @cached_property
+    def _distinct_folders(self) -> tuple[list[str], np.ndarray]:
+        """The folders of the photos' names, "" where there is none; and which of them each photo (N,) is in."""
+        numbers: dict[str, int] = {}
+        folder_of = [numbers.setdefault(name.rpartition("/")[0], len(numbers)) for name in self._own_names]
+        return list(numbers), np.array(folder_of, np.int32)
+
+    @property
     def folders(self) -> np.ndarray:
         """(N,) of the photos' names, "" where there is none."""
-        return np.array([name.rpartition("/")[0] for name in self._own_names], dtype=object)
+        names, folder_of = self._distinct_folders
+        return np.array(names, dtype=object)[folder_of]
 
     def _is_below(self, wanted: str) -> np.ndarray:
         """(N,) whether a photo is in a folder or below it; "./2024/" means "2024"."""
         folder = f"{os.path.normpath(wanted)}/"
-        return np.array([f"{own}/".startswith(folder) for own in self.folders], bool)
+        names, folder_of = self._distinct_folders
+        return np.array([f"{name}/".startswith(folder) for name in names], bool)[folder_of]
 
     def refuse_unknown(self, wanted: Filter) -> None:
         """Raises a PipelineError where a filter names a folder or a class that no store has: nothing could pass it."""

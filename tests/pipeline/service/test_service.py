@@ -130,7 +130,8 @@ def test_the_library_is_listed_newest_first_and_filtered(inside: Path) -> None:
 def test_a_filter_that_nothing_can_pass_is_refused(
     client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(generation.library), "folders", np.array(["2019/été", "2019"] + ["2020"] * 18, object))
+    folders = ["2019/été", "2019", "2020"], np.array([0, 1] + [2] * 18)
+    monkeypatch.setitem(vars(generation.library), "_distinct_folders", folders)
     for name in ("2019", "2019/", "./2019"):
         assert search(client, filter={"folder": name})["searched"] == 2
     assert search(client, filter={"folder": "2019/été/"})["searched"] == 1
