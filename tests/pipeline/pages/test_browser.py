@@ -1,4 +1,4 @@
-"""What a browser shows of the app and of the pages."""
+"""What a browser shows of the app."""
 
 import json
 import os
@@ -17,103 +17,14 @@ from pipeline.service.http import Server
 from pipeline.service.local import LocalService
 from pipeline.service.metrics import Metrics
 from tests.photos import write_photos
+from tests.pipeline.pages.browser import Page
 from tests.pipeline.service.servers import on_a_thread, wait_for
 from tests.world import scan
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 IMAGE = "COCO_train2014_000000000003.jpg"
 COUNT = 90  # photos of the album: more than two pages of the app
 NAMED = {"button", "link", "textbox", "searchbox", "checkbox", "combobox", "image", "DisclosureTriangle"}
-
-
-class Page:
-    """A browser at an address, and what people do there."""
-
-    def __init__(self, driver: Any, url: str):
-        self.driver, self.url = driver, url
-
-    def open(self, query: str = "") -> None:
-        self.driver.get(f"{self.url}/{query}")
-        self.settle()
-
-    def all(self, selector: str) -> list[Any]:
-        from selenium.webdriver.common.by import By
-
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector: str) -> Any:
-        return wait_for(lambda: self.all(selector))[0]
-
-    def texts(self, selector: str) -> list[str]:
-        return self.run(f"return [...document.querySelectorAll({json.dumps(selector)})].map((one) => one.textContent)")
-
-    def button(self, text: str) -> Any:
-        return next(one for one in self.all("button, a") if one.text == text)
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def ask(self, text: str) -> None:
-        query = self.one("#query")
-        query.clear()
-        query.send_keys(text)
-        self.settle()
-        assert "photos ranked" in self.status
-        assert self.query == text
-
-    def settle(self) -> None:
-        """Wait until the list answers what is asked."""
-        wait_for(lambda: self.one("#gallery").get_attribute("aria-busy") == "false")
-
-    @property
-    def query(self) -> str:
-        return self.run("return new URLSearchParams(location.search).get('q') ?? ''")
-
-    @property
-    def status(self) -> str:
-        return self.run("return document.getElementById('status')?.textContent ?? ''")
-
-    @property
-    def found(self) -> str:
-        return self.status.split(" ")[0]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the photos listed, in order."""
-        return self.run("return [...document.querySelectorAll('#gallery .caption')].map((one) => one.title)")
-
-    @property
-    def shown(self) -> list[str]:
-        """Ranks, scores and names of the photos listed."""
-        return self.texts("#gallery .caption")
-
-    @property
-    def heading(self) -> str:
-        return "".join(self.texts("dialog[open] h2"))
-
-    def wide(self) -> int:
-        return self.run("return document.documentElement.scrollWidth")
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1000"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -448,50 +359,3 @@ def test_nothing_is_wider_than_a_phone(page: Page, album: Path) -> None:
     for name in ("answers", "explained", "evaluated"):
         page.driver.get((album / f"{name}.html").as_uri())
         assert page.wide() == 390, name
-
-
-def test_an_evaluation_is_sorted_in_a_browser(driver: Any, inside: Path) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.select import Select
-
-    asked = ["--run", "runs/t2i_mean", "--split", "all", "--folds", "2", "--bootstrap", "50", "--html", "sorted.html"]
-    assert scan("evaluate", *asked).exit_code == 0
-    driver.get((inside / "sorted.html").as_uri())
-    find = lambda selector: driver.find_elements(By.CSS_SELECTOR, selector)  # noqa: E731
-    names = lambda: [cell.text for cell in find("#recalls td:first-child:not(:empty)")]  # noqa: E731
-    assert names() == ["20 images", "95% interval", "by chance", "2 folds of 10 images", "by chance"]
-    find("#recalls tr:nth-child(2) th button")[
-        1
-    ].click()  # R@1: the folds are easier, and what belongs to a row stays below it
-    assert names() == ["2 folds of 10 images", "by chance", "20 images", "95% interval", "by chance"]
-    assert find("#recalls th[aria-sort=descending]")
-    for id_ in ("images", "captions"):
-        data = lambda name: [one.get_attribute(name) for one in find(f"#{id_} .mistake")]  # noqa: B023, E731
-        ranks = list(map(int, data("data-rank")))
-        assert ranks == sorted(ranks, reverse=True)
-        order = Select(driver.find_element(By.CSS_SELECTOR, f"[data-sorts={id_}]"))
-        order.select_by_visible_text("lowest rank first")
-        assert list(map(int, data("data-rank"))) == sorted(ranks)
-        order.select_by_visible_text("alphabetical")
-        assert data("data-text") == sorted(data("data-text"))
-
-
-def test_the_pages_in_a_browser(driver: Any, inside: Path) -> None:
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.by import By
-
-    scan("explain", "--image", IMAGE, "--caption", "a dog by a tree", "--run", "runs/t2i_mean", "--output", "b.html")
-    driver.get((inside / "b.html").as_uri())
-    words = driver.find_elements(By.CSS_SELECTOR, ".words button")
-    dark = "return document.querySelector('canvas').getContext('2d').getImageData(0, 0, 192, 192).data.filter((v, i) => i % 4 === 3).reduce((a, b) => a + b, 0)"
-    shades = []
-    for word in words[1:3]:
-        ActionChains(driver).move_to_element(word).perform()
-        shades.append(driver.execute_script(dark))
-        assert word.get_attribute("class") == "on"
-    assert shades[0] > 0
-    assert shades[0] != shades[1]  # another word, another part of the photo
-    ActionChains(driver).move_to_element(driver.find_element(By.CSS_SELECTOR, ".stage rect")).perform()
-    wait_for(lambda: "looks most (" in driver.find_element(By.CSS_SELECTOR, ".note").text)
-    errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    assert errors == []

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.testclient import TestClient
 
 from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server
@@ -74,3 +75,14 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.02)
     return found
+
+
+def search(client: TestClient, *queries: str, **asked: Any) -> dict[str, Any]:
+    response = client.post("/v1/search", json={"queries": queries, **asked})
+    assert response.status_code == 200, response.text
+    (answer,) = response.json()["answers"]
+    return answer
+
+
+def images(answer: dict[str, Any]) -> list[str]:
+    return [hit["name"] for hit in answer["hits"]]

@@ -1,0 +1,84 @@
+"""COCO's instances -> records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.annotations.coco import read_coco
+from pipeline.annotations.records import (
+    check_photos,
+)
+from pipeline.errors import PipelineError
+from tests.photos import write_photos
+
+
+def write_coco(folder: Path, **changes: Any) -> Path:
+    """A folder of COCO: two photos to train on, one to judge; categories 3 and 17."""
+    for split, count in (("train2017", 2), ("val2017", 1)):
+        write_photos(folder / split, count, names="{:012}.jpg", shapes=[(48, 64)])
+        content = {
+            "images": [{"id": i, "file_name": f"{i:012}.jpg", "height": 48, "width": 64} for i in range(count)],
+            "categories": [{"id": 17, "name": "cat"}, {"id": 3, "name": "car"}],
+            "annotations": [
+                {"image_id": index, "category_id": category, "bbox": [4, 6, 20, 10], "iscrowd": crowd}
+                for index in range(count)
+                for category, crowd in ((17, 0), (3, 0), (3, 1))
+            ],
+        } | changes
+        path = folder / f"annotations/instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
+    found = read_coco(write_coco(tmp_path))
+    assert found.object_names == ["car", "cat"]
+    assert [record["classes"].tolist() for record in found.train + found.evaluation] == [[1, 0]] * 3
+    assert found.report.boxes == {"used": 6}
+    assert found.report.images == {"to train on": 2, "held out": 1}
+    kept = read_coco(tmp_path, held_out=frozenset({0}))
+    assert [record["image_id"] for record in kept.train] == [1]
+    assert kept.report.images["kept from training"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 0, "file_name": "../secret.jpg", "height": 1, "width": 1}]}, r"'\.\./secret\.jpg' leads out"),
+        ({"images": [{"id": 0, "file_name": "/etc/a.jpg", "height": 1, "width": 1}]}, r"'/etc/a\.jpg' leads out"),
+        ({"images": [{"id": 0, "file_name": "gone.jpg", "height": 1, "width": 1}]}, r"no photo of it can be used"),
+        ({"images": 3}, r"not readable as COCO instances"),
+        ({"categories": [{"id": 1}]}, r"not readable as COCO instances \(KeyError\('name'\)\)"),
+        ({"categories": [{"id": 1, "name": "a"}]}, r"not readable as COCO instances \(KeyError\(17\)\)"),
+        ({"annotations": [3]}, r"not readable as COCO instances"),
+    ],
+)  # fmt: skip
+def test_damaged_coco_ends_in_one_line(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(PipelineError, match=message) as error:
+        read_coco(write_coco(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+    assert "instances_train2017.json" in str(error.value)
+
+
+def test_coco_without_its_files(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"expected one instances_train\*\.json there \(found none\)"):
+        read_coco(tmp_path)
+    (write_coco(tmp_path) / "annotations/instances_val2017.json").unlink()
+    with pytest.raises(PipelineError, match=r"instances_val2017\.json: not readable"):
+        read_coco(tmp_path)
+
+
+@pytest.mark.shared
+def test_the_real_coco(shared: Path) -> None:
+    found = read_coco(shared / "data/coco_mini")
+    check_photos(found)
+    assert len(found.object_names) == 80
+    assert found.object_names[0] == "person"
+    assert len(found.train) > 40
+    assert len(found.evaluation) > 5
+    assert found.report.boxes["used"] > 0.9 * found.report.boxes.total()
+    sizes = [record["boxes"].max() for record in found.train]
+    assert 200 < max(sizes) <= 640
