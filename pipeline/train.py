@@ -11,6 +11,7 @@ from typing import Any
 from matcher.fit import BEST, FitResult, fit
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
+from pipeline.extraction.detectors import is_starter
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.runs import (
@@ -75,6 +76,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         result = fit(
             model, config.training, train.images, dev.images, folder, device=device, before_writing=claim, report=report
         )
+    if is_starter(dataset.stores.extraction):
+        report("note: retrieve and app search with this run from now on; with the one that is shipped: --run starter")
     return TrainResult(folder, result, group.is_main)
 
 

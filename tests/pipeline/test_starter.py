@@ -21,7 +21,7 @@ from pipeline.retrieve import run as retrieve
 from pipeline.runs import SHIPPED, find_run, load_run
 from pipeline.search import open_search
 from pipeline.store.reader import open_store
-from tests.world import HEAVY, imported_by, scan
+from tests.world import HEAVY, SMALL_TRAINING, imported_by, scan
 
 PHOTOS = SHIPPED / "photos"
 
@@ -218,6 +218,24 @@ def test_one_photo_later_gets_the_same_windows(store: Path) -> None:
     assert abs(opened.regions(0).features - regions.features).max() < 0.01
     with pytest.raises(PipelineError, match="another version of the starter"):
         extractor_like({**opened.extraction, "input_size": 224}, weights=None, device=torch.device("cpu"))
+
+
+def test_a_run_of_ones_own_says_what_is_searched_with_now(store: Path, alone: Path) -> None:
+    rows = [f"{image_id}\ta photo of a {n % 7}" for n, image_id in enumerate(open_store(store).image_ids)]
+    Path("captions.tsv").write_text("\n".join(rows))
+    said = scan(
+        "train",
+        "--features",
+        str(store),
+        "--captions",
+        "captions.tsv",
+        "--device",
+        "cpu",
+        *SMALL_TRAINING,
+        "dev_images=5",
+    )
+    assert said.exit_code == 0, said.output
+    assert "search with this run from now on; with the one that is shipped: --run starter" in said.output
 
 
 def test_next_names_training_where_there_are_captions(store: Path) -> None:

@@ -35,9 +35,8 @@ class Surface:
 
     units: float  # side of the tile
     palettes: Sequence[tuple[str, str]]  # dark and light: a variant takes one
-    grain: Sequence[
-        tuple[float, float, float, float]
-    ]  # noises: how much lighter they make it, and as `noise` takes them
+    # Noises: how much lighter each makes it, and its roughness, along and across as `noise` takes them
+    grain: Sequence[tuple[float, float, float, float]]
     relief: float = 0.0  # how high what is lighter stands
     gloss: float = 0.0
     joints: str = "#000000"
