@@ -105,7 +105,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     """Evaluate a run, or an ensemble of runs, on one split.
 
     Raises:
-        PipelineError: no run, no such split, or features that the run cannot read.
+        PipelineError: no run, no such split, or features that the run cannot read, or that changed since they were written.
     """
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
@@ -121,6 +121,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         _refuse_incompatible(member, split)
     for note in [*notes, *_notes(runs, split)]:
         report(f"note: {note}")
+    split.stores.refuse_changed(split.images.rows)
     similarity, owner = _mean_similarity(runs, split), split.images.image_of_caption
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}

@@ -104,6 +104,7 @@ def _store(folder: Path) -> Package:
     manifest: dict[str, Any] = dict(store.manifest)
     if not manifest["complete"]:
         raise PipelineError(f"{folder}: not complete", "run its extraction again, it continues")
+    store.refuse_changed()  # who fetches it compares with checksums that are made now
     manifest["image_roots"] = [
         root if is_remote(root) else os.path.basename(titled(root)) for root in manifest["image_roots"]
     ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matcher.fit import BEST, FitResult, fit
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
@@ -40,7 +42,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     """Train a matcher, or continue where an earlier call with the same configuration was stopped.
 
     Raises:
-        PipelineError: no stores or captions, or a run folder that holds a run with another configuration.
+        PipelineError: no stores or captions, features that are not those that were written, or a run folder that holds a
+            run with another configuration.
     """
     group = join_processes(config.device)
     report = report if group.is_main else lambda _: None
@@ -61,6 +64,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         report(
             f"note: {folder} has learned from other features than its stores hold now; choose another --run to start anew"
         )
+    if group.is_main:
+        dataset.stores.refuse_changed(np.concatenate([train.images.rows, dev.images.rows]))
 
     with ExitStack() as stack:
 

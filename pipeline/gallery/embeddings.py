@@ -24,16 +24,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.files import file_sha256
 from matcher.checkpoint import model_sha256
 from matcher.collection import EncodedImages
 from matcher.errors import MatcherError
 from matcher.fit import BEST
-from pipeline.errors import DamagedShard, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.files import disk_errors, read_json, remove_abandoned, write_json
 from pipeline.gallery.parts import read_ahead, read_part, write_part
 from pipeline.runs import SHIPPED, STARTER, TrainedRun
-from pipeline.store.format import repair_hint
 from pipeline.store.reader import Shard, Store, StoreCollection
 
 INDEX = Path("index")  # of the workspace, beside features/ and runs/
@@ -172,8 +170,7 @@ def _read(run: TrainedRun, collection: StoreCollection, path: Path, shard: Shard
 
 def _encode(run: TrainedRun, collection: StoreCollection, shard: Shard, bar: tqdm) -> np.ndarray:
     """(n, K, E) float16 of a shard, whose bytes are compared with their checksum: what is stored outlives its repair."""
-    if file_sha256(shard.path) != shard.sha256:
-        raise DamagedShard(f"{shard.path}: changed since it was written", repair_hint(shard.path.parent))
+    shard.refuse_if_changed()
     first = collection.first_row(shard)
     encoded = EncodedImages(run.model, collection, np.arange(first, first + len(shard)))
     out = np.empty(encoded.shape, np.float16)

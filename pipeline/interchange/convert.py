@@ -95,6 +95,7 @@ def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], Non
     if format.is_folder and target.is_file():
         raise PipelineError(f"{target}: a file; expected a folder")
     check_ids(store.image_ids, target, format.cannot_hold)
+    store.refuse_changed()
     target.parent.mkdir(parents=True, exist_ok=True)
     for folder in {target, target.parent}:
         if folder.is_dir():

@@ -7,15 +7,17 @@ Opening a store reads no features; they are memory-mapped and paged in as they a
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from configs.files import file_sha256
 from detector.regions import Regions
-from pipeline.errors import PipelineError
+from pipeline.errors import DamagedShard, PipelineError
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
@@ -62,6 +64,15 @@ class Shard:
                     repair_hint(self.path.parent),
                 )
         return maps
+
+    def refuse_if_changed(self) -> None:
+        """Compare the bytes of its tensors with their checksum. Reads them all.
+
+        Raises:
+            DamagedShard: they are not those that were written.
+        """
+        if file_sha256(self.path) != self.sha256:
+            raise DamagedShard(f"{self.path}: changed since it was written", repair_hint(self.path.parent))
 
     def regions(self, row: int) -> Regions:
         """Everything about the image in a row, read from disk."""
@@ -171,6 +182,19 @@ class StoredImages(Mapping[str, Regions]):
             raise IndexError(f"row {row} of {len(self)}")
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self.shards[index], row - int(self._starts[index])
+
+    def refuse_changed(self, rows: np.ndarray | None = None) -> None:
+        """Compare the bytes of every shard of some rows (None: of all) with their checksums, four at a time, with a bar.
+
+        Raises:
+            DamagedShard: they are not those that were written.
+        """
+        used = range(len(self.shards)) if rows is None else np.unique(self._starts[1:].searchsorted(rows, side="right"))
+        shards = [self.shards[index] for index in used]
+        with ThreadPoolExecutor(4) as pool:
+            checked = pool.map(Shard.refuse_if_changed, shards)
+            for _ in tqdm(checked, "checksums", len(shards), unit="shard", delay=1, leave=False):
+                pass
 
     def _duplicate(self) -> str | None:
         """An image id that two rows have."""

@@ -39,7 +39,7 @@ class UpdatedPlan:
     new: int = 0  # photos
     changed: int = 0
     vanished: int = 0
-    lost_shards: int = 0  # whose tensors were missing or truncated
+    lost_shards: int = 0  # whose tensors were missing or damaged
 
     def __str__(self) -> str:
         """ "3 changed, 1 vanished, 5 new photos"; empty where nothing but new photos was found."""
@@ -48,7 +48,7 @@ class UpdatedPlan:
         noun = "photo" if self.new + self.changed + self.vanished == 1 else "photos"
         lines = [f"{', '.join(parts)} {noun}"] if self.changed or self.vanished else []
         if self.lost_shards:
-            lines.append(f"shards without their tensors, made again: {self.lost_shards:,}")
+            lines.append(f"shards with lost or damaged tensors, made again: {self.lost_shards:,}")
         return "; ".join(lines)
 
 
@@ -173,15 +173,16 @@ def _drop_outdated(
         if mark is None:
             continue
         path = commit_mark(folder, shard.number)
-        is_lost = _is_lost(path.with_suffix(".safetensors"))
+        tensors = path.with_suffix(".safetensors")
+        vanished = mark.all_ids - {p.image_id for p in shard.photos if states[p.image_id][0] != "vanished"}
+        # A shard that is written again gets a new checksum, which would hide that its bytes had changed.
+        is_lost = _is_lost(tensors) or bool(vanished and file_sha256(tensors) != mark.sha256)
         lost += is_lost
         if is_lost or any(states[photo.image_id][0] == "changed" for photo in shard.photos):
             with disk_errors(path):
                 path.unlink()
-        else:
-            kept = {photo.image_id for photo in shard.photos if states[photo.image_id][0] != "vanished"}
-            if vanished := mark.all_ids - kept:
-                drop_images(folder, mark, vanished)
+        elif vanished:
+            drop_images(folder, mark, vanished)
     return lost
 
 

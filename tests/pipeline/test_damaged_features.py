@@ -1,0 +1,73 @@
+"""A byte of a shard that changed gives no model, no recall, no export and no publication, and no update hides it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DamagedShard
+from pipeline.extract import run
+from pipeline.interchange.common import ExportFeaturesConfig
+from pipeline.interchange.convert import export_features
+from pipeline.push import PushConfig
+from pipeline.push import run as push
+from pipeline.store.inspect import inspect_store
+from pipeline.store.reader import open_store
+from tests.faults import QuickDetector, small_config
+from tests.photos import write_photos
+from tests.stores import make_store
+from tests.world import SMALL_TRAINING, scan
+
+SAID = "changed since it was written; repair it with: scan-pipeline inspect"
+
+
+def flip_a_byte(shard: Path) -> None:
+    """Change a feature, and leave size and time of the file as they were."""
+    content, times = bytearray(shard.read_bytes()), shard.stat()
+    content[len(content) // 2] ^= 0x40
+    shard.write_bytes(content)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_it_trains_and_judges_nothing(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(inside, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    flip_a_byte(Path("features/train2014/shard-00000.safetensors"))
+    judged = scan("evaluate", "--run", "runs/t2i_mean", "--device", "cpu")
+    assert (judged.exit_code, SAID in judged.stderr) == (2, True)
+    trained = scan("train", "--run", "runs/mine", "--device", "cpu", *SMALL_TRAINING)
+    assert (trained.exit_code, SAID in trained.stderr) == (2, True)
+    assert not Path("runs/mine").exists()
+
+
+def test_only_the_shards_of_the_rows_asked_for_are_read(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", list("abcdefg"))  # two a shard
+    flip_a_byte(store.shards[1].path)
+    store.refuse_changed(store._starts[[0, 2, 3]])  # rows 0, 4 and 6
+    for rows in ([2], [6, 3], None):
+        with pytest.raises(DamagedShard, match="shard-00001.safetensors: changed"):
+            store.refuse_changed(rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", ["tsv", "npz"])
+def test_it_is_neither_exported_nor_published(tmp_path: Path, format: str) -> None:
+    flip_a_byte(make_store(tmp_path / "store", list("abc")).shards[0].path)
+    with pytest.raises(DamagedShard, match=SAID):
+        export_features(ExportFeaturesConfig(str(tmp_path / "store"), format, str(tmp_path / "out")))
+    with pytest.raises(DamagedShard, match=SAID):
+        push(PushConfig(str(tmp_path / "store"), "owner/name", mirror=str(tmp_path / "mirror")))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_photo_that_vanishes_hides_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos", 4)
+    config = small_config(tmp_path / "photos", tmp_path / "store")
+    store = run(config, extractor=QuickDetector(), progress=False)
+    before = store["003.jpg"].features
+    flip_a_byte(store.shards[0].path)
+    (tmp_path / "photos/000.jpg").unlink()
+    run(config, extractor=QuickDetector(), progress=False)
+    assert "shards with lost or damaged tensors, made again: 1" in capsys.readouterr().err
+    assert inspect_store(tmp_path / "store").ok
+    assert (open_store(tmp_path / "store")["003.jpg"].features == before).all()
