@@ -46,10 +46,6 @@ class Calibration:
         """Whether chance alone may well put a photo that high: two or more of the unrelated ones."""
         return self.by_chance(score, photos) >= BY_CHANCE
 
-    def among(self, photos: int) -> "Threshold":
-        """`is_weak` for a collection of so many photos."""
-        return Threshold(self, photos)
-
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
@@ -65,18 +61,6 @@ class Calibration:
             return cls(*(tuple(map(float, state[name])) for name in ("shares", "scores", "right")))
         except (KeyError, TypeError, ValueError) as error:
             raise MatcherError(f"{FILE}: not a calibration ({type(error).__name__}: {error})") from error
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A calibration for a collection of one size."""
-
-    calibration: Calibration
-    photos: int
-
-    def is_weak(self, score: float) -> bool:
-        """See `Calibration.is_weak`."""
-        return self.calibration.is_weak(score, self.photos)
 
 
 def calibrate(similarity: np.ndarray, image_of_caption: np.ndarray) -> Calibration | None:

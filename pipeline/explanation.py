@@ -16,6 +16,7 @@ from matcher.attention import Attention
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import read_image
+from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
 
@@ -76,9 +77,7 @@ class Explanation:
 def explain(
     run: TrainedRun,
     collection: StoreCollection,
-    regions: Regions,
-    path: str,
-    image: str,
+    photo: FoundPhoto,
     caption: str,
     *,
     direction: Attention | None = None,
@@ -88,23 +87,14 @@ def explain(
     Raises:
         PipelineError: the photo is not where it was, or the store has no boxes.
     """
-    if not path:
-        raise PipelineError(
-            f"{image}: its photo is not where it was extracted from", "put it back, or name it by its path"
-        )
-    try:
-        photo = read_image(path)
-    except UnreadableImage as error:
-        raise PipelineError(f"{path}: {error}; expected a photo") from error
+    pixels, regions, model = _read(photo), photo.regions, run.model
     if not np.any(regions.boxes):
-        raise PipelineError(f"{image}: its store has no boxes", "import it again with --boxes")
-    boxes = regions.pixel_boxes(*photo.shape[:2])
-    model = run.model
+        raise PipelineError(f"{photo.image}: its store has no boxes", "import it again with --boxes")
+    boxes = regions.pixel_boxes(*pixels.shape[:2])
     with torch.inference_mode():
         found = model.explain(image_parts(run, regions), model.caption_parts(caption), direction)
         score, attention, contributions = (tensor.cpu().numpy() for tensor in found)
-    class_names = class_names_of(collection, image)
-    names = [region_name(regions, region, class_names) for region in range(len(boxes))]
+    class_names = class_names_of(collection, photo.image)
     used = direction or model.direction
     tokens = model.vocabulary.word_positions(caption)
     shown = [(word, pieces) for word, pieces in tokens if any(map(str.isalnum, word))]
@@ -113,8 +103,8 @@ def explain(
         for matrix, how in ((attention, np.mean), (contributions, np.sum))
     )
     return Explanation(
-        photo,
-        image,
+        pixels,
+        photo.image,
         caption,
         used,
         float(score),
@@ -124,9 +114,21 @@ def explain(
         contributions=added,
         rest=float(contributions.sum() - added.sum()),
         boxes=boxes,
-        names=names,
+        names=[region_name(regions, region, class_names) for region in range(len(boxes))],
         extraction=collection.extraction,
     )
+
+
+def _read(photo: FoundPhoto) -> np.ndarray:
+    """(H, W, 3) uint8 BGR."""
+    if not photo.path:
+        raise PipelineError(
+            f"{photo.image}: its photo is not where it was extracted from", "put it back, or name it by its path"
+        )
+    try:
+        return read_image(photo.path)
+    except UnreadableImage as error:
+        raise PipelineError(f"{photo.path}: {error}; expected a photo") from error
 
 
 def encode_regions(run: TrainedRun, regions: Regions) -> Tensor:

@@ -45,7 +45,7 @@ def find_or_extract(
         if extractable:
             image, row = place, None
     if row is not None:
-        return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
+        return stored_photo(collection, row)
     report(f"{image} is in no store: extracting its regions")
     try:
         photo = decode_image(read_photo(image))
@@ -55,6 +55,11 @@ def find_or_extract(
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
     return FoundPhoto(image, extractor([photo])[0], image)
+
+
+def stored_photo(collection: StoreCollection, row: int) -> FoundPhoto:
+    """The photo in a row."""
+    return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
 
 
 def find_row(
@@ -71,10 +76,8 @@ def find_row(
     exact = collection.row(image) if image in collection else None
     if not is_place(image):
         return exact if exact is not None else _by_name(collection, image, report)
-    candidates = dict.fromkeys(
-        [exact, *_namesakes(collection, image)] if exact is not None else _namesakes(collection, image)
-    )
-    stored = {row: collection.image_place(row) for row in candidates if row is not None}
+    candidates = [*([] if exact is None else [exact]), *_namesakes(collection, image)]
+    stored = {row: collection.image_place(row) for row in candidates}
     for row, path in stored.items():
         if path and _same_photo(image, path):
             return row

@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,14 +46,6 @@ DEEPER = 4  # candidates for each result that is asked for, at least
 EXACT_BELOW = 20_000  # photos: so few are compared exactly, all of them
 
 
-class Calibration(Protocol):
-    """What tells a weak match from a good one."""
-
-    def is_weak(self, score: float) -> bool:
-        """Whether a sentence about another photo scores as much."""
-        ...
-
-
 class Search:
     """A run and the photos to search, for any number of queries and threads. Embeddings of regions are made once, and stored."""
 
@@ -63,7 +55,6 @@ class Search:
         collection: StoreCollection,
         *,
         index: Path | None = None,
-        calibration: Calibration | None = None,
         weights: str = "",
         device: str = "auto",
         memory_budget: int = EMBEDDINGS_BUDGET,
@@ -72,12 +63,11 @@ class Search:
         """
         run, collection: the model, and stores that it can read.
         index: folder to store embeddings of regions in, brought up to date at the first query; None: they are not stored.
-        calibration: of the run's scores; None: no match is called weak.
         weights, device: of the detector, for photos that are in no store.
         memory_budget: bytes of embeddings to keep in memory; beyond it every query reads them again.
         report: takes a line that the user should see.
         """
-        self.run, self.collection, self.index, self.calibration = run, collection, index, calibration
+        self.run, self.collection, self.index = run, collection, index
         self.weights, self.device, self.report = weights, device, report
         self._memory_budget, self._lock = memory_budget, threading.Lock()
         self._embeddings: RegionEmbeddings | None = None
@@ -187,8 +177,7 @@ class Search:
         unknown = known_words(self.run, caption)
         if unknown:
             self.report(f"note: {Answer(caption, 0, (), unknown=tuple(unknown.items())).notes()[0]}")
-        found = self.find(image)
-        return explain(self.run, self.collection, found.regions, found.path, found.image, caption, direction=direction)
+        return explain(self.run, self.collection, self.find(image), caption, direction=direction)
 
     def find(self, image: str) -> FoundPhoto:
         """A photo of the stores by its id, name or path, or one whose regions are extracted."""
@@ -274,17 +263,12 @@ class Search:
         return Answer(query, searched, hits, compared=len(compared) if len(compared) < searched else 0, **more)
 
     def _hits(
-        self,
-        rows: np.ndarray,
-        scores: np.ndarray,
-        wanted: slice,
-        sentence: str,
-        with_boxes: bool,
-        min_score: float,
+        self, rows: np.ndarray, scores: np.ndarray, wanted: slice, sentence: str, with_boxes: bool, min_score: float
     ) -> tuple[Hit, ...]:
         """The photos (n,) of the largest scores (n,) for a sentence, or "": for a photo, which has no boxes."""
         with torch.inference_mode():
             words = self.run.model.caption_parts(sentence) if with_boxes else None  # (L, E)
+        calibration = self.run.calibration if sentence else None
         hits = []
         order = np.argsort(-scores, kind="stable")[wanted]
         for rank, place in enumerate(order.tolist(), start=wanted.start + 1):
@@ -293,7 +277,7 @@ class Search:
                 break
             image, regions = self.collection.image_ids[row], self.collection.regions(row)
             boxes = self._best_boxes(regions, words, image) if words is not None else ()
-            weak = self.calibration is not None and bool(sentence) and self.calibration.is_weak(score)
+            weak = calibration is not None and calibration.is_weak(score, len(self.collection))
             path = self.collection.image_place(row)
             hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))
         return tuple(hits)
@@ -318,7 +302,6 @@ def open_search(
     run: str = "",
     features: Sequence[str] = (),
     *,
-    index: Path | None = INDEX,
     weights: str = "",
     device: str = "auto",
     memory_budget: int = EMBEDDINGS_BUDGET,
@@ -329,7 +312,7 @@ def open_search(
     Args:
         run: run folder; "": the newest under runs/, or the shipped one where none of them fits the stores.
         features: stores; none: every store under features/ that fits the run.
-        index, weights, device, memory_budget, report: as of `Search`.
+        weights, device, memory_budget, report: as of `Search`.
 
     Raises:
         PipelineError: no run, or no store that fits it.
@@ -349,12 +332,10 @@ def open_search(
             raise error from None
         for line in [*notes, f"note: {error.message}; the starter's run is used"]:
             report(line)
-    calibration = trained.calibration.among(len(collection)) if trained.calibration else None
     return Search(
         trained,
         collection,
-        index=index,
-        calibration=calibration,
+        index=INDEX,
         weights=weights,
         device=device,
         memory_budget=memory_budget,

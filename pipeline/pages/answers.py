@@ -13,6 +13,7 @@ from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of, shape_of_cell
 from pipeline.pages.render import render, script_json
 from pipeline.pages.style import REGIONS
+from pipeline.photo_lookup import stored_photo
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection
 
@@ -88,8 +89,8 @@ def _attention(query: str, hit: Hit, run: TrainedRun, collection: StoreCollectio
     """What each word looked at; None where the store has no boxes."""
     if not collection.has_boxes:
         return None
-    regions = collection.regions(collection.row(hit.image))
+    photo = stored_photo(collection, collection.row(hit.image))
     try:
-        return attention_data(explain(run, collection, regions, hit.path, hit.image, query))
+        return attention_data(explain(run, collection, photo, query))
     except PipelineError:  # this photo has no boxes
         return None

@@ -35,6 +35,7 @@ from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
+from pipeline.photo_lookup import stored_photo
 from pipeline.search import caption_scores, known_words, open_search
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
@@ -147,9 +148,9 @@ class Generation:
         known_words(self.run, query)
         if self.collection.is_changed(row):
             raise PipelineError(f"{self.library.names[row]}: changed since it was extracted", "extract it again")
-        place, name, regions = self.library.place(row), self.library.names[row], self.collection.regions(row)
-        found = explain(self.run, self.collection, regions, place, name, query)
-        return {**attention_data(found), "score": found.score, "image": name}
+        self.library.place(row)  # refused where it is gone
+        found = explain(self.run, self.collection, stored_photo(self.collection, row), query)
+        return {**attention_data(found), "score": found.score, "image": found.image}
 
     def embeddings(self, row: int) -> dict[str, str]:
         """Region embeddings of a photo, to search other nodes with."""

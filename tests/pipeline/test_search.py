@@ -5,6 +5,8 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -215,25 +217,24 @@ def test_a_cache_that_cannot_be_written_is_said(opened: Search, monkeypatch: pyt
     Path(opened.run.folder / "cache").unlink()
 
 
-class Halfway:
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
+def with_calibration(opened: Search, calibration: Any) -> Search:
+    return Search(replace(opened.run, calibration=calibration), opened.collection)
 
-    def is_weak(self, score: float) -> bool:
-        return score < self.limit
+
+def weak_below(limit: float) -> SimpleNamespace:
+    return SimpleNamespace(is_weak=lambda score, photos: score < limit)
 
 
 def test_weak_matches(opened: Search) -> None:
-    assert opened.calibration is not None  # of the run, made when it was trained
-    (answer,) = Search(opened.run, opened.collection).photos(["a dog"], 4)
+    assert opened.run.calibration is not None  # of the run, made when it was trained
+    (answer,) = with_calibration(opened, None).photos(["a dog"], 4)
     assert not any(hit.weak for hit in answer.hits)  # a run without calibration claims nothing
     limit = (answer.hits[1].score + answer.hits[2].score) / 2
-    calibrated = Search(opened.run, opened.collection, calibration=Halfway(limit))
-    (answer,) = calibrated.photos(["a dog"], 4)
+    (answer,) = with_calibration(opened, weak_below(limit)).photos(["a dog"], 4)
     assert [hit.weak for hit in answer.hits] == [False, False, True, True]
     assert not answer.weak
     assert str(answer).count("(weak)") == 2
-    hopeless = Search(opened.run, opened.collection, calibration=Halfway(2.0)).photos(["a dog"], 4)[0]
+    hopeless = with_calibration(opened, weak_below(2.0)).photos(["a dog"], 4)[0]
     assert hopeless.weak
     assert "note: no good match: the best is weak" in str(hopeless)
 
