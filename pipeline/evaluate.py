@@ -115,7 +115,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     expected = _expectation(runs[0], folds) if config.verify else None
     if config.eccv:
         _check_eccv(split.image_ids, split.caption_ids)
-    judged = read_judgements(Path(config.judgements)) if config.judgements else []
+    judged = read_judgements(Path(config.judgements), notes) if config.judgements else []
     locate(judged, split, runs)
     for member in runs:
         _refuse_incompatible(member, split)

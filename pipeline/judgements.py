@@ -1,12 +1,14 @@
 """Human judgements as a yardstick: how well a run's scores order pairs of photos and captions as people's grades do.
 
 One line a pair, fields separated by tabs (or CSV): the image's id or name, the caption or its id in the captions file, and one
-grade or several, larger is better; a header is skipped. Flickr8k's ExpertAnnotations.txt is such a file. As its literature
-does, every grade is an observation of its own: three judges of a pair make three.
+grade or several, larger is better. Flickr8k's ExpertAnnotations.txt is such a file. As its literature does, every grade is an
+observation of its own: three judges of a pair make three. Of CrowdFlowerAnnotations.txt (share of yes, number of yes, number of no)
+the share is the grade. Where a header names the columns, those that it calls grades count.
 """
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,16 @@ from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
 from pipeline.inputs.dataset import Split
-from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.runs import TrainedRun
 
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST_FIELD = 1 << 17  # characters
 EXPECTED = "image, caption and at least one grade, separated by tabs or as CSV"
+# What a header calls a grade, and not who gave it
+GRADES = re.compile(
+    r".*(grade|scor|rating|judge?ment|percent|(expert|judge|human|rater|annotator|worker)_?\d).*(?<!id)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Judgement:
     where: str  # file and line, for messages
 
 
-def read_judgements(path: Path) -> list[Judgement]:
-    """Read a file of judgements, in its order.
+def read_judgements(path: Path, notes: list[str] | None = None) -> list[Judgement]:
+    """Read a file of judgements, in its order. `notes` takes a line about columns that are no grades.
 
     Raises:
         PipelineError: not readable, or a line that is no judgement.
@@ -52,22 +58,57 @@ def read_judgements(path: Path) -> list[Judgement]:
         )
     except (ValueError, csv.Error) as error:
         raise PipelineError(f"--judgements {path}: not readable ({error}); expected {EXPECTED}") from error
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if row]
+    names = numbered.pop(0)[1] if numbered and _is_header(numbered[0][1]) else []
+    columns = _columns_of_grades(path, names, [row[2:] for _, row in numbered])
+    if len(names) > 2 + len(columns) and notes is not None:
+        others = [name for column, name in enumerate(names[2:]) if column not in columns]
+        notes.append(f"--judgements {path}: not counted as grades: {', '.join(others)}")
     found = []
-    for number, row in enumerate(rows, start=1):
-        if not row:
-            continue
+    for number, row in numbered:
         try:
-            grades = tuple(map(float, row[2:]))
-            if not grades or not np.isfinite(grades).all() or not row[1].strip():
+            grades = tuple(map(float, (row[2:][column] for column in columns or range(len(row) - 2))))
+            if not grades or (names and len(row) != len(names)) or not np.isfinite(grades).all() or not row[1].strip():
                 raise ValueError
-        except ValueError:
-            if number == 1 and len(row) > 2:  # a header
-                continue
+        except (ValueError, IndexError):
             raise PipelineError(f"--judgements {path}: line {number} is {row!r:.80}; expected {EXPECTED}") from None
         found.append(Judgement(row[0].strip(), row[1].strip(), grades, f"--judgements {path}: line {number}"))
     if len({grade for judgement in found for grade in judgement.grades}) < 2:
         raise PipelineError(f"--judgements {path}: fewer than two different grades; expected {EXPECTED}")
     return found
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    return len(row) > 2 and not any(map(_is_number, row[2:])) and stem_of(row[0]) == row[0]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns_of_grades(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Which columns after image and caption are grades; []: all of them."""
+    if names:
+        named = [column for column, name in enumerate(names[2:]) if GRADES.fullmatch(name.strip()) or len(names) == 3]
+        if not named:
+            raise PipelineError(
+                f"--judgements {path}: which of the columns {', '.join(names[2:])[:80]} are grades?",
+                "call those grade, grade_2, …, or leave the others out",
+            )
+        return named
+    return [0] if rows and all(map(_is_crowdflower, rows)) else []
+
+
+def _is_crowdflower(row: Sequence[str]) -> bool:
+    """Whether three numbers are the share of judges who said yes, how many did, and how many said no."""
+    if len(row) != 3 or not all(map(_is_number, row)):
+        return False
+    share, yes, no = map(float, row)
+    return yes + no > 0 and abs(share - yes / (yes + no)) < 0.01
 
 
 @dataclass(frozen=True)

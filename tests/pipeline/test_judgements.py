@@ -24,15 +24,35 @@ def test_reads_tables_with_and_without_header(tmp_path: Path) -> None:
     assert [one.caption for one in read_judgements(path)] == ["a dog, a cat", "a boat"]
 
 
+def test_of_crowdflowers_three_columns_the_share_is_the_grade(tmp_path: Path) -> None:
+    path = tmp_path / "CrowdFlowerAnnotations.txt"
+    path.write_text("1.jpg\t1.jpg#2\t1.0\t3\t0\n1.jpg\t2.jpg#0\t0\t0\t3\n2.jpg\t1.jpg#2\t0.333333\t1\t2\n")
+    assert [one.grades for one in read_judgements(path)] == [(1.0,), (0.0,), (0.333333,)]
+
+
+def test_a_header_says_which_columns_are_grades(tmp_path: Path) -> None:
+    path, notes = tmp_path / "judgements.csv", list[str]()
+    path.write_text("image,caption,rater_id,grade_1,grade_2,seconds\n1.jpg,a dog,17,1,2,8.5\n2.jpg,a cat,4,3,3,9\n")
+    assert [one.grades for one in read_judgements(path, notes)] == [(1.0, 2.0), (3.0, 3.0)]
+    assert notes == [f"--judgements {path}: not counted as grades: rater_id, seconds"]
+    path.write_text("image,caption,who,how good\n1.jpg,a dog,17,1\n2.jpg,a cat,4,3\n")
+    with pytest.raises(PipelineError, match="which of the columns who, how good are grades"):
+        read_judgements(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("1.jpg\ta dog\n", "line 1 is"),
         ("image,caption,grade\n1.jpg,a dog,good\n", "line 2 is"),
-        ("1.jpg\ta dog\tnan\n2.jpg\ta cat\t1\n3.jpg\ta cat\tinf\n", "line 3 is"),
+        ("1.jpg\ta dog\tnan\n2.jpg\ta cat\t1\n3.jpg\ta cat\t2\n", "line 1 is"),
+        ("1.jpg\ta dog\tn/a\n2.jpg\ta cat\t1\n3.jpg\ta cat\t2\n", "line 1 is"),
+        ("1.jpg\ta dog\t1\n2.jpg\ta cat\tinf\n", "line 2 is"),
         ("1.jpg\ta dog\t1\n2.jpg\ta cat\t1\n", "fewer than two different grades"),
         ("", "fewer than two different grades"),
         ("1.jpg\ta dog\t1\n2.jpg\t\t2\n", "line 2 is"),
+        ("1.jpg\ta dog\t3\tn/a\n2.jpg\ta cat\t1\t1\n3.jpg\ta cat\t2\t1\n", "line 1 is"),  # no header
+        ("image,caption,grade\n1.jpg,a dog,1,5\n2.jpg,a cat,2\n", "line 2 is"),
         (f"1.jpg,{'a' * 200_000},1\n", "not readable .field larger than field limit"),
     ],
 )
