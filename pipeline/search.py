@@ -30,10 +30,10 @@ from pipeline.explanation import Explanation, class_names_of, encode_regions, ex
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import find_captions, full_paths
+from pipeline.inputs.dataset import find_captions, find_stores, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
-from pipeline.runs import STARTER, TrainedRun, find_run, fitting_stores, load_run
+from pipeline.runs import BEST, RUNS, STARTER, TrainedRun, find_run, fitting_stores, load_run
 from pipeline.store.reader import StoreCollection
 
 BEST_REGIONS = 3  # boxes shown per photo
@@ -329,6 +329,8 @@ def open_search(
             trained = load_run(find_run(STARTER), where)
             collection = fitting_stores(trained, features, notes.append)
         except PipelineError:
+            if not features and not any(RUNS.glob(f"*/{BEST}")):
+                find_stores(features)  # without photos no run helps: this says how to get there
             raise error from None
         for line in [*notes, f"note: {error.message}; the starter's run is used"]:
             report(line)

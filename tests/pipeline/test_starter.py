@@ -61,6 +61,13 @@ def test_the_first_minutes(alone: Path) -> None:
     assert "windows pooled from tf_efficientnet_lite0" in scan("inspect", "features/photos").output
 
 
+def test_a_query_before_any_photo_asks_for_photos_and_not_for_a_training(alone: Path) -> None:
+    said = scan("retrieve", "--query", "a dog", "--device", "cpu")
+    assert said.exit_code == 2
+    assert "no feature store found" in said.output
+    assert "make one with: scan-pipeline extract --images DIR" in said.output
+
+
 def test_photos_without_features_are_named_each_time(alone: Path) -> None:
     photo = min(PHOTOS.glob("*.jpg"))
     (alone / "photos").mkdir()

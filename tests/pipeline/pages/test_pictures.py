@@ -59,10 +59,10 @@ def test_a_name_hides_no_small_box(top: int, bottom: int, row: int) -> None:
         assert tuple(drawn[(top + bottom) // 2, 20]) == (0, 0, 0)  # what is in the box is seen
 
 
-def test_a_photo_whose_region_has_no_name_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_named_by_its_file_as_on_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     monkeypatch.setattr("pipeline.pages.pictures._fitted", lambda text, *_: drawn.append(text) or text)
     (hit,) = answer(tmp_path, [(9, 9)], "a dog").hits
-    hit = replace(hit, image="sea/1.png", boxes=(replace(hit.boxes[0], name=""),))
-    draw_answers([Answer("a dog", 1, (hit,))], tmp_path / "p.png")
+    assert hit.boxes[0].name  # which stands on its box
+    draw_answers([Answer("a dog", 1, (replace(hit, image="sea/1.png"),))], tmp_path / "p.png")
     assert "1 · 0.500 · 1.png" in drawn

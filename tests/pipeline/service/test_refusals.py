@@ -160,12 +160,12 @@ def test_a_key_that_no_header_carries_is_refused(monkeypatch: pytest.MonkeyPatch
         serve(ServeConfig(port=0))
 
 
-def test_without_a_run_or_a_key_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_photos_or_a_key_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SCAN_PIPELINE_KEY", raising=False)
     said = scan("app", "--port", "0")
     assert said.exit_code == 2
-    assert "no trained run found" in said.stderr
+    assert "no feature store found" in said.stderr
     said = scan("serve", "--host", "0.0.0.0", "--port", "0")
     assert said.exit_code == 2
     assert "without a key anyone there could see the photos; set SCAN_PIPELINE_KEY" in said.stderr
