@@ -3,15 +3,16 @@
 Letters: N images, M captions, B captions of a batch, K regions, L words, D feature dimensions.
 """
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
@@ -121,10 +122,8 @@ class Batches:
         """The batch of some captions (B,); each distinct image once."""
         images, image_of_caption = np.unique(self.data.image_of_caption[captions], return_inverse=True)
         words = [self._words(caption, random) for caption in captions]
-        lengths = np.array([len(ids) for ids in words])
-        tokens = np.full((len(captions), lengths.max()), PAD, dtype=np.int64)
-        for row, ids in enumerate(words):
-            tokens[row, : len(ids)] = ids
+        lengths = torch.tensor([len(ids) for ids in words])
+        tokens = pad_sequence(list(map(torch.from_numpy, words)), batch_first=True, padding_value=PAD).long()
         group = self.group if min(len(images), len(captions)) >= self.group.size else ProcessGroup()
         regions = self._regions(len(images), random)
         own_images, own_captions = group.slice_of(len(images)), group.slice_of(len(captions))
@@ -133,9 +132,9 @@ class Batches:
             features = features.take_along_dim(torch.from_numpy(regions[own_images, :, None]), dim=1)
         return Batch(
             features,
-            torch.from_numpy(tokens[own_captions]),
-            torch.from_numpy(lengths[own_captions]),
-            torch.from_numpy(lengths),
+            tokens[own_captions],
+            lengths[own_captions],
+            lengths,
             torch.from_numpy(image_of_caption.astype(np.int64)),
             group.counts(len(images)),
             group.counts(len(captions)),
@@ -162,34 +161,11 @@ class Batches:
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, prepared by a thread while earlier ones are used. Reading releases the interpreter lock."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=PREFETCH)
-    stopped = threading.Event()
-
-    def put(item: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-            put(None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            put(error)
-
-    thread = threading.Thread(target=produce, daemon=True, name="batches")
-    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        ready = deque(pool.submit(next, batches, None) for _ in range(PREFETCH))
+        while (batch := ready.popleft().result()) is not None:
+            ready.append(pool.submit(next, batches, None))
+            yield batch
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -217,12 +217,9 @@ class Trainer:
             self.average.update(self.model, self.state.step + 1)
         return per_caption, norm
 
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = types.get(self.config.precision)
-        with torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None):
-            yield
+    def _autocast(self) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _log_step(self, epoch: int, batch: Batch, loss: Tensor, norm: Tensor, waited: float, bar: "tqdm[None]") -> None:
         value = float(loss)  # waits for the device: once in `log_every` steps

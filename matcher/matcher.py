@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from matcher.attention import Attention
 from matcher.config import ModelConfig
@@ -147,7 +148,4 @@ def only_direction(model: Matcher, direction: Attention | None) -> None:
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token id lists -> (B, L) padded with 0, and lengths (B,)."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
-    tokens = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)] = torch.tensor(sequence)
-    return tokens, lengths
+    return pad_sequence(list(map(torch.tensor, sequences)), batch_first=True), lengths

@@ -1,10 +1,10 @@
 """The numbers of a training run: `metrics.jsonl` for programs, TensorBoard events for people."""
 
 import json
-import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from configs.files import write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -21,9 +21,7 @@ class MetricsLog:
         if not write:
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        temporary = self.path.with_name(f".{METRICS}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self.path)
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def __enter__(self) -> "MetricsLog":
         if not self._writes:
@@ -34,9 +32,7 @@ class MetricsLog:
         self._events = SummaryWriter(str(self._run_dir), purge_step=self._step + 1 if self._step else None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writes:
             self._file.close()
             self._events.close()
