@@ -3,11 +3,12 @@
 Letters: N images, M captions, K regions, L words, T words of some captions together, E joint space.
 """
 
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 
-from matcher.attention import COSINE_EPS, Attention, attend, pool_weights
+from matcher.attention import COSINE_EPS, Attention, pool_weights
 from matcher.matcher import Matcher, PairExplanation
 from matcher.similarity import CrossAttention
 
@@ -22,17 +23,15 @@ class SCAN(Matcher):
 
     def score(self, regions: Tensor, packed: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """Equations 1 to 9 of the paper: (N, K, E), (T, E) -> (M, N)."""
-        return CrossAttention(**self.similarity_options())(regions, packed, groups)
+        return self.cross_attention()(regions, packed, groups)
 
     def score_photos(self, regions: Tensor, packed: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """Regions of one photo attend to those of the other, as words do in t2i, all counting the same."""
-        options = self.similarity_options("t2i") | {"pooling": "Mean"}
-        return CrossAttention(**options)(regions, packed, groups)
+        return replace(self.cross_attention("t2i"), pooling="Mean")(regions, packed, groups)
 
     def explain(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> PairExplanation:
         """Score, attention and contributions; `direction` asks for those of the other attention."""
-        options = self.similarity_options(direction)
-        score = CrossAttention(**options)(regions[None], words, [(1, len(words))])[0, 0]
+        score = self.cross_attention(direction)(regions[None], words, [(1, len(words))])[0, 0]
         return PairExplanation(
             score, self.attention(regions, words, direction), self.contributions(regions, words, direction)
         )
@@ -43,9 +42,7 @@ class SCAN(Matcher):
         Rows sum to one for t2i, columns for i2t. The same weights that the similarity is made of.
         """
         scores = (words @ regions.T).float()[None, :, None]  # (1, L, 1, K)
-        options = self.similarity_options(direction)
-        names = ("attention", "normalization", "softmax_temperature")
-        return attend(scores, **{name: options[name] for name in names})[0, :, 0]
+        return self.cross_attention(direction).attend(scores)[0, :, 0]
 
     def contributions(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> Tensor:
         """What each word and region adds to the score of one image (K, E) and one caption (L, E): (L, K).
@@ -54,20 +51,19 @@ class SCAN(Matcher):
         weight of its query in the pooling. With Mean, Sum and Max they add up to the score; with LogSumExp to the
         weighted mean of the cosines, which is the score less a part that no word makes.
         """
-        options = self.similarity_options(direction)
+        options = self.cross_attention(direction)
         weights = self.attention(regions, words, direction)  # (L, K)
         products = weights * (words @ regions.T).float()
-        if options["attention"] == "t2i":
+        if options.attention == "t2i":
             lengths = (words.norm(dim=-1) * (weights @ regions).norm(dim=-1))[:, None]  # (L, 1)
         else:
             lengths = regions.norm(dim=-1) * (weights.T @ words).norm(dim=-1)  # (K,)
         terms = products / lengths.clamp_min(COSINE_EPS)
-        context = 1 if options["attention"] == "t2i" else 0
+        context = 1 if options.attention == "t2i" else 0
         cosines = terms.sum(context, keepdim=True)
-        return terms * pool_weights(cosines, 1 - context, options["pooling"], options["lse_temperature"])
+        return terms * pool_weights(cosines, 1 - context, options.pooling, options.lse_temperature)
 
-    def similarity_options(self, direction: Attention | None = None) -> dict[str, Any]:
-        """The configuration's part of `matcher.similarity.cross_attention_similarity`; `direction` in its attention's place."""
-        names = ("attention", "normalization", "pooling", "softmax_temperature", "lse_temperature")
-        options = {name: getattr(self.config, name) for name in names}
-        return options | ({"attention": direction} if direction else {})
+    def cross_attention(self, direction: Attention | None = None) -> CrossAttention:
+        """The configured similarity; `direction` in its attention's place."""
+        options: dict[str, Any] = {field.name: getattr(self.config, field.name) for field in fields(CrossAttention)}
+        return CrossAttention(**options | ({"attention": direction} if direction else {}))

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from tqdm import tqdm
 
 from matcher.attention import (
@@ -41,39 +42,16 @@ MAX_SCORES = {"cpu": 1 << 20, "other": 1 << 24}
 Score = Callable[[Tensor, Tensor, list[tuple[int, int]]], Tensor]
 
 
-def cross_attention_similarity(
-    regions: Tensor,
-    words: Tensor,
-    lengths: Tensor | Sequence[int],
-    *,
-    attention: Attention,
-    normalization: Normalization = "clipped_l2norm",
-    pooling: Pooling = "LogSumExp",
-    softmax_temperature: float = 9.0,
-    lse_temperature: float = 6.0,
-) -> Tensor:
-    """SCAN similarity of each image to each caption (Lee et al., ECCV 2018), differentiable.
+def batch_similarity(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int], score: Score) -> Tensor:
+    """Similarity of each image to each caption by any score, differentiable: drops the padding, groups captions by length.
 
     regions: (N, K, D) region embeddings, of any length.
     words: (M, L, D) word embeddings, padded; what stands behind a caption's length is never read.
     lengths: (M,) words per caption, 1..L. Kept on the CPU it costs no device synchronisation.
-    attention: "t2i", words attend to regions, or "i2t", regions attend to words.
-    softmax_temperature, lse_temperature: λ of the attention's softmax and of the LogSumExp pooling; both multiply.
+    score: such as `CrossAttention("t2i")`.
 
     Returns (N, M) float32, larger is better. Memory grows as N·K·Σlengths: for more than a few hundred images use
-    `similarity_matrix`. Under autocast only the product of words and regions runs in the low precision; norms, softmax
-    and Gram matrices stay in float32.
-
-    Raises MatcherError on shapes that do not fit, lengths outside 1..L and unknown variants.
-    """
-    score = CrossAttention(attention, normalization, pooling, softmax_temperature, lse_temperature)
-    return batch_similarity(regions, words, lengths, score)
-
-
-def batch_similarity(regions: Tensor, words: Tensor, lengths: Tensor | Sequence[int], score: Score) -> Tensor:
-    """Similarity (N, M) by any score, differentiable: checks shapes, drops the padding and groups captions by length.
-
-    regions, words, lengths: as of `cross_attention_similarity`.
+    `similarity_matrix`.
 
     Raises MatcherError on shapes that do not fit and lengths outside 1..L.
     """
@@ -179,20 +157,59 @@ def similarity_matrix(
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """The score of SCAN; for its options see `cross_attention_similarity`."""
+    """The score of SCAN (Lee et al., ECCV 2018).
 
-    attention: Attention
+    Under autocast only the product of words and regions runs in the low precision; norms, softmax and Gram matrices stay
+    in float32.
+
+    Raises MatcherError on unknown variants.
+    """
+
+    attention: Attention  # t2i: words attend to regions; i2t: regions attend to words
     normalization: Normalization = "clipped_l2norm"
     pooling: Pooling = "LogSumExp"
-    softmax_temperature: float = 9.0
-    lse_temperature: float = 6.0
+    softmax_temperature: float = 9.0  # λ of the attention's softmax; it multiplies
+    lse_temperature: float = 6.0  # λ of the LogSumExp pooling; it multiplies
 
     def __post_init__(self) -> None:
         check_options(self.attention, self.normalization, self.pooling)
 
     def __call__(self, regions: Tensor, packed: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """See `Score`."""
-        return grouped_similarity(regions, packed, groups, self)
+        """(M, N) similarities of regions (N, K, D) and the packed words (T, D) of caption groups (captions, words in each)."""
+        N, K, D = regions.shape
+        words_query = self.attention == "t2i"
+        scores = packed @ regions.flatten(0, 1).T  # (T, NK), the one product that touches D
+        with torch.autocast(scores.device.type, enabled=False):
+            scores, regions, packed = scores.float(), regions.float(), packed.float()
+            # Few words, as of a query: their attended vectors cost less than the Gram matrices of all regions.
+            region_gram = regions @ regions.mT if words_query and len(packed) >= K else None  # (N, K, K)
+            region_norms = None if words_query else vector_norm(regions, dim=-1)  # (N, K)
+            rows = [captions * length for captions, length in groups]
+            similarities = []
+            # split, not slices: its backward is one concatenation
+            for (m, L), part, words in zip(groups, scores.split(rows), packed.split(rows), strict=True):
+                part, words = part.view(m, L, N, K), words.view(m, L, D)
+                weights = self.attend(part)
+                if not words_query:
+                    squares = attended_square(weights, words @ words.mT, "i2t")  # (m, N, K)
+                elif region_gram is None:
+                    squares = square_of_attended(weights, regions)  # (m, L, N)
+                else:
+                    squares = attended_square(weights, region_gram, "t2i")
+                norms = vector_norm(words, dim=-1) if region_norms is None else region_norms
+                cosines = query_cosines(part, weights, squares, norms, self.attention)  # (m, L, N) or (m, N, K)
+                queries = 1 if words_query else 2
+                similarities.append(pool(cosines, queries, pooling=self.pooling, lse_temperature=self.lse_temperature))
+            return torch.cat(similarities)
+
+    def attend(self, scores: Tensor) -> Tensor:
+        """See `matcher.attention.attend`."""
+        return attend(
+            scores,
+            attention=self.attention,
+            normalization=self.normalization,
+            softmax_temperature=self.softmax_temperature,
+        )
 
 
 @dataclass(frozen=True)
@@ -263,48 +280,3 @@ def pack(words: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
     starts = torch.repeat_interleave(order * L - (sizes.cumsum(0) - sizes), sizes)  # (T,)
     rows = starts + torch.arange(len(starts))
     return words.flatten(0, 1).index_select(0, rows.to(words.device))
-
-
-def grouped_similarity(
-    regions: Tensor, packed: Tensor, groups: list[tuple[int, int]], options: CrossAttention
-) -> Tensor:
-    """(M, N) similarities of regions (N, K, D) and the packed words (T, D) of caption groups (captions, words in each)."""
-    N, K, D = regions.shape
-    attention = options.attention
-    scores = packed @ regions.flatten(0, 1).T  # (T, NK), the one product that touches D
-    with torch.autocast(scores.device.type, enabled=False):
-        scores, regions, packed = scores.float(), regions.float(), packed.float()
-        # Few words, as of a query: their attended vectors cost less than the Gram matrices of all regions.
-        few_words = attention == "t2i" and len(packed) < K
-        region_gram = regions @ regions.mT if attention == "t2i" and not few_words else None  # (N, K, K)
-        query_norms = torch.linalg.vector_norm(packed if attention == "t2i" else regions, dim=-1)
-        rows = [captions * length for captions, length in groups]
-        similarities = []
-        # split, not slices: its backward is one concatenation
-        for (m, L), group_scores, group_words, norms in zip(
-            groups,
-            scores.split(rows),
-            packed.split(rows),
-            query_norms.split(rows) if attention == "t2i" else [query_norms] * len(groups),
-            strict=True,
-        ):
-            group_scores = group_scores.view(m, L, N, K)
-            weights = attend(
-                group_scores,
-                attention=attention,
-                normalization=options.normalization,
-                softmax_temperature=options.softmax_temperature,
-            )
-            if attention == "i2t":
-                group_words = group_words.view(m, L, D)
-                squares = attended_square(weights, group_words @ group_words.mT, attention)  # (m, N, K)
-            elif region_gram is None:
-                squares = square_of_attended(weights, regions)  # (m, L, N)
-            else:
-                squares = attended_square(weights, region_gram, attention)
-            norms = norms.view(m, L) if attention == "t2i" else norms
-            cosines = query_cosines(group_scores, weights, squares, norms, attention)  # (m, L, N) or (m, N, K)
-            queries = 1 if attention == "t2i" else 2
-            pooled = pool(cosines, queries, pooling=options.pooling, lse_temperature=options.lse_temperature)
-            similarities.append(pooled)
-        return torch.cat(similarities)

@@ -22,9 +22,9 @@ from matcher.data import CaptionedImages
 from matcher.loss import triplet_loss
 from matcher.methods import METHODS, make_matcher
 from matcher.scan import SCAN
-from matcher.similarity import PaddedWords, cross_attention_similarity
+from matcher.similarity import PaddedWords
 from matcher.vocabulary import SPECIAL, Vocabulary
-from tests.paper_loop import paper_similarity
+from tests.paper_loop import cross_attention_similarity, paper_similarity
 from tests.toy import ArraySource
 
 B, K, D, FEATURES = 128, 36, 1024, 2048
@@ -115,7 +115,7 @@ def bench_step(attention: str, goal: float) -> None:
             if name == "ours":
                 similarity = model.similarity(regions, words, lengths)
             else:
-                similarity = paper_similarity(regions, words, lengths.tolist(), **model.similarity_options())
+                similarity = paper_similarity(regions, words, lengths.tolist(), **vars(model.cross_attention()))
             optimizer.zero_grad(set_to_none=True)
             triplet_loss(similarity, torch.arange(B)).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)

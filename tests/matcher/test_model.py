@@ -14,8 +14,9 @@ from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.matcher import pad
 from matcher.scan import SCAN
-from matcher.similarity import CrossAttention, PaddedWords, cross_attention_similarity, similarity_matrix
+from matcher.similarity import CrossAttention, PaddedWords, similarity_matrix
 from matcher.vocabulary import Vocabulary
+from tests.paper_loop import cross_attention_similarity
 from tests.toy import DIMENSIONS, toy_world
 
 SMALL = {"feature_dim": DIMENSIONS, "embed_dim": 8, "word_dim": 6}

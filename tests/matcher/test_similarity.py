@@ -14,8 +14,7 @@ from matcher.attention import Attention, Normalization, Pooling, attend
 from matcher.errors import MatcherError
 from matcher.loss import triplet_loss
 from matcher.metrics import ranks, recalls
-from matcher.similarity import cross_attention_similarity
-from tests.paper_loop import paper_similarity
+from tests.paper_loop import cross_attention_similarity, paper_similarity
 
 TEMPERATURES = {"t2i": 9.0, "i2t": 4.0}
 VARIANTS = [(a, n, p) for a in get_args(Attention) for n in get_args(Normalization) for p in get_args(Pooling)]
