@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import clip_boxes_to_image, nms
 
 SCALE_CLAMP = math.log(1000.0 / 16)  # deltas never ask for exp() of more than this, as in Faster R-CNN
 
@@ -27,19 +27,16 @@ def apply_deltas(boxes: Tensor, deltas: Tensor, weights: Sequence[float], offset
 
 def clip(boxes: Tensor, height: float, width: float, offset: float) -> Tensor:
     """Boxes (…, 4) moved inside an image: to [0, width] in continuous geometry, to [0, width - 1] in Caffe's."""
-    x = boxes[..., 0::2].clamp(0, width - offset)
-    y = boxes[..., 1::2].clamp(0, height - offset)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+    return clip_boxes_to_image(boxes, (height - offset, width - offset))
 
 
-def iou_matrix(boxes: Tensor, offset: float) -> Tensor:
-    """Intersection over union of every pair: (R, 4) -> (R, R)."""
-    sides = (boxes[:, 2:] - boxes[:, :2] + offset).clamp(min=0)
-    areas = sides[:, 0] * sides[:, 1]
-    top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlap = (bottom_right - top_left + offset).clamp(min=0).prod(-1)
-    return overlap / (areas[:, None] + areas[None, :] - overlap)
+def iou_matrix(boxes: Tensor, others: Tensor, offset: float) -> Tensor:
+    """Intersection over union of every pair: (R, 4), (S, 4) -> (R, S)."""
+    first, second = boxes[:, None], others[None]
+    sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2]) + offset
+    overlap = sides.clamp(min=0).prod(-1)
+    areas = [(some[..., 2:] - some[..., :2] + offset).clamp(min=0).prod(-1) for some in (first, second)]
+    return overlap / (areas[0] + areas[1] - overlap)
 
 
 def nms_boxes(boxes: Tensor, scores: Tensor, threshold: float, offset: float) -> Tensor:

@@ -3,7 +3,7 @@
 An image's regions depend on that image alone: images share a backbone pass only where their resized shapes are equal
 (so nothing is padded), and the RoI head works proposal by proposal.
 
-    stage pixels (pinned) -> upload -> backbone -> proposals -> RoI head -> one download -> selection (on the host)
+    stage pixels (pinned) -> upload -> backbone -> proposals -> RoI head -> download -> selection (on the host)
 
 On a GPU nothing in between waits for it but the NMS of the proposals, once per image, which cannot know how many it keeps
 before it has run; everything that leads up to it is launched for all images first.
@@ -215,7 +215,7 @@ class RegionExtractor(RegionSource):
 
 
 class _Launched:
-    """A batch that a device works at. Its candidates come to the host's memory packed, in the only copy of a batch."""
+    """A batch that a device works at; its candidates are on their way to the host's memory."""
 
     def __init__(
         self,
@@ -224,12 +224,8 @@ class _Launched:
         select: Callable[[PreparedImage, Candidates], Regions],
     ):
         self.images, self.select = images, select
-        tensors = [list(vars(one).values()) for one in candidates]
-        self.forms = [[(tensor.shape, tensor.dtype) for tensor in of_image] for of_image in tensors]
-        packed = torch.cat([torch.cat(list(map(_as_columns, of_image)), 1) for of_image in tensors])  # (B R, …)
-        self.host = torch.empty(packed.shape, pin_memory=packed.is_cuda)
-        self.host.copy_(packed, non_blocking=packed.is_cuda)
-        self.copied = torch.cuda.Event() if packed.is_cuda else None
+        self.candidates = [Candidates(*map(_to_host, vars(one).values())) for one in candidates]
+        self.copied = torch.cuda.Event() if candidates[0].boxes.is_cuda else None
         if self.copied is not None:
             self.copied.record()
 
@@ -240,20 +236,12 @@ class _Launched:
     def result(self) -> list[Regions]:
         if self.copied is not None:
             self.copied.synchronize()
-        rows = self.host.split([form[0][0][0] for form in self.forms])
-        candidates = [Candidates(*_from_columns(*each)) for each in zip(rows, self.forms, strict=True)]
-        return list(map(self.select, self.images, candidates))
+        return list(map(self.select, self.images, self.candidates))
 
 
-def _as_columns(tensor: Tensor) -> Tensor:
-    """(R,) or (R, n) -> (R, n) float32, which holds every index of a class exactly."""
-    return (tensor if tensor.ndim == 2 else tensor[:, None]).float()
-
-
-def _from_columns(rows: Tensor, forms: list[tuple[torch.Size, torch.dtype]]) -> list[Tensor]:
-    """The tensors that `_as_columns` made the columns of rows (R, …) from, by their shapes and types."""
-    parts = rows.split([shape[1] if len(shape) == 2 else 1 for shape, _ in forms], dim=1)
-    return [part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, forms, strict=True)]
+def _to_host(tensor: Tensor) -> Tensor:
+    """Its copy; of a CUDA tensor in pinned memory, and not waited for."""
+    return tensor.to("cpu", non_blocking=tensor.is_cuda)
 
 
 INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_threshold", "rpn_min_size")

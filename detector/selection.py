@@ -36,7 +36,7 @@ def select_caffe(boxes: Tensor, probabilities: Tensor, num_regions: int, *, thre
         probabilities: (R, C) class posteriors without background.
         num_regions: K.
     """
-    overlaps = iou_matrix(boxes, 1.0) > threshold
+    overlaps = iou_matrix(boxes, boxes, 1.0) > threshold
     ceiling = probabilities.amax(0)  # (C,) no proposal counts for more in this class
     for floor in _floors(probabilities, num_regions):
         classes = (~(ceiling < floor)).nonzero()[:, 0]  # so that NaN is in

@@ -208,35 +208,9 @@ def load_network(network: Network) -> Any:
 
     state = torch.load(find_network(network), map_location="cpu", weights_only=True)
     model = create_model(network.name, pretrained=False)
-    model.load_state_dict({name: state[source] for name, source in parameter_names(model).items()})
+    # The names are those of another package. The order is timm's, of the one file that `find_network` lets through.
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     return model.eval()
-
-
-# Convolutions and norms of timm's two kinds of blocks -> those of efficientnet-lite-pytorch.
-_SEPARABLE = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
-_INVERTED = {
-    "conv_pw": "_expand_conv",
-    "bn1": "_bn0",
-    "conv_dw": "_depthwise_conv",
-    "bn2": "_bn1",
-    "conv_pwl": "_project_conv",
-    "bn3": "_bn2",
-}
-_OUTER = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
-
-
-def parameter_names(model: Any) -> dict[str, str]:
-    """timm's name of every tensor -> its name in the package's file, where blocks are counted through all stages."""
-    modules = dict(_OUTER)
-    blocks = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
-    for number, block in enumerate(blocks):
-        kind = _INVERTED if hasattr(model.get_submodule(block), "conv_pwl") else _SEPARABLE
-        modules |= {f"{block}.{ours}": f"_blocks.{number}.{theirs}" for ours, theirs in kind.items()}
-    names = {}
-    for name in model.state_dict():
-        module, _, parameter = name.rpartition(".")
-        names[name] = f"{modules[module]}.{parameter}"
-    return names
 
 
 def for_inference(model: Any, network: Network) -> nn.Module:
@@ -245,14 +219,12 @@ def for_inference(model: Any, network: Network) -> nn.Module:
     Norms, the pixels' scale and the order of channels go into the convolutions: exact in real numbers.
     """
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
-    stages = [block for stage in model.blocks for block in stage]
-    pairs = [(model, "conv_stem", "bn1"), (model, "conv_head", "bn2")]
-    for block in stages:
-        names = list(_INVERTED if hasattr(block, "conv_pwl") else _SEPARABLE)  # convolutions and norms in turn
-        pairs += [(block, conv, norm) for conv, norm in zip(names[::2], names[1::2], strict=True)]
-    for owner, conv, norm in pairs:
-        fold_norm(getattr(owner, conv), getattr(owner, norm))
-        setattr(owner, norm, getattr(owner, norm).act)
+    for owner in (model, *(block for stage in model.blocks for block in stage)):
+        convolutions = [layer for layer in owner.children() if isinstance(layer, nn.Conv2d)]
+        norms = [(name, layer) for name, layer in owner.named_children() if isinstance(layer, nn.BatchNorm2d)]
+        for convolution, (name, norm) in zip(convolutions, norms, strict=True):  # in turn
+            fold_norm(convolution, norm)
+            setattr(owner, name, norm.act)
     stem = model.conv_stem.weight
     model.conv_stem.weight = nn.Parameter(stem.flip(1) / network.pixel_scale, requires_grad=False)
     return nn.Sequential(model.conv_stem, model.bn1, model.blocks, model.conv_head, model.bn2)

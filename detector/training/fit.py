@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from configs.files import write_atomically
 from detector.config import DetectorConfig, DetectorFitConfig
@@ -40,7 +39,7 @@ from detector.training.trainer import (
 from detector.weights import load_weights, save_weights
 
 with detectron2_ready():
-    from detectron2.engine import HookBase, TrainerBase, hooks
+    from detectron2.engine import HookBase, TrainerBase, create_ddp_model, hooks
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
     from detectron2.utils.events import JSONWriter, TensorboardXWriter
@@ -99,7 +98,7 @@ def fit_detector(
     check_recipe(recipe, device := torch.device(device), folder, bool(start))
     seed_all_rng(recipe.seed + comm.get_rank())
     model = build(config, recipe, start).to(device)
-    wrapped = _distributed(model, device)
+    wrapped = create_ddp_model(model, device_ids=[device] if device.type == "cuda" else None)
     reader = RecordReader(config, data.read_image, training=True, flip=recipe.flip)
     trainer = make_trainer(wrapped, recipe, data.train, reader, workers=workers, done=steps_done(folder))
     before_writing()
@@ -269,12 +268,6 @@ def _average_statistics(model: nn.Module) -> None:
                     assert statistic is not None
                     dist.all_reduce(statistic)
                     statistic /= comm.get_world_size()
-
-
-def _distributed(model: TrainableDetector, device: torch.device) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 @contextmanager

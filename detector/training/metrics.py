@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+
+from detector.boxes import iou_matrix
 
 IOU = 0.5
 PER_IMAGE = 400
@@ -43,7 +46,8 @@ class ClassDetections:
             boxes: (n, 4) XYXY; classes: (n,); scores: (n,): what was found.
             true_boxes: (G, 4); true_classes: (G,): a box of several attributes stands there once for each.
         """
-        overlaps = inclusive_iou(boxes, true_boxes)
+        found, true = (torch.from_numpy(np.asarray(some, np.float64).reshape(-1, 4)) for some in (boxes, true_boxes))
+        overlaps = iou_matrix(found, true, 1.0).numpy()  # in whole pixels
         overlaps[classes[:, None] != true_classes[None, :]] = -1.0
         best = overlaps.argmax(1) if len(true_boxes) else np.zeros(len(boxes), dtype=np.int64)
         hit = np.take_along_axis(overlaps, best[:, None], 1)[:, 0] > IOU if len(true_boxes) else best > 0
@@ -103,12 +107,3 @@ def average_precision(correct: np.ndarray, truth: int) -> float:
     precision = hits / np.arange(1, len(correct) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(envelope[correct].sum() / truth)
-
-
-def inclusive_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU in whole pixels (width = x2 - x1 + 1) of every pair: (n, 4), (G, 4) -> (n, G)."""
-    first, second = np.asarray(boxes, np.float64).reshape(-1, 1, 4), np.asarray(others, np.float64).reshape(1, -1, 4)
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]) + 1
-    overlap = sides.clip(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2] + 1).prod(-1) for box in (first, second)]
-    return overlap / (areas[0] + areas[1] - overlap)

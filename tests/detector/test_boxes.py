@@ -62,8 +62,8 @@ def test_clip_and_overlap_in_both_geometries() -> None:
     assert clip(box, 100, 120, 0.0).tolist() == [[0, 2, 120, 100]]
     assert clip(box, 100, 120, 1.0).tolist() == [[0, 2, 119, 99]]
     pair = torch.tensor([[0.0, 0, 9, 9], [5, 0, 14, 9]])
-    np.testing.assert_allclose(iou_matrix(pair, 0.0)[0, 1], 36 / (81 + 81 - 36))
-    np.testing.assert_allclose(iou_matrix(pair, 1.0)[0, 1], 50 / (100 + 100 - 50))
+    np.testing.assert_allclose(iou_matrix(pair, pair, 0.0)[0, 1], 36 / (81 + 81 - 36))
+    np.testing.assert_allclose(iou_matrix(pair, pair, 1.0)[0, 1], 50 / (100 + 100 - 50))
 
 
 def test_nms_knows_its_geometry() -> None:

@@ -191,7 +191,7 @@ def test_a_gpu_finds_what_a_cpu_finds(small_weights: Path) -> None:
 
 
 @pytest.mark.parametrize("selection", ["caffe", "maxclass"])
-def test_packing_for_the_download_loses_nothing(selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_download_loses_nothing(selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, weights = network(BOTTLENECKS), Weights(BOTTLENECKS, {}, [], [], layout="seeded", sha256="")
     extractor = RegionExtractor(model, weights, selection=selection, device="cpu")
     with torch.inference_mode():
@@ -199,8 +199,8 @@ def test_packing_for_the_download_loses_nothing(selection: str, monkeypatch: pyt
     photo = extractor.prepare(np.zeros((96, 128, 3), np.uint8))
     launched = _Launched([photo] * 2, candidates, select=lambda _, found: found)  # type: ignore[arg-type,return-value]
     assert launched.done()
-    for packed, plain in zip(launched.result(), candidates, strict=True):
+    for downloaded, plain in zip(launched.result(), candidates, strict=True):
         for field in fields(Candidates):
-            left, right = getattr(packed, field.name), getattr(plain, field.name)
+            left, right = getattr(downloaded, field.name), getattr(plain, field.name)
             assert left.dtype == right.dtype
             assert torch.equal(left, right)

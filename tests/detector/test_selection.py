@@ -37,7 +37,7 @@ def proposals(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @settings(max_examples=200, deadline=None)
 def test_all_classes_at_once_equal_one_class_after_the_other(case: tuple[Tensor, Tensor]) -> None:
     boxes, scores = case
-    overlaps = iou_matrix(boxes, 1.0) > 0.3
+    overlaps = iou_matrix(boxes, boxes, 1.0) > 0.3
     kept = suppress_per_class(scores, overlaps).numpy()
     for index in range(scores.shape[1]):
         np.testing.assert_array_equal(kept[:, index], plain_nms(overlaps.numpy(), scores[:, index].numpy()))
@@ -79,7 +79,7 @@ def test_too_few_proposals_repeat_in_order(count: int) -> None:
 
 def select_with_plain_loop(boxes: Tensor, probabilities: Tensor, count: int) -> list[int]:
     """The published rule, one class after another over all proposals."""
-    overlaps = (iou_matrix(boxes, 1.0) > 0.3).numpy()
+    overlaps = (iou_matrix(boxes, boxes, 1.0) > 0.3).numpy()
     confidence = np.zeros(len(boxes), np.float32)
     for scores in probabilities.numpy().T:
         kept = plain_nms(overlaps, scores)
