@@ -58,7 +58,6 @@ def decode_photos(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=ahead // workers + 1 if workers else None,
-        collate_fn=_as_is,
         worker_init_fn=_quiet_worker,
     )
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for workers from their first moment on
@@ -153,10 +152,6 @@ def _room_to_share() -> bool:
         return shutil.disk_usage("/dev/shm").free >= SHARED_MEMORY
     except OSError:
         return False
-
-
-def _as_is(item: Any) -> Any:
-    return item
 
 
 def _quiet_worker(_: int) -> None:

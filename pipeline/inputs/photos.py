@@ -67,13 +67,17 @@ def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PI
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)
         _check_pixels(header.width // scale, header.height // scale, max_pixels)
-    image = _decode_with_opencv(data, REDUCED[scale]) if scale > 1 else decode_image(data)
-    height, width = image.shape[:2]
-    factor = longest_side / max(height, width)
-    if factor >= 1:
-        return image
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))  # a line of pixels keeps one
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrunk(_decode_with_opencv(data, REDUCED[scale]) if scale > 1 else decode_image(data), longest_side)
+
+
+def shrunk(photo: np.ndarray, longest_side: int) -> np.ndarray:
+    """A photo (H, W, 3), its longest side no longer than that."""
+    height, width = photo.shape[:2]
+    scale = longest_side / max(height, width)
+    if scale >= 1:
+        return photo
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))  # a line of pixels keeps one
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -98,8 +102,6 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
         with open(path, "rb") as file, open_image(file) as image:
             sideways = _orientation(image) in SIDEWAYS
             return (image.width, image.height) if sideways else (image.height, image.width)
-    except UnreadableImage:
-        raise
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror or error}") from error
 

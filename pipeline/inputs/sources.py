@@ -11,6 +11,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,11 +85,9 @@ class Folder(Source):
             )
 
     def _listed(self, path: str) -> Listed:
-        try:
-            status = os.stat(self.root / path)
-        except OSError:  # a broken link, or a file that vanished meanwhile
-            return Listed(path)
-        return Listed(path, status.st_size, status.st_mtime_ns)
+        with suppress(Gone):  # a broken link, or a file that vanished meanwhile
+            return Listed(path, *status(str(self.root / path)))
+        return Listed(path)
 
 
 class Containers(Source):
@@ -299,16 +298,10 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Count
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if _is_folder(entry):
+        # DirEntry's own raises for a link that points at itself
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
         elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
             yield prefix + entry.name  # broken links too: they become failure rows, not silent holes
         else:
             skipped[suffix] += 1
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points at itself
-        return False

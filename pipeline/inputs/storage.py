@@ -30,7 +30,7 @@ PROTOCOLS = ("s3", "gs", "http", "https", "hf")  # fsspec knows more, some of wh
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before what did not answer is asked again
 BLOCK = 8 << 20  # bytes that are fetched at once
 # What changes when a file does, in the words of S3, Google, HTTP and the hub
-MARKS = [
+MARKS = (
     "ETag",
     "etag",
     "generation",
@@ -41,7 +41,7 @@ MARKS = [
     "oid",
     "mtime",
     "updated",
-]
+)
 
 
 class Gone(PipelineError):

@@ -13,8 +13,9 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
 from pipeline.files import replacing
+from pipeline.inputs.photos import shrunk
 from pipeline.pages.kinds import kind_of
-from pipeline.pages.photos import data_uri, shrunk
+from pipeline.pages.photos import data_uri
 from pipeline.pages.render import render, script_json
 from pipeline.pages.style import ACCENT, FAINT, drawable, figure_style
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import UnreadableImage
-from pipeline.inputs.photos import read_image
+from pipeline.inputs.photos import read_image, shrunk
 
 QUALITY = 88  # of JPEG
 NARROWEST, WIDEST = 0.4, 3.5  # width by height of a gallery's cells
@@ -20,23 +20,9 @@ def photo_of(path: str) -> np.ndarray | None:
         return None
 
 
-def resized(photo: np.ndarray, width: float, height: float) -> np.ndarray:
-    """A photo (H, W, 3) in another size, each side at least one pixel."""
-    size = max(1, round(width)), max(1, round(height))
-    smaller = size[0] < photo.shape[1]
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
 def shape_of_cell(ratio: float) -> float:
     """Width by height of the cell that a photo gets in a gallery: its own, except that strips are fitted into less."""
     return min(max(ratio, NARROWEST), WIDEST)
-
-
-def shrunk(photo: np.ndarray, longest_side: int) -> np.ndarray:
-    """A photo (H, W, 3), its longest side no longer than that."""
-    height, width = photo.shape[:2]
-    scale = longest_side / max(height, width)
-    return resized(photo, width * scale, height * scale) if scale < 1 else photo
 
 
 def jpeg(photo: np.ndarray) -> bytes:

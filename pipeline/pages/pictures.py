@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.answer import Answer, Hit
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.inputs.photos import shrunk
 from pipeline.pages.kinds import REGIONS as NO_WINDOWS
 from pipeline.pages.kinds import Kind
-from pipeline.pages.photos import photo_of, shape_of_cell, shrunk
+from pipeline.pages.photos import photo_of, shape_of_cell
 from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
 
 WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos

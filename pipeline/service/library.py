@@ -14,12 +14,11 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import open_image, read_thumbnail
-from pipeline.pages.photos import QUALITY
+from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.reader import Shard, StoreCollection
 from pipeline.store.roots import split_place
@@ -94,10 +93,9 @@ class Library:
         return list(numbers), np.array(folder_of, np.int32)
 
     @property
-    def folders(self) -> np.ndarray:
-        """(N,) of the photos' names, "" where there is none."""
-        names, folder_of = self._distinct_folders
-        return np.array(names, dtype=object)[folder_of]
+    def folders(self) -> list[str]:
+        """The folders of the photos' names, "" where there is none."""
+        return self._distinct_folders[0]
 
     def _is_below(self, wanted: str) -> np.ndarray:
         """(N,) whether a photo is in a folder or below it; "./2024/" means "2024"."""
@@ -176,7 +174,7 @@ class Library:
                 self._thumbnails.move_to_end(tag)
                 return self._thumbnails[tag]
         try:
-            content = _jpeg(self.place(row), side)
+            content = jpeg(read_thumbnail(self.place(row), side, max_pixels=MOST_PIXELS))
         except UnreadableImage as error:
             raise PipelineError(f"{self.names[row]}: {error}") from error
         with self._lock:
@@ -195,11 +193,6 @@ def refuse_unknown_store(name: str, stores: Sequence[str]) -> None:
     """Raises a PipelineError where a filter names none of the stores."""
     if name and not any(is_named(name, store) for store in stores):
         raise PipelineError(f"filter.store {name!r}: no such store", f"expected one of {', '.join(stores)}")
-
-
-def _jpeg(place: str, side: int) -> bytes:
-    photo = read_thumbnail(place, side, max_pixels=MOST_PIXELS)
-    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def _shows(shard: Shard, name: str) -> np.ndarray:

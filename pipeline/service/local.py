@@ -96,7 +96,7 @@ class Generation:
         return Index(
             Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection), self.candidates,
             tuple(str(store.path) if local else store.path.name for store in stores),
-            tuple(sorted({folder for folder in self.library.folders if folder})[:MOST_FOLDERS]),
+            tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
             self._takes_uploads(),
             is_starter(self.collection.extraction),
             {},
@@ -167,7 +167,8 @@ class LocalService:
         self.config = replace(config, run=str(self.generation.run.folder))
         self.metrics, self.say, self._seen = metrics, say, self.generation.stamp()
         self.batches = Batches(_answer, config.queue, metrics.batch.observe)
-        self.uploads = Batches(_captions, UPLOADS)  # apart: a detector may take seconds
+        # apart: a detector may take seconds
+        self.uploads = Batches(lambda generation, photos: list(map(generation.captions_of, photos)), UPLOADS)
         metrics.waiting.set_function(lambda: len(self.batches.waiting))
         metrics.photos.set_function(lambda: len(self.generation.collection))
         self._decoding, self._reloading = asyncio.Semaphore(DECODERS), asyncio.Lock()
@@ -297,10 +298,6 @@ def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> lis
         answer = search.similar(words, common.limit, rows=among, **how)
         answers.append(_described(generation, common, answer, image=name))
     return answers
-
-
-def _captions(generation: Generation, photos: list[bytes]) -> list[Captions]:
-    return [generation.captions_of(photo) for photo in photos]
 
 
 def _described(

@@ -54,12 +54,10 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
         address = f"http://{host}:{listener.getsockname()[1]}"
         say(f"{service}. Open {address}{f'/?key={key}' if page and key else ''}")
         stop = int(config.timeout) + 5  # seconds: a client that stalls must not hold the process for ever
-        options: dict[str, Any] = {
-            "log_level": "warning",
-            "timeout_keep_alive": KEEP_ALIVE,
-            "timeout_graceful_shutdown": stop,
-        }
-        uvicorn.Server(uvicorn.Config(server.app(), **options)).run(sockets=[listener])
+        settings = uvicorn.Config(
+            server.app(), log_level="warning", timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=stop
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
