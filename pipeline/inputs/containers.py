@@ -29,6 +29,7 @@ from pipeline.inputs.captions import split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
 from pipeline.store.format import stays_inside
 
+VERSION = 2  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -36,8 +37,15 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
 IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
-# Where captions are looked for; the first of these that is there holds them
-CAPTIONS = ("sentences", "captions", "txt", "caption", r"(?:captions?|sentence|text)_?\d+", "text", "description")
+# Where captions are looked for; the first of these that is there holds them: caption, caption_2, … are captions of one photo
+NUMBERED = r"(?:_?\d+)?"
+CAPTIONS = (
+    "sentences",
+    "captions",
+    "txt",
+    *(f"{word}{NUMBERED}" for word in ("captions?", "sentence", "text")),
+    "description",
+)
 
 
 @dataclass
@@ -105,7 +113,9 @@ def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
 def _kept(place: str, found: Status) -> Path | None:
     """Where the index of a container is kept; None: the user has no cache."""
     try:
-        key = hashlib.sha256(f"{place}\n{found.size}\n{found.mtime_ns}".encode(errors="surrogateescape")).hexdigest()
+        key = hashlib.sha256(
+            f"{VERSION}\n{place}\n{found.size}\n{found.mtime_ns}".encode(errors="surrogateescape")
+        ).hexdigest()
         return cache_root() / "containers" / f"{key[:32]}.json"
     except DetectorError:
         return None
@@ -193,9 +203,12 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     titles = [_title(record, image) or f"{stem}/{row:06}" for row, (_, _, record) in enumerate(rows)]
     if not _same_for_one_name(place, titles, rows):
         titles = [f"{stem}/{row:06}" for row in range(len(rows))]
+    numbers = Counter[str]()  # of captions so far: a photo may have a row for each
     for title, (group, row, record) in zip(titles, rows, strict=True):
         index.photos.setdefault(title, (group, row))
-        index.captions += _captions(title, record, place, columns)
+        for one in _captions(title, record, place, columns, numbers[title]):
+            numbers[title] += len(one["sentences"])
+            index.captions.append(one)
     return index
 
 
@@ -284,13 +297,17 @@ def _damage(what: str) -> Iterator[None]:
         raise UnreadableImage(f"{what} ({first_line(error)})") from error
 
 
-def _captions(name: str, record: Mapping[str, Any], place: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The captions of a photo as an image of Karpathy's files; nothing where it has none."""
+def _captions(
+    name: str, record: Mapping[str, Any], place: str, columns: Sequence[str], first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """The captions of a photo, numbered from `first`, as an image of Karpathy's files; nothing where it has none."""
     texts = _texts(record, columns)
     if not texts:
         return
     ids = record.get("sentids")
-    ids = ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{n}" for n in range(len(texts))]
+    ids = (
+        ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{first + n}" for n in range(len(texts))]
+    )
     split = record.get("split")
     known = next((record[key] for key in IDS if isinstance(record.get(key), int | str)), name)
     yield {
@@ -306,7 +323,7 @@ def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     for pattern in [re.escape(name) for name in columns] or CAPTIONS:
         values = [value for key, value in record.items() if re.fullmatch(pattern, key, re.IGNORECASE)]
         if texts := [text for value in values for text in _flat(value) if text.strip()]:
-            return texts
+            return list(dict.fromkeys(texts)) if len(values) > 1 else texts  # caption may repeat caption_0
     return []
 
 

@@ -4,20 +4,22 @@ Delimiter and columns come from the header where there is one, else from the fir
 ways is refused with its number.
 """
 
+import ast
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 
 DELIMITERS = ("\t", "|", ";", ",")
-IMAGE_WORDS = {
-    *("image", "images", "image_id", "image_name", "image_path", "img"),
-    *("filename", "file_name", "file", "filepath"),
-}
-CAPTION_WORDS = {"caption", "captions", "comment", "text", "sentence", "description"}
+IMAGE_WORDS = (  # the first that is there: a file's name says more than the number of an image
+    *("file_name", "filename", "image_name", "image_path", "filepath", "file"),
+    *("image", "images", "img", "image_id"),
+)
+CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
@@ -28,7 +30,7 @@ class TableRow:
     """One row."""
 
     image: str
-    caption: str
+    captions: tuple[str, ...]
     split: str = ""  # as the table has it
 
 
@@ -40,7 +42,7 @@ class _Layout:
     header: bool
     columns: int
     image: int
-    caption: int
+    captions: tuple[int, ...]
     split: int | None = None
 
 
@@ -72,21 +74,26 @@ def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
-        image = next((index for index, name in enumerate(names) if name in IMAGE_WORDS), None)
-        caption = next((index for index, name in enumerate(names) if name in CAPTION_WORDS), None)
+        image = next((names.index(word) for word in IMAGE_WORDS if word in names), None)
+        captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
         if image is None or len(names) < 2:
             continue
-        if caption is None and len(names) == 2 and image == 0:
-            caption = 1
-        if caption is None:
+        if not captions and len(names) == 2 and image == 0:
+            captions = (1,)
+        if not captions:
             raise PipelineError(
-                f"{path}: line 1 has the columns {', '.join(names)[:SHOWN]}; expected one of {', '.join(sorted(CAPTION_WORDS))}"
+                f"{path}: line 1 has the columns {', '.join(names)[:SHOWN]}; expected one of {', '.join(CAPTION_WORDS)}"
             )
         split = names.index("split") if "split" in names else None
-        return _Layout(delimiter, True, len(names), image, caption, split)
+        return _Layout(delimiter, True, len(names), image, captions, split)
     named = [mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE)]
     found = [mark for mark in DELIMITERS if mark in first]
-    return _Layout("\t" if "\t" in found else (named or [","])[0], False, 2, 0, 1)
+    return _Layout("\t" if "\t" in found else (named or [","])[0], False, 2, 0, (1,))
+
+
+def _columns_of(word: str, names: list[str]) -> tuple[int, ...]:
+    """The columns of a word and of its numbers: caption, caption_2, … are captions of one photo."""
+    return tuple(index for index, name in enumerate(names) if re.fullmatch(rf"{word}(?:_?\d+)?", name))
 
 
 def _is_numbered(lines: list[str], layout: _Layout) -> bool:
@@ -148,7 +155,7 @@ def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _La
 
 
 def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout) -> TableRow:
-    columns, caption = layout.columns, layout.caption
+    columns, caption = layout.columns, layout.captions[0]
     if len(fields) > columns and caption == columns - 1:  # delimiters of a caption without quotes
         if f'{layout.delimiter}"' in line:
             raise PipelineError(
@@ -164,4 +171,15 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
             + (f"{columns} columns" if layout.header else "image<TAB>caption or image,caption")
         )
     split_name = "" if layout.split is None else fields[layout.split].strip()
-    return TableRow(fields[layout.image].strip(), fields[caption].strip(), split_name)
+    captions = tuple(text for column in layout.captions for text in _listed(fields[column].strip()))
+    return TableRow(fields[layout.image].strip(), captions, split_name)
+
+
+def _listed(field: str) -> list[str]:
+    """The captions of a field: pandas writes a list of them as ['A dog', 'A cat']."""
+    if field.startswith(("['", '["')) and field.endswith("]"):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # ast's own; then it is one caption
+            found = ast.literal_eval(field)
+            if all(isinstance(text, str) for text in found):
+                return list(found)
+    return [field]

@@ -46,6 +46,33 @@ def test_karpathy_restval_is_train_and_cocoid_survives(tmp_path: Path) -> None:
     ]
 
 
+def test_every_numbered_column_of_captions_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", "image_id,file_name,caption,caption_2,caption_number\n17,a.jpg,A dog,A cat,2\n")
+    assert [(one.text, one.image, one.caption_id) for one in read_captions(path)] == [
+        ("A dog", "a.jpg", "a.jpg#0"),
+        ("A cat", "a.jpg", "a.jpg#1"),
+    ]
+    path = write(tmp_path / "c.csv", "image,text,caption1,caption2\na.jpg,Title,A dog,\nb.jpg,Title,A cat,A boat\n")
+    notes: list[str] = []
+    assert [one.text for one in read_captions(path, notes)] == ["A dog", "A cat", "A boat"]
+    assert notes == [f"{path}: skipped 1 empty captions"]
+
+
+@pytest.mark.parametrize(
+    "cell", ['"[""A dog"", ""It\'s a cat""]"', '"[\'A dog\', ""It\'s a cat""]"'], ids=["json", "pandas"]
+)
+def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
+    """As the hub's table of Flickr30K has them, and as pandas writes a column of lists."""
+    path = write(
+        tmp_path / "c.csv", f'raw,sentids,split,filename\n{cell},"[0, 1]",val,a.jpg\n"[a sign]",[2],test,b.jpg\n'
+    )
+    assert [(one.text, one.image, one.split) for one in read_captions(path)] == [
+        ("A dog", "a.jpg", "dev"),
+        ("It's a cat", "a.jpg", "dev"),
+        ("[a sign]", "b.jpg", "test"),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [

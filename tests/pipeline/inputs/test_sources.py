@@ -251,8 +251,9 @@ def test_parquet_as_people_write_it(place: Path) -> None:
         [
             {
                 "image": [{"bytes": one, "path": None} for one in data],
-                "caption_0": list("abcd"),
-                "caption_1": list("efgh"),
+                "caption": list("abcd"),
+                "caption_2": list("efgh"),
+                "caption_3": list("aeib"),  # repeats
             },
             {"jpg": data, "filename": names, "sentences": [[{"raw": text}] for text in "abcd"]},
             {"image": [{"bytes": data[0], "path": "1.jpg"}] * 4, "text": list("abcd")},  # a row a caption
@@ -265,9 +266,14 @@ def test_parquet_as_people_write_it(place: Path) -> None:
         index = containers.index_of(str(place / f"{number}.parquet"), ("answer",) if number == 3 else ())
         captions = [[sentence["raw"] for sentence in one["sentences"]] for one in index.captions]
         found[number] = (list(index.photos), captions)
-    assert found[0] == ([f"0/{row:06}" for row in range(4)], [["a", "e"], ["b", "f"], ["c", "g"], ["d", "h"]])
+    assert found[0] == (
+        [f"0/{row:06}" for row in range(4)],
+        [["a", "e"], ["b", "f", "e"], ["c", "g", "i"], ["d", "h", "b"]],
+    )
     assert found[1] == (names, [["a"], ["b"], ["c"], ["d"]])
     assert found[2] == (["1.jpg"], [["a"], ["b"], ["c"], ["d"]])
+    numbers = [one["sentences"][0]["sentid"] for one in containers.index_of(str(place / "2.parquet"), ()).captions]
+    assert numbers == ["1.jpg#0", "1.jpg#1", "1.jpg#2", "1.jpg#3"]
     assert found[3] == ([f"3/{row:06}" for row in range(4)], [["a"], ["b"], ["c"], ["d"]])
     pq.write_table(pa.table({"url": ["http://localhost/1.jpg"], "caption": ["a"]}), place / "links.parquet")
     with pytest.raises(PipelineError, match=r"no column of images .*found url, caption; a dataset of links"):
