@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, run_option
 from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
+from pipeline.inputs.dataset import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
@@ -51,6 +52,8 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     config = replace(config, query=(*config.query, *_read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
+    if (config.captions or config.weights) and not config.image:
+        raise PipelineError("--captions and --weights: of a photo that captions are found for", "give --image ID|PATH")
     search = open_search(
         config.run,
         config.features,
@@ -62,7 +65,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
-        paths = [Path(path) for path in config.captions] or search.caption_files()
+        paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
     found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}

@@ -163,7 +163,7 @@ def find_run(folder: str | None) -> Path:
     Raises:
         PipelineError: no run there, or none at all.
     """
-    if folder == STARTER and not Path(folder).is_dir():
+    if folder == STARTER and not (Path(folder) / BEST).is_file():
         return SHIPPED
     if folder and (name := hub_name(folder)):
         return _published_checkpoint(name) if name.file else fetch_folder(name, "--run", kind="model")
@@ -173,13 +173,22 @@ def find_run(folder: str | None) -> Path:
         if not (Path(folder) / BEST).is_file():
             raise PipelineError(f"{folder}: has no {BEST}; expected a run folder made by scan-pipeline train")
         return Path(folder)
-    found = sorted(RUNS.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise PipelineError(
-            f"{RUNS.resolve()}: no trained run found (looked for {RUNS}/*/{BEST})",
-            "make one with: scan-pipeline train, or name it with --run",
-        )
-    return found[-1].parent
+    if not (found := newest_runs()):
+        raise no_run()
+    return found[0]
+
+
+def no_run() -> PipelineError:
+    """Why nothing under `runs/` can be taken."""
+    return PipelineError(
+        f"{RUNS.resolve()}: no trained run found (looked for {RUNS}/*/{BEST})",
+        "make one with: scan-pipeline train, or name it with --run",
+    )
+
+
+def newest_runs() -> list[Path]:
+    """The run folders under `runs/`, the one whose model is newest first."""
+    return [path.parent for path in sorted(RUNS.glob(f"*/{BEST}"), key=lambda path: -path.stat().st_mtime)]
 
 
 def import_original(source: Path, vocabulary: str, folder: Path, imported: str, hub: str = "") -> OriginalCheckpoint:
@@ -247,11 +256,10 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
 
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
-    """Stores the run can read: the named ones must fit, of those under features/ the others are skipped."""
-    if not features and not any(FEATURES.glob(f"*/{MANIFEST}")):
-        return open_stores(run.stores())
+    """Stores the run can read: the named ones must fit; of those under features/, or else of its own, the others are skipped."""
+    there = features or any(FEATURES.glob(f"*/{MANIFEST}"))
     fitting, reasons = [], []
-    for path in find_stores(features):
+    for path in find_stores(features) if there else run.stores():
         store = open_store(path)
         reason = run.incompatibility(store) or ("" if len(store) else "no photo extracted yet")
         if not reason or (features and not len(store)):  # a named one is refused by `open_stores`

@@ -30,10 +30,10 @@ from pipeline.explanation import Explanation, class_names_of, encode_regions, ex
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import find_captions, find_stores, full_paths
+from pipeline.inputs.dataset import distinct, find_captions, find_stores, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract
-from pipeline.runs import BEST, RUNS, STARTER, TrainedRun, find_run, fitting_stores, load_run
+from pipeline.runs import SHIPPED, TrainedRun, find_run, fitting_stores, load_run, newest_runs, no_run
 from pipeline.store.reader import StoreCollection
 
 BEST_REGIONS = 3  # boxes shown per photo
@@ -76,10 +76,10 @@ class Search:
     def caption_files(self) -> list[Path]:
         """The captions of the run; of one that was fetched or moved without them, those of the photos searched."""
         try:
-            return self.run.captions()
+            return distinct(self.run.captions())
         except PipelineError as gone:
             try:
-                return [find_captions(store) for store in self.collection.stores]
+                return distinct([find_captions(store) for store in self.collection.stores])
             except PipelineError:
                 raise gone from None
 
@@ -104,7 +104,7 @@ class Search:
         Args:
             queries: sentences.
             top, offset: results `offset` + 1 to `offset` + `top`.
-            rows: of the collection, to search among; None: all.
+            rows: of the collection, to search among, as numbers or as a mask (N,); None: all.
             boxes: whether to find the regions that made each score, which costs more than the ranking of a small collection.
             exact: compare every photo exactly, also where there is an index of many.
             candidates: photos to compare exactly, at least; 0: as many as were measured to hold the exact best.
@@ -112,7 +112,11 @@ class Search:
 
         Raises:
             PipelineError: a sentence without a word that the run knows.
+            IndexError, TypeError, ValueError: rows, a number or queries of no meaning.
         """
+        if isinstance(queries, str):  # whose letters would be sentences
+            raise TypeError(f"queries: {queries!r}, expected a list of sentences")
+        rows = self._chosen(rows, top, offset)
         unknown = [known_words(self.run, query) for query in queries]
         count = 0 if exact else max(candidates, DEEPER * (offset + top))
         compared = self._compared(EncodedCaptions(self.run.model, queries), rows, count)
@@ -139,7 +143,7 @@ class Search:
             image: id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
             top, offset, rows, exact, candidates, min_score: as of `photos`.
         """
-        name = path = ""
+        name, path, rows = "", "", self._chosen(rows, top, offset)
         if isinstance(image, str):
             found = self.find(image)
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
@@ -258,6 +262,16 @@ class Search:
             compared.append((candidates, scores[:, 0]))
         return compared
 
+    def _chosen(self, rows: np.ndarray | None, top: int, offset: int) -> np.ndarray | None:
+        """The rows (n,) of a request as numbers, ascending, each once; None: all."""
+        if min(top, offset) < 0:
+            raise ValueError(f"top {top} and offset {offset}: expected 0 or more")
+        if rows is None:
+            return None
+        chosen = np.zeros(len(self.collection), bool)
+        chosen[rows] = True
+        return np.flatnonzero(chosen)
+
     def _answer(self, query: str, rows: np.ndarray | None, compared: np.ndarray, hits: Any, **more: Any) -> Answer:
         searched = len(self.collection if rows is None else rows)
         return Answer(query, searched, hits, compared=len(compared) if len(compared) < searched else 0, **more)
@@ -318,22 +332,11 @@ def open_search(
         PipelineError: no run, or no store that fits it.
     """
     where = pick_device(device)
-    try:
-        trained = load_run(find_run(run or None), where)
+    if run:
+        trained = load_run(find_run(run), where)
         collection = fitting_stores(trained, features, report)
-    except PipelineError as error:
-        if run:
-            raise
-        notes: list[str] = []
-        try:
-            trained = load_run(find_run(STARTER), where)
-            collection = fitting_stores(trained, features, notes.append)
-        except PipelineError:
-            if not features and not any(RUNS.glob(f"*/{BEST}")):
-                find_stores(features)  # without photos no run helps: this says how to get there
-            raise error from None
-        for line in [*notes, f"note: {error.message}; the starter's run is used"]:
-            report(line)
+    else:
+        trained, collection = _newest_that_fits(features, where, report)
     return Search(
         trained,
         collection,
@@ -343,6 +346,37 @@ def open_search(
         memory_budget=memory_budget,
         report=report,
     )
+
+
+def _newest_that_fits(
+    features: Sequence[str], device: torch.device, report: Callable[[str], Any]
+) -> tuple[TrainedRun, StoreCollection]:
+    """The newest run under runs/ that fits stores, or the shipped one, and these stores; `report` takes why a newer one does not.
+
+    Raises:
+        PipelineError: none fits; it says why neither the newest does nor the shipped one.
+    """
+    runs = newest_runs()
+    failed = [] if runs else [no_run()]
+    if not runs:
+        find_stores(features)  # without photos no run helps: this says how to get there
+    for folder in [*runs, SHIPPED]:
+        notes: list[str] = []
+        try:
+            trained = load_run(folder, device)
+            collection = fitting_stores(trained, features, notes.append)
+        except PipelineError as error:
+            failed.append(error)
+            continue
+        used = "the starter's run" if trained.is_shipped else trained.name
+        for line in [*notes, *(f"note: {error.message}; {used} is used" for error in failed[:1])]:
+            report(line)
+        return trained, collection
+    first, last = failed[0], failed[-1]
+    if first.message == last.message:
+        raise first
+    remedies = " or: ".join(filter(None, (first.remedy, last.remedy)))
+    raise PipelineError(f"{first.message}; with the starter's run: {last.message}", remedies)
 
 
 def known_words(run: TrainedRun, query: str) -> dict[str, str]:

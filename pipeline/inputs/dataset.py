@@ -47,24 +47,30 @@ class Dataset:
 
 
 def find_stores(paths: Sequence[str | Path]) -> list[Path]:
-    """The given store folders, fetched where they are names of the hub, or every store under `features/`.
+    """The given store folders, fetched where they are names of the hub, or every store under `features/`; each once.
 
     Raises:
         PipelineError: a path that is no store, or none at all.
     """
     if paths:
         asked = [hub_name(str(path)) for path in paths]
-        return [
+        stores = [
             fetch_folder(name, "--features", kind="dataset") if name else Path(path)
             for path, name in zip(paths, asked, strict=True)
         ]
+        return distinct(stores)
     found = sorted(path.parent for path in FEATURES.glob(f"*/{MANIFEST}"))
     if not found:
         raise PipelineError(
             f"{FEATURES.resolve()}: no feature store found (looked for {FEATURES}/*/{MANIFEST})",
             "make one with: scan-pipeline extract --images DIR, or name it with --features",
         )
-    return found
+    return distinct(found)
+
+
+def distinct(paths: Sequence[Path]) -> list[Path]:
+    """Stores or files, each once, however it is spelled and linked."""
+    return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
 
 
 def find_captions(store: Store, notes: list[str] | None = None) -> Path:
@@ -120,8 +126,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         for store in collection.stores
         if not store.complete
     ]
-    paths = [Path(path) for path in caption_files] or _captions_of(collection.stores, notes)
-    paths = list({path.resolve(): path for path in paths[::-1]}.values())[::-1]  # one file may have two names
+    paths = distinct([Path(path) for path in caption_files] or _captions_of(collection.stores, notes))
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     index = ImageIndex(collection.image_ids, full_paths(collection))
 

@@ -1,6 +1,7 @@
 """The way to an answer: from Python, by name, with unknown words, from a cache, and between photos."""
 
 import json
+import os
 import shlex
 import shutil
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, class_names_of, region_name
 from pipeline.inputs.captions import read_captions
 from pipeline.photo_lookup import find_row
+from pipeline.runs import find_run, load_run
 from pipeline.search import Search, open_search
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
@@ -69,6 +71,22 @@ def test_pages_and_filters_of_results(opened: Search) -> None:
     assert {hit.image for hit in some.hits} == {opened.collection.image_ids[row] for row in rows}
     assert some.searched == 3
     assert opened.photos(["a dog"], 5, offset=40)[0].hits == ()
+
+
+def test_a_mask_chooses_rows_and_what_means_nothing_is_refused(opened: Search) -> None:
+    mask = np.arange(len(opened.collection)) >= 18
+    for some in (mask, [19, 18, 19], np.array([-1, -2])):
+        (answer,) = opened.photos(["a dog"], rows=some)
+        assert {hit.image for hit in answer.hits} == set(opened.collection.image_ids[18:])
+        assert answer.searched == len(answer.hits) == 2
+        assert opened.similar(opened.collection.image_ids[0], rows=some).searched == 2
+    for wrong in ({"top": -1}, {"offset": -1}, {"rows": [20]}, {"rows": mask[:5]}):
+        with pytest.raises((ValueError, IndexError)):
+            opened.photos(["a dog"], **wrong)
+        with pytest.raises((ValueError, IndexError)):
+            opened.similar(opened.collection.image_ids[0], **wrong)
+    with pytest.raises(TypeError, match="expected a list of sentences"):
+        opened.photos("a dog")
 
 
 def test_the_json_is_as_its_schema_says(inside: Path) -> None:
@@ -239,20 +257,37 @@ def test_weak_matches(opened: Search) -> None:
     assert "note: no good match: the best is weak" in str(hopeless)
 
 
-def test_the_shipped_run_is_taken_where_none_fits(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Path("runs/t2i_mean").resolve()
-
-    def find(folder: str | None) -> Path:
-        if folder == "starter":
-            return own
-        raise PipelineError("runs: no trained run found", "make one")
-
-    monkeypatch.setattr(search, "find_run", find)
+def test_the_newest_run_that_fits_is_taken_and_else_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = find_run("starter")
+    kind = load_run(shipped, torch.device("cpu")).data["extraction"]
+    make_store(Path("features/windows"), ["1.jpg"], feature_dim=1280, extraction=kind)
+    Path("starter").mkdir()  # of photos, say
     notes: list[str] = []
-    assert open_search(report=notes.append).run.folder == own
-    assert notes == ["note: runs: no trained run found; the starter's run is used"]
-    with pytest.raises(PipelineError, match="no trained run found"):
-        open_search("runs/mine")  # one that was asked for is never replaced
+    assert open_search(report=notes.append).run.is_shipped
+    assert open_search("starter").run.is_shipped
+    no_run = "runs: no trained run found (looked for runs/*/best.safetensors)"
+    assert notes == [f"note: {tmp_path}/{no_run}; the starter's run is used"]
+    for age, (name, extraction) in enumerate([("newest", {"other": 1}), ("older", kind), ("oldest", kind)]):
+        run = shutil.copytree(shipped, Path("runs", name), ignore=shutil.ignore_patterns("photos", "*.py"))
+        data = json.loads((run / "data.json").read_text())
+        data["data"]["extraction"] = extraction
+        (run / "data.json").write_text(json.dumps(data))
+        os.utime(run / "best.safetensors", (1e9 - age, 1e9 - age))
+    notes.clear()
+    assert open_search(report=notes.append).run.folder == Path("runs/older")
+    assert [note.endswith("runs/older is used") for note in notes] == [True]
+    with pytest.raises(PipelineError, match="runs/newest cannot read it"):
+        open_search("runs/newest", ["features/windows"])  # one that was asked for is never replaced
+    shutil.rmtree("runs")
+    with pytest.raises(
+        PipelineError, match=r"no trained run found.*features/nothing: not a feature store"
+    ):  # both reasons
+        open_search(features=["features/nothing"])
+    twice = open_search(features=["features/windows", "./features/windows/"], report=notes.append)
+    assert len(twice.collection) == 1
 
 
 def test_without_boxes_none_are_printed(opened: Search) -> None:

@@ -341,3 +341,23 @@ def test_a_store_without_a_photo_yet_does_not_stop_the_search_of_others(project:
     said = scan("retrieve", "--query", "a dog")
     assert said.exit_code == 0, said.output
     assert "note: skipping features/begun (no photo extracted yet)" in said.stderr
+
+
+def test_stores_that_a_run_recorded_have_to_fit_it_as_any_other(project: Path) -> None:
+    record = Path("runs/t2i_mean/data.json")
+    record.write_text(record.read_text().replace("../../features/train2014", "../../elsewhere/train2014"))
+    shutil.rmtree("features")
+    make_store(Path("elsewhere/train2014"), ["1.jpg"], num_regions=6, feature_dim=64)  # as large, of another detector
+    with pytest.raises(PipelineError, match=r"no store fits runs/t2i_mean: .*elsewhere/train2014: "):
+        open_search("runs/t2i_mean")
+
+
+def test_a_search_takes_each_caption_once_and_ignores_no_option(project: Path) -> None:
+    own = "coco/annotations/captions_train2014.json"
+    asked = ["retrieve", "--image", PHOTO.format(3), "--json"]
+    once, twice = (scan(*asked, *["--captions", own] * times) for times in (1, 2))
+    assert twice.stdout == once.stdout != ""
+    for option in ("--captions", "--weights"):
+        refused = scan("retrieve", "--query", "a dog", option, own)
+        assert refused.exit_code == 2
+        assert "give --image ID|PATH" in refused.stderr
