@@ -6,8 +6,10 @@ Letters: N images, M captions. Several runs are an ensemble: their similarity ma
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import resources
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import (
     Dataset,
     Split,
@@ -30,7 +32,7 @@ from pipeline.inputs.dataset import (
     with_recorded_splits,
 )
 from pipeline.judgements import agreement, locate, read_judgements
-from pipeline.runs import TrainedRun, features_sha256, find_run, load_run
+from pipeline.runs import TrainedRun, features_sha256, find_run, load_run, relative_to_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -110,7 +112,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     device = pick_device(config.device)
     runs = [load_run(folder, device) for folder in map(find_run, config.runs or [None])]
     report(f"run: {', '.join(member.name for member in runs)}")
-    split, name, notes = _choose_split(runs[0], config)
+    split, origins, notes = _choose_split(runs[0], config)
     folds = _check_folds(len(split.store_ids), config.folds)
     expected = _expectation(runs[0], folds) if config.verify else None
     if config.eccv:
@@ -133,7 +135,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     agreed = agreement(runs, judged, split) if judged else None
     if agreed:
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
-    path = _write(runs, split, name, protocols, similarity, more)
+    path = _write(runs, split, origins, protocols, similarity, more)
     intervals = more.get("confidence_95", {})
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
@@ -256,8 +258,8 @@ def _if_there(find: Callable[[], list[Path]]) -> list[Path]:
         return []
 
 
-def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, list[str]]:
-    """The split to evaluate on, what its files are called, and the dataset's notes: data of another origin never takes a split's own name."""
+def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[Path], list[str]]:
+    """The split to evaluate on, stores and captions files where they are not simply the run's, and the dataset's notes."""
     dataset, own_stores, own_captions = run_dataset(run, config.features, config.captions)
     wanted = config.split or next((name for name in ("test", "dev") if name in dataset.splits), "all")
     if wanted != "all" and wanted not in dataset.splits:
@@ -268,11 +270,11 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, str, 
     # Some of the run's stores or captions alone are easier than all of them.
     all_stores = own_stores and (not config.features or _are_among(_if_there(run.stores), stores))
     all_captions = own_captions and (not config.captions or _are_among(_if_there(run.captions), files))
-    origins = [] if all_stores else [path.name for path in stores]
-    origins += [] if all_captions else [path.stem for path in files if config.captions]
+    origins = [] if all_stores else stores
+    origins += files if config.captions and not all_captions else []
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
     copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]
-    return split, "_".join([*origins, wanted]), [*dataset.notes, *([] if config.features else copied)]
+    return split, origins, [*dataset.notes, *([] if config.features else copied)]
 
 
 def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
@@ -346,15 +348,22 @@ def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int)
 def _write(
     runs: Sequence[TrainedRun],
     split: Split,
-    name: str,
+    origins: Sequence[Path],
     protocols: dict[str, RetrievalMetrics],
     similarity: np.ndarray,
     more: dict[str, Any],
 ) -> Path:
     folder = runs[0].folder / "evaluation" if runs[0].is_own else Path("evaluation", runs[0].name)
     folder.mkdir(parents=True, exist_ok=True)
-    name += "" if len(runs) == 1 else "_with_" + "_".join(run.folder.name for run in runs[1:])
+    others = [run.folder for run in runs[1:]]
+    # Data of another origin never takes a split's own name, and of two origins with equal names the second gets a number
+    parts = [path.name if path.is_dir() else path.stem for path in origins] + [split.name]
+    parts += ["with", *(run.name for run in others)] if others else []
+    made_of = [relative_to_run(folder, path) for path in [*origins, *others]]
+    names = ("_".join(parts + ([str(number)] if number > 1 else [])) for number in count(1))
+    name = next(name for name in names if _is_free(folder / f"{name}.json", made_of))
     content = {
+        "made_of": made_of,
         "runs": [str(run.folder) for run in runs],
         "split": split.name,
         "images": len(split.store_ids),
@@ -366,6 +375,13 @@ def _write(
     write_json(path, content, indent=1)
     write_json(folder / f"{name}_rankings.json", _rankings(similarity, split), indent=0)
     return path
+
+
+def _is_free(path: Path, made_of: Sequence[str]) -> bool:
+    """Whether a file of recalls is not there, is damaged, or is of the same stores, captions and runs."""
+    with suppress(PipelineError):
+        return read_json(path, "recalls").get("made_of", made_of) == made_of
+    return True
 
 
 def _rankings(similarity: np.ndarray, split: Split) -> dict[str, list[dict[str, Any]]]:

@@ -24,6 +24,27 @@ from pipeline.runs import TrainConfig, claim_run, load_run
 from tests.world import SMALL_TRAINING, scan
 
 
+def test_data_and_runs_of_equal_names_have_recalls_of_their_own(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    captions = "coco/annotations/captions_train2014.json"
+    for folder in "ab":
+        shutil.copytree("runs/t2i_mean", f"{folder}/run")
+        shutil.copytree("features/train2014", f"{folder}/photos")
+    evaluated = ["evaluate", "--run", "runs/t2i_mean", "--device", "cpu"]
+    written = []
+    for options in ([f"--run={folder}/run"] for folder in "aba"):
+        written.append(re.findall(r"evaluation/(\S+)", scan(*evaluated, *options).output)[-1])
+    for options in ([f"--features={folder}/photos", f"--captions={captions}"] for folder in "aba"):
+        written.append(re.findall(r"evaluation/(\S+)", scan(*evaluated, *options).output)[-1])
+    data = "photos_captions_train2014_all"
+    assert written[:3] == ["dev_with_run.json", "dev_with_run_2.json", "dev_with_run.json"]
+    assert written[3:] == [f"{data}.json", f"{data}_2.json", f"{data}.json"]
+    found = json.loads(Path("runs/t2i_mean/evaluation/dev_with_run_2.json").read_text())
+    assert found["made_of"] == ["../../../b/run"]
+
+
 def test_latex_row() -> None:
     task = TaskMetrics(61.8, 87.5, 93.7, 1, 3.0)
     row = latex_row("t2i_avg", RetrievalMetrics(task, TaskMetrics(45.8, 74.4, 83.0, 2, 12.0)))
