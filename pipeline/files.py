@@ -6,6 +6,7 @@ Nothing here knows what the files hold.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -72,13 +73,21 @@ def rename(temporary: str | Path, path: Path, *, sync: bool = True) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder. The lock of a process that dies is released."""
+def locked(folder: Path, busy: PipelineError | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder. The lock of a process that dies is released.
+
+    `busy` is raised where another process holds it; None: wait for that process.
+    """
     with disk_errors(folder):
         file = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below, where what the holder raises is its own)
     with file:
-        with suppress(OSError):  # a file system without locks: the user has to run one process at a time
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            assert busy is not None
+            raise busy from None
+        except OSError:  # a file system without locks: the user has to run one process at a time
+            pass
         yield
 
 
@@ -126,6 +135,11 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
     if len(content) > limit:
         raise PipelineError(f"{path}: more than {limit:,} bytes, expected {what}", remedy)
     return content
+
+
+def json_sha256(content: Any) -> str:
+    """Checksum of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -10,14 +10,13 @@ runs/t2i_mean/
   metrics.jsonl, events.out.tfevents…
 """
 
-import fcntl
 import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.files import read_json, write_json
+from pipeline.files import json_sha256, locked, read_json, write_json
 from pipeline.inputs.dataset import find_stores
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
@@ -246,7 +245,7 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     splits = read_json(folder / SPLITS, "a run's splits", REMEDY) if (folder / SPLITS).exists() else {}
     if not all(isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in splits.values()):
         raise PipelineError(f"{folder / SPLITS}: not lists of image ids", REMEDY)
-    if data.get("splits_sha256", splits_sha256(splits)) != splits_sha256(splits):
+    if "splits_sha256" in data and data["splits_sha256"] != json_sha256(splits):
         raise PipelineError(f"{folder / SPLITS}: not the splits that the run was trained with", "copy the run again")
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
     state = read_json(folder / CALIBRATION, "a run's calibration") if (folder / CALIBRATION).is_file() else {}
@@ -280,14 +279,9 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
     return collection
 
 
-def splits_sha256(splits: Mapping[str, Sequence[str]]) -> str:
-    """Checksum of which images were trained on, and which were kept from training."""
-    return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
-
-
 def features_sha256(stores: StoreCollection) -> str:
     """Checksum of the features of stores, wherever they lie."""
-    return hashlib.sha256(json.dumps([[shard.sha256 for shard in stores.shards]]).encode()).hexdigest()
+    return json_sha256([[shard.sha256 for shard in stores.shards]])
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
@@ -301,19 +295,17 @@ def relative_to_run(folder: Path, path: Path) -> str:
     return pinned(path) or os.path.relpath(path.resolve(), folder.resolve())
 
 
+@contextmanager
 def claim_run(
     folder: Path, config: Any, identity: Mapping[str, Any], work: Sequence[str] = (BEST, str(STATE))
-) -> IO[str]:
-    """Write the configuration and the identity of a run: what must not change while it goes on.
+) -> Iterator[None]:
+    """Write the configuration and the identity of a run, what must not change while it goes on, and keep others out of it.
 
     Args:
         folder: of the run.
         config: its configuration, a dataclass.
         identity: compared with that of the run in the folder, except for `data.folder`.
         work: names of the files that training has made; where there is none, nothing is lost with other settings.
-
-    Returns:
-        The lock on the folder, to be closed at the end: no other process trains in it.
 
     Raises:
         PipelineError: the folder holds another run (the message names what differs) or other files, or is in use.
@@ -325,35 +317,24 @@ def claim_run(
             f"{folder}: holds other files ({', '.join(others[:3])}) and no run", "choose another folder with --run"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise PipelineError(
-            f"{folder}: another process is training in it", "wait for it, or choose another --run"
-        ) from error
-    except OSError:  # a file system without locks: the user has to run one process at a time
-        pass
-    if path.is_file() and any((folder / name).exists() for name in work):
-        before = _comparable(read_json(path, "a run's identity", REMEDY))
-        changed = config_diff(before, _comparable(identity), ("run", "asked"))
-        if changed:
-            lock.close()
-            raise PipelineError(
-                f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
-                "choose another folder with --run, or delete this one",
-            )
-    save_config(config, folder / CONFIG)
-    write_json(path, identity, indent=1)
-    return lock
+    busy = PipelineError(f"{folder}: another process is training in it", "wait for it, or choose another --run")
+    with locked(folder, busy):
+        if path.is_file() and any((folder / name).exists() for name in work):
+            before = _comparable(read_json(path, "a run's identity", REMEDY))
+            if changed := config_diff(before, _comparable(identity), ("run", "asked")):
+                raise PipelineError(
+                    f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
+                    "choose another folder with --run, or delete this one",
+                )
+        save_config(config, folder / CONFIG)
+        write_json(path, identity, indent=1)
+        yield
 
 
 def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the run's place, which may change, and its features, of which `train` says so."""
     data = identity.get("data")
-    return {
-        **identity,
-        "data": {key: value for key, value in data.items() if key not in ("folder", "features_sha256")}
-        if isinstance(data, Mapping)
-        else data,
-    }
+    if not isinstance(data, Mapping):
+        return dict(identity)
+    kept = {key: value for key, value in data.items() if key not in ("folder", "features_sha256")}
+    return {**identity, "data": kept}

@@ -1,8 +1,6 @@
 """Train a matcher: stores and captions -> a run folder (see `pipeline/runs.py`) with a trained SCAN."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from matcher.fit import BEST, FitResult, fit
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
-from pipeline.files import read_json, write_json
+from pipeline.files import json_sha256, read_json, write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.runs import (
     DATA,
@@ -25,7 +23,6 @@ from pipeline.runs import (
     claim_run,
     features_sha256,
     relative_to_run,
-    splits_sha256,
 )
 
 
@@ -104,18 +101,14 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
         "folder": str(folder.resolve()),
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
-        "splits_sha256": splits_sha256(splits),
-        "captions_sha256": _sha256(dataset.splits["train"].images.captions, dataset.splits["dev"].images.captions),
+        "splits_sha256": json_sha256(splits),  # which images were trained on, and which were kept from training
+        "captions_sha256": json_sha256([dataset.splits[name].images.captions for name in ("train", "dev")]),
         "features_sha256": features_sha256(dataset.stores),
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
         "weights": dataset.stores.stores[0].manifest.get("weights", ""),
     }
-
-
-def _sha256(*lists: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
 
 
 def _have_features_changed(folder: Path, dataset: Dataset) -> bool:

@@ -7,8 +7,6 @@ detectors/vg_r101_8gpu/
   checkpoints/, metrics.json, events.out.tfevents…
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
+from pipeline.files import json_sha256
 from pipeline.runs import choose_folder, claim_run
 
 DETECTORS = Path("detectors")
@@ -226,5 +225,5 @@ def _data(records: DetectionRecords) -> dict[str, Any]:
         "attributes": records.report.attributes,
         "objects": records.object_names,
         "attribute_names": records.attribute_names,
-        "split_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "split_sha256": json_sha256(ids),
     }

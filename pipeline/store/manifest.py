@@ -1,14 +1,12 @@
 """The manifest of a store: what its features are, of which photos, and how many there are."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.files import json_sha256, read_json
 from pipeline.store.format import FORMAT, MANIFEST, VERSION, repair_hint
 from pipeline.store.roots import titled
 
@@ -49,8 +47,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def settings_sha256(manifest: Mapping[str, Any]) -> str:
     """Checksum of everything in a manifest that decides what its features are."""
-    settings = json.dumps({key: manifest.get(key) for key in SETTINGS}, sort_keys=True)
-    return hashlib.sha256(settings.encode()).hexdigest()
+    return json_sha256({key: manifest.get(key) for key in SETTINGS})
 
 
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:

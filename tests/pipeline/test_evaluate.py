@@ -205,10 +205,9 @@ def test_a_start_that_fails_leaves_the_folder_to_the_corrected_command(inside: P
     arguments = ["train", "--device", "cpu", "--run", str(tmp_path / "run"), *SMALL_TRAINING]
     assert scan(*arguments, "--text-encoder", "./typo").exit_code == 2
     assert not (tmp_path / "run").exists()
-    lock = claim_run(tmp_path / "run", TrainConfig(), {"config": {"other": 1}, "data": {}})  # claimed, and nothing made
-    busy = scan(*arguments)
+    with claim_run(tmp_path / "run", TrainConfig(), {"config": {"other": 1}, "data": {}}):  # claimed, and nothing made
+        busy = scan(*arguments)
     assert "another process is training in it" in busy.output
-    lock.close()
     said = scan(*arguments)
     assert said.exit_code == 0, said.output
 
