@@ -57,9 +57,11 @@ class StoredEmbeddings:
 
     def gather(self, images: np.ndarray) -> Tensor:
         """(B, K, E) float32 of some images, on the model's device."""
-        out = np.empty((len(images), *self.shape[1:]), np.float16)
-        for part, places, rows in by_part(self.parts, self._starts, self.rows[images]):
-            out[places] = part[rows]
+        out, rows = np.empty((len(images), *self.shape[1:]), np.float16), self.rows[images]
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        # one by one: scattered rows have a part each, and indexing with arrays takes 6 us a part
+        for place, (part, row) in enumerate(zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)):
+            out[place] = self.parts[part][row]
         return torch.from_numpy(out).to(self.device).float()
 
     def among(self, rows: np.ndarray) -> "StoredEmbeddings":

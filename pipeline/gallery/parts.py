@@ -21,6 +21,7 @@ from pipeline.store.tensors import map_safetensors
 
 KEY = "scan-pipeline/index"  # one entry of metadata: safetensors writes several in no fixed order
 VERSION = 1
+LIBC = ctypes.CDLL(None)  # opened once: it takes longer than the calls for a part
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray], source: Mapping[str, str]) -> None:
@@ -69,9 +70,8 @@ def read_ahead(array: np.ndarray, rows: np.ndarray) -> None:
     """
     address, size = array.__array_interface__["data"][0], array.strides[0]
     firsts = (address + rows * size) // mmap.PAGESIZE * mmap.PAGESIZE
-    madvise = ctypes.CDLL(None).madvise
     for first, end in zip(firsts.tolist(), (address + (rows + 1) * size).tolist(), strict=True):
-        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
+        LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -99,7 +99,7 @@ def draw(folder: Path, distinct: int, dimensions: int) -> list[np.ndarray]:
         if not path.is_file():
             regions, _ = drawn(SHARD, 1, 10 + number, dimensions)
             np.save(path, regions.numpy().astype(np.float16))
-        parts.append(np.load(path, mmap_mode="r"))
+        parts.append(np.asarray(np.load(path, mmap_mode="r")))
     return parts
 
 
@@ -125,6 +125,7 @@ def many_photos(folder: Path, photos: int, distinct: int, attention: str, dimens
     started = time.process_time()
     exact = model.similarities(stored, queries)
     exhaustive = 1e3 * (time.process_time() - started) / QUERIES
+    alone = fastest(lambda: model.similarities(stored, one(queries, 0)), 2)
     pooled = np.concatenate(vectors).astype(np.float32) @ head.query_vectors(queries).T
     ranks = np.array([
         [int((b >= b[row]).sum()) for row in np.argsort(-a, kind="stable")[:10]] for a, b in zip(exact.T, pooled.T, strict=True)
@@ -151,7 +152,8 @@ def many_photos(folder: Path, photos: int, distinct: int, attention: str, dimens
         stage.candidates = count
         whole = min(fastest(lambda words=words: search._compared(words, None, 40), 3) for words in asked[:10])
         line(f"both stages, {count:,} candidates as {what}", f"{whole:.0f} ms", "<= 250 ms")
-        line("  every photo (extrapolated) takes longer by", f"{exhaustive * copies / whole:.0f} x", ">= 100 x")
+        line("  every photo (extrapolated) takes longer by", f"{alone * copies / whole:.0f} x", ">= 100 x")
+        line(f"  and where {QUERIES} queries are answered together, by", f"{exhaustive * copies / whole:.0f} x", ">= 100 x")
     line("resident beside the maps", f"{anonymous() - before:.0f} MB", "<= 1,000 MB")
     flat, stage.candidates = anonymous(), real
     for number in range(300):
@@ -170,7 +172,7 @@ def cold_disk(folder: Path, shards: int = 100) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        stored = StoredEmbeddings([np.load(path, mmap_mode="r") for path in paths], torch.device("cpu"))
+        stored = StoredEmbeddings([np.asarray(np.load(path, mmap_mode="r")) for path in paths], torch.device("cpu"))
         rows = np.sort(np.random.default_rng(0).choice(shards * SHARD, count, replace=False))
         before, started = _bytes_read(), time.perf_counter()
         model.similarities(stored.among(rows).read_ahead(), words)
