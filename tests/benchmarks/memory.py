@@ -1,10 +1,12 @@
 """Memory of a long extraction, workers included: python -m tests.benchmarks.memory [--photos 5000]
 
 The command runs on many small photos with a tiny detector. What would grow with the number of photos (rows kept, file
-handles, decoded photos) shows as well with these as with large ones. PSS is counted: pages that processes share count once.
+handles, decoded photos) shows as well with these as with large ones. PSS is counted: pages that processes share count once. Pages of libraries are
+not: how much of them counts here depends on who else has them open.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -28,7 +30,8 @@ class Sample:
     photos: int  # committed by its end
     megabytes: float  # median
     peak: float  # megabytes
-    open_files: int
+    open_files: int  # fewest: a shard being written holds a few for a moment, a leak holds them for good
+    shared_memory: int  # most descriptors of shared memory, which photos on their way from a worker hold
 
 
 def measure(photos: int, *, workers: int = 2, parts: int = 10) -> list[Sample]:
@@ -44,17 +47,20 @@ def measure(photos: int, *, workers: int = 2, parts: int = 10) -> list[Sample]:
         environment["SCAN_PIPELINE_WEIGHTS"] = str(folder / "small.safetensors")
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         samples: list[Sample] = []
-        readings: list[tuple[float, int]] = []
+        readings: list[tuple[float, int, int]] = []
         # The last part ends with the processes: it is closed a little before.
         wanted = [photos * part // parts - 2 * SHARD_SIZE * (part == parts) for part in range(1, parts + 1)]
         while wanted and process.poll() is None:
             done = SHARD_SIZE * len(list((folder / "store").glob("shard-*.json")))
             tree = _tree(process.pid) if done else []  # from when the first shard is there: loading is no part of it
             if len(tree) == 1 + workers:
-                readings.append((sum(map(_pss, tree)), sum(map(_open_files, tree))))
+                links = [link for process_id in tree for link in _descriptors(process_id)]
+                shared = sum(link.startswith("/dev/shm/") for link in links)
+                readings.append((sum(map(_pss, tree)), len(links) - shared, shared))
             if done >= wanted[0] and readings:
-                sizes, files = zip(*readings, strict=True)
-                samples.append(Sample(done, statistics.median(sizes), max(sizes), max(files)))
+                sizes, files, shared_memory = zip(*readings, strict=True)
+                size = statistics.median(sizes)
+                samples.append(Sample(done, size, max(sizes), min(files), max(shared_memory)))
                 readings.clear()
                 wanted.pop(0)
             time.sleep(0.1)
@@ -77,14 +83,19 @@ def _pss(pid: int) -> float:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (OSError, ProcessLookupError):  # it has just ended
         return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1000
 
 
-def _open_files(pid: int) -> int:
+def _descriptors(pid: int) -> list[str]:
+    """What each open descriptor of a process leads to."""
+    links = []
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links.append(os.readlink(descriptor))
     except OSError:
-        return 0
+        return []
+    return links
 
 
 def main() -> None:
@@ -95,9 +106,9 @@ def main() -> None:
     began = time.perf_counter()
     samples = measure(arguments.photos, workers=arguments.workers)
     print(f"{arguments.photos:,} photos, {arguments.workers} workers, {time.perf_counter() - began:.0f} s")
-    print(f"{'photos':>8} {'median MB':>10} {'peak MB':>8} {'open files':>11}")
+    print(f"{'photos':>8} {'median MB':>10} {'peak MB':>8} {'open files':>11} {'shared memory':>14}")
     for sample in samples:
-        print(f"{sample.photos:8,} {sample.megabytes:10.0f} {sample.peak:8.0f} {sample.open_files:11}")
+        print(f"{sample.photos:8,} {sample.megabytes:10.0f} {sample.peak:8.0f} {sample.open_files:11} {sample.shared_memory:14}")
     print(f"last part / first part: {samples[-1].megabytes / samples[0].megabytes:.3f}")
 
 
