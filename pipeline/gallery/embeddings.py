@@ -60,7 +60,9 @@ class StoredEmbeddings:
         out, rows = np.empty((len(images), *self.shape[1:]), np.float16), self.rows[images]
         part_of = np.searchsorted(self._starts, rows, side="right") - 1
         # one by one: scattered rows have a part each, and indexing with arrays takes 6 us a part
-        for place, (part, row) in enumerate(zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)):
+        for place, (part, row) in enumerate(
+            zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)
+        ):
             out[place] = self.parts[part][row]
         return torch.from_numpy(out).to(self.device).float()
 

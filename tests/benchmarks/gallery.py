@@ -153,7 +153,11 @@ def many_photos(folder: Path, photos: int, distinct: int, attention: str, dimens
         whole = min(fastest(lambda words=words: search._compared(words, None, 40), 3) for words in asked[:10])
         line(f"both stages, {count:,} candidates as {what}", f"{whole:.0f} ms", "<= 250 ms")
         line("  every photo (extrapolated) takes longer by", f"{alone * copies / whole:.0f} x", ">= 100 x")
-        line(f"  and where {QUERIES} queries are answered together, by", f"{exhaustive * copies / whole:.0f} x", ">= 100 x")
+        line(
+            f"  and where {QUERIES} queries are answered together, by",
+            f"{exhaustive * copies / whole:.0f} x",
+            ">= 100 x",
+        )
     line("resident beside the maps", f"{anonymous() - before:.0f} MB", "<= 1,000 MB")
     flat, stage.candidates = anonymous(), real
     for number in range(300):

@@ -108,7 +108,9 @@ def main() -> None:
     print(f"{arguments.photos:,} photos, {arguments.workers} workers, {time.perf_counter() - began:.0f} s")
     print(f"{'photos':>8} {'median MB':>10} {'peak MB':>8} {'open files':>11} {'shared memory':>14}")
     for sample in samples:
-        print(f"{sample.photos:8,} {sample.megabytes:10.0f} {sample.peak:8.0f} {sample.open_files:11} {sample.shared_memory:14}")
+        print(
+            f"{sample.photos:8,} {sample.megabytes:10.0f} {sample.peak:8.0f} {sample.open_files:11} {sample.shared_memory:14}"
+        )
     print(f"last part / first part: {samples[-1].megabytes / samples[0].megabytes:.3f}")
 
 
