@@ -68,10 +68,7 @@ def _key(run: TrainedRun, captions: Sequence[str]) -> str:
 
 def _write(path: Path, encoded: EncodedCaptions) -> None:
     count, digest = len(encoded.lengths), hashlib.sha256()
-    with (
-        replacing(path) as file,
-        tqdm(total=count, unit="caption", desc="encoding captions", leave=False) as bar,
-    ):
+    with replacing(path) as file, tqdm(total=count, unit="caption", desc="encoding captions", leave=False) as bar:
         for some in torch.arange(count).split(ENCODE_CAPTIONS):
             content = encoded.pack(some).cpu().numpy().astype(np.float16).tobytes()
             digest.update(content)

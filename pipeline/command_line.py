@@ -13,7 +13,6 @@ import io
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -173,12 +172,12 @@ def _users_error(error: Exception, resumable: bool) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
-        full = error.errno == errno.ENOSPC
-        remedy = (
-            "; free some space" + (" and run the same command again to continue" if resumable else "") if full else ""
-        )
-        if error.filename is not None or remedy:
-            return f"{'' if error.filename is None else f'{error.filename!s}: '}{error.strerror}{remedy}"
+        place = "" if error.filename is None else f"{error.filename!s}: "
+        if error.errno == errno.ENOSPC:
+            again = " and run the same command again to continue" if resumable else ""
+            return f"{place}{error.strerror}; free some space{again}"
+        if place:
+            return f"{place}{error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of GPU memory ({str(error).splitlines()[0]}); use a smaller --batch-size"
     return None
@@ -254,20 +253,18 @@ def _preset_parameters(command: Command) -> list[click.Parameter]:
 
 def _listing(command: Command) -> str:
     """The presets of a command, and its fields with type, default, range and help."""
-    from pipeline.config import leaves, presets
-    from pipeline.fields import describe
+    from pipeline.config import presets
+    from pipeline.fields import describe, leaves
 
     lines = ["presets, for --config NAME:"]
-    lines += [f"  {name:20} {_first_line(path)}" for name, path in presets(command.presets).items()]
+    for name, path in presets(command.presets).items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]  # what it reproduces
+        lines.append(f"  {name:20} {first.lstrip('# ')}")
     lines += ["", "fields, for KEY=VALUE:"]
     for key, hint, field in leaves(command._schema()):
         lines += [f"  {key}: {describe(hint, field)}"]
         lines += [f"      {field.metadata['help']}"] if field.metadata.get("help") else []
     return "\n".join(lines)
-
-
-def _first_line(preset: Path) -> str:
-    return preset.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
 
 def say(text: object, err: bool = False) -> None:

@@ -9,15 +9,16 @@ extracts them, in this process (`pipeline.extraction.local`) or on Ray (`pipelin
 """
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from detector.pending import RegionSource
+from pipeline.command_line import note
 from pipeline.device import process_share
 from pipeline.errors import PipelineError, printable
 from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
@@ -52,27 +53,22 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
-        tqdm.write(printable(f"--images: {describe_skipped(skipped)}"), file=sys.stderr)
+        note(f"--images: {describe_skipped(skipped)}")
     folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
         made = engine.manifest()
         if extractor is None and not config.weights and is_starter(made["extraction"]):
-            tqdm.write(NO_WEIGHTS, file=sys.stderr)
+            note(NO_WEIGHTS)
         manifest = claim_store(folder, made)
         plan = update_plan(
             folder, photos, config.shard_size, roots=config.images, limit=config.limit, checksum=photo_sha256
         )
         if str(plan):
-            tqdm.write(printable(f"{folder}: {plan}"), file=sys.stderr)
-        if captions := captions_of(config.images, config.caption_columns):
-            write_json(folder / CAPTIONS, {"images": captions})
-        else:  # those of before, if there were any, are no longer with the photos
-            with disk_errors(folder):
-                (folder / CAPTIONS).unlink(missing_ok=True)
+            note(f"{folder}: {plan}")
+        _store_captions(folder, captions_of(config.images, config.caption_columns))
         shards = _own_shards(config, plan.shards)
         if plan.shards and not shards:
-            parts = f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards"
-            tqdm.write(printable(parts), file=sys.stderr)
+            note(f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards")
         open_shards = _open_shards(config, folder, shards, photos[: config.limit or None])
         remaining = sum(len(shard.photos) for shard in open_shards)
         done = sum(len(shard.photos) for shard in shards) - remaining
@@ -87,6 +83,15 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
         finally:
             write_summary(folder, manifest, len(read_plan(folder)), begun=True)
     return open_store(folder)
+
+
+def _store_captions(folder: Path, captions: Sequence[dict[str, Any]]) -> None:
+    """Write the captions that lie with the photos; those of before, if there are none any more, are removed."""
+    if captions:
+        write_json(folder / CAPTIONS, {"images": captions})
+    else:
+        with disk_errors(folder):
+            (folder / CAPTIONS).unlink(missing_ok=True)
 
 
 def failures_of(store: Store) -> str:

@@ -54,13 +54,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
     if (config.captions or config.weights) and not config.image:
         raise PipelineError("--captions and --weights: of a photo that captions are found for", "give --image ID|PATH")
-    search = open_search(
-        config.run,
-        config.features,
-        weights=config.weights,
-        device=config.device,
-        report=report,
-    )
+    search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=report)
     stores = ", ".join(pinned(store.path) or str(store.path) for store in search.collection.stores)
     report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []

@@ -5,7 +5,6 @@ Letters: N images, M captions. Images without captions and captions without an i
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +126,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or _captions_of(collection.stores, notes))
-    store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     index = ImageIndex(collection.image_ids, full_paths(collection))
-
-    rows_of_split: dict[str, dict[int, list[Caption]]] = {}
-    split_of_row: dict[int, str] = {}
-    unmatched: Counter[str] = Counter()
     captions_of_file = {path: read_captions(path, notes) for path in paths}
     names = (caption.image for captions in captions_of_file.values() for caption in captions)
     row_of_image = index.match(names, ", ".join(map(str, paths)))
@@ -140,12 +134,33 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     if elsewhere:
         taken = collection.image_ids[row_of_image[elsewhere[0]]]
         notes.append(f"{len(elsewhere):,} images are named in other folders: {elsewhere[0]} is taken for {taken}")
+    rows_of_split = _by_split(captions_of_file, row_of_image, collection)
+    if not rows_of_split:
+        raise PipelineError(
+            f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
+            "expected image names such as " + ", ".join(collection.image_ids[:2])
+        )
+    splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
+    for path, captions in captions_of_file.items():
+        if unmatched := sum(caption.image not in row_of_image for caption in captions):
+            notes.append(f"{unmatched:,} captions in {path} are of images in none of the stores")
+    if bare := len(collection) - sum(map(len, rows_of_split.values())):
+        notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
+    return Dataset(collection, splits, paths, notes)
+
+
+def _by_split(
+    captions_of_file: Mapping[Path, Sequence[Caption]], row_of_image: Mapping[str, int], collection: StoreCollection
+) -> dict[str, dict[int, list[Caption]]]:
+    """The captions of each image, by split and by the image's row."""
+    store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
+    split_of_row: dict[int, str] = {}
+    found: dict[str, dict[int, list[Caption]]] = {}
     for path, captions in captions_of_file.items():
         for caption in captions:
-            row = row_of_image.get(caption.image)
-            if row is None:
-                unmatched[str(path)] += 1
+            if caption.image not in row_of_image:
                 continue
+            row = row_of_image[caption.image]
             name = caption.split or store_splits[row] or split_of_name(path.name)
             if split_of_row.setdefault(row, name) != name:
                 raise PipelineError(
@@ -153,17 +168,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
                     f"{split_of_row[row] or '(none)'}",
                     "give each image one split, or name one captions file",
                 )
-            rows_of_split.setdefault(name, {}).setdefault(row, []).append(caption)
-    if not split_of_row:
-        raise PipelineError(
-            f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
-            "expected image names such as " + ", ".join(collection.image_ids[:2])
-        )
-    splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
-    notes += [f"{count:,} captions in {path} are of images in none of the stores" for path, count in unmatched.items()]
-    if bare := len(collection) - len(split_of_row):
-        notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
-    return Dataset(collection, splits, paths, notes)
+            found.setdefault(name, {}).setdefault(row, []).append(caption)
+    return found
 
 
 def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
@@ -183,18 +189,14 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
         notes.append(f"{len(splits[''].store_ids):,} images belong to no split and are left out")
     if "dev" not in splits:
         everything = splits["train"]
-        if len(everything.store_ids) < 2:
-            raise PipelineError(f"found {len(everything.store_ids)} image with captions; training needs at least 2")
-        total = len(everything.store_ids)
+        if (total := len(everything.store_ids)) < 2:
+            raise PipelineError(f"found {total} image with captions; training needs at least 2")
         count = min(dev_images, max(total // 10, min(5, total // 3), 1))
         order = np.argsort(
             [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in everything.store_ids]
         )
-        held_out = np.sort(order[:count])
-        kept = np.sort(order[count:])
-        notes.append(
-            f"no split is named dev: holding out {count:,} of {len(order):,} train images to select the model on"
-        )
+        held_out, kept = np.sort(order[:count]), np.sort(order[count:])
+        notes.append(f"no split is named dev: holding out {count:,} of {total:,} train images to select the model on")
         splits["train"], splits["dev"] = _subset(everything, "train", kept), _subset(everything, "dev", held_out)
     elif len(splits["dev"].store_ids) > dev_images:
         notes.append(f"selecting on the first {dev_images:,} of {len(splits['dev'].store_ids):,} dev images")

@@ -9,6 +9,7 @@
 Letters: K regions, D feature dimensions.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.store.reader import Store
 
 MAGIC = b"PAR1"
 BLOCK = 64  # images of a row group
+SURROGATES = re.compile("[\ud800-\udfff]")  # how Python holds file names that are not UTF-8
 CLASSES = tuple(ours for _, ours, _ in common.CLASS_COLUMNS)
 
 
@@ -87,7 +89,7 @@ def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> li
         PipelineError: pyarrow missing.
     """
     arrow, parquet = pyarrow()
-    is_text = all(_is_utf8(image_id) for image_id in store.image_ids)
+    is_text = not SURROGATES.search("".join(store.image_ids))
     names = ["features", *(["boxes"] if store.has_boxes else []), *(CLASSES if store.object_names else ())]
     images, writer = common.rows_of(store), None
     with replacing(target) as file:
@@ -113,11 +115,3 @@ def _lists(array: np.ndarray) -> Any:
     for size in array.shape[:0:-1]:
         column = arrow.ListArray.from_arrays(np.arange(0, len(column) + 1, size, dtype=np.int32), column)
     return column
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
