@@ -112,9 +112,7 @@ def save_config(config: Any, path: Path) -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain dictionaries and lists."""
-    plain = _plain(dataclasses.asdict(config))
-    assert isinstance(plain, dict)
-    return plain
+    return dataclasses.asdict(config, dict_factory=_with_lists)
 
 
 def config_diff(
@@ -132,10 +130,8 @@ def config_diff(
     return lines
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _with_lists(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

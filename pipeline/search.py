@@ -32,7 +32,7 @@ from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import distinct, find_captions, find_stores, full_paths
 from pipeline.inputs.image_index import ImageIndex
-from pipeline.photo_lookup import FoundPhoto, find_or_extract
+from pipeline.photo_lookup import FoundPhoto, find_or_extract, stored_photo
 from pipeline.runs import SHIPPED, TrainedRun, find_run, fitting_stores, load_run, newest_runs, no_run
 from pipeline.store.reader import StoreCollection
 
@@ -128,7 +128,7 @@ class Search:
 
     def similar(
         self,
-        image: str | Tensor,
+        image: int | str | Tensor,
         top: int = 10,
         *,
         offset: int = 0,
@@ -140,12 +140,12 @@ class Search:
         """The photos most similar to one, itself apart: its regions are compared as the words of a sentence would be.
 
         Args:
-            image: id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
+            image: row; id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
             top, offset, rows, exact, candidates, min_score: as of `photos`.
         """
         name, path, rows = "", "", self._chosen(rows, top, offset)
-        if isinstance(image, str):
-            found = self.find(image)
+        if not isinstance(image, Tensor):
+            found = stored_photo(self.collection, image) if isinstance(image, int) else self.find(image)
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
         if name in self.collection:

@@ -90,7 +90,6 @@ class LocalEngine:
                 rows.paths.append(photo.path)
                 rows.roots.append(photo.root)
                 rows.regions.append(outcome)
-            self.detection.refuse_if_it_never_worked()
             if rows.failures:
                 refuse_lost_sources(roots)
             yield shard, rows
@@ -141,12 +140,9 @@ class Detection:
             launched.append((batch, self._launch([image for _, image in batch])))
             collect(1)  # a GPU works at one batch while the host selects from the one before
         collect(0)
-        return [outcomes[index] for index in range(len(outcomes))]
-
-    def refuse_if_it_never_worked(self) -> None:
-        """Raises what the detector said, if it has not worked for a single photo so far."""
-        if self.first_failure is not None and not self.worked:
+        if self.first_failure is not None and not self.worked:  # for a single photo so far
             raise self.first_failure
+        return [outcomes[index] for index in range(len(outcomes))]
 
     def _launch(self, images: Sequence[PreparedImage]) -> Pending | None:
         try:

@@ -49,8 +49,8 @@ def read_image(path: Path | str) -> np.ndarray:
     return decode_image(read_photo(path))
 
 
-def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A small version of an image file: (h, w, 3) uint8 BGR, upright, max(h, w) <= longest_side, never enlarged.
+def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A small version of an image: (h, w, 3) uint8 BGR, upright, max(h, w) <= longest_side, never enlarged.
 
     A JPEG is decoded at a half, a quarter or an eighth where that is enough: it takes a fraction of the time and memory.
     `max_pixels` counts what is decoded, a JPEG after that reduction.
@@ -58,11 +58,6 @@ def read_thumbnail(path: Path | str, longest_side: int, *, max_pixels: int = MAX
     Raises:
         UnreadableImage: as `read_image`; a truncated JPEG is not noticed.
     """
-    return decode_thumbnail(read_photo(path), longest_side, max_pixels=max_pixels)
-
-
-def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """As `read_thumbnail`, from the bytes of a file."""
     with open_image(BytesIO(data)) as header:
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.inputs.photos import open_image, read_thumbnail
+from pipeline.inputs.photos import decode_thumbnail, open_image
+from pipeline.inputs.sources import read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.reader import Shard, StoreCollection
@@ -174,7 +175,7 @@ class Library:
                 self._thumbnails.move_to_end(tag)
                 return self._thumbnails[tag]
         try:
-            content = jpeg(read_thumbnail(self.place(row), side, max_pixels=MOST_PIXELS))
+            content = jpeg(decode_thumbnail(read_photo(self.place(row)), side, max_pixels=MOST_PIXELS))
         except UnreadableImage as error:
             raise PipelineError(f"{self.names[row]}: {error}") from error
         with self._lock:

@@ -290,12 +290,8 @@ def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> lis
         return [_described(generation, common, answer, query=answer.query) for answer in found]
     answers = []
     for photo in asked:
-        among, words, name = rows, photo, ""
-        if isinstance(photo, int):
-            among = np.arange(len(search.collection)) if rows is None else rows
-            among = among[among != photo]  # itself apart
-            words, name = encode_regions(search.run, search.collection.regions(photo)), generation.library.id(photo)
-        answer = search.similar(words, common.limit, rows=among, **how)
+        answer = search.similar(photo, common.limit, rows=rows, **how)
+        name = generation.library.id(photo) if isinstance(photo, int) else ""
         answers.append(_described(generation, common, answer, image=name))
     return answers
 

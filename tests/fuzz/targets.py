@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.photos import MAX_PIXELS, decode_image, read_image_size, read_thumbnail
+from pipeline.inputs.photos import MAX_PIXELS, decode_image, decode_thumbnail, read_image_size
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, read_mark, seal
 from pipeline.store.plan import PlannedShard, is_as_planned, read_plan, rebuilt_plan
@@ -94,7 +94,7 @@ def image_size(data: bytes) -> None:
     with _file("x.jpg", data) as path, suppress(PipelineError):
         assert all(side > 0 for side in read_image_size(path))
     with _file("x.jpg", data) as path, suppress(PipelineError):
-        assert 0 < max(read_thumbnail(path, 8).shape[:2]) <= 8
+        assert 0 < max(decode_thumbnail(path.read_bytes(), 8).shape[:2]) <= 8
 
 
 def tensors(data: bytes) -> None:
