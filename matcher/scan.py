@@ -30,38 +30,27 @@ class SCAN(Matcher):
         return replace(self.cross_attention("t2i"), pooling="Mean")(regions, packed, groups)
 
     def explain(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> PairExplanation:
-        """Score, attention and contributions; `direction` asks for those of the other attention."""
-        score = self.cross_attention(direction)(regions[None], words, [(1, len(words))])[0, 0]
-        return PairExplanation(
-            score, self.attention(regions, words, direction), self.contributions(regions, words, direction)
-        )
+        """Score, attention and contributions; `direction` asks for those of the other attention.
 
-    def attention(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> Tensor:
-        """Attention between one image (K, E) and one caption (L, E), every word real: (L, K).
+        The attention is what the similarity is made of: rows sum to one for t2i, columns for i2t.
 
-        Rows sum to one for t2i, columns for i2t. The same weights that the similarity is made of.
-        """
-        scores = (words @ regions.T).float()[None, :, None]  # (1, L, 1, K)
-        return self.cross_attention(direction).attend(scores)[0, :, 0]
-
-    def contributions(self, regions: Tensor, words: Tensor, direction: Attention | None = None) -> Tensor:
-        """What each word and region adds to the score of one image (K, E) and one caption (L, E): (L, K).
-
-        The cosine of a query with its attended vector is a sum over the context; these are its terms, each times the
-        weight of its query in the pooling. With Mean, Sum and Max they add up to the score; with LogSumExp to the
-        weighted mean of the cosines, which is the score less a part that no word makes.
+        The cosine of a query with its attended vector is a sum over the context; the contributions are its terms, each
+        times the weight of its query in the pooling. With Mean, Sum and Max they add up to the score; with LogSumExp to
+        the weighted mean of the cosines, which is the score less a part that no word makes.
         """
         options = self.cross_attention(direction)
-        weights = self.attention(regions, words, direction)  # (L, K)
-        products = weights * (words @ regions.T).float()
+        score = options(regions[None], words, [(1, len(words))])[0, 0]
+        products = (words @ regions.T).float()  # (L, K)
+        weights = options.attend(products[None, :, None])[0, :, 0]  # (L, K)
         if options.attention == "t2i":
             lengths = (words.norm(dim=-1) * (weights @ regions).norm(dim=-1))[:, None]  # (L, 1)
         else:
             lengths = regions.norm(dim=-1) * (weights.T @ words).norm(dim=-1)  # (K,)
-        terms = products / lengths.clamp_min(COSINE_EPS)
+        terms = weights * products / lengths.clamp_min(COSINE_EPS)
         context = 1 if options.attention == "t2i" else 0
         cosines = terms.sum(context, keepdim=True)
-        return terms * pool_weights(cosines, 1 - context, options.pooling, options.lse_temperature)
+        counted = pool_weights(cosines, 1 - context, options.pooling, options.lse_temperature)
+        return PairExplanation(score, weights, terms * counted)
 
     def cross_attention(self, direction: Attention | None = None) -> CrossAttention:
         """The configured similarity; `direction` in its attention's place."""

@@ -71,12 +71,12 @@ def test_attention_is_what_the_similarity_is_made_of(attention: str) -> None:
         words, lengths = model.encode_captions(CAPTIONS)
         similarity = model.similarity(regions, words, lengths)
         sentence = words[0, : lengths[0]]
-        weights = model.attention(regions[1], sentence)  # (L, K)
+        weights = model.explain(regions[1], sentence).attention  # (L, K)
         queries, attended = (
             (sentence, weights @ regions[1]) if attention == "t2i" else (regions[1], weights.T @ sentence)
         )
         score = torch.cosine_similarity(queries, attended, dim=-1).mean()
-        parts = model.contributions(regions[1], sentence)  # (L, K)
+        parts = model.explain(regions[1], sentence).contributions  # (L, K)
         per_query = parts.sum(1 if attention == "t2i" else 0)
     torch.testing.assert_close(score, similarity[1, 0])
     torch.testing.assert_close(model.explain(regions[1], sentence).score, similarity[1, 0])
@@ -96,8 +96,8 @@ def test_contributions_add_up_to_the_score(pooling: str, direction: Attention) -
         words, lengths = model.encode_captions(CAPTIONS)
         score, _, _ = model.explain(regions[2], words[0, : lengths[0]], direction)
         sentence = words[0, : lengths[0]]
-        parts = model.contributions(regions[2], sentence, direction)
-        attention = model.attention(regions[2], sentence, direction)
+        parts = model.explain(regions[2], sentence, direction).contributions
+        attention = model.explain(regions[2], sentence, direction).attention
     assert model.config.attention == "t2i"  # asking for the other direction changes nothing of the model
     context = 1 if direction == "t2i" else 0
     torch.testing.assert_close(attention.sum(context), torch.ones(parts.shape[1 - context]))

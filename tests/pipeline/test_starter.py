@@ -148,7 +148,7 @@ def test_the_pieces_of_a_word_count_together(store: Path, monkeypatch: pytest.Mo
     words = model.encode_captions([found.caption])[0][0]
     regions = model.encode_images(torch.from_numpy(open_store(store)[found.image].features).float()[None])[0]
     with torch.inference_mode():
-        attention, added = model.attention(regions, words), model.contributions(regions, words)
+        _, attention, added = model.explain(regions, words)
     np.testing.assert_allclose(found.attention[2], attention[5:8].mean(0), atol=1e-6)
     np.testing.assert_allclose(found.contributions[2], added[5:8].sum(0), atol=1e-6)
     assert found.uniform == 1 / len(words)  # i2t: of all that a region can look at
