@@ -11,13 +11,11 @@ G the context's Gram matrix, the attended vector v = Σ a_i c_i has  q·v = a·s
 so that all there is to do after the one product of words and regions are passes over (M, L, N, K) numbers.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
-
-from matcher.errors import MatcherError
 
 Attention = Literal["t2i", "i2t"]
 Normalization = Literal["clipped_l2norm", "l2norm", "clipped_l1norm", "l1norm", "clipped", "softmax", "no_norm"]
@@ -31,17 +29,6 @@ NEGATIVE_SLOPE = 0.1  # of the leaky rectifier that "clipped" stands for
 # Dimensions of the scores (M, L, N, K) that hold the queries and the context of each direction.
 QUERY_DIM = {"t2i": 1, "i2t": 3}
 CONTEXT_DIM = {"t2i": 3, "i2t": 1}
-
-
-def check_options(attention: str, normalization: str, pooling: str = "Mean") -> None:
-    """Refuse a misspelt variant. Raises MatcherError."""
-    for name, value, allowed in (
-        ("attention", attention, get_args(Attention)),
-        ("normalization", normalization, get_args(Normalization)),
-        ("pooling", pooling, get_args(Pooling)),
-    ):
-        if value not in allowed:
-            raise MatcherError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
 
 
 def attend(scores: Tensor, *, attention: Attention, normalization: Normalization, softmax_temperature: float) -> Tensor:

@@ -46,15 +46,13 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Matcher:
         raise MatcherError(f"{path}: not readable as a model ({error}); expected one written by train") from error
     if FORMAT not in metadata:
         raise MatcherError(f"{path}: safetensors without this project's metadata; expected a model written by train")
-    damaged = MatcherError(
-        f"{path}: damaged, its bytes are not those that were written", "copy it again, or train again"
-    )
     try:
         content = json.loads(metadata[FORMAT])
         if content.pop("sha256") != digest([content, dict(sorted(tensors.items()))]):
-            raise damaged
+            raise ValueError("another checksum")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise error if error is damaged else damaged from error
+        what = "damaged, its bytes are not those that were written"
+        raise MatcherError(f"{path}: {what}", "copy it again, or train again") from error
     try:
         model = make_matcher(_config(content["config"], path), read_tokens(content["vocabulary"]))
         model.load_state_dict(tensors)
@@ -104,10 +102,9 @@ def read_tokens(state: Mapping[str, Any]) -> Tokens:
 def _config(values: dict[str, Any], path: Path) -> ModelConfig:
     if not isinstance(values, dict):
         raise MatcherError(f"{path}: its configuration is no object")
-    known = {field.name for field in fields(ModelConfig)}
-    if unknown := sorted(values.keys() - known):
-        raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]})", "update scan-pipeline")
     types = {field.name: type(field.default) for field in fields(ModelConfig)}
+    if unknown := sorted(values.keys() - types.keys()):
+        raise MatcherError(f"{path}: written by a newer version (unknown field {unknown[0]})", "update scan-pipeline")
     for name, value in values.items():
         if type(value) is not types[name] and not (types[name] is float and type(value) is int):
             raise MatcherError(f"{path}: its {name} is {value!r}; expected {types[name].__name__}")

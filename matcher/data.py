@@ -49,10 +49,6 @@ class CaptionedImages:
         if len(self.captions) and not 0 <= self.image_of_caption.min() <= self.image_of_caption.max() < len(self.rows):
             raise MatcherError(f"image_of_caption names images beyond the {len(self.rows)} there are")
 
-    @property
-    def num_images(self) -> int:
-        return len(self.rows)
-
 
 @dataclass(frozen=True)
 class Batch:

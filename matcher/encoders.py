@@ -3,8 +3,6 @@
 Letters: B images or captions, K regions, L words, D feature dimensions, E joint space, W word embedding.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -52,8 +50,7 @@ class ImageEncoder(nn.Module):
         self.normalize = config.image_norm
         learned = config.embed_dim - config.class_dim
         self.fc = nn.Linear(config.feature_dim, learned)
-        bound = math.sqrt(6.0 / (config.feature_dim + learned))  # Xavier
-        nn.init.uniform_(self.fc.weight, -bound, bound)
+        nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
         if config.image_weight_norm:
             weight_norm(self.fc, dim=None)  # type: ignore[arg-type]  # one length for the whole matrix, as published

@@ -248,7 +248,7 @@ class Trainer:
         bar.set_postfix(epoch=epoch, state="validating")
         self.model.eval()
         with self.average.used_by(self.model) if self.average else nullcontext():
-            share = self.group.slice_of(self.dev.num_images)
+            share = self.group.slice_of(len(self.dev.rows))
             rows = collection_similarity(
                 self.model, self.dev.source, self.dev.rows[share], self.dev.captions, progress=self.show
             )

@@ -9,7 +9,7 @@ a pooling, because it is dropped before the first product.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from matcher.attention import (
     Pooling,
     attend,
     attended_square,
-    check_options,
     pool,
     query_cosines,
     square_of_attended,
@@ -105,7 +104,15 @@ class PaddedWords:
 
     def __init__(self, words: Tensor, lengths: Tensor | Sequence[int]):
         """lengths: (M,) words per caption, 1..L. Raises MatcherError on shapes that do not fit."""
-        self.words, self.lengths, self.device = words, check_lengths(words, lengths), words.device
+        lengths = torch.as_tensor(lengths, dtype=torch.int64).cpu()
+        if lengths.shape != words.shape[:1]:
+            raise MatcherError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(words)},), one per caption")
+        if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= words.shape[1]:
+            raise MatcherError(
+                f"lengths are {int(lengths.min())}..{int(lengths.max())}; "
+                f"expected 1..{words.shape[1]}, the padded length of words"
+            )
+        self.words, self.lengths, self.device = words, lengths, words.device
 
     def pack(self, captions: Tensor) -> Tensor:
         """The words of some captions, one after another: (T, D)."""
@@ -172,7 +179,9 @@ class CrossAttention:
     lse_temperature: float = 6.0  # λ of the LogSumExp pooling; it multiplies
 
     def __post_init__(self) -> None:
-        check_options(self.attention, self.normalization, self.pooling)
+        for name, names in {"attention": Attention, "normalization": Normalization, "pooling": Pooling}.items():
+            if (value := getattr(self, name)) not in get_args(names):
+                raise MatcherError(f"{name} is {value!r}; expected one of {', '.join(get_args(names))}")
 
     def __call__(self, regions: Tensor, packed: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """(M, N) similarities of regions (N, K, D) and the packed words (T, D) of caption groups (captions, words in each)."""
@@ -258,19 +267,6 @@ def result_array(images: int, captions: int, memory_budget: int) -> np.ndarray:
         return np.empty((images, captions), dtype=np.float32)
     with tempfile.TemporaryFile() as file:  # the map keeps it alive; it is gone with the last reference
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(images, captions))
-
-
-def check_lengths(words: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-    """The lengths of padded words (M, L, D) as an int64 CPU tensor (M,). Raises MatcherError where they do not fit."""
-    lengths = torch.as_tensor(lengths, dtype=torch.int64).cpu()
-    if lengths.shape != words.shape[:1]:
-        raise MatcherError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(words)},), one per caption")
-    if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= words.shape[1]:
-        raise MatcherError(
-            f"lengths are {int(lengths.min())}..{int(lengths.max())}; "
-            f"expected 1..{words.shape[1]}, the padded length of words"
-        )
-    return lengths
 
 
 def pack(words: Tensor, lengths: Tensor, order: Tensor) -> Tensor:

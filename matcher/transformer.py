@@ -10,7 +10,6 @@ name, and known by the hash of its weights.
 Letters: B captions, L word pieces, H hidden size, E joint space.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.files import file_sha256
 from matcher.bert import Bert
 from matcher.config import ModelConfig
 from matcher.encoders import beside, l2_normalize
@@ -242,20 +242,18 @@ def _weights_sha256(folder: str) -> str:
         raise MatcherError(
             f"{path}: not there; a frozen text encoder is a folder or an installed package with this file"
         )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def _load_encoder(name: str) -> Any:
     from transformers import AutoModel
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    folder, shown = encoder_folder(name), logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for a tenth of a second
     try:
-        encoder = AutoModel.from_pretrained(encoder_folder(name), dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        if isinstance(error, MatcherError):
-            raise
         raise _not_loaded(name, error) from error
     finally:
         if shown:
