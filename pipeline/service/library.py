@@ -104,8 +104,11 @@ class Library:
         names, folder_of = self._distinct_folders
         return np.array([f"{name}/".startswith(folder) for name in names], bool)[folder_of]
 
-    def refuse_unknown(self, wanted: Filter) -> None:
-        """Raises a PipelineError where a filter names a folder or a class that no store has: nothing could pass it."""
+    def refuse_impossible(self, wanted: Filter, stores: Sequence[str]) -> None:
+        """Raises a PipelineError where nothing can pass a filter: what it names is not here, or it ends before it begins."""
+        refuse_unknown_store(wanted.store, stores)
+        if wanted.since and wanted.until and _day(wanted.since) > _day(wanted.until):
+            raise PipelineError(f"filter: since {wanted.since} is after until {wanted.until}")
         if wanted.folder and not self._is_below(wanted.folder).any():
             raise PipelineError(f"filter.folder {wanted.folder!r}: no photo's name has such a folder")
         classes = {name for store in self.collection.stores for name in store.object_names}
@@ -155,9 +158,10 @@ class Library:
         """What is known of a photo; its path on this machine only for a client on this machine."""
         height, width = map(int, self.sizes[row])
         store = self.collection.stores[self.store_of[row]]
-        date = datetime.fromtimestamp(self.dates[row]).strftime("%Y-%m-%d") if self.dates[row] else ""
+        time = float(self.dates[row])
+        date = datetime.fromtimestamp(time).strftime("%Y-%m-%d") if time else ""
         name, place = str(store.path) if local else store.path.name, self.collection.image_place(row) if local else ""
-        return Photo(self.id(row), self.names[row], name, date, max(width, 0), max(height, 0), place)
+        return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place)
 
     def tag(self, row: int, side: int) -> str:
         """Changes when the photo's file does."""

@@ -39,7 +39,7 @@ from pipeline.photo_lookup import stored_photo
 from pipeline.search import caption_scores, known_words, open_search
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import MOST_PIXELS, Library, refuse_unknown_store
+from pipeline.service.library import MOST_PIXELS, Library
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
@@ -100,6 +100,7 @@ class Generation:
             self._takes_uploads(),
             is_starter(self.collection.extraction),
             {},
+            tuple(store.shards[0].sha256 for store in stores),
         )  # fmt: skip
 
     def _takes_uploads(self) -> bool:
@@ -177,9 +178,13 @@ class LocalService:
         """Find photos for sentences, and photos similar to photos."""
         started, generation = time.perf_counter(), self.generation
         queries = tuple(" ".join(query.split()) for query in asked.queries)
-        if not asked.among:  # else the store may be another node's
-            refuse_unknown_store(asked.filter.store, generation.index.stores)
-            await asyncio.to_thread(generation.library.refuse_unknown, asked.filter)
+        impossible = ""
+        try:
+            await asyncio.to_thread(generation.library.refuse_impossible, asked.filter, generation.index.stores)
+        except PipelineError as error:
+            if not asked.among:  # else another node may have such photos
+                raise
+            impossible = str(error)
         for query in queries:  # refused before the others of its batch wait for it
             await asyncio.to_thread(known_words, generation.run, query)
         if queries or asked.images or asked.embeddings:
@@ -188,7 +193,10 @@ class LocalService:
             answers = [await asyncio.to_thread(_listed, generation, asked)]
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
-        return SearchResponse(Path(run.name).name, run.sha256, generation.name, True, milliseconds, tuple(answers))
+        return SearchResponse(
+            Path(run.name).name, run.sha256, generation.name, True, milliseconds, tuple(answers),
+            generation.index.features, impossible,
+        )  # fmt: skip
 
     async def _find(self, generation: Generation, asked: SearchRequest) -> list[SearchAnswer]:
         """One answer for each sentence, photo and embedding; or one for all of them."""

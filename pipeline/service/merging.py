@@ -49,7 +49,7 @@ def merge(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer
     """The answers of several nodes to one query: their scores compare, for all of them use one model."""
     hits = [hit for answer in answers for hit in answer.hits]
     listed = not any(hit.rank for hit in hits)
-    hits.sort(key=lambda hit: hit.date if listed else hit.score, reverse=True)
+    hits.sort(key=lambda hit: hit.time if listed else hit.score, reverse=True)
     return SearchAnswer(
         answers[0].query,
         max(answer.image for answer in answers),  # only its own node names it
@@ -64,4 +64,8 @@ def _page(hits: Sequence[FoundPhoto], asked: SearchRequest, ranked: bool = True)
     some = hits[asked.offset : asked.offset + asked.limit]
     first = asked.offset + 1
     least = float("-inf") if asked.min_score is None else asked.min_score
-    return tuple(replace(hit, rank=rank if ranked else 0) for rank, hit in enumerate(some, first) if hit.score >= least)
+    return tuple(
+        replace(hit, rank=rank if ranked else 0)
+        for rank, hit in enumerate(some, first)
+        if hit.score >= least or not ranked
+    )

@@ -2,7 +2,7 @@
 
 Each node runs a search over its own stores, all of its stages, and returns its best photos. Scores of one model compare, so the
 merged answer is the one that a single server over all stores would give. A node that is not there is left out, and the answer
-says so (`"complete": false`). Photos of a node have the node's number before their id.
+says so (`"complete": false`); so is one that has a store of a node before it. Photos of a node have the node's number before their id.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from pipeline.errors import PipelineError
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import refuse_unknown_store
 from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.service.schema import (
@@ -67,8 +66,6 @@ class Nodes:
             raise PipelineError(f"offset and limit: expected at most {DEEPEST} together where nodes are asked")
         if not all(self.photos.values()):
             await self._indexes()  # weak matches are told by the number of all photos
-        if asked.filter.store and (known := await self.index(request, None)).complete:
-            refuse_unknown_store(asked.filter.store, known.stores)
         owners = [self._owner(image) for image in asked.images]
         vectors = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
         common = replace(parts, limit=parts.offset + parts.limit, offset=0, among=sum(self.photos.values()))
@@ -85,6 +82,9 @@ class Nodes:
         there = [one for one in found if isinstance(one, dict)]
         if not there:
             raise Refused(503, f"no node answers: {found[0]}")
+        complete = len(there) == len(found)
+        if complete and all(one["impossible"] for one in there):
+            raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
         queries, answers = len(asked.queries), []
         for number in range(max(map(len, given))):
             same = [
@@ -95,7 +95,7 @@ class Nodes:
             answers.append(merge(same, parts))
         answers = [fuse(answers, asked)] if is_fused(asked) else answers
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        generation, complete = "+".join(one["generation"] for one in there), len(there) == len(found)
+        generation = "+".join(one["generation"] for one in there)
         return SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
 
     async def index(self, request: Request, asked: None) -> Index:
@@ -116,13 +116,13 @@ class Nodes:
 
     async def captions(self, request: Request, asked: bytes) -> dict[str, Any]:
         """Find captions for a photo that is sent."""
-        reason: Exception = NodeDown("no node")
+        reasons: list[Exception] = []
         for node in range(len(self.urls)):
             try:
                 return (await self._ask(node, "POST", "/v1/captions", content=asked)).json()
-            except NodeDown as error:
-                reason = error
-        raise Refused(503, f"no node answers: {reason}")
+            except (NodeDown, Refused) as error:  # which may have no captions
+                reasons.append(error)
+        raise next((one for one in reasons if isinstance(one, Refused)), Refused(503, f"no node answers: {reasons[0]}"))
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
         """What is known of a photo."""
@@ -174,7 +174,8 @@ class Nodes:
         async def ask(node: int, body: dict[str, Any]) -> dict[str, Any] | NodeDown:
             try:
                 found = (await self._ask(node, method, path, **body)).json()
-                return found if "model" in found else NodeDown(f"{self.urls[node]}: serves something else")
+                is_node = {"model", "features"} <= set(found)
+                return found if is_node else NodeDown(f"{self.urls[node]}: serves something else")
             except NodeDown as error:
                 return error
             except (ValueError, TypeError):
@@ -184,8 +185,21 @@ class Nodes:
         models = [one["model"] for one in found if isinstance(one, dict)]
         if models and self.model not in models:
             self.model = models[0]
-        other = NodeDown("has another model than the first node: scores do not compare")
-        return [other if isinstance(one, dict) and one["model"] != self.model else one for one in found]
+        return self._comparable(found)
+
+    def _comparable(self, found: list[dict[str, Any] | NodeDown]) -> list[dict[str, Any] | NodeDown]:
+        """The answers without those whose scores do not compare, or whose photos another node has given."""
+        given: set[str] = set()
+        for node, one in enumerate(found):
+            if isinstance(one, NodeDown):
+                continue
+            if one["model"] != self.model:
+                found[node] = NodeDown("has another model than the first node: scores do not compare")
+            elif given & set(one["features"]):
+                found[node] = NodeDown("has a store that a node before it has: its photos would count twice")
+            else:
+                given.update(one["features"])
+        return found
 
     async def _ask(self, node: int, method: str, path: str, **rest: Any) -> httpx.Response:
         try:

@@ -87,6 +87,7 @@ class Photo:
     name: str  # in its store
     store: str
     date: str  # a day; "" where it is not known
+    time: float  # seconds since 1970; 0 where it is not known
     width: int  # pixels; 0 where the store does not know it
     height: int
     path: str  # on the machine, for clients on it; "" for others
@@ -124,6 +125,8 @@ class SearchResponse:
     complete: bool  # false: a node was not there, so its photos are missing
     milliseconds: float
     answers: tuple[SearchAnswer, ...]
+    features: tuple[str, ...] = ()  # of a node: as of its index
+    impossible: str = ""  # of a node: why none of its photos can pass the filter
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ class Index:
     uploads: bool  # whether captions can be found for a photo that is sent
     starter: bool  # the starter made the features: windows at fixed places, not objects
     nodes: dict[str, str]  # of a coordinator: "ready", or why a node is left out
+    features: tuple[str, ...] = ()  # of a node: checksum of each store's first shard, so that no store counts twice
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def test_a_full_queue_refuses(inside: Path, gate: Gate, pool: ThreadPoolExecutor
 def test_uploads_have_a_queue_of_their_own(
     inside: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(local._captions)
-    monkeypatch.setattr(local, "_captions", gate)
+    gate = Gate(local.Generation.captions_of)
+    monkeypatch.setattr(local.Generation, "captions_of", lambda *asked: gate(*asked))
     with on_a_thread(make_server()) as (_, _, url):
         send = lambda: httpx.post(f"{url}/v1/captions", content=b"no photo", timeout=60, trust_env=False)  # noqa: E731
         sent = [pool.submit(send)]

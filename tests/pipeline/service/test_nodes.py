@@ -36,7 +36,7 @@ def servers(world: Path, small_weights: Path, tmp_path_factory: pytest.TempPathF
             Path(name).mkdir()
             for number, path in enumerate(some):
                 shutil.copy(path, name)
-                os.utime(Path(name, path.name), (1_600_000_000 + 86400 * (2 * number + (name == "left")),) * 2)
+                os.utime(Path(name, path.name), (1_600_000_000 + 6 * 3600 * (2 * number + (name == "left")),) * 2)
             command = ["extract", "--images", name, "--num-regions", "6", "--workers", "0", "--device", "cpu"]
             assert scan(*command).exit_code == 0
         try:
@@ -71,7 +71,7 @@ def test_two_nodes_equal_one(servers: list[Process]) -> None:
         {"queries": ["a dog by a tree"], "limit": 20, "explain": True},
         {"queries": ["a hous", "a boat"], "limit": 4, "offset": 3},
         {"queries": ["a dog"], "filter": {"store": "features/left"}, "min_score": -1},
-        {"queries": ["a dog"], "filter": {"since": "2020-09-20"}},
+        {"queries": ["a dog"], "filter": {"since": "2020-09-15"}},
         {"limit": 20},
     ):
         assert found(both, **asked) == found(whole, **asked)
@@ -102,7 +102,15 @@ def test_two_nodes_equal_one(servers: list[Process]) -> None:
     assert both.client.post("/v1/search", json={"limit": 10_000, "offset": 1}).status_code == 400
     refused = both.client.post("/v1/search", json={"filter": {"store": "middle"}})
     assert refused.status_code == 400
-    assert "expected one of features/left, features/right" in refused.json()["error"]
+    assert "expected one of features/left | filter.store 'middle'" in refused.json()["error"]
+    for wanted in ({"folder": "nowhere"}, {"object": "nothing"}, {"since": "2020-09-15", "until": "2020-09-14"}):
+        asked = {"queries": ["a dog"], "filter": wanted}
+        answers = [server.client.post("/v1/search", json=asked) for server in (both, whole)]
+        assert [answer.status_code for answer in answers] == [400, 400]
+        assert answers[0].json() == answers[1].json()
+    assert found(both, min_score=0.5, limit=20) == found(
+        whole, limit=20
+    )  # photos that nothing was asked for have no score
     photo = Path(whole.folder, "left", chosen[0]).read_bytes()
     captions = [server.client.post("/v1/captions", content=photo).json() for server in (both, whole)]
     assert captions[0] == captions[1]
@@ -206,6 +214,32 @@ def test_a_node_with_another_model_is_left_out(inside: Path, monkeypatch: pytest
             assert not answer["complete"]
             assert answer["answers"][0]["searched"] == 20
             assert client.get("/v1/index").json()["nodes"][second].startswith("has another model")
+
+
+def test_a_store_of_two_nodes_counts_once(inside: Path) -> None:
+    with on_a_thread(make_server()) as (_, _, url), on_a_thread(make_server()) as (_, _, second):
+        nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
+        with TestClient(Server(nodes, Metrics()).app()) as client:
+            answer = client.post("/v1/search", json={"queries": ["a dog"], "limit": 100}).json()
+            assert not answer["complete"]
+            hits = answer["answers"][0]["hits"]
+            assert len({hit["name"] for hit in hits}) == len(hits) == answer["answers"][0]["searched"] == 20
+            index = client.get("/v1/index").json()
+            assert index["photos"] == 20
+            assert index["nodes"][second] == "has a store that a node before it has: its photos would count twice"
+
+
+def test_captions_are_asked_of_every_node(inside: Path, small_weights: Path) -> None:
+    photo = min(Path("coco/train2014").glob("*.jpg")).read_bytes()
+    without, having = make_server(), make_server(weights=str(small_weights))
+    assert isinstance(without.service, LocalService)
+    without.service.generation.run.data["captions"] = []
+    with on_a_thread(without) as (_, _, url), on_a_thread(having) as (_, _, second):
+        nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
+        with TestClient(Server(nodes, Metrics()).app()) as client:
+            assert client.post("/v1/captions", content=photo).json()["captions"]
+            refused = client.post("/v1/captions", content=b"no photo")
+            assert refused.status_code == 400
 
 
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
