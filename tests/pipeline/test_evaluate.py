@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -180,7 +181,8 @@ def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytes
     assert resumed.exit_code == 0, resumed.output
 
 
-def test_refusals_come_before_the_work(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_come_before_the_work(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
     monkeypatch.setattr("pipeline.evaluate.collection_similarity", None)
     for arguments, message in (
         (["--folds", "3"], "5 images do not divide into 3 equal folds"),
@@ -190,6 +192,14 @@ def test_refusals_come_before_the_work(inside: Path, monkeypatch: pytest.MonkeyP
         said = scan("evaluate", "--run", "runs/t2i_mean", *arguments)
         assert said.exit_code == 2
         assert message in said.output
+    config = yaml.safe_load(Path("runs/t2i_mean/config.yaml").read_text())
+    for expected, message in (
+        ({"rsum": 400, "folds": 5}, "the preset expects the mean of 5 folds, not of 1; evaluate with --folds 5"),
+        ({"rsum": "many"}, "its expected recalls are not numbers"),
+    ):
+        Path("runs/t2i_mean/config.yaml").write_text(yaml.safe_dump({**config, "expected": expected}))
+        said = scan("evaluate", "--run", "runs/t2i_mean", "--verify")
+        assert (said.exit_code, message in said.output) == (2, True), said.output
 
 
 @pytest.mark.parametrize("command", [["train", "--device", "cpu", "--run", "mine"]])
