@@ -21,11 +21,14 @@ FORMATS = (
 )
 SPLIT_WORDS = {
     "train": "train",
+    "training": "train",
     "restval": "train",  # Karpathy's name for the COCO val images that everyone trains on
     "val": "dev",
+    "valid": "dev",
     "validation": "dev",
     "dev": "dev",
     "test": "test",
+    "testing": "test",
     "testall": "test",  # the original code's name for COCO's 5K test images
 }
 
@@ -38,7 +41,7 @@ class Caption:
     image: str  # the image as the file names it: a file name or a relative path
     image_id: int | str  # the dataset's id of the image (COCO: an integer), else `image`
     caption_id: int | str  # the dataset's id of the caption, else Flickr's convention: 1000.jpg#0, 1000.jpg#1, …
-    split: str = ""  # "train", "dev" or "test" where the file says so
+    split: str = ""  # where the file says so: "train", "dev", "test", or a word of its own
 
 
 def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
@@ -73,6 +76,12 @@ def split_of_name(name: str) -> str:
         if word in SPLIT_WORDS:
             return SPLIT_WORDS[word]
     return ""
+
+
+def _split(word: str) -> str:
+    """The split that a file means by a word: one of ours, else the word itself, as in "fold 3"."""
+    word = _one_line(word).lower()
+    return SPLIT_WORDS.get(word) or split_of_name(word) or word
 
 
 class _Mismatch(Exception):
@@ -124,7 +133,7 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
-        split = SPLIT_WORDS.get(_field(image, "split", (str,), where, default="").lower(), "")
+        split = _split(_field(image, "split", (str,), where, default=""))
         for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
             text = _one_line(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"))
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
@@ -146,7 +155,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
         number = count_of_image.get(image, 0)
         count_of_image[image] = number + 1
-        split = SPLIT_WORDS.get(row.split.lower(), "")
+        split = _split(row.split)
         captions.append(Caption(caption, image, image, f"{image}#{number}", split))
     return captions
 

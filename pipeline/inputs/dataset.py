@@ -179,8 +179,15 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
     most `dev_images`. So they are the same in every run, and for the most part the same when images are added.
     """
     splits, notes = dict(dataset.splits), list(dataset.notes)
+    if unknown := [split for name, split in splits.items() if name not in ("", "train", "dev", "test")]:
+        notes.append(f"left out are the splits {describe(unknown)}; training knows train, dev and test")
     if "train" not in splits:
-        source = "" if "" in splits else next(name for name in ("dev", "test") if name in splits)
+        source = next((name for name in ("", "dev", "test") if name in splits), None)
+        if source is None:
+            raise PipelineError(
+                f"no image is in a split that training knows; found {describe(unknown)}",
+                "name the splits train, dev and test",
+            )
         notes.append(
             f"no split is named train: using the {len(splits[source].store_ids):,} images of {source or 'the stores'}"
         )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +18,8 @@ class ImageIndex:
 
     Files write the same photo as `COCO_val2014_1.jpg`, `val2014/COCO_val2014_1.jpg` or without suffix. The exact id wins,
     then the base name, then the base name without suffix; of several, those whose folders agree with the name's over
-    the most components, from the base name up. Where all ids are numbers, as in Caffe's files, COCO's file names are found
+    the most components, from the base name up. Letters with accents are the same in their composed form and in the decomposed
+    one, which Macs write. Where all ids are numbers, as in Caffe's files, COCO's file names are found
     by theirs.
 
     `paths` (N,) is what is known of the photos' paths, each ending in its id; None: the ids (N,).
@@ -25,7 +27,7 @@ class ImageIndex:
 
     def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None):
         self.image_ids = image_ids
-        self._folders = [path.split("/")[-2::-1] for path in paths or image_ids]  # from the base name up
+        self._folders = [_composed(path).split("/")[-2::-1] for path in paths or image_ids]  # from the base name up
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_stem: dict[str, list[int]] = defaultdict(list)
@@ -92,7 +94,7 @@ class ImageIndex:
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""
         count = 0
-        for left, right in zip(image.split("/")[-2::-1], self._folders[row], strict=False):
+        for left, right in zip(_composed(image).split("/")[-2::-1], self._folders[row], strict=False):
             if left != right:
                 break
             count += 1
@@ -101,15 +103,19 @@ class ImageIndex:
 
 def _is_same(left: str, right: str) -> bool:
     """Whether two names can be forms of one: one is the end of the other, with or without suffix."""
-    ours, theirs = left.split("/")[::-1], right.split("/")[::-1]
+    ours, theirs = _composed(left).split("/")[::-1], _composed(right).split("/")[::-1]
     same_base = ours[0] == theirs[0] or (
         stem_of(left) == stem_of(right) and (stem_of(left) == ours[0] or stem_of(right) == theirs[0])
     )
     return same_base and all(a == b for a, b in zip(ours[1:], theirs[1:], strict=False))
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _base(image: str) -> str:
-    return image.rsplit("/", 1)[-1]
+    return _composed(image.rsplit("/", 1)[-1])
 
 
 def stem_of(image: str) -> str:

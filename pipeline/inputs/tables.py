@@ -44,6 +44,7 @@ class _Layout:
     image: int
     captions: tuple[int, ...]
     split: int | None = None
+    folder: int | None = None  # of the image, as in tables made of Karpathy's files
 
 
 def read_table(path: Path, text: str) -> Iterator[TableRow]:
@@ -73,7 +74,7 @@ def read_table(path: Path, text: str) -> Iterator[TableRow]:
 def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     for delimiter in DELIMITERS:
-        names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        names = [name.strip().strip('"').lower().replace(" ", "_") for name in first.split(delimiter)]
         image = next((names.index(word) for word in IMAGE_WORDS if word in names), None)
         captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
         if image is None or len(names) < 2:
@@ -85,7 +86,8 @@ def _layout(path: Path, first: str) -> _Layout:
                 f"{path}: line 1 has the columns {', '.join(names)[:SHOWN]}; expected one of {', '.join(CAPTION_WORDS)}"
             )
         split = names.index("split") if "split" in names else None
-        return _Layout(delimiter, True, len(names), image, captions, split)
+        folder = names.index("filepath") if "filepath" in names and names[image] in ("filename", "file_name") else None
+        return _Layout(delimiter, True, len(names), image, captions, split, folder)
     named = [mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE)]
     found = [mark for mark in DELIMITERS if mark in first]
     return _Layout("\t" if "\t" in found else (named or [","])[0], False, 2, 0, (1,))
@@ -156,7 +158,8 @@ def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _La
 
 def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout) -> TableRow:
     columns, caption = layout.columns, layout.captions[0]
-    if len(fields) > columns and caption == columns - 1:  # delimiters of a caption without quotes
+    # Delimiters of a caption without quotes; a tab is in none, so what it separates is something else
+    if len(fields) > columns and caption == columns - 1 and layout.delimiter != "\t":
         if f'{layout.delimiter}"' in line:
             raise PipelineError(
                 f"{path}: line {number} is {line[:SHOWN]!r}: quoted and unquoted text side by side; expected {columns} columns",
@@ -172,7 +175,10 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
         )
     split_name = "" if layout.split is None else fields[layout.split].strip()
     captions = tuple(text for column in layout.captions for text in _listed(fields[column].strip()))
-    return TableRow(fields[layout.image].strip(), captions, split_name)
+    image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
+    if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path
+        image = f"{folder}/{image}"
+    return TableRow(image, captions, split_name)
 
 
 def _listed(field: str) -> list[str]:

@@ -73,6 +73,48 @@ def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
     ]
 
 
+def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> None:
+    rows = [
+        ("training", "train"),
+        ("valid", "dev"),
+        ("Test ", "test"),
+        ("val2014", "dev"),
+        ("Fold 3", "fold 3"),
+        ("", ""),
+    ]
+    table = "image,caption,split\n" + "".join(f"{n}.jpg,A dog,{word}\n" for n, (word, _) in enumerate(rows))
+    images = [{"filename": f"{n}.jpg", "split": word, "sentences": [{"raw": "A"}]} for n, (word, _) in enumerate(rows)]
+    for path in (write(tmp_path / "c.csv", table), write(tmp_path / "c.json", {"images": images})):
+        assert [caption.split for caption in read_captions(path)] == [split for _, split in rows]
+
+
+def test_the_folder_of_a_tables_file_is_part_of_its_name(tmp_path: Path) -> None:
+    text = "filepath,File Name,caption\ntrain,1.jpg,A dog\nval,1.jpg,A cat\nval/2.jpg,2.jpg,A boat\n"
+    assert [one.image for one in read_captions(write(tmp_path / "c.csv", text))] == [
+        "train/1.jpg",
+        "val/1.jpg",
+        "2.jpg",
+    ]
+
+
+@pytest.mark.parametrize("text", ["a.jpg\tA dog\t5\n", "image\tcaption\na.jpg\tA dog\t5\n"])
+def test_what_stands_behind_a_second_tab_is_no_caption(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PipelineError, match=r"line \d is 'a\.jpg\\tA dog\\t5'; expected"):
+        read_captions(write(tmp_path / "c.tsv", text))
+
+
+def test_composed_and_decomposed_letters_name_one_photo() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    index = ImageIndex([f"{decomposed}/1.jpg", "b/1.jpg", f"{decomposed}.jpg"])
+    assert index.match([f"{composed}/1.jpg", f"{composed}.jpg"], "c.tsv") == {
+        f"{composed}/1.jpg": 0,
+        f"{composed}.jpg": 2,
+    }
+    both = ImageIndex([f"{composed}.jpg", f"{decomposed}.jpg"])
+    assert [both.find(f"{name}.jpg") for name in (composed, decomposed)] == [0, 1]
+    assert len(both.candidates(f"x/{composed}.jpg")) == 2
+
+
 @pytest.mark.parametrize(
     "text",
     [

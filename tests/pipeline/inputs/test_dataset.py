@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.inputs.dataset import all_splits, find_captions, find_stores, load_dataset, with_training_splits
 from pipeline.store.reader import open_store
 from tests.pipeline.store.test_store import write_store
+from tests.stores import make_store
 
 
 def write_coco(path: Path, names: list[str], captions: int = 2) -> Path:
@@ -179,3 +180,17 @@ def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path:
         f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
         f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt beside it",
     ]
+
+
+def test_splits_that_training_does_not_know_are_said(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "photos", [f"{number}.jpg" for number in range(8)])
+    rows = [f"{number}.jpg,A dog,{split}" for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["fold 3"] * 2)]
+    (tmp_path / "c.csv").write_text("\n".join(["image,caption,split", *rows]))
+    dataset = with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 1000)
+    assert len(dataset.splits["train"].store_ids) == 4
+    assert "left out are the splits fold 3 2 images / 2 captions; training knows train, dev and test" in dataset.notes
+    (tmp_path / "c.csv").write_text("image,caption,split\n1.jpg,A dog,a\n2.jpg,A cat,b\n")
+    with pytest.raises(
+        PipelineError, match="no image is in a split that training knows; found a 1 images / 1 captions, b"
+    ):
+        with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 1000)
