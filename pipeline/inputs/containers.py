@@ -138,7 +138,7 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                         text = _text_of(archive, member)
                         records[_key(name)].update(_record(text) if suffix == ".json" else {"txt": text})
                     elif not member.isdir():
-                        skipped[suffix] += 1
+                        skipped[f"{suffix}{' link' if member.issym() or member.islnk() else ''}"] += 1
                 file.seek(archive.offset)
                 if index.photos and any(file.read(LONGEST_END)):
                     raise tarfile.ReadError("something follows its end mark, as in tars joined by cat")

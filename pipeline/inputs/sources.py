@@ -93,12 +93,13 @@ class Folder(Source):
 class Containers(Source):
     """Photos in tar or parquet files, in the order of these."""
 
-    def __init__(self, root: str, files: Sequence[str]):
-        self.root, self.files = root, files  # below `folder_of(root)`
+    def __init__(self, root: str, files: Sequence[str], others: Sequence[str] = ()):
+        self.root, self.files, self.others = root, files, others  # below `folder_of(root)`; the others are not read
 
     def photos(self, skipped: Counter[str]) -> list[Listed]:
         """All of them; a damaged container is listed as one more, which becomes a failure."""
         photos = []
+        skipped.update(os.path.splitext(file)[1].lower() for file in self.others)
         for file in self.files:
             place = place_of(self.root, file)
             index, found = index_of(place), status(place)
@@ -163,7 +164,7 @@ def _containers(root: str, files: Iterable[str]) -> Containers | None:
     """The tars of a folder, else its parquet files: img2dataset writes a table without photos beside each tar."""
     for suffix in CONTAINERS:
         if found := [file for file in files if file.endswith(suffix)]:
-            return Containers(root, found)
+            return Containers(root, found, [file for file in files if not file.endswith(suffix)])
     return None
 
 
@@ -181,10 +182,10 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
     _remote_source.cache_clear()
     photos = []
     for index, (root, prefix) in enumerate(zip(map(str, roots), _prefixes(roots), strict=True)):
-        photos += [
-            Photo(prefix + found.path.rpartition(INSIDE)[2], found.path, index, *found[1:])
-            for found in open_source(root).photos(skipped)
-        ]
+        source = open_source(root)
+        for listed in source.photos(skipped):
+            name = listed.path.rpartition(INSIDE)[2] if isinstance(source, Containers) else listed.path
+            photos.append(Photo(prefix + name, listed.path, index, *listed[1:]))
     if not photos:
         folders = ", ".join(map(str, roots))
         found = f"; {describe_skipped(skipped)}" if skipped else ""

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -242,6 +243,23 @@ def test_names_of_files_and_stores(place: Path, monkeypatch: pytest.MonkeyPatch)
     (place / "tars/00002.tar").write_bytes((place / "tars/00000.tar").read_bytes())
     with pytest.raises(PipelineError, match=r"two files both hold 'COCO_val2014_000000000000\.jpg'"):
         list_photos(["tars"])
+
+
+def test_files_beside_containers_and_links_in_them_are_counted(place: Path) -> None:
+    (place / "mixed").mkdir()
+    (place / "photos/a::b.jpg").write_bytes(next((place / "photos").iterdir()).read_bytes())
+    (place / "photos/b.jpg").write_bytes(b"another")
+    for name in ("x.parquet", "notes.txt"):
+        (place / "mixed" / name).touch()
+    with tarfile.open(place / "mixed/a.tar", "w") as tar:
+        tar.add(place / "photos/b.jpg", "b.jpg")
+        link = tarfile.TarInfo("c.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "b.jpg"
+        tar.addfile(link)
+    skipped = Counter[str]()
+    assert [photo.image_id for photo in list_photos([place / "mixed"], skipped=skipped)] == ["b.jpg"]
+    assert skipped == {".parquet": 1, ".txt": 1, ".jpg link": 1}
+    assert {"a::b.jpg", "b.jpg"} < {photo.image_id for photo in list_photos([place / "photos"])}  # of a folder
 
 
 def test_parquet_as_people_write_it(place: Path) -> None:
