@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from pipeline.inputs.dataset import Split
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.runs import TrainedRun
 
+T = TypeVar("T")
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST_FIELD = 1 << 17  # characters
 EXPECTED = "image, caption and at least one grade, separated by tabs or as CSV"
@@ -135,17 +137,23 @@ def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[Trained
             word that every run knows.
     """
     index = ImageIndex(split.stores.image_ids)
-    rows = {str(image_id): int(row) for image_id, row in zip(split.image_ids, split.images.rows, strict=True)}
-    texts = {str(caption_id): text for caption_id, text in zip(split.caption_ids, split.images.captions, strict=True)}
+    rows = _by_id(split.image_ids, split.images.rows.tolist())
+    texts = _by_id(split.caption_ids, split.images.captions)
     found = []
     for judgement in judgements:
-        row = rows.get(judgement.image, index.find(judgement.image))
+        for kind, name, meant in (("image", judgement.image, rows), ("caption", judgement.caption, texts)):
+            if len(meant.get(name, ())) > 1:
+                raise PipelineError(
+                    f"{judgement.where}: {kind} {name!r} is the id of several in the split {split.name}",
+                    f"name the {kind} by its {'file' if kind == 'image' else 'sentence'}, or one captions file with --captions",
+                )
+        row = next(iter(rows.get(judgement.image, ())), index.find(judgement.image))
         if row is None:
             raise PipelineError(
                 f"{judgement.where}: image {judgement.image!r} is in no store of the evaluation",
                 "name the stores of all judged photos with --features",
             )
-        text = texts.get(judgement.caption, judgement.caption)
+        text = next(iter(texts.get(judgement.caption, ())), judgement.caption)
         # A word alone may be a sentence; 1056338697_4798441efc.jpg#2 and 7041 are ids, of captions that are not evaluated.
         is_id = text == judgement.caption and len(text.split()) == 1 and not text.isalpha()
         if is_id or not all(run.model.vocabulary.known(text) for run in runs):
@@ -155,6 +163,14 @@ def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[Trained
                 "evaluate all judged captions with --split all, or name their files with --captions",
             )
         found.append((row, text))
+    return found
+
+
+def _by_id(ids: Sequence[int | str], values: Sequence[T]) -> dict[str, dict[T, None]]:
+    """What each id stands for; several where two captions files number theirs alike."""
+    found: dict[str, dict[T, None]] = {}
+    for key, value in zip(map(str, ids), values, strict=True):
+        found.setdefault(key, {})[value] = None
     return found
 
 

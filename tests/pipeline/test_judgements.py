@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matcher.data import CaptionedImages
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
-from pipeline.judgements import read_judgements
+from pipeline.inputs.dataset import Split
+from pipeline.judgements import Judgement, locate, read_judgements
+from pipeline.store.reader import open_stores
 from tests.world import scan
 
 
@@ -92,6 +95,17 @@ def test_ids_of_captions_that_are_not_evaluated_are_not_taken_for_sentences(insi
     said = scan("evaluate", "--run", "runs/t2i_mean", "--judgements", "grades.tsv")
     assert said.exit_code == 2
     assert f"line 2: caption {caption!r} is no id of a caption in the split dev" in said.output
+
+
+def test_an_id_of_two_captions_is_refused(inside: Path, tmp_path: Path) -> None:
+    collection = open_stores(["features/train2014"])
+    captions = CaptionedImages(collection, ["a dog", "a cat", "a cat"], np.array([0, 1, 2]), np.arange(3))
+    ids = list(collection.image_ids[:3])
+    split = Split("dev", collection, captions, ids, [7, 7, 8], [0, 0, 1])
+    for image, caption, kind in ((ids[0], "0", "caption '0'"), ("7", "1", "image '7'")):
+        with pytest.raises(PipelineError, match=f"line 1: {kind} is the id of several in the split dev; name the"):
+            locate([Judgement(image, caption, (1.0,), "line 1")], split, [])
+    assert locate([Judgement("8", "1", (1.0,), "line 1")], split, []) == [(2, "a cat")]
 
 
 def test_judgements_are_a_regular_file() -> None:
