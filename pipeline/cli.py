@@ -339,7 +339,7 @@ def doctor(config: DoctorConfig) -> None:
     from pipeline.doctor import report
 
     checks: list[report.Check] = []
-    for check in report.examine():
+    for check in report.examine(report.SECTIONS):
         if not config.json:
             say(check if checks and checks[-1].section == check.section else f"{check.section}\n{check}")
         checks.append(check)

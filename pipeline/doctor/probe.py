@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.doctor.report import BROKEN, MISSING, NOTE, OK, Check, one_line, torch_again
+from pipeline.doctor.report import BROKEN, MISSING, NOTE, OK, Check, examine, one_line, torch_again
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +24,11 @@ CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 def main() -> None:
     """Examine libraries, devices, and a tiny detector on a made-up photo, until something is in the way."""
-    for section, checks in {"libraries": _libraries, "devices": _devices, "self-test": _self_test}.items():
-        if not _printed(section, checks):
+    sections = {"libraries": _libraries, "devices": _devices, "self-test": _self_test}
+    for check in examine(sections, remedy=torch_again()):
+        print(json.dumps(asdict(check)), flush=True)
+        if check.state == BROKEN:
             return
-
-
-def _printed(section: str, checks: Callable[[], Iterator[Check]]) -> bool:
-    """Print the checks of a section; whether it is of use to go on."""
-    last = Check(OK, "")
-    try:
-        for last in checks():
-            print(json.dumps(asdict(replace(last, section=section))), flush=True)
-    except Exception as error:
-        last = Check(BROKEN, f"{type(error).__name__}: {one_line(error)}", torch_again(), section)
-        print(json.dumps(asdict(last)), flush=True)
-    return last.state != BROKEN
 
 
 def _libraries() -> Iterator[Check]:

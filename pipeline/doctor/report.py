@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -40,14 +40,14 @@ class Check:
         return f"  {self.state:8} {self.what}{f'  -> {self.remedy}' if self.remedy else ''}"
 
 
-def examine() -> Iterator[Check]:
-    """Every check in turn. One that fails in a way nobody thought of is a line of the report as well."""
-    for section, checks in SECTIONS.items():
+def examine(sections: Mapping[str, Callable[[], Iterator[Check]]], remedy: str = "") -> Iterator[Check]:
+    """Every check of some sections in turn. One that fails in a way nobody thought of is a line of the report as well."""
+    for section, checks in sections.items():
         try:
             for check in checks():
                 yield check if check.section else replace(check, section=section)
         except Exception as error:
-            yield Check(BROKEN, f"cannot be examined: {type(error).__name__}: {one_line(error)}", section=section)
+            yield Check(BROKEN, f"cannot be examined: {type(error).__name__}: {one_line(error)}", remedy, section)
 
 
 def healthy(checks: list[Check]) -> bool:
