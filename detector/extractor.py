@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from detector.boxes import apply_deltas, clip
-from detector.config import DetectorConfig
 from detector.errors import DetectorError
 from detector.folding import PRECISIONS
 from detector.locate import find_weights
@@ -33,6 +32,7 @@ from detector.weights import Weights, load_weights
 from detector.windows import pyramid
 
 SELECTIONS = ("caffe", "maxclass", "windows")
+INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_threshold", "rpn_min_size")
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,12 @@ class RegionExtractor(RegionSource):
             DetectorError: no weights, a file of no known layout, or overrides that the weights do not fit.
         """
         weights = load_weights(find_weights(None if path_or_name is None else str(path_or_name)))
-        config = _override(weights.config, config_overrides or {})
-        model = FasterRCNN(config)
+        overrides = config_overrides or {}
+        for key in overrides:
+            if key not in INPUT_FIELDS:
+                known = ", ".join(INPUT_FIELDS)
+                raise DetectorError(f"detector.{key}: decided by the weights; expected one of {known}")
+        model = FasterRCNN(replace(weights.config, **overrides))
         model.load_state_dict(weights.tensors)
         return cls(model, weights, selection=selection, num_regions=num_regions, device=device, precision=precision)
 
@@ -242,13 +246,3 @@ class _Launched:
 def _to_host(tensor: Tensor) -> Tensor:
     """Its copy; of a CUDA tensor in pinned memory, and not waited for."""
     return tensor.to("cpu", non_blocking=tensor.is_cuda)
-
-
-INPUT_FIELDS = ("min_size", "max_size", "rpn_pre_nms", "rpn_post_nms", "rpn_nms_threshold", "rpn_min_size")
-
-
-def _override(config: DetectorConfig, overrides: Mapping[str, Any]) -> DetectorConfig:
-    for key in overrides:
-        if key not in INPUT_FIELDS:
-            raise DetectorError(f"detector.{key}: decided by the weights; expected one of {', '.join(INPUT_FIELDS)}")
-    return replace(config, **overrides)

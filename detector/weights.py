@@ -46,11 +46,9 @@ def load_weights(path: Path) -> Weights:
     Raises:
         DetectorError: missing, damaged, of no known layout, or a pickle that would run code.
     """
-    if not path.is_file():
-        raise DetectorError(f"{path}: no such weights file")
-    if _is_safetensors(path):
-        return _load_own(path)
-    state = read_tensors(path)
+    metadata, state = _read(path)
+    if metadata is not None:
+        return _own_weights(path, metadata, state)
     layout, config, tensors = normalize(state, str(path))
     tensors.setdefault("cell_anchors", cell_anchors(config.geometry, config.anchor_sizes, config.anchor_ratios))
     tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
@@ -65,13 +63,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DetectorError: missing, damaged, or a file that would run code.
     """
-    if not path.is_file():
-        raise DetectorError(f"{path}: no such weights file")
-    if _is_safetensors(path):
-        return _read_safetensors(path)[1]
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    return _load_torch(path) if zipped else _load_pickle(path)
+    return _read(path)[1]
 
 
 def save_weights(
@@ -125,13 +117,14 @@ def convert(source: Path, target: Path) -> str:
     )
 
 
-def _is_safetensors(path: Path) -> bool:
+def _read(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
+    """Metadata, of safetensors alone, and tensors."""
+    if not path.is_file():
+        raise DetectorError(f"{path}: no such weights file")
     with path.open("rb") as file:
-        return file.read(16)[8:9] == b"{"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors."""
+        start = file.read(16)
+    if start[8:9] != b"{":
+        return None, _load_torch(path) if start.startswith(b"PK") else _load_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -139,8 +132,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise DetectorError(f"{path}: damaged or truncated ({error})", "download or convert it again") from error
 
 
-def _load_own(path: Path) -> Weights:
-    metadata, tensors = _read_safetensors(path)
+def _own_weights(path: Path, metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> Weights:
     if FORMAT not in metadata:
         raise DetectorError(f"{path}: safetensors without this project's metadata; expected one of: {LAYOUTS}")
     content = json.loads(metadata[FORMAT])

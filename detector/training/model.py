@@ -5,7 +5,7 @@ Anchors and proposals are labelled, sampled and (for the RPN) scored by detectro
 Letters: B images of a batch, G boxes of an image, R sampled proposals, C objects, T attributes, D feature dimensions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from detector.boxes import apply_deltas, grid_anchors
 from detector.config import STRIDE, DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
 from detector.errors import DetectorError
+from detector.folding import PRECISIONS
 from detector.model import BoxPredictor, FasterRCNN
 
 with detectron2_ready():
@@ -31,7 +32,6 @@ with detectron2_ready():
 
 DETECTIONS, SCORE_THRESHOLD, NMS_THRESHOLD = 400, 1e-3, 0.3  # of an evaluation, as published (there without threshold)
 ONEDNN_BLOCK = 16  # float32 numbers in a register of AVX-512
-LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainableDetector(nn.Module):
@@ -93,8 +93,8 @@ class TrainableDetector(nn.Module):
             return self._detections(records, images.image_sizes, features, targets)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = LOW_PRECISION.get(self.recipe.precision)
-        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=self.training and dtype is not None)
+        dtype = PRECISIONS[self.recipe.precision]
+        return torch.autocast(self.device.type, dtype, enabled=self.training and dtype != torch.float32)
 
     def _rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = self.model.proposal_generator.rpn_head(features)
@@ -122,10 +122,10 @@ class TrainableDetector(nn.Module):
         config = self.model.config
         proposals = self.model.proposals(features, sizes, [record["scale"] for record in records])
         results: list[dict[str, Any]] = []
-        for record, boxes, found in zip(records, proposals, self.model.predict(features, proposals), strict=True):
+        predictions = self.model.predict(features, proposals)
+        for record, size, boxes, found in zip(records, sizes, proposals, predictions, strict=True):
             moved = apply_deltas(boxes, found.box_deltas, config.box_weights, self.model.offset)  # (R, C, 4)
             scores = F.pad(found.class_probabilities, (0, 1))  # (R, C + 1); the background's is not read
-            size = sizes[len(results)]
             instances, _ = fast_rcnn_inference_single_image(
                 moved.flatten(1), scores, size, SCORE_THRESHOLD, NMS_THRESHOLD, DETECTIONS
             )
@@ -219,12 +219,9 @@ def subsample_before_narrow_convolutions(model: nn.Module) -> None:
         if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride == (1, 1):
             continue
         if module.in_channels < ONEDNN_BLOCK:
-            module.register_forward_pre_hook(_every(module.stride))
+            step = module.stride[0]
+            module.register_forward_pre_hook(lambda _, inputs, step=step: (inputs[0][:, :, ::step, ::step],))
             module.stride = (1, 1)
-
-
-def _every(stride: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    return lambda _, inputs: (inputs[0][:, :, :: stride[0], :: stride[1]],)
 
 
 def plain_state(model: FasterRCNN) -> dict[str, Tensor]:

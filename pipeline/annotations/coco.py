@@ -4,6 +4,7 @@ coco/annotations/instances_train2017.json, instances_val2017.json; coco/train201
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,8 @@ def read_coco(
         if not records:
             photos = folder / path.stem.removeprefix("instances_")
             raise PipelineError(f"{path}: no photo of it can be used; expected them in {photos}")
-    for what, count in (
-        ("kept from training", len(everything) - len(kept)),
-        ("without a usable box", len(kept) - len(train)),
-    ):
-        if count:
-            report.images[what] = count
-    report.images["to train on"], report.images["held out"] = len(train), len(evaluation)
+    left_out = {"kept from training": len(everything) - len(kept), "without a usable box": len(kept) - len(train)}
+    report.images += Counter(left_out | {"to train on": len(train), "held out": len(evaluation)})  # those above zero
     objects = list(categories.values())
     return DetectionRecords(train, evenly_spaced(evaluation, evaluation_images), objects, [], read_image, report)
 
@@ -96,4 +92,4 @@ def _record(
         if cleaned is not None:
             boxes.append(cleaned)
             classes.append(category)
-    return make_record(photo, image_id, size, boxes, classes, [[] for _ in boxes])
+    return make_record(photo, image_id, size, boxes, classes)

@@ -1,8 +1,4 @@
-"""What a detector is trained on: records of images with boxes, cleaned and counted.
-
-A record: file_name, image_id, height, width; boxes (G, 4) float32 XYXY pixels, classes (G,) int64 and attributes (G, A)
-int64 padded with -1. Letters: G boxes of an image, A attributes of a box at most, T attributes of the vocabulary.
-"""
+"""What a detector is trained on: records of images with boxes, cleaned and counted; `detector.training.data` says what one is."""
 
 import math
 from collections import Counter
@@ -117,9 +113,8 @@ def clean_box(annotated: Any, image_size: tuple[int, int]) -> tuple[list[float] 
         return None, "negative size"
     if width == 0 or height == 0:
         return None, "zero area"
-    limit = (image_size[1], image_size[0])
     x1, y1 = max(0.0, x), max(0.0, y)
-    x2, y2 = min(float(limit[0]), x + width), min(float(limit[1]), y + height)
+    x2, y2 = min(float(image_size[1]), x + width), min(float(image_size[0]), y + height)
     if x2 - x1 < 1 or y2 - y1 < 1:
         return None, "outside" if x2 <= x1 or y2 <= y1 else "under a pixel"
     clipped = (x1, y1, x2, y2) != (x, y, x + width, y + height)
@@ -132,9 +127,9 @@ def make_record(
     image_size: tuple[int, int],
     boxes: Sequence[Sequence[float]],
     classes: Sequence[int],
-    attributes: Sequence[Sequence[int]],
+    attributes: Sequence[Sequence[int]] = (),
 ) -> Record:
-    """A record from lists; attributes hold the ids of every box."""
+    """A record from lists; attributes hold the ids of every box, where there are any."""
     longest = max((len(ids) for ids in attributes), default=0)
     table = np.full((len(boxes), longest), -1, dtype=np.int64)
     for row, ids in enumerate(attributes):
