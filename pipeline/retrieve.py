@@ -8,15 +8,15 @@ from typing import Any
 
 from detector.hub import pinned
 from pipeline.answer import Answer
+from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option, run_option
+from pipeline.fields import CommandConfig, option
 from pipeline.files import read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.search import open_search
 
 LONGEST_QUERIES = 16 << 20  # bytes of --queries
 MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
@@ -29,7 +29,10 @@ class RetrieveConfig(CommandConfig):
     query: tuple[str, ...] = option((), "Sentence to find photos for.", metavar="TEXT")
     queries: str = option("", "Text file of more sentences, one a line.", metavar="FILE")
     image: tuple[str, ...] = option((), "Photo to find captions for.", metavar="ID|PATH")
-    run: str = run_option()
+    runs: tuple[str, ...] = option(
+        (), "Run folder, starter (shipped), or hub:OWNER/NAME[/FOLDER]; of several, the mean score.", flag="--run",
+        metavar="DIR", unset="newest that fits, else starter",
+    )  # fmt: skip
     features: tuple[str, ...] = option(
         (), "Store to search.", metavar="DIR", unset="every store under features/ that fits"
     )
@@ -54,9 +57,9 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
     if (config.captions or config.weights) and not config.image:
         raise PipelineError("--captions and --weights: of a photo that captions are found for", "give --image ID|PATH")
-    search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=report)
+    search = open_ensemble(config.runs, config.features, weights=config.weights, device=config.device, report=report)
     stores = ", ".join(pinned(store.path) or str(store.path) for store in search.collection.stores)
-    report(f"run: {search.run.name}; searching {len(search.collection):,} photos in {stores}")
+    report(f"run: {search.name}; searching {len(search.collection):,} photos in {stores}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
@@ -69,11 +72,11 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"
         )
     if config.picture:
-        header = f"run {search.run.name} · {len(search.collection):,} photos in {stores}"
+        header = f"run {search.name} · {len(search.collection):,} photos in {stores}"
         draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))
         report(f"picture: {config.picture}")
     if config.html:
-        write_page(answers, Path(config.html), search.run, search.collection)
+        write_page(answers, Path(config.html), search)
         report(f"page: {config.html}")
     return answers
 
@@ -84,7 +87,7 @@ def next_steps(config: RetrieveConfig, answers: Sequence[Answer]) -> list[tuple[
     if found is None:
         return []
     asked = ["--image", found.hits[0].image, "--caption", found.query]
-    return [("explain", *asked, *searched(config.features, config.run))]
+    return [("explain", *asked, *searched(config.features, "".join(config.runs[:1])))]
 
 
 def searched(features: Sequence[str], run: str) -> list[str]:

@@ -9,6 +9,7 @@ Letters: N images, M captions, K regions, L words, Q queries, E joint space.
 """
 
 import math
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ class Search:
         memory_budget: bytes of embeddings to keep in memory; beyond it every query reads them again.
         report: takes a line that the user should see.
         """
-        self.run, self.collection, self.index = run, collection, index
+        self.run, self.collection, self.index, self.name = run, collection, index, run.name
         self.weights, self.device, self.report = weights, device, report
         self._memory_budget, self._lock = memory_budget, threading.Lock()
         self._embeddings: RegionEmbeddings | None = None
@@ -117,9 +118,9 @@ class Search:
         if isinstance(queries, str):  # whose letters would be sentences
             raise TypeError(f"queries: {queries!r}, expected a list of sentences")
         rows = self._chosen(rows, top, offset)
-        unknown = [known_words(self.run, query) for query in queries]
+        unknown = [self._unknown(query) for query in queries]
         count = 0 if exact else max(candidates, DEEPER * (offset + top))
-        compared = self._compared(EncodedCaptions(self.run.model, queries), rows, count)
+        compared = self._for_sentences(queries, rows, count)
         answers = []
         for query, strange, (some, scores) in zip(queries, unknown, compared, strict=True):
             hits = self._hits(some, scores, slice(offset, offset + top), query, boxes, min_score)
@@ -164,10 +165,9 @@ class Search:
         """
         found = [self.find(image) for image in images]
         index = ImageIndex(self.collection.image_ids, full_paths(self.collection))
-        encoded = caption_embeddings(self.run, [caption.text for caption in captions], self.report)
+        scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
-        for image, photo in zip(images, found, strict=True):
-            scores = caption_scores(self.run, photo.regions, encoded)
+        for image, photo, scores in zip(images, found, scored, strict=True):
             hits = _caption_hits(index, photo.image, captions, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
@@ -220,13 +220,29 @@ class Search:
                 if many:
                     self._first_stage = open_first_stage(self.run, self.collection, stored, self.index, self.report)
                     if self._first_stage is None:
-                        self.report("note: comparing every photo; an index is faster: scan-pipeline index")
+                        command = f"scan-pipeline index --run {shlex.quote(self.name)}"
+                        self.report(f"note: comparing every photo; an index is faster: {command}")
                 return stored
             except DamagedShard:  # its features are not those of its photos
                 raise
             except PipelineError as error:
                 self.report(f"note: embeddings of the photos are not stored: {error}")
         return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))
+
+    def _unknown(self, query: str) -> dict[str, str]:
+        """See `known_words`."""
+        return known_words(self.run, query)
+
+    def _scored_captions(self, photos: Sequence[Regions], captions: Sequence[Caption]) -> list[np.ndarray]:
+        """Similarities (M,) of each photo to the captions."""
+        encoded = caption_embeddings(self.run, [caption.text for caption in captions], self.report)
+        return [caption_scores(self.run, regions, encoded) for regions in photos]
+
+    def _for_sentences(
+        self, queries: Sequence[str], rows: np.ndarray | None, count: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`_compared` with sentences."""
+        return self._compared(EncodedCaptions(self.run.model, queries), rows, count)
 
     def _compared(
         self, words: WordEmbeddings, rows: np.ndarray | None, count: int, *, between_photos: bool = False
@@ -235,32 +251,42 @@ class Search:
 
         count: candidates, at least; 0: all photos are compared.
         """
-        stage, regions, model = self.first_stage, self.embeddings, self.run.model
+        regions = self.embeddings
+        found = self._candidates(words, rows, count, between_photos)
+        if found is not None:
+            return [(some, self._scores(words, query, some, between_photos)) for query, some in enumerate(found)]
         every = np.arange(len(self.collection)) if rows is None else rows
-        if stage is not None and count:
-            count = max(count, stage.candidates * (FOR_PHOTOS if between_photos else 1))
-        if stage is None or not count or count >= len(every):
-            stored = isinstance(regions, StoredEmbeddings)
-            some = regions.among(every) if isinstance(regions, StoredEmbeddings) else regions
-            similarity = model.similarities(
-                some,
-                words,
-                between_photos=between_photos,
-                bytes_per_region=getattr(some, "bytes_per_region", 0),
-                progress=not isinstance(some, Tensor) and some.shape[0] > MANY,
-            )  # (N, Q), or (n, Q) of those asked for
-            return [(every, column if stored else column[every]) for column in similarity.T]
-        assert isinstance(regions, StoredEmbeddings)
-        found = stage.search(words, count, rows)
-        compared = []
-        for query, best in enumerate(found):
-            candidates = np.sort(best)
-            one = words.pack(torch.tensor([query]))[None]  # (1, L, E)
-            padded = PaddedWords(one, [one.shape[1]])
-            # block by block, in the cache: all at once, as float32, they would go through memory twice
-            scores = model.similarities(regions.among(candidates).read_ahead(), padded, between_photos=between_photos)
-            compared.append((candidates, scores[:, 0]))
-        return compared
+        stored = isinstance(regions, StoredEmbeddings)
+        some = regions.among(every) if isinstance(regions, StoredEmbeddings) else regions
+        similarity = self.run.model.similarities(
+            some,
+            words,
+            between_photos=between_photos,
+            bytes_per_region=getattr(some, "bytes_per_region", 0),
+            progress=not isinstance(some, Tensor) and some.shape[0] > MANY,
+        )  # (N, Q), or (n, Q) of those asked for
+        return [(every, column if stored else column[every]) for column in similarity.T]
+
+    def _candidates(
+        self, words: WordEmbeddings, rows: np.ndarray | None, count: int, between_photos: bool = False
+    ) -> list[np.ndarray] | None:
+        """For each query the rows (n,) of at least so many photos to compare exactly, ascending; None: all are to be."""
+        if self.first_stage is None or not count:
+            return None
+        count = max(count, self.first_stage.candidates * (FOR_PHOTOS if between_photos else 1))
+        if count >= len(self.collection if rows is None else rows):
+            return None
+        return [np.sort(best) for best in self.first_stage.search(words, count, rows)]
+
+    def _scores(self, words: WordEmbeddings, query: int, rows: np.ndarray, between_photos: bool = False) -> np.ndarray:
+        """Similarities (n,) of one of the queries to some candidates."""
+        assert isinstance(self._embeddings, StoredEmbeddings)
+        one = words.pack(torch.tensor([query]))[None]  # (1, L, E)
+        padded = PaddedWords(one, [one.shape[1]])
+        # block by block, in the cache: all at once, as float32, they would go through memory twice
+        some = self._embeddings.among(rows).read_ahead()
+        similarity: np.ndarray = self.run.model.similarities(some, padded, between_photos=between_photos)
+        return similarity[:, 0]
 
     def _chosen(self, rows: np.ndarray | None, top: int, offset: int) -> np.ndarray | None:
         """The rows (n,) of a request as numbers, ascending, each once; None: all."""

@@ -51,7 +51,7 @@ LAYERS = [
         "starter",
     },  # verbs
     {"pages", "service"},
-    {"search", "explanation", "photo_lookup", "caption_cache", "judgements", "answer"},
+    {"search", "ensemble", "explanation", "photo_lookup", "caption_cache", "judgements", "answer"},
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},

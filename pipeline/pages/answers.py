@@ -15,27 +15,29 @@ from pipeline.pages.render import render, script_json
 from pipeline.pages.style import REGIONS
 from pipeline.photo_lookup import stored_photo
 from pipeline.runs import TrainedRun
+from pipeline.search import Search
 from pipeline.store.reader import StoreCollection
 
 LONGEST_SIDE = 960  # pixels: of the photos in a page, which open large
 MOST_EXPLAINED = 100  # photos of a page that carry the view of words; some 10 KB each
 
 
-def write_page(answers: Sequence[Answer], path: Path, run: TrainedRun, collection: StoreCollection) -> None:
+def write_page(answers: Sequence[Answer], path: Path, search: Search) -> None:
     """Write all answers as one page. Photos that have moved are said to be missing.
 
     Args:
         answers: of photos or of captions.
         path: file to write.
-        run, collection: the model and the stores that gave the answers.
+        search: what gave the answers.
     """
     items: list[dict[str, Any]] = []  # what opens large
+    run, collection = search.run, search.collection
     sections = [_section(answer, run, collection, items) for answer in answers]
     stores = ", ".join(str(store.path) for store in collection.stores)
     page = render(
         "answers.html",
         title=answers[0].query if len(answers) == 1 else f"{len(answers)} queries",
-        subtitle=f"run {run.name} · {len(collection):,} photos in {stores}",
+        subtitle=f"run {search.name} · {len(collection):,} photos in {stores}",
         kind=kind_of(collection.extraction),
         boxes=any(hit.boxes for answer in answers for hit in answer.hits),
         colors=REGIONS,

@@ -43,7 +43,7 @@ import sys, time
 import pipeline.cli, pipeline.retrieve, tokenizers
 from pipeline.retrieve import RetrieveConfig, run
 started, cpu = time.perf_counter(), time.process_time()
-run(RetrieveConfig(query=("two dogs play in the snow",), run="starter", device="cpu"), report=lambda line: None)
+run(RetrieveConfig(query=("two dogs play in the snow",), runs=("starter",), device="cpu"), report=lambda line: None)
 print(time.perf_counter() - started, time.process_time() - cpu)
 """
 

@@ -131,11 +131,11 @@ def test_it_finds_what_is_there(store: Path, shared: Path, monkeypatch: pytest.M
 def test_nonsense_is_weak_and_what_is_there_is_not(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parents[1])
     nonsense = Path(__file__).parents[1] / "nonsense.txt"
-    config = RetrieveConfig(run="starter", queries=str(nonsense), top=1, device="cpu")
+    config = RetrieveConfig(runs=("starter",), queries=str(nonsense), top=1, device="cpu")
     answers = retrieve(config, report=lambda _: None)
     assert sum(answer.weak for answer in answers) / len(answers) >= 0.7
     there = ("a man on a surfboard", "a dog", "a pizza on a plate", "people playing baseball", "a bus in the street")
-    answers = retrieve(RetrieveConfig(run="starter", query=there, top=1, device="cpu"), report=lambda _: None)
+    answers = retrieve(RetrieveConfig(runs=("starter",), query=there, top=1, device="cpu"), report=lambda _: None)
     assert sum(answer.weak for answer in answers) <= 1
 
 
