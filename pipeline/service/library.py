@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.explanation import LIKELY
+from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import decode_thumbnail, open_image
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.photos import jpeg
@@ -28,10 +29,11 @@ CACHE = 64 << 20  # bytes of thumbnails that are kept
 MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
 TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
 DIGITS = 16  # of a photo's id
+PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
 
 
 class Library:
-    """Every photo of a collection, by row and by id. Dates from EXIF arrive after a while; until then the files' count."""
+    """Every photo of a collection, by row and by id."""
 
     def __init__(self, collection: StoreCollection):
         self.collection = collection
@@ -46,6 +48,8 @@ class Library:
         self._order = np.argsort(numbers)
         self._numbers = numbers[self._order]
         self._dates: np.ndarray | None = None
+        self._reader: threading.Thread | None = None  # of dates
+        self._compared: dict[int, tuple[int, bool]] = {}  # row -> time of its file, and whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,22 +73,41 @@ class Library:
                 return row
         raise NotFound(f"{photo}: no such photo in the stores searched")
 
-    @property
-    def dates(self) -> np.ndarray:
-        """(N,) seconds since 1970, 0 where unknown; read when they are first asked for."""
-        with self._lock:
-            if self._dates is None:
-                self._dates = np.array([_changed(self.collection.image_place(row)) for row in range(len(self))])
-                threading.Thread(target=self._read_dates, daemon=True).start()
-            return self._dates
+    def date(self, row: int) -> float:
+        """When a photo was taken, else when its file was changed: seconds since 1970, 0 where unknown."""
+        place = self.collection.image_place(row)
+        changed = _changed(place)
+        return _taken(place, changed) or changed  # a photo in a container has the date of the container
+
+    def dates(self, patience: float | None = None) -> np.ndarray:
+        """(N,) of all photos' `date`, read once; where that takes longer than so many seconds, the times of the files until then."""
+        if self._dates is None:
+            with self._lock:
+                if self._reader is None:
+                    self._reader = threading.Thread(target=self._read_dates, daemon=True)
+                    self._reader.start()
+            self._reader.join(patience)
+        return self._times_of_files if self._dates is None else self._dates
 
     def _read_dates(self) -> None:
-        assert self._dates is not None
-        dates = self._dates.copy()
-        for row in range(len(dates)):
-            if path := self.collection.image_path(row):  # a photo in a container has the date of the container
-                dates[row] = _taken(path) or dates[row]
-        self._dates = dates
+        self._dates = np.array([self.date(row) for row in range(len(self))])
+
+    @cached_property
+    def _times_of_files(self) -> np.ndarray:
+        return np.array([_changed(self.collection.image_place(row)) for row in range(len(self))])
+
+    def is_changed(self, row: int) -> bool:
+        """Whether a photo's file is another one than was extracted. Files that nobody touched since are not read, others once."""
+        try:
+            file = os.stat(self.collection.image_place(row))
+            touched = max(file.st_mtime_ns, file.st_ctime_ns)
+            if touched < self.collection.locate(row)[0].mark.stat().st_mtime_ns:
+                return False
+        except OSError:  # gone, or no file of its own
+            return False
+        if self._compared.get(row, (0, False))[0] != touched:
+            self._compared[row] = touched, self.collection.is_changed(row)
+        return self._compared[row][1]
 
     @cached_property
     def _distinct_folders(self) -> tuple[list[str], np.ndarray]:
@@ -107,6 +130,8 @@ class Library:
     def refuse_impossible(self, wanted: Filter, stores: Sequence[str]) -> None:
         """Raises a PipelineError where nothing can pass a filter: what it names is not here, or it ends before it begins."""
         refuse_unknown_store(wanted.store, stores)
+        if wanted.since or wanted.until:
+            self.dates()  # read now, and not where others wait for the model
         if wanted.since and wanted.until and _day(wanted.since) > _day(wanted.until):
             raise PipelineError(f"filter: since {wanted.since} is after until {wanted.until}")
         if wanted.folder and not self._is_below(wanted.folder).any():
@@ -139,26 +164,27 @@ class Library:
         if wanted.folder:
             passing &= self._is_below(wanted.folder)
         if wanted.since or wanted.until:
-            passing &= self.dates != 0
+            passing &= self.dates() != 0
         if wanted.since:
-            passing &= self.dates >= _day(wanted.since)
+            passing &= self.dates() >= _day(wanted.since)
         if wanted.until:
-            passing &= self.dates < _day(wanted.until, 1)
+            passing &= self.dates() < _day(wanted.until, 1)
         if wanted.object:
-            shows = [_shows(shard, wanted.object) for shard in self.collection.shards]
+            least = LIKELY if is_starter(self.collection.extraction) else 0.0
+            shows = [_shows(shard, wanted.object, least) for shard in self.collection.shards]
             passing &= np.concatenate(shows)
         return np.flatnonzero(passing)
 
     def newest(self, rows: np.ndarray | None) -> np.ndarray:
         """Some rows, the newest photo first; None: all."""
         rows = np.arange(len(self)) if rows is None else rows
-        return rows[np.argsort(-self.dates[rows], kind="stable")]
+        return rows[np.argsort(-self.dates(PATIENCE)[rows], kind="stable")]
 
     def photo(self, row: int, *, local: bool) -> Photo:
         """What is known of a photo; its path on this machine only for a client on this machine."""
         height, width = map(int, self.sizes[row])
         store = self.collection.stores[self.store_of[row]]
-        time = float(self.dates[row])
+        time = self.date(row)
         date = datetime.fromtimestamp(time).strftime("%Y-%m-%d") if time else ""
         name, place = str(store.path) if local else store.path.name, self.collection.image_place(row) if local else ""
         return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place)
@@ -200,12 +226,13 @@ def refuse_unknown_store(name: str, stores: Sequence[str]) -> None:
         raise PipelineError(f"filter.store {name!r}: no such store", f"expected one of {', '.join(stores)}")
 
 
-def _shows(shard: Shard, name: str) -> np.ndarray:
-    """(n,) whether a region of each photo is of a class."""
+def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
+    """(n,) whether a region of each photo is of a class, with a score that lets a page name it."""
     names = shard.class_names.objects
     if name not in names:
         return np.zeros(len(shard), bool)
-    return (shard.tensors["object_ids"] == names.index(name)).any(axis=1)
+    named = shard.tensors["object_ids"] == names.index(name)
+    return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
 
 
 def _changed(place: str) -> float:
@@ -215,10 +242,11 @@ def _changed(place: str) -> float:
     return 0.0
 
 
-def _taken(path: Path) -> float:
-    """When a photo was taken, by its EXIF data; 0 where it does not say."""
+@lru_cache(1 << 17)
+def _taken(place: str, changed: float) -> float:
+    """When a photo was taken, by its EXIF data; 0 where it does not say. `changed` is of its file."""
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
-        with path.open("rb") as file, open_image(file) as image:
+        with open(place, "rb") as file, open_image(file) as image:
             exif = image.getexif()
         text = exif.get_ifd(CAMERA).get(TAKEN) or exif.get(CHANGED)
         return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S").timestamp()

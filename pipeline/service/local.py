@@ -57,6 +57,7 @@ from pipeline.service.schema import (
 from pipeline.store.format import FEATURES
 from pipeline.store.roots import split_place
 
+MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 MOST_FOLDERS = 500  # that an index lists
 DECODERS = 2  # photos that are decoded at a time
 UPLOADS = 8  # photos that may wait for the detector
@@ -311,13 +312,14 @@ def _described(
     among = common.among or len(generation.collection)
     found = [
         FoundPhoto(
-            **vars(generation.photo(generation.collection.row(hit.image))),
+            **vars(generation.photo(row := generation.collection.row(hit.image))),
             rank=hit.rank,
             score=hit.score,
             weak=calibration is not None and calibration.is_weak(hit.score, among),
             boxes=hit.boxes,
+            changed=place < MOST_COMPARED and generation.library.is_changed(row),
         )
-        for hit in answer.hits
+        for place, hit in enumerate(answer.hits)
     ]
     compared = answer.compared or answer.searched
     return SearchAnswer(query, image, answer.searched, compared, dict(answer.unknown), tuple(found))

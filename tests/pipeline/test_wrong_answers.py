@@ -1,8 +1,10 @@
 """Answers that were wrong without a word, each found by trying: changed photos, names that nearly fit, parts of a store."""
 
 import json
+import os
 import shutil
 import tarfile
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pillow_heif
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, pyarrow
@@ -22,13 +25,14 @@ from pipeline.inputs.sources import list_photos
 from pipeline.interchange.common import ImportFeaturesConfig, name_of_photo
 from pipeline.interchange.convert import import_features
 from pipeline.interchange.hdf5 import _ids_from
-from pipeline.runs import load_run
+from pipeline.runs import find_run, load_run
 from pipeline.search import open_search
 from pipeline.service.library import Library, _taken
 from pipeline.service.schema import Filter
 from pipeline.store.reader import open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard
 from tests.photos import write_photos
+from tests.pipeline.service.servers import make_server, search
 from tests.stores import make_store, random_regions
 from tests.world import SMALL_TRAINING, scan
 
@@ -155,7 +159,7 @@ def test_the_date_of_an_iphones_photo_is_when_it_was_taken(tmp_path: Path) -> No
     exif = Image.Exif()
     exif[0x0132] = "2019:07:01 12:00:00"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.heic", "HEIF", exif=exif)
-    assert _taken(tmp_path / "a.heic") == datetime(2019, 7, 1, 12).timestamp()
+    assert _taken(str(tmp_path / "a.heic"), 0.0) == datetime(2019, 7, 1, 12).timestamp()
 
 
 def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:
@@ -251,7 +255,7 @@ def test_a_base_name_that_decides_alone_is_said(tmp_path: Path) -> None:
 def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
     library = Library(open_stores(["features/train2014"]))
     assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))
-    library._dates = np.where(np.arange(20) < 5, 0.0, library.dates)  # photos of no known date
+    library._dates = np.where(np.arange(20) < 5, 0.0, library.dates())  # photos of no known date
     assert len(library.rows(Filter(until="2999-01-01"))) == 15
 
 
@@ -274,6 +278,57 @@ def test_photos_before_1970_have_a_date_and_those_of_no_date_have_none(project: 
     assert library.rows(Filter(until="1966-01-01")).tolist() == [0, 1, 2]
     assert library.rows(Filter(since="1960-01-01")).tolist() == [0, 1, 2, *range(7, 20)]
     assert len(library.rows(Filter(since="0001-01-01"))) == 16
+
+
+def extract(*options: str) -> None:
+    """The project's photos into features/mine: its other store finds those that it was copied from."""
+    command = ["extract", "--images", "coco/train2014", "--output", "features/mine", "--num-regions", "6", *options]
+    extracted = scan(*command, "--workers", "0", "--device", "cpu")
+    assert extracted.exit_code == 0, extracted.output
+
+
+def test_a_filter_by_days_waits_for_the_days_on_which_photos_were_taken(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Path("coco/train2014", PHOTO.format(3))
+    exif = Image.Exif()
+    exif[0x0132] = "2019:07:01 12:00:00"
+    Image.open(photo).save(photo, exif=exif)
+    extract()
+    taken = _taken.__wrapped__
+    monkeypatch.setattr("pipeline.service.library._taken", lambda *of: time.sleep(0.02) or taken(*of))
+    store = open_stores(["features/mine"])
+    library = Library(store)
+    assert [store.image_ids[row] for row in library.rows(Filter(until="2019-12-31"))] == [photo.name]
+    assert store.image_ids[library.newest(None)[-1]] == photo.name
+    assert library.photo(store.row(photo.name), local=True).date == "2019-07-01"
+    monkeypatch.setattr("pipeline.service.library.PATIENCE", 0.01)  # a list does not wait for ever
+    assert len(Library(store).newest(None)) == 20
+
+
+def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(project: Path) -> None:
+    extract()
+    touched, changed = (Path("coco/train2014", PHOTO.format(number)) for number in (4, 5))
+    with TestClient(make_server(features=("features/mine",)).app()) as client:
+        found = lambda: {hit["name"] for hit in search(client, "a dog", limit=20)["hits"] if hit["changed"]}  # noqa: E731
+        assert found() == set()
+        touched.touch()
+        changed.write_bytes(touched.read_bytes())
+        os.utime(changed, (1_000_000_000,) * 2)  # as cp -p leaves it
+        assert found() == {changed.name}
+
+
+def test_a_filter_by_class_takes_a_windows_class_only_where_it_has_a_name(tmp_path: Path) -> None:
+    kind = load_run(find_run("starter"), torch.device("cpu")).data["extraction"]
+    for name, extraction, least in (("windows", kind, 0.6), ("regions", {"by": "a detector"}, 0.0)):
+        store = make_store(tmp_path / name, [f"{number}.jpg" for number in range(40)], extraction=extraction)
+        library = Library(open_stores([store.path]))
+        regions = [store.regions(row) for row in range(40)]
+        for wanted in {one.object_ids[0] for one in regions}:
+            shown = [np.any((one.object_ids == wanted) & (one.object_scores >= least)) for one in regions]
+            found = library.rows(Filter(object=store.object_names[wanted]))
+            assert found is not None
+            assert found.tolist() == np.flatnonzero(shown).tolist()
 
 
 def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

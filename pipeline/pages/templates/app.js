@@ -3,7 +3,7 @@ const NAMES = ["q", "like", "store", "folder", "since", "until", "photo"], PAGE 
 const $ = (id) => document.getElementById(id), gallery = $("gallery"), status_ = $("status");
 const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
 const selection = makeSelection($("selection"), local);
-let shown = [], searched = 0, latest = 0, loading = false, timer, typing = false;
+let shown = [], searched = 0, generation = "", latest = 0, loading = false, timer, typing = false;
 const state = () => Object.fromEntries(NAMES.map((name) => [name, new URLSearchParams(location.search).get(name) ?? ""]));
 const photoAt = (id, size) => `/v1/photos/${id}/image?size=${size}`;
 const ratio = ({ width, height }) => Math.min(Math.max(width && height ? width / height : 4 / 3, 0.4), 3.5); // as pages/photos.py
@@ -38,7 +38,7 @@ async function refresh() { // the list that the address asks for, from its begin
   try {
     const started = performance.now(), answer = await page(asked, 0);
     if (mine !== latest) return; // somebody typed on
-    shown = []; searched = answer.searched;
+    shown = []; searched = answer.searched; generation = answer.generation;
     gallery.replaceChildren();
     append(answer.hits);
     const query = asked.q || asked.like, time = Math.round(performance.now() - started);
@@ -60,7 +60,7 @@ async function refresh() { // the list that the address asks for, from its begin
 async function page({ q, like, ...filter }, offset) {
   const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: offset ? 5 * PAGE : PAGE };
   const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
-  return { ...response.answers[0], complete: response.complete };
+  return { ...response.answers[0], complete: response.complete, generation: response.generation };
 }
 async function more() { // the next page, when the end of the list comes into view, also by the keys of an open photo
   const far = $("end").getBoundingClientRect().top > innerHeight + 600 && !(lightbox.isOpen && lightbox.index > shown.length - 10);
@@ -69,6 +69,7 @@ async function more() { // the next page, when the end of the list comes into vi
   const mine = latest, { photo, ...asked } = state();
   try {
     const answer = await page(asked, shown.length);
+    if (mine === latest && answer.generation !== generation) { loading = false; refresh(); return; } // photos came or went: pages of two lists do not join
     if (mine === latest) { append(answer.hits); lightbox.update(); }
     if (!answer.hits.length) searched = shown.length;
   } catch (error) { status_.textContent = error.message; searched = shown.length; }
@@ -88,7 +89,7 @@ function append(photos) {
     const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
     pick.setAttribute("aria-label", `Select ${photo.name}`);
     pick.addEventListener("change", () => selection.set(photo, pick.checked));
-    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak match" : ""} ` });
+    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak match" : ""}${photo.changed ? " · changed since it was extracted" : ""} ` });
     caption.append(make("span", { className: "faint", textContent: photo.name.split("/").pop() }));
     item.append(pick, button, caption);
     gallery.append(item);
@@ -114,7 +115,7 @@ function showPhoto() { // the photo that the address names
 function fill(index, heading, body) {
   const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
   if (state().photo !== photo.id) go({ photo: photo.id }, true);
-  heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", photo.weak ? "weak match" : "", photo.name].filter(Boolean).join(" · ");
+  heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", photo.weak ? "weak match" : "", photo.changed ? "changed since it was extracted" : "", photo.name].filter(Boolean).join(" · ");
   view.append(make("img", { className: "large", src: photoAt(photo.id, 1600), alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
