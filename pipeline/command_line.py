@@ -70,9 +70,10 @@ class Command(click.Command):
         values = {name.replace("__", "."): value for name, value in ctx.params.items()}
         config, overrides = values.pop("config", None), values.pop("overrides", ())
         assert self.callback is not None
-        return self.callback(
-            load_config(self._schema(), group=self.presets, config=config, overrides=overrides, options=values)
-        )
+        with _one_line(self.resumable):
+            return self.callback(
+                load_config(self._schema(), group=self.presets, config=config, overrides=overrides, options=values)
+            )
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.presets:
@@ -130,16 +131,12 @@ class Commands(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors=ENCODING_ERRORS)
-        with _one_line(lambda: self._resumable(ctx)):
+        with _one_line():
             return super().invoke(ctx)
-
-    def _resumable(self, ctx: click.Context) -> bool:
-        command = self.commands.get(ctx.invoked_subcommand or "")
-        return isinstance(command, Command) and command.resumable
 
 
 @contextlib.contextmanager
-def _one_line(resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def _one_line(resumable: bool = False) -> Iterator[None]:
     """Print a user's mistake as one line, and end with exit code 2."""
     try:
         yield
@@ -149,12 +146,12 @@ def _one_line(resumable: Callable[[], bool] = lambda: False) -> Iterator[None]:
         command = error.ctx.command_path if error.ctx else "scan-pipeline"
         fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except (ValueError, OSError, RuntimeError) as error:
-        message = _users_error(error, resumable())
+        message = _users_error(error, resumable)
         if message is None:
             raise
         fail(message)
     except KeyboardInterrupt:
-        say("stopped; run the same command again to continue" if resumable() else "stopped", err=True)
+        say("stopped; run the same command again to continue" if resumable else "stopped", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.errors import UserError
-from matcher.collection import collection_similarity
 from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError
@@ -32,7 +31,7 @@ from pipeline.inputs.dataset import (
     with_recorded_splits,
 )
 from pipeline.judgements import agreement, locate, read_judgements
-from pipeline.runs import TrainedRun, features_sha256, find_run, load_run, relative_to_run
+from pipeline.runs import TrainedRun, features_sha256, find_run, load_run, mean_similarity, relative_to_run
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -124,7 +123,8 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     for note in [*notes, *_notes(runs, split)]:
         report(f"note: {note}")
     split.stores.refuse_changed(split.images.rows)
-    similarity, owner = _mean_similarity(runs, split), split.images.image_of_caption
+    similarity = mean_similarity(runs, split.stores, split.images.rows, split.images.captions)
+    owner = split.images.image_of_caption
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
     more: dict[str, Any] = {"chance": chances}
@@ -147,16 +147,6 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(expected, protocols) if expected else (True, "")
     return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
-
-
-def _mean_similarity(runs: Sequence[TrainedRun], split: Split) -> np.ndarray:
-    """(N, M) float32, averaged over the runs of an ensemble."""
-    images = split.images
-    similarity = np.zeros((len(split.store_ids), len(split.caption_ids)), dtype=np.float32)
-    for run in runs:
-        found = collection_similarity(run.model, images.source, images.rows, images.captions, progress=True)
-        similarity += found / np.float32(len(runs))
-    return similarity
 
 
 def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: Intervals) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detector.regions import Regions
 from matcher.attention import Attention
+from pipeline.answer import Box
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import read_image
@@ -20,6 +21,7 @@ from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
 
+BEST_REGIONS = 3  # boxes shown per photo
 LIKELY = 0.6  # probability of a window's class; a window seldom holds one object, and most of its classes are far below
 
 
@@ -129,6 +131,23 @@ def _read(photo: FoundPhoto) -> np.ndarray:
         return read_image(photo.path)
     except UnreadableImage as error:
         raise PipelineError(f"{photo.path}: {error}; expected a photo") from error
+
+
+def best_boxes(run: TrainedRun, collection: StoreCollection, photo: FoundPhoto, words: Tensor) -> tuple[Box, ...]:
+    """The regions that add most to the score of words (L, E), start and end marks aside; none where the store has no boxes."""
+    regions = photo.regions
+    if not np.any(regions.boxes):
+        return ()
+    with torch.inference_mode():
+        parts = run.model.explain(image_parts(run, regions), words).contributions  # (L, K)
+    shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
+    shares = shares / max(float(shares.sum()), 1e-12)
+    names = class_names_of(collection, photo.image)
+    boxes = []
+    for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS].tolist():
+        x1, y1, x2, y2 = (round(float(value), 3) for value in regions.boxes[region])
+        boxes.append(Box((x1, y1, x2, y2), float(shares[region]), region_name(regions, region, names)))
+    return tuple(boxes)
 
 
 def encode_regions(run: TrainedRun, regions: Regions) -> Tensor:

@@ -16,13 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from matcher.collection import collection_similarity
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
 from pipeline.inputs.dataset import Split
 from pipeline.inputs.image_index import ImageIndex, stem_of
-from pipeline.runs import TrainedRun
+from pipeline.runs import TrainedRun, mean_similarity
 
 T = TypeVar("T")
 LARGEST_FILE = 1 << 30  # bytes
@@ -180,10 +179,7 @@ def agreement(runs: Sequence[TrainedRun], judgements: Sequence[Judgement], split
     rows, of_pair = np.unique([row for row, _ in pairs], return_inverse=True)
     captions = {text: number for number, text in enumerate(dict.fromkeys(text for _, text in pairs))}
     columns = [captions[text] for _, text in pairs]
-    similarity = np.mean(
-        [collection_similarity(run.model, split.images.source, rows, list(captions), progress=True) for run in runs],
-        axis=0,
-    )
+    similarity = mean_similarity(runs, split.stores, rows, list(captions))
     scores = np.repeat(similarity[of_pair, columns], [len(judgement.grades) for judgement in judgements])
     grades = np.array([grade for judgement in judgements for grade in judgement.grades])
     return Agreement(*kendall(scores, grades), pairs=len(pairs), grades=len(grades))

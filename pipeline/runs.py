@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from configs.fields import knob
@@ -25,6 +26,7 @@ from detector.hub import PREFIX, HubName, cache_root, fetch_file, fetch_folder, 
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
 from matcher.checkpoint import load_model, model_sha256, save_model
+from matcher.collection import collection_similarity
 from matcher.config import FitConfig, ModelConfig
 from matcher.errors import MatcherError
 from matcher.fit import BEST
@@ -254,6 +256,37 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     return TrainedRun(folder, model, config, data, splits, sha256, Calibration.of_state(state) if own else None)
 
 
+def newest_that_fits(
+    features: Sequence[str], device: torch.device, report: Callable[[str], Any]
+) -> tuple[TrainedRun, StoreCollection]:
+    """The newest run under runs/ that fits stores, or the shipped one, and these stores; `report` takes why a newer one does not.
+
+    Raises:
+        PipelineError: none fits; it says why neither the newest does nor the shipped one.
+    """
+    runs = newest_runs()
+    failed = [] if runs else [no_run()]
+    if not runs:
+        find_stores(features)  # without photos no run helps: this says how to get there
+    for folder in [*runs, SHIPPED]:
+        notes: list[str] = []
+        try:
+            trained = load_run(folder, device)
+            collection = fitting_stores(trained, features, notes.append)
+        except PipelineError as error:
+            failed.append(error)
+            continue
+        used = "the starter's run" if trained.is_shipped else trained.name
+        for line in [*notes, *(f"note: {error.message}; {used} is used" for error in failed[:1])]:
+            report(line)
+        return trained, collection
+    first, last = failed[0], failed[-1]
+    if first.message == last.message:
+        raise first
+    remedies = " or: ".join(filter(None, (first.remedy, last.remedy)))
+    raise PipelineError(f"{first.message}; with the starter's run: {last.message}", remedies)
+
+
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
     """Stores the run can read: the named ones must fit; of those under features/, or else of its own, the others are skipped."""
     there = features or any(FEATURES.glob(f"*/{MANIFEST}"))
@@ -282,6 +315,17 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
 def features_sha256(stores: StoreCollection) -> str:
     """Checksum of the features of stores, wherever they lie."""
     return json_sha256([[shard.sha256 for shard in stores.shards]])
+
+
+def mean_similarity(
+    runs: Sequence[TrainedRun], stores: StoreCollection, rows: np.ndarray, captions: Sequence[str]
+) -> np.ndarray:
+    """(N, M) float32, averaged over the runs of an ensemble."""
+    similarity = np.zeros((len(rows), len(captions)), dtype=np.float32)
+    for run in runs:
+        found = collection_similarity(run.model, stores, rows, captions, progress=True)
+        similarity += found / np.float32(len(runs))
+    return similarity
 
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:

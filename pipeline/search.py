@@ -23,21 +23,20 @@ from detector.regions import Regions
 from matcher.attention import Attention
 from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
-from pipeline.answer import Answer, Box, Hit
+from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import caption_embeddings
 from pipeline.device import pick_device
 from pipeline.errors import DamagedShard, PipelineError
-from pipeline.explanation import Explanation, class_names_of, encode_regions, explain, image_parts, region_name
+from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import distinct, find_captions, find_stores, full_paths
+from pipeline.inputs.dataset import distinct, find_captions, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, stored_photo
-from pipeline.runs import SHIPPED, TrainedRun, find_run, fitting_stores, load_run, newest_runs, no_run
+from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
 from pipeline.store.reader import StoreCollection
 
-BEST_REGIONS = 3  # boxes shown per photo
 EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in memory; more are read for each query
 ENCODE_BLOCK = 256  # photos
 MANY = 5000  # photos; fewer need no bar
@@ -256,7 +255,6 @@ class Search:
         if found is not None:
             return [(some, self._scores(words, query, some, between_photos)) for query, some in enumerate(found)]
         every = np.arange(len(self.collection)) if rows is None else rows
-        stored = isinstance(regions, StoredEmbeddings)
         some = regions.among(every) if isinstance(regions, StoredEmbeddings) else regions
         similarity = self.run.model.similarities(
             some,
@@ -265,7 +263,7 @@ class Search:
             bytes_per_region=getattr(some, "bytes_per_region", 0),
             progress=not isinstance(some, Tensor) and some.shape[0] > MANY,
         )  # (N, Q), or (n, Q) of those asked for
-        return [(every, column if stored else column[every]) for column in similarity.T]
+        return [(every, column[every] if some is regions else column) for column in similarity.T]
 
     def _candidates(
         self, words: WordEmbeddings, rows: np.ndarray | None, count: int, between_photos: bool = False
@@ -315,27 +313,12 @@ class Search:
             row, score = int(rows[place]), float(scores[place])
             if score < min_score:
                 break
-            image, regions = self.collection.image_ids[row], self.collection.regions(row)
-            boxes = self._best_boxes(regions, words, image) if words is not None else ()
+            found = stored_photo(self.collection, row)
+            boxes = best_boxes(self.run, self.collection, found, words) if words is not None else ()
             weak = calibration is not None and calibration.is_weak(score, len(self.collection))
-            path = self.collection.image_place(row)
-            hits.append(Hit(rank, score, image, path, boxes=boxes, image_size=regions.image_size, weak=weak))
+            size = found.regions.image_size
+            hits.append(Hit(rank, score, found.image, found.path, boxes=boxes, image_size=size, weak=weak))
         return tuple(hits)
-
-    def _best_boxes(self, regions: Regions, words: Tensor, image: str) -> tuple[Box, ...]:
-        """The regions that add most to a sentence's score, start and end marks aside; none where the store has no boxes."""
-        if not np.any(regions.boxes):
-            return ()
-        with torch.inference_mode():
-            parts = self.run.model.explain(image_parts(self.run, regions), words).contributions  # (L, K)
-        shares = parts[1:-1].sum(0).clamp_min(0).cpu().numpy()  # (K,)
-        shares = shares / max(float(shares.sum()), 1e-12)
-        names = class_names_of(self.collection, image)
-        boxes = []
-        for region in np.argsort(-shares, kind="stable")[:BEST_REGIONS].tolist():
-            x1, y1, x2, y2 = (round(float(value), 3) for value in regions.boxes[region])
-            boxes.append(Box((x1, y1, x2, y2), float(shares[region]), region_name(regions, region, names)))
-        return tuple(boxes)
 
 
 def open_search(
@@ -362,7 +345,7 @@ def open_search(
         trained = load_run(find_run(run), where)
         collection = fitting_stores(trained, features, report)
     else:
-        trained, collection = _newest_that_fits(features, where, report)
+        trained, collection = newest_that_fits(features, where, report)
     return Search(
         trained,
         collection,
@@ -372,37 +355,6 @@ def open_search(
         memory_budget=memory_budget,
         report=report,
     )
-
-
-def _newest_that_fits(
-    features: Sequence[str], device: torch.device, report: Callable[[str], Any]
-) -> tuple[TrainedRun, StoreCollection]:
-    """The newest run under runs/ that fits stores, or the shipped one, and these stores; `report` takes why a newer one does not.
-
-    Raises:
-        PipelineError: none fits; it says why neither the newest does nor the shipped one.
-    """
-    runs = newest_runs()
-    failed = [] if runs else [no_run()]
-    if not runs:
-        find_stores(features)  # without photos no run helps: this says how to get there
-    for folder in [*runs, SHIPPED]:
-        notes: list[str] = []
-        try:
-            trained = load_run(folder, device)
-            collection = fitting_stores(trained, features, notes.append)
-        except PipelineError as error:
-            failed.append(error)
-            continue
-        used = "the starter's run" if trained.is_shipped else trained.name
-        for line in [*notes, *(f"note: {error.message}; {used} is used" for error in failed[:1])]:
-            report(line)
-        return trained, collection
-    first, last = failed[0], failed[-1]
-    if first.message == last.message:
-        raise first
-    remedies = " or: ".join(filter(None, (first.remedy, last.remedy)))
-    raise PipelineError(f"{first.message}; with the starter's run: {last.message}", remedies)
 
 
 def known_words(run: TrainedRun, query: str) -> dict[str, str]:

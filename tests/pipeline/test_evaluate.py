@@ -183,7 +183,7 @@ def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_refusals_come_before_the_work(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_of(inside, tmp_path / "copy", monkeypatch)
-    monkeypatch.setattr("pipeline.evaluate.collection_similarity", None)
+    monkeypatch.setattr("pipeline.evaluate.mean_similarity", None)
     for arguments, message in (
         (["--folds", "3"], "5 images do not divide into 3 equal folds"),
         (["--verify"], "has no expected recalls"),

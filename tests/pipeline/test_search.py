@@ -20,9 +20,9 @@ from pipeline import caption_cache, search
 from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import StoredWords, caption_embeddings
 from pipeline.errors import PipelineError
-from pipeline.explanation import Explanation, class_names_of, region_name
+from pipeline.explanation import Explanation, best_boxes, class_names_of, region_name
 from pipeline.inputs.captions import read_captions
-from pipeline.photo_lookup import find_row
+from pipeline.photo_lookup import find_row, stored_photo
 from pipeline.runs import find_run, load_run
 from pipeline.search import Search, open_search
 from pipeline.store.reader import open_stores
@@ -291,11 +291,11 @@ def test_the_newest_run_that_fits_is_taken_and_else_the_shipped_one(
 
 
 def test_without_boxes_none_are_printed(opened: Search) -> None:
-    regions = opened.collection.regions(0)
-    bare = replace(regions, boxes=np.zeros_like(regions.boxes))
+    photo = stored_photo(opened.collection, 0)
+    bare = replace(photo, regions=replace(photo.regions, boxes=np.zeros_like(photo.regions.boxes)))
     words = opened.run.model.encode_captions(["a dog"])[0][0]
-    assert opened._best_boxes(bare, words, opened.collection.image_ids[0]) == ()
-    assert len(opened._best_boxes(regions, words, opened.collection.image_ids[0])) == 3
+    assert best_boxes(opened.run, opened.collection, bare, words) == ()
+    assert len(best_boxes(opened.run, opened.collection, photo, words)) == 3
     assert "[" not in str(Answer("a dog", 1, (Hit(1, 0.5, "x.jpg"),)))
 
 

@@ -95,7 +95,7 @@ def test_a_query_reads_no_feature_again(place: Path, monkeypatch: pytest.MonkeyP
     run = make_run(Path("runs/x"))
     first = Search(run, opened(), index=Path("index")).photos(["a dog"])
     monkeypatch.setattr(SCAN, "encode_images", lambda *_: pytest.fail("encodes a photo again"))
-    monkeypatch.setattr(Search, "_best_boxes", lambda *_: ())  # which reads what it shows
+    monkeypatch.setattr("pipeline.search.best_boxes", lambda *_: ())  # which reads what it shows
     again = Search(run, opened(), index=Path("index")).photos(["a dog"])
     assert [(hit.image, hit.score) for hit in again[0].hits] == [(hit.image, hit.score) for hit in first[0].hits]
 
