@@ -37,23 +37,12 @@ from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.photo_lookup import stored_photo
 from pipeline.search import caption_scores, known_words, open_search
+from pipeline.service import schema
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
 from pipeline.service.library import MOST_PIXELS, Library
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
-from pipeline.service.schema import (
-    Caption,
-    Captions,
-    ExplanationQuery,
-    FoundPhoto,
-    ImageQuery,
-    Index,
-    Photo,
-    SearchAnswer,
-    SearchRequest,
-    SearchResponse,
-)
 from pipeline.store.format import FEATURES
 from pipeline.store.roots import split_place
 
@@ -91,10 +80,10 @@ class Generation:
         return times
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> schema.Index:
         """What is searched."""
         local, stores = self.config.local, self.collection.stores
-        return Index(
+        return schema.Index(
             Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection), self.candidates,
             tuple(str(store.path) if local else store.path.name for store in stores),
             tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
@@ -110,7 +99,7 @@ class Generation:
         there = is_starter(extraction) or bool(self.config.weights or self.run.weights) or has_weights()
         return "weights_sha256" in extraction and bool(self.run.data["captions"]) and there
 
-    def photo(self, row: int) -> Photo:
+    def photo(self, row: int) -> schema.Photo:
         """What is known of a photo."""
         return self.library.photo(row, local=self.config.local)
 
@@ -132,7 +121,7 @@ class Generation:
             self.run.data["extraction"], weights=self.config.weights or self.run.weights or None, device=device
         )
 
-    def captions_of(self, content: bytes) -> Captions:
+    def captions_of(self, content: bytes) -> schema.Captions:
         """The best captions for a photo.
 
         Raises:
@@ -143,7 +132,7 @@ class Generation:
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
         scores = caption_scores(self.run, regions, self.words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
-        return Captions(tuple(Caption(self.captions[m], float(scores[m])) for m in best))
+        return schema.Captions(tuple(schema.Caption(self.captions[m], float(scores[m])) for m in best))
 
     def explain(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
@@ -159,6 +148,59 @@ class Generation:
         values = encode_regions(self.run, self.collection.regions(row)).cpu().numpy().astype("<f4")
         return {"embeddings": base64.b64encode(values.tobytes()).decode()}
 
+    def answers(self, common: schema.SearchRequest, asked: list[Any]) -> list[schema.SearchAnswer]:
+        """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
+        rows = self.library.rows(common.filter)
+        how: dict[str, Any] = {"offset": common.offset, "exact": common.exact, "candidates": common.candidates}
+        how["min_score"] = -math.inf if common.min_score is None else common.min_score
+        if isinstance(asked[0], str):
+            found = self.search.photos(asked, common.limit, rows=rows, boxes=common.explain, **how)
+            return [self._described(common, answer, query=answer.query) for answer in found]
+        return [
+            self._described(
+                common,
+                self.search.similar(photo, common.limit, rows=rows, **how),
+                image=self.library.id(photo) if isinstance(photo, int) else "",
+            )
+            for photo in asked
+        ]
+
+    def _described(
+        self, common: schema.SearchRequest, answer: Answer, query: str = "", image: str = ""
+    ) -> schema.SearchAnswer:
+        calibration, among = self.run.calibration if query else None, common.among or len(self.collection)
+        found = [
+            schema.FoundPhoto(
+                **vars(self.photo(row := self.collection.row(hit.image))),
+                rank=hit.rank,
+                score=hit.score,
+                weak=calibration is not None and calibration.is_weak(hit.score, among),
+                boxes=hit.boxes,
+                changed=place < MOST_COMPARED and self.library.is_changed(row),
+            )
+            for place, hit in enumerate(answer.hits)
+        ]
+        compared = answer.compared or answer.searched
+        return schema.SearchAnswer(query, image, answer.searched, compared, dict(answer.unknown), tuple(found))
+
+    def listed(self, asked: schema.SearchRequest) -> schema.SearchAnswer:
+        """The photos of the library, newest first."""
+        rows = self.library.newest(self.library.rows(asked.filter))
+        some = rows[asked.offset : asked.offset + asked.limit].tolist()
+        hits = tuple(schema.FoundPhoto(**vars(self.photo(row))) for row in some)
+        return schema.SearchAnswer("", "", len(rows), 0, {}, hits)
+
+    def decoded(self, text: str) -> torch.Tensor:
+        """Region embeddings (K, E) that another node made."""
+        width = self.run.model.config.embed_dim
+        try:
+            values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, width)
+            if not len(values) or not np.isfinite(values).all():
+                raise ValueError
+        except (ValueError, binascii.Error):
+            raise PipelineError(f"embeddings: expected base64 of float32, (K, {width})") from None
+        return torch.from_numpy(values.copy()).to(self.run.model.device)
+
 
 class LocalService:
     """Answers from the newest generation, and makes a new one when stores or model have changed."""
@@ -168,14 +210,14 @@ class LocalService:
         # The run stays the one found at the start: one that is being trained beside it must not take its place.
         self.config = replace(config, run=str(self.generation.run.folder))
         self.metrics, self.say, self._seen = metrics, say, self.generation.stamp()
-        self.batches = Batches(_answer, config.queue, metrics.batch.observe)
+        self.batches = Batches(lambda key, asked: key[0].answers(key[1], asked), config.queue, metrics.batch.observe)
         # apart: a detector may take seconds
         self.uploads = Batches(lambda generation, photos: list(map(generation.captions_of, photos)), UPLOADS)
         metrics.waiting.set_function(lambda: len(self.batches.waiting))
         metrics.photos.set_function(lambda: len(self.generation.collection))
         self._decoding, self._reloading = asyncio.Semaphore(DECODERS), asyncio.Lock()
 
-    async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
+    async def search(self, request: Request, asked: schema.SearchRequest) -> schema.SearchResponse:
         """Find photos for sentences, and photos similar to photos."""
         started, generation = time.perf_counter(), self.generation
         queries = tuple(" ".join(query.split()) for query in asked.queries)
@@ -191,39 +233,39 @@ class LocalService:
         if queries or asked.images or asked.embeddings:
             answers = await self._find(generation, replace(asked, queries=queries))
         else:
-            answers = [await asyncio.to_thread(_listed, generation, asked)]
+            answers = [await asyncio.to_thread(generation.listed, asked)]
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
-        return SearchResponse(
+        return schema.SearchResponse(
             Path(run.name).name, run.sha256, generation.name, True, milliseconds, tuple(answers),
             generation.index.features, impossible,
         )  # fmt: skip
 
-    async def _find(self, generation: Generation, asked: SearchRequest) -> list[SearchAnswer]:
+    async def _find(self, generation: Generation, asked: schema.SearchRequest) -> list[schema.SearchAnswer]:
         """One answer for each sentence, photo and embedding; or one for all of them."""
         rows = [generation.library.row(image) for image in asked.images]
-        photos = [*rows, *(_decoded(text, generation) for text in asked.embeddings)]
+        photos = [*rows, *map(generation.decoded, asked.embeddings)]
         common = replace(parts_of(asked), queries=(), images=(), embeddings=())
         key = (generation, common)
         kinds = [self.batches.ask((*key, kind), some) for kind, some in enumerate((asked.queries, photos)) if some]
         answers = [answer for some in await asyncio.gather(*kinds) for answer in some]
         return [fuse(answers, asked)] if is_fused(asked) else answers
 
-    async def captions(self, request: Request, asked: bytes) -> Captions:
+    async def captions(self, request: Request, asked: bytes) -> schema.Captions:
         """Find captions for a photo that is sent."""
         (found,) = await self.uploads.ask(self.generation, [asked])
         return found
 
-    async def index(self, request: Request, asked: None) -> Index:
+    async def index(self, request: Request, asked: None) -> schema.Index:
         """What is searched: run, stores, number of photos."""
         generation = self.generation
         return await asyncio.to_thread(lambda: generation.index)
 
-    async def photo(self, request: Request, asked: None) -> Photo:
+    async def photo(self, request: Request, asked: None) -> schema.Photo:
         """What is known of a photo."""
         return self.generation.photo(self._row(request))
 
-    async def image(self, request: Request, asked: ImageQuery) -> Response:
+    async def image(self, request: Request, asked: schema.ImageQuery) -> Response:
         """A photo as JPEG."""
         library, row = self.generation.library, self._row(request)
         headers = {"Cache-Control": "private, no-cache", "ETag": library.tag(row, asked.size)}
@@ -244,7 +286,7 @@ class LocalService:
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(await asyncio.to_thread(read_photo, place), media_type=kind, headers=headers)
 
-    async def explanation(self, request: Request, asked: ExplanationQuery) -> dict[str, Any]:
+    async def explanation(self, request: Request, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """Where each word of a sentence looks in a photo."""
         return await self.batches.call(self.generation.explain, self._row(request), asked.query)
 
@@ -286,60 +328,3 @@ class LocalService:
 
     def __str__(self) -> str:
         return f"run: {self.generation.run.name}; {len(self.generation.collection):,} photos"
-
-
-def _answer(key: tuple[Generation, SearchRequest, int], asked: list[Any]) -> list[SearchAnswer]:
-    """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
-    generation, common, _ = key
-    search, rows = generation.search, generation.library.rows(common.filter)
-    how: dict[str, Any] = {"offset": common.offset, "exact": common.exact, "candidates": common.candidates}
-    how["min_score"] = -math.inf if common.min_score is None else common.min_score
-    if isinstance(asked[0], str):
-        found = search.photos(asked, common.limit, rows=rows, boxes=common.explain, **how)
-        return [_described(generation, common, answer, query=answer.query) for answer in found]
-    answers = []
-    for photo in asked:
-        answer = search.similar(photo, common.limit, rows=rows, **how)
-        name = generation.library.id(photo) if isinstance(photo, int) else ""
-        answers.append(_described(generation, common, answer, image=name))
-    return answers
-
-
-def _described(
-    generation: Generation, common: SearchRequest, answer: Answer, query: str = "", image: str = ""
-) -> SearchAnswer:
-    calibration = generation.run.calibration if query else None
-    among = common.among or len(generation.collection)
-    found = [
-        FoundPhoto(
-            **vars(generation.photo(row := generation.collection.row(hit.image))),
-            rank=hit.rank,
-            score=hit.score,
-            weak=calibration is not None and calibration.is_weak(hit.score, among),
-            boxes=hit.boxes,
-            changed=place < MOST_COMPARED and generation.library.is_changed(row),
-        )
-        for place, hit in enumerate(answer.hits)
-    ]
-    compared = answer.compared or answer.searched
-    return SearchAnswer(query, image, answer.searched, compared, dict(answer.unknown), tuple(found))
-
-
-def _listed(generation: Generation, asked: SearchRequest) -> SearchAnswer:
-    """The photos of the library, newest first."""
-    rows = generation.library.newest(generation.library.rows(asked.filter))
-    some = rows[asked.offset : asked.offset + asked.limit].tolist()
-    hits = tuple(FoundPhoto(**vars(generation.photo(row))) for row in some)
-    return SearchAnswer("", "", len(rows), 0, {}, hits)
-
-
-def _decoded(text: str, generation: Generation) -> torch.Tensor:
-    """Region embeddings (K, E) that another node made."""
-    width = generation.run.model.config.embed_dim
-    try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, width)
-        if not len(values) or not np.isfinite(values).all():
-            raise ValueError
-    except (ValueError, binascii.Error):
-        raise PipelineError(f"embeddings: expected base64 of float32, (K, {width})") from None
-    return torch.from_numpy(values.copy()).to(generation.run.model.device)

@@ -16,20 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline.errors import PipelineError
+from pipeline.service import schema
 from pipeline.service.config import ServeConfig
 from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
-from pipeline.service.schema import (
-    DEEPEST,
-    JSON,
-    FoundPhoto,
-    Index,
-    NotFound,
-    Refused,
-    SearchAnswer,
-    SearchRequest,
-    SearchResponse,
-)
 
 CONNECT = 2.0  # seconds until a node that does not answer is left out
 PASSED = ("content-type", "etag", "cache-control", "content-disposition", "x-content-type-options")
@@ -59,11 +49,11 @@ class Nodes:
         self.model, self.photos = "", dict.fromkeys(self.urls, 0)
         metrics.photos.set_function(lambda: sum(self.photos.values()))
 
-    async def search(self, request: Request, asked: SearchRequest) -> SearchResponse:
+    async def search(self, request: Request, asked: schema.SearchRequest) -> schema.SearchResponse:
         """Find photos for sentences, and photos similar to photos."""
         started, parts = time.perf_counter(), parts_of(asked)
-        if parts.offset + parts.limit > DEEPEST:
-            raise PipelineError(f"offset and limit: expected at most {DEEPEST} together where nodes are asked")
+        if parts.offset + parts.limit > schema.DEEPEST:
+            raise PipelineError(f"offset and limit: expected at most {schema.DEEPEST} together where nodes are asked")
         if not all(self.photos.values()):
             await self._indexes()  # weak matches are told by the number of all photos
         owners = [self._owner(image) for image in asked.images]
@@ -81,7 +71,7 @@ class Nodes:
         ]
         there = [one for one in found if isinstance(one, dict)]
         if not there:
-            raise Refused(503, f"no node answers: {found[0]}")
+            raise schema.Refused(503, f"no node answers: {found[0]}")
         complete = len(there) == len(found)
         if complete and all(one["impossible"] for one in there):
             raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
@@ -96,15 +86,15 @@ class Nodes:
         answers = [fuse(answers, asked)] if is_fused(asked) else answers
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         generation = "+".join(one["generation"] for one in there)
-        return SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
+        return schema.SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
 
-    async def index(self, request: Request, asked: None) -> Index:
+    async def index(self, request: Request, asked: None) -> schema.Index:
         """What is searched: run, nodes and their stores, number of photos."""
         found = await self._indexes()
         there = [one for one in found if isinstance(one, dict)]
         if not there:
-            raise Refused(503, f"no node answers: {found[0]}")
-        return Index(
+            raise schema.Refused(503, f"no node answers: {found[0]}")
+        return schema.Index(
             there[0]["run"], self.model, "+".join(one["generation"] for one in there), len(there) == len(found),
             sum(one["photos"] for one in there), sum(one["candidates"] for one in there),
             tuple(dict.fromkeys(store for one in there for store in one["stores"])),
@@ -120,9 +110,12 @@ class Nodes:
         for node in range(len(self.urls)):
             try:
                 return (await self._ask(node, "POST", "/v1/captions", content=asked)).json()
-            except (NodeDown, Refused) as error:  # which may have no captions
+            except (NodeDown, schema.Refused) as error:  # which may have no captions
                 reasons.append(error)
-        raise next((one for one in reasons if isinstance(one, Refused)), Refused(503, f"no node answers: {reasons[0]}"))
+        raise next(
+            (one for one in reasons if isinstance(one, schema.Refused)),
+            schema.Refused(503, f"no node answers: {reasons[0]}"),
+        )
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
         """What is known of a photo."""
@@ -152,14 +145,14 @@ class Nodes:
         """The node of a photo, and its id there."""
         node, _, image = photo.partition("-")
         if not node.isdecimal() or len(node) > 4 or int(node) >= len(self.urls):
-            raise NotFound(f"{photo}: no such photo on the nodes")
+            raise schema.NotFound(f"{photo}: no such photo on the nodes")
         return int(node), image
 
     async def _embeddings(self, node: int, image: str) -> str:
         try:
             return str((await self._ask(node, "GET", f"/v1/photos/{image}/embeddings")).json()["embeddings"])
         except NodeDown as error:
-            raise Refused(503, f"the photo's node is not there: {error}") from None
+            raise schema.Refused(503, f"the photo's node is not there: {error}") from None
 
     async def _indexes(self) -> list[dict[str, Any] | NodeDown]:
         found = await self._all("GET", "/v1/index", [{} for _ in self.urls])
@@ -206,8 +199,8 @@ class Nodes:
             response = await self.client.request(method, self.urls[node] + path, **rest)
         except httpx.HTTPError as error:
             raise NodeDown(f"{self.urls[node]}: {error or type(error).__name__}") from error
-        if response.status_code in PASSED_ON and response.headers.get("content-type") == JSON:
-            raise Refused(response.status_code, response.json()["error"])
+        if response.status_code in PASSED_ON and response.headers.get("content-type") == schema.JSON:
+            raise schema.Refused(response.status_code, response.json()["error"])
         if response.status_code >= 400:
             raise NodeDown(f"{self.urls[node]}: answers {response.status_code}: {response.text[:200]}")
         return response
@@ -220,14 +213,14 @@ class Nodes:
         try:
             return await self._ask(node, "GET", path, params=dict(request.query_params), headers=known)
         except NodeDown as error:
-            raise Refused(503, f"the photo's node is not there: {error}") from None
+            raise schema.Refused(503, f"the photo's node is not there: {error}") from None
 
-    def _answer(self, node: int, answer: dict[str, Any]) -> SearchAnswer:
+    def _answer(self, node: int, answer: dict[str, Any]) -> schema.SearchAnswer:
         """What a node answered, with its number before each id, and paths only for clients on this machine."""
         more = {} if self.config.local else {"path": ""}
-        hits = tuple(FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"} | more) for hit in answer["hits"])
+        hits = tuple(schema.FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"} | more) for hit in answer["hits"])
         image = f"{node}-{answer['image']}" if answer["image"] else ""
-        return SearchAnswer(**answer | {"hits": hits, "image": image})
+        return schema.SearchAnswer(**answer | {"hits": hits, "image": image})
 
 
 def _place(number: int, owners: list[tuple[int, str]], node: int) -> int:

@@ -18,22 +18,23 @@ from tests.world import scan
 
 
 class Gate:
-    """Stands before the model until it is opened."""
+    """Stands before a use of the model until it is opened."""
 
-    def __init__(self, answer: Any):
-        self.answer, self.entered, self.opened = answer, threading.Semaphore(0), threading.Event()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str):
+        self.entered, self.opened = threading.Semaphore(0), threading.Event()
+        answer = getattr(local.Generation, name)
 
-    def __call__(self, key: Any, queries: list[Any]) -> Any:
-        self.entered.release()
-        assert self.opened.wait(30)
-        return self.answer(key, queries)
+        def wait_and_answer(*arguments: Any) -> Any:
+            self.entered.release()
+            assert self.opened.wait(30)
+            return answer(*arguments)
+
+        monkeypatch.setattr(local.Generation, name, wait_and_answer)
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    gate = Gate(local._answer)
-    monkeypatch.setattr(local, "_answer", gate)
-    return gate
+    return Gate(monkeypatch, "answers")
 
 
 @pytest.fixture
@@ -84,8 +85,7 @@ def test_a_full_queue_refuses(inside: Path, gate: Gate, pool: ThreadPoolExecutor
 def test_uploads_have_a_queue_of_their_own(
     inside: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(local.Generation.captions_of)
-    monkeypatch.setattr(local.Generation, "captions_of", lambda *asked: gate(*asked))
+    gate = Gate(monkeypatch, "captions_of")
     with on_a_thread(make_server()) as (_, _, url):
         send = lambda: httpx.post(f"{url}/v1/captions", content=b"no photo", timeout=60, trust_env=False)  # noqa: E731
         sent = [pool.submit(send)]
