@@ -1,11 +1,7 @@
 """Photos inside tar files (webdataset's names) and parquet files (as the hub serves datasets), with their captions.
 
-A container is read once for its index: where each photo lies, and the captions of each. The index is kept in the user's cache
-under the container's place, size and time, so that a photo is opened with one read. The index of a damaged container has the
-photos that can still be read, and the fault.
-
-    tar       members of one key (the name up to its first dot): 001.jpg, with captions in 001.txt or 001.json
-    parquet   rows with a column of images (a struct of bytes and path, or bytes), and columns of captions
+README.md beside this file says what names a photo and its captions. A container is read once for its index: where each photo
+lies, and the captions of each. The index of a damaged container has the photos that can still be read, and the fault.
 """
 
 import functools

@@ -1,8 +1,7 @@
 """The commit mark of a shard: the JSON file beside its tensors that says which images they are of.
 
-A mark carries three kinds of checksums: of its tensors; of the settings that the shard was made with, so that a shard of
-another store is noticed and a lost manifest can be written again; of itself under its name. And it has that of every photo as it was
-read, so that a photo that changed since is noticed. Nothing in it depends on the machine or the time.
+README.md beside this file specifies it. The checksum of the settings that the shard was made with tells a shard of another
+store, and lets a lost manifest be written again; those of the photos as they were read tell one that changed since.
 """
 
 import hashlib

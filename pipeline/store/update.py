@@ -1,13 +1,6 @@
 """Bringing a store up to date with its photos: what is new, what changed, what vanished.
 
-A photo is the one that was extracted when its size and modification time are those of the plan, or else when its content is
-that of the commit mark. So a photo that was touched or copied is not extracted again, and one that was replaced is.
-
-changed     its shard is made again, with the same images: the bytes are those of a first extraction
-vanished    its row is dropped from the shard; the other rows stay as they are, and no number of a shard changes
-new         planned into new shards
-
-A folder of the same name in another place is another set of photos, unless its photos are those that were extracted.
+README.md beside this file says when a photo counts as changed, what becomes of its shard, and what is refused.
 """
 
 import os
