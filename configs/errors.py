@@ -12,3 +12,8 @@ class UserError(ValueError):
     def __init__(self, message: str, remedy: str = ""):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.message, self.remedy = message, remedy
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]

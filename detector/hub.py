@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.errors import first_line
 from configs.files import file_sha256
 from detector.errors import DetectorError
 
@@ -216,8 +217,3 @@ def cache_root() -> Path:
             "this user has no home folder for the weights cache", "set HOME or XDG_CACHE_HOME, or give --weights FILE"
         ) from error
     return Path(base) / "scan-pipeline"
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, short."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]

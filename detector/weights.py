@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from configs.errors import first_line
 from configs.files import write_atomically
 from detector.boxes import cell_anchors
 from detector.config import DetectorConfig
@@ -154,8 +155,7 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise DetectorError(f"{path}: refused: it holds more than tensors, and could run code when loaded") from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DetectorError(f"{path}: damaged or truncated ({reason})", "download it again") from error
+        raise DetectorError(f"{path}: damaged or truncated ({first_line(error)})", "download it again") from error
     return _tensors(content, path)
 
 

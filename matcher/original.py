@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.errors import first_line
 from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.matcher import Matcher
@@ -82,14 +83,13 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
     if ("embed.weight" in text) != isinstance(vocabulary, Vocabulary):
         wanted = "a vocabulary file (.json)" if "embed.weight" in text else "its BERT, such as bert-base-uncased"
         raise MatcherError(f"{path}: needs another vocabulary; expected {wanted}")
-    more = len(text["embed.weight"]) - len(vocabulary) if isinstance(vocabulary, Vocabulary) else 0
-    if isinstance(vocabulary, Vocabulary) and more == 1 and config.matcher != "scan":
+    if isinstance(vocabulary, Vocabulary) and (embedded := len(text["embed.weight"])) != len(vocabulary):
+        if config.matcher == "scan" or embedded != len(vocabulary) + 1:
+            raise MatcherError(
+                f"{path}: embeds {embedded} words, the vocabulary has {len(vocabulary)}; name the vocabulary file that it "
+                "was trained with"
+            )
         vocabulary = Vocabulary([*vocabulary.words, MASK])
-    elif isinstance(vocabulary, Vocabulary) and more:
-        raise MatcherError(
-            f"{path}: embeds {len(text['embed.weight'])} words, the vocabulary has {len(vocabulary)}; name the "
-            "vocabulary file that it was trained with"
-        )
     model = make_matcher(config, vocabulary)
     tensors = {f"image {name}": tensor for name, tensor in image.items()}
     tensors |= {f"text {name}": tensor for name, tensor in text.items()}
@@ -109,8 +109,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         raise MatcherError(f"{path}: refused: it holds more than tensors and options, and could run code") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MatcherError(f"{path}: not readable ({first}); expected {EXPECTED}") from error
+        raise MatcherError(f"{path}: not readable ({first_line(error)}); expected {EXPECTED}") from error
     if not isinstance(content, Mapping):
         raise MatcherError(f"{path}: holds a {type(content).__name__}; expected {EXPECTED}")
     return content

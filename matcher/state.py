@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from configs.errors import first_line
 from configs.files import write_atomically
 from matcher.checkpoint import digest
 from matcher.errors import MatcherError
@@ -79,5 +80,5 @@ def load_state(run_dir: Path, parts: Mapping[str, Part], vocabulary: Tokens) -> 
     except MatcherError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MatcherError(f"{path}: damaged, or of another model ({first})", "choose another run folder") from error
+        what = f"damaged, or of another model ({first_line(error)})"
+        raise MatcherError(f"{path}: {what}", "choose another run folder") from error

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.errors import first_line
 from configs.files import file_sha256
 from matcher.bert import Bert
 from matcher.config import ModelConfig
@@ -189,7 +190,7 @@ class FrozenEncoder:
         rows = tokens.cpu().numpy()
         keys = [rows[index, :length].tobytes() for index, length in enumerate(lengths.tolist())]
         missing = [index for index, key in enumerate(keys) if key not in self._kept]
-        states = torch.zeros(*tokens.shape, self.hidden_size, device=tokens.device)
+        states = torch.zeros(*tokens.shape, self._encoder.config.hidden_size, device=tokens.device)
         missing.sort(key=lengths.tolist().__getitem__)  # captions of like length together: padding costs as words do
         for start in range(0, len(missing), ENCODED_AT_ONCE):
             some = missing[start : start + ENCODED_AT_ONCE]
@@ -203,10 +204,6 @@ class FrozenEncoder:
                 self._kept[key] = states[index, :length].half().cpu()
                 self._room -= self._kept[key].nbytes
         return states
-
-    @property
-    def hidden_size(self) -> int:
-        return int(self._encoder.config.hidden_size)
 
 
 def encoder_folder(name: str) -> str:
@@ -277,8 +274,7 @@ def _states(encoder: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _not_loaded(name: str, error: Exception) -> MatcherError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
     return MatcherError(
-        f"text encoder {name}: could not be loaded ({first[:160]}); expected gru, a folder with config.json, "
+        f"text encoder {name}: could not be loaded ({first_line(error)}); expected gru, a folder with config.json, "
         "tokenizer.json and model.safetensors, package: and an installed package, or a hub name that this machine can reach"
     )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.errors import first_line
 from configs.files import file_sha256
-from detector.hub import MIRRORS, SUMS, first_line, hub_name
+from detector.hub import MIRRORS, SUMS, hub_name
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.errors import PipelineError

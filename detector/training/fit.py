@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from configs.errors import first_line
 from configs.files import write_atomically
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.detectron2_compat import detectron2_ready
@@ -227,9 +228,8 @@ def _resume(checkpointer: Checkpointer, folder: Path) -> int:
     try:
         checkpointer.load(str(last))
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, AssertionError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        remedy = f"delete {folder} to begin again"
-        raise DetectorError(f"{last}: damaged, or of another network ({reason})", remedy) from error
+        what = f"damaged, or of another network ({first_line(error)})"
+        raise DetectorError(f"{last}: {what}", f"delete {folder} to begin again") from error
     if comm.is_main_process():
         for path in folder.glob("*.pth"):
             if path != last:

@@ -222,14 +222,12 @@ def _photos(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     else:
         usual = [folder / name for name in ("VG_100K", "VG_100K_2", "images")]
         folders = [path for path in usual if path.is_dir()] or [folder]
-    return {path.stem: path for part in folders for path in _files(part) if path.suffix.lower() in SUFFIXES}
-
-
-def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        files = [path for part in folders for path in sorted(part.iterdir())]
     except OSError as error:
-        raise PipelineError(f"{folder}: cannot be listed: {error.strerror}; expected a folder of photos") from error
+        what = f"cannot be listed: {error.strerror}; expected a folder of photos"
+        raise PipelineError(f"{error.filename}: {what}") from error
+    return {path.stem: path for path in files if path.suffix.lower() in SUFFIXES}
 
 
 def _read_list(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from detector.hub import first_line
+from configs.errors import first_line
 from pipeline.errors import PipelineError
 from pipeline.store.roots import PATTERN, is_remote
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.hub import first_line
+from configs.errors import first_line
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.inputs.containers import pyarrow
