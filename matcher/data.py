@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from matcher.config import FitConfig
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
 from matcher.vocabulary import PAD, Tokens
@@ -79,20 +80,8 @@ class Batches:
     So a killed run continues in the middle of an epoch: it asks for the batches from that step on.
     """
 
-    def __init__(
-        self,
-        data: CaptionedImages,
-        vocabulary: Tokens,
-        batch_size: int,
-        seed: int,
-        *,
-        region_dropout: float = 0.0,
-        word_dropout: float = 0.0,
-        group: ProcessGroup | None = None,
-    ):
-        self.data, self.batch_size, self.seed = data, batch_size, seed
-        self.region_dropout, self.word_dropout = region_dropout, word_dropout
-        self.group = group or ProcessGroup()
+    def __init__(self, data: CaptionedImages, vocabulary: Tokens, recipe: FitConfig, group: ProcessGroup | None = None):
+        self.data, self.recipe, self.group = data, recipe, group or ProcessGroup()
         encoded = [np.asarray(vocabulary.encode(caption), dtype=np.int32) for caption in data.captions]
         self._lengths = np.array([len(ids) for ids in encoded])
         self._starts = np.cumsum([0, *self._lengths[:-1]])
@@ -100,16 +89,16 @@ class Batches:
 
     def __len__(self) -> int:
         """Steps of an epoch; a last batch of one caption, which has no negatives, is left out."""
-        full, rest = divmod(len(self.data.captions), self.batch_size)
+        full, rest = divmod(len(self.data.captions), self.recipe.batch_size)
         return full + (rest > 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `start` on, read ahead by a thread."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.data.captions))
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.data.captions))
         return _ahead(
             self.assemble(
-                order[step * self.batch_size : (step + 1) * self.batch_size],
-                np.random.default_rng([self.seed, epoch, step]),
+                order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size],
+                np.random.default_rng([self.recipe.seed, epoch, step]),
             )
             for step in range(start, len(self))
         )
@@ -140,16 +129,16 @@ class Batches:
         """Ids of a caption; word dropout leaves some out, but never start and end."""
         start = self._starts[caption]
         ids = self._ids[start : start + self._lengths[caption]]
-        if not self.word_dropout:
+        if not self.recipe.word_dropout:
             return ids
-        keep = random.random(len(ids)) >= self.word_dropout
+        keep = random.random(len(ids)) >= self.recipe.word_dropout
         keep[[0, -1]] = True
         return ids[keep]
 
     def _regions(self, images: int, random: np.random.Generator) -> np.ndarray | None:
         """(N, k) regions that each image keeps under region dropout, equally many for each; None keeps all."""
-        count = self.data.source.num_regions
-        kept = count - int(random.random() * (int(self.region_dropout * count) + 1)) if self.region_dropout else count
+        count, dropout = self.data.source.num_regions, self.recipe.region_dropout
+        kept = count - int(random.random() * (int(dropout * count) + 1)) if dropout else count
         if kept == count:
             return None
         return np.sort(random.random((images, count)).argsort(axis=1)[:, :kept], axis=1)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -106,15 +106,7 @@ class Trainer:
         self.group = ProcessGroup.current()
         self.model, self.config, self.dev, self.run_dir = model, config, dev, run_dir
         self.show = progress and self.group.is_main
-        self.batches = Batches(
-            train,
-            model.vocabulary,
-            config.batch_size,
-            config.seed,
-            region_dropout=config.region_dropout,
-            word_dropout=config.word_dropout,
-            group=self.group,
-        )
+        self.batches = Batches(train, model.vocabulary, config, self.group)
         self.temperature = None
         if config.loss == "infonce":
             self.temperature = Temperature(config.infonce_temperature).to(model.device)
@@ -130,7 +122,6 @@ class Trainer:
         self.state = load_state(run_dir, self.parts, model.vocabulary) or TrainState()
         if not self.group.is_main:
             torch.manual_seed(config.seed + self.group.rank)  # an encoder's dropout, different in every process
-        self.log = MetricsLog(run_dir, self.state.step, write=self.group.is_main)
         self.stopping = False
         self.saved = time.monotonic()
 
@@ -140,7 +131,7 @@ class Trainer:
         total = self.config.epochs * len(self.batches)
         with (
             self._stop_on_signals(),
-            self.log,
+            closing(MetricsLog(self.run_dir, self.state.step, write=self.group.is_main)) as self.log,
             tqdm(total=total, initial=self.state.step, unit="step", disable=not self.show) as bar,
         ):
             while self.state.step < total and not self._is_stale():

@@ -35,10 +35,8 @@ class PairExplanation(NamedTuple):
 class Matcher(nn.Module):
     """Both encoders and the similarity between what they give: a set of vectors a side, or one vector a side."""
 
-    one_vector: ClassVar[bool] = (
-        False  # K = L = 1: the similarity is a dot product, which any vector index finds exactly
-    )
-
+    # K = L = 1: the similarity is a dot product, which any vector index finds exactly
+    one_vector: ClassVar[bool] = False
     observes: ClassVar[bool] = False  # training shows it each batch's similarity
 
     def __init__(self, config: ModelConfig, vocabulary: Tokens):

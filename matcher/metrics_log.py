@@ -16,23 +16,19 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, step: int, *, write: bool = True):
-        self.path = run_dir / METRICS
-        self._run_dir, self._step, self._writes = run_dir, step, write
+        self._writes = write
         if not write:
             return
-        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-    def __enter__(self) -> "MetricsLog":
-        if not self._writes:
-            return self
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = self.path.open("a")
-        self._events = SummaryWriter(str(self._run_dir), purge_step=self._step + 1 if self._step else None)
-        return self
+        path = run_dir / METRICS
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(run_dir), purge_step=step + 1 if step else None)
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Nothing is written after it."""
         if self._writes:
             self._file.close()
             self._events.close()

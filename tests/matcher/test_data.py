@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from matcher.config import FitConfig
 from matcher.data import Batches, CaptionedImages
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
@@ -13,7 +14,7 @@ from tests.toy import ArraySource, toy_world
 
 def batches(size: int = 7, images: int = 10) -> Batches:
     world = toy_world(images)
-    return Batches(world, Vocabulary.build(world.captions, 1), size, seed=3)
+    return Batches(world, Vocabulary.build(world.captions, 1), FitConfig(batch_size=size, seed=3))
 
 
 def test_an_epoch_shows_every_caption_once_with_its_own_image() -> None:
@@ -53,8 +54,12 @@ def test_a_last_batch_of_one_caption_is_left_out(size: int, steps: int) -> None:
 
 def test_dropout_leaves_out_some_words_and_regions_but_never_start_and_end() -> None:
     world = toy_world(10)
-    plain = Batches(world, Vocabulary.build(world.captions, 1), 20, seed=3)
-    dropped = Batches(world, Vocabulary.build(world.captions, 1), 20, seed=3, region_dropout=0.5, word_dropout=0.5)
+    plain = Batches(world, Vocabulary.build(world.captions, 1), FitConfig(batch_size=20, seed=3))
+    dropped = Batches(
+        world,
+        Vocabulary.build(world.captions, 1),
+        FitConfig(batch_size=20, seed=3, region_dropout=0.5, word_dropout=0.5),
+    )
     counts = set()
     for epoch in range(20):
         whole, part = next(plain.epoch(epoch)), next(dropped.epoch(epoch))
@@ -76,9 +81,10 @@ def test_dropout_leaves_out_some_words_and_regions_but_never_start_and_end() -> 
 def test_processes_share_a_batch(size: int) -> None:
     world = toy_world(10)
     vocabulary = Vocabulary.build(world.captions, 1)
-    whole = next(Batches(world, vocabulary, 7, seed=3).epoch(0))
+    whole = next(Batches(world, vocabulary, FitConfig(batch_size=7, seed=3)).epoch(0))
     parts = [
-        next(Batches(world, vocabulary, 7, seed=3, group=ProcessGroup(rank, size)).epoch(0)) for rank in range(size)
+        next(Batches(world, vocabulary, FitConfig(batch_size=7, seed=3), group=ProcessGroup(rank, size)).epoch(0))
+        for rank in range(size)
     ]
     torch.testing.assert_close(torch.cat([part.features for part in parts]), whole.features)
     torch.testing.assert_close(torch.cat([part.tokens for part in parts]), whole.tokens)
@@ -86,7 +92,7 @@ def test_processes_share_a_batch(size: int) -> None:
         torch.testing.assert_close(part.lengths, whole.lengths)
         torch.testing.assert_close(part.image_of_caption, whole.image_of_caption)
         assert sum(part.caption_counts) == 7
-    lonely = next(Batches(world, vocabulary, 2, seed=3, group=ProcessGroup(4, 8)).epoch(0))
+    lonely = next(Batches(world, vocabulary, FitConfig(batch_size=2, seed=3), group=ProcessGroup(4, 8)).epoch(0))
     assert lonely.caption_counts == [2]  # too few to share: everybody does all
 
 
@@ -104,7 +110,7 @@ def test_an_error_while_reading_reaches_the_caller() -> None:
     world = toy_world(10)
     broken = CaptionedImages(Broken(world.source.features), world.captions, world.image_of_caption, world.rows)  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="disk gone"):
-        list(Batches(broken, Vocabulary.build(world.captions, 1), 4, 0).epoch(0))
+        list(Batches(broken, Vocabulary.build(world.captions, 1), FitConfig(batch_size=4, seed=0)).epoch(0))
 
 
 @pytest.mark.parametrize(
