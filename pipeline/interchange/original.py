@@ -191,6 +191,12 @@ def _rows(
         _, path = common.name_of_photo(name, config.images)
         size = _size_of(Path(config.images, path)) if path else (0, 0)
         arrays = {"features": np.asarray(features[index * every])}
+        if not all(np.array_equal(arrays["features"], features[index * every + more]) for more in range(1, every)):
+            raise PipelineError(
+                f"{file}: rows {index * every} to {index * every + every - 1} differ; expected those of one image, as there "
+                "are five captions an image",
+                "without five captions an image, move the captions file away, and name it to train with --captions",
+            )
         if boxes is not None:
             arrays["boxes"] = _boxes_of(boxes, index, features.shape[1], size, config.boxes)
         yield common.make_row(f"{file}: row {index} ({name!r})", name, arrays, config.images, size=size)

@@ -117,13 +117,13 @@ def _row(where: str, cells: dict[str, bytes], images: str) -> common.Row:
     name = common.id_from_bytes(cells["image_id" if caffe else "img_id"])
     arrays = {column: _decode(cells[column], np.float32, count) for column in ("features", "boxes")}
     if not caffe:
-        arrays |= {ours: _decode(cells[theirs], dtype, count)[:, 0] for theirs, ours, dtype in common.CLASS_COLUMNS}
+        arrays |= {ours: _decode(cells[theirs], dtype, count, 1)[:, 0] for theirs, ours, dtype in common.CLASS_COLUMNS}
     return common.make_row(f"{where} ({name!r})", name, arrays, images, size=size)
 
 
-def _decode(cell: bytes, dtype: type, count: int) -> np.ndarray:
-    """(count, …); ValueError where the cell holds no such array."""
-    return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, -1)
+def _decode(cell: bytes, dtype: type, count: int, numbers: int = -1) -> np.ndarray:
+    """(count, numbers), -1: any; ValueError where the cell holds no such array, as of numbers of twice the size."""
+    return np.frombuffer(base64.b64decode(cell, validate=True), dtype=dtype).reshape(count, numbers)
 
 
 def _cells(image_id: str, arrays: dict[str, np.ndarray]) -> dict[str, bytes]:

@@ -108,6 +108,30 @@ def test_ids_are_kept_as_they_stand(tmp_path: Path) -> None:
     assert captions[19].text == "caption 4 of image 3"
 
 
+def test_one_caption_an_image_is_not_taken_for_five(tmp_path: Path) -> None:
+    """15 different photos with a caption each are not three photos with five."""
+    write_precomputed(tmp_path / "precomp", images=3, repeat=5, ids=False)
+    features = np.random.default_rng(1).normal(size=(15, 4, 6)).astype(np.float32)
+    features[:9] = np.load(tmp_path / "precomp/dev_ims.npy")[:9]
+    np.save(tmp_path / "precomp/dev_ims.npy", features)
+    with pytest.raises(
+        PipelineError, match=r"dev_ims\.npy: rows 5 to 9 differ; expected those of one image, as there are"
+    ):
+        import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"))
+
+
+def test_confidences_of_twice_the_size_are_refused(tmp_path: Path) -> None:
+    def cell(array: np.ndarray) -> str:
+        return base64.b64encode(array.tobytes()).decode()
+
+    ids, confidences = cell(np.zeros(3, np.int64)), cell(np.full(3, 0.5))  # float64; expected float32
+    boxes, features = cell(np.zeros((3, 4), np.float32)), cell(np.ones((3, 6), np.float32))
+    row = ["a.jpg", "10", "10", ids, confidences, ids, confidences, "3", boxes, features]
+    (tmp_path / "x.tsv").write_text("\t".join(row) + "\n")
+    with pytest.raises(PipelineError, match=r"line 1 is damaged \(cannot reshape array of size 6"):
+        import_any(tmp_path / "x.tsv", output=str(tmp_path / "s"))
+
+
 def test_features_without_captions(tmp_path: Path) -> None:
     features = write_precomputed(tmp_path / "precomp")
     (tmp_path / "precomp/dev_caps.txt").unlink()
