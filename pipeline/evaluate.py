@@ -31,7 +31,15 @@ from pipeline.inputs.dataset import (
     with_recorded_splits,
 )
 from pipeline.judgements import agreement, locate, read_judgements
-from pipeline.runs import TrainedRun, features_sha256, find_run, load_run, mean_similarity, relative_to_run
+from pipeline.runs import (
+    TrainedRun,
+    captions_sha256,
+    features_sha256,
+    find_run,
+    load_run,
+    mean_similarity,
+    relative_to_run,
+)
 
 RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -263,8 +271,13 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     origins = [] if all_stores else stores
     origins += files if config.captions and not all_captions else []
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
+    notes = list(dataset.notes)
+    if all_stores and all_captions:
+        now = {"features": features_sha256(dataset.stores), "captions": captions_sha256(dataset.splits)}
+        changed = [what for what, checksum in now.items() if run.data.get(f"{what}_sha256", checksum) != checksum]
+        notes += [f"{' and '.join(changed)} are others than {run.folder} was trained with"] if changed else []
     copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]
-    return split, origins, [*dataset.notes, *([] if config.features else copied)]
+    return split, origins, [*notes, *([] if config.features else copied)]
 
 
 def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:

@@ -50,8 +50,9 @@ def read_judgements(path: Path, notes: list[str] | None = None) -> list[Judgemen
         PipelineError: not readable, or a line that is no judgement.
     """
     csv.field_size_limit(LONGEST_FIELD)  # of the process: another reader may have set a larger one
+    content = read_bytes(path, "judgements", limit=LARGEST_FILE)
     try:
-        text = read_bytes(path, "judgements", limit=LARGEST_FILE).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
         delimiter = "\t" if "\t" in text else ","
         lines = io.StringIO(text, newline="")
         rows = list(

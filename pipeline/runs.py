@@ -37,7 +37,7 @@ from pipeline.config import config_diff, load_config, save_config
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import json_sha256, locked, read_json, write_json
-from pipeline.inputs.dataset import find_stores
+from pipeline.inputs.dataset import Split, find_stores
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
 
@@ -310,6 +310,11 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
         if not store.complete:
             report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
     return collection
+
+
+def captions_sha256(splits: Mapping[str, Split]) -> str:
+    """Checksum of the captions that a run learns from and is selected on, in their order."""
+    return json_sha256([splits[name].images.captions if name in splits else [] for name in ("train", "dev")])
 
 
 def features_sha256(stores: StoreCollection) -> str:

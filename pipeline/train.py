@@ -19,6 +19,7 @@ from pipeline.runs import (
     RUNS,
     SPLITS,
     TrainConfig,
+    captions_sha256,
     choose_folder,
     claim_run,
     features_sha256,
@@ -57,7 +58,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     config = replace(config, model=model, run=str(folder))
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
 
-    if _have_features_changed(folder, dataset):
+    features = _learned_features(folder) or features_sha256(dataset.stores)
+    if features != features_sha256(dataset.stores):
         report(
             f"note: {folder} has learned from other features than its stores hold now; choose another --run to start anew"
         )
@@ -69,7 +71,7 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         def claim() -> None:
             """Only when everything else is known to work: a start that fails leaves the folder free."""
             if group.is_main:
-                identity = {"config": _identity(config), "data": _data(folder, dataset, splits)}
+                identity = {"config": _identity(config), "data": _data(folder, dataset, splits, features)}
                 stack.enter_context(claim_run(folder, config, identity))
                 write_json(folder / SPLITS, splits)
             group.wait()
@@ -96,14 +98,14 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[str, Any]:
+def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], features: str) -> dict[str, Any]:
     return {
         "folder": str(folder.resolve()),
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
         "splits_sha256": json_sha256(splits),  # which images were trained on, and which were kept from training
-        "captions_sha256": json_sha256([dataset.splits[name].images.captions for name in ("train", "dev")]),
-        "features_sha256": features_sha256(dataset.stores),
+        "captions_sha256": captions_sha256(dataset.splits),
+        "features_sha256": features,
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
@@ -111,10 +113,9 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]]) -> dict[
     }
 
 
-def _have_features_changed(folder: Path, dataset: Dataset) -> bool:
-    """Whether a run that is continued or finished has learned from other features than its stores hold now."""
+def _learned_features(folder: Path) -> str:
+    """Checksum of the features that a run which is continued or finished has learned from; "" of a new one."""
     if not (folder / BEST).is_file() or not (folder / DATA).is_file():
-        return False
-    before = read_json(folder / DATA, "a run's identity").get("data")
-    now = features_sha256(dataset.stores)
-    return isinstance(before, dict) and before.get("features_sha256", now) != now
+        return ""
+    data = read_json(folder / DATA, "a run's identity").get("data")
+    return str(data.get("features_sha256", "")) if isinstance(data, dict) else ""

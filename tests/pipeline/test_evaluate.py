@@ -166,6 +166,28 @@ def test_a_part_of_a_runs_data_does_not_take_the_place_of_all(
     assert found == [10, 5]
 
 
+def test_changed_captions_and_features_of_a_run_are_said(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    path, evaluated = Path("coco/annotations/captions_train2014.json"), ["evaluate", "--run", "runs/t2i_mean"]
+    assert "are others than" not in scan(*evaluated).output
+    path.write_text(path.read_text().replace("A dog", "A bird"))
+    assert "note: captions are others than runs/t2i_mean was trained with" in scan(*evaluated).output
+    path.write_text(path.read_text().replace("A bird", "A dog"))
+    config = Path("runs/t2i_mean/data.json")
+    data = json.loads(config.read_text())
+    before = data["data"]["features_sha256"]
+    config.write_text(json.dumps({**data, "data": {**data["data"], "features_sha256": "of before"}}))
+    for _ in range(2):  # to train again, when nothing is left to do, does not make it what the run has learned from
+        assert "note: features are others than runs/t2i_mean was trained with" in scan(*evaluated).output
+        again = ["--run", "runs/t2i_mean", "--captions", str(path)]
+        trained = scan("train", "--device", "cpu", *again, *SMALL_TRAINING)
+        assert trained.exit_code == 0, trained.output
+        assert "runs/t2i_mean has learned from other features" in trained.output
+    assert json.loads(config.read_text())["data"]["features_sha256"] == "of before" != before
+
+
 def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The photos, features, runs and captions go foreign together; nothing of the old place is used."""
     copy_of(inside, tmp_path / "old", monkeypatch)
