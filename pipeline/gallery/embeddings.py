@@ -139,7 +139,13 @@ def store_embeddings(
         _remove_generations(root, folder, report)
     for store in collection.stores:
         remove_files(store_folder(run, root, store), "*.*", _is_of({shard.sha256 for shard in store.shards}))
-    return StoredEmbeddings([part for part in parts if part is not None], run.model.device)
+    made = [part for part in parts if part is not None]
+    if len(made) < len(parts):  # photos would be taken for their neighbours
+        raise PipelineError(
+            f"{folder}: another process removed parts of it, which knows other shards of these stores",
+            "run the same command again",
+        )
+    return StoredEmbeddings(made, run.model.device)
 
 
 def store_folder(run: TrainedRun, root: Path, store: Store) -> Path:

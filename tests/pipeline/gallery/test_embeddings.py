@@ -15,6 +15,8 @@ from matcher.config import ModelConfig
 from matcher.fit import BEST
 from matcher.scan import SCAN
 from matcher.vocabulary import SPECIAL, Vocabulary
+from pipeline.errors import PipelineError
+from pipeline.gallery import embeddings
 from pipeline.gallery.embeddings import StoredEmbeddings, generation, store_embeddings
 from pipeline.runs import TrainConfig, TrainedRun
 from pipeline.search import Search
@@ -209,3 +211,17 @@ def test_killed_at_any_file_operation_it_ends_with_the_same_bytes(place: Path) -
     (wanted,) = {tuple(sorted(content for name, content in files(place / "fresh").items() if "run.json" not in name))}
     for found in results:
         assert tuple(sorted(content for name, content in found.items() if "run.json" not in name)) == wanted
+
+
+def test_parts_that_another_process_removes_meanwhile_shift_no_photo(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the store open as it was before."""
+    write = embeddings.write_part
+    monkeypatch.setattr(embeddings, "write_part", lambda path, *what: (write(path, *what), path.unlink()))
+    with pytest.raises(PipelineError, match="another process removed parts of it"):
+        made(make_run(Path("runs/x")))
+    notes: list[str] = []
+    search = Search(make_run(Path("runs/x")), opened(), index=Path("index"), report=notes.append)
+    assert search.embeddings.shape[0] == len(IDS)
+    assert "are not stored" in notes[0]
