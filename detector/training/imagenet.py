@@ -18,9 +18,10 @@ from detector.layouts import different_shape
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of torchvision and timm
 PARTS = {f"layer{index}": f"backbone.res{index + 1}" for index in (1, 2, 3)} | {"layer4": "roi_heads.res5"}
-STEM = ("backbone.stem.conv1",)
-_STEM = re.compile(r"(conv1|bn1)\.(\w+)")
-_BLOCK = re.compile(r"(layer[1-4])\.(\d+)\.(conv\d|bn\d|downsample\.[01])\.(\w+)")
+STEM = "backbone.stem"
+LAYERS = {f"bn{index}": f"conv{index}.norm" for index in (1, 2, 3)}
+LAYERS |= {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
+_NAME = re.compile(r"(?:(layer[1-4])\.(\d+)\.)?(conv[123]|bn[123]|downsample\.[01])\.(\w+)")
 
 
 def is_imagenet(state: Mapping[str, Tensor]) -> bool:
@@ -53,7 +54,7 @@ def convert_imagenet(
     mean = tuple(round(255 * value, 4) for value in reversed(MEAN))
     config = replace(config, pixel_mean=mean, stride_in_1x1=False)
     # Every layer that a training may freeze has to come from the file: at random it would stay random.
-    if difference := different_shape(config, tensors, (*PARTS.values(), *STEM)):
+    if difference := different_shape(config, tensors, (*PARTS.values(), STEM)):
         raise DetectorError(
             f"{path}: is not the ResNet-{config.depth} of width {config.width} that is asked for ({difference})",
             "set network.depth and network.width as the file has them, or name another with --init",
@@ -63,15 +64,9 @@ def convert_imagenet(
 
 def _renamed(name: str, path: str) -> str:
     """ "layer1.0.downsample.1.bias" -> "backbone.res2.0.shortcut.norm.bias"."""
-    if match := _STEM.fullmatch(name):
-        part, value = match.groups()
-        return f"{STEM[0]}.{'' if part == 'conv1' else 'norm.'}{value}"
-    match = _BLOCK.fullmatch(name)
+    match = _NAME.fullmatch(name)
     if match is None:
         raise DetectorError(f"{path}: {name} is of no plain ResNet; expected a resnet file of torchvision or timm")
     stage, block, layer, value = match.groups()
-    if layer.startswith("downsample"):
-        layer = "shortcut" if layer.endswith("0") else "shortcut.norm"
-    elif layer.startswith("bn"):
-        layer = f"conv{layer[2:]}.norm"
-    return f"{PARTS[stage]}.{block}.{layer}.{value}"
+    place = f"{PARTS[stage]}.{block}" if stage else STEM
+    return f"{place}.{LAYERS.get(layer, layer)}.{value}"

@@ -177,16 +177,12 @@ def _write_annotations(world: World, scenes: dict[str, list[Scene]]) -> None:
     for split, made in scenes.items():
         write_json(world.captions(split), annotations.coco_captions(made, split))
     everything = [scene for made in scenes.values() for scene in made]
-    objects, attributes = (
-        zip(*map(annotations.visual_genome_objects, everything), strict=True) if everything else ((), ())
-    )
-    images = [annotations.visual_genome_image(scene) for scene in everything]
-    *tables, object_names, attribute_names = world.visual_genome_files
-    for path, rows in zip(tables, (images, objects, attributes), strict=True):
-        write_json(path, rows)
-    for path, lines in (
-        (object_names, annotations.object_vocabulary()),
-        (attribute_names, annotations.attribute_vocabulary()),
-    ):
+    described = list(map(annotations.visual_genome_objects, everything))
+    images, objects, attributes, *vocabularies = world.visual_genome_files
+    write_json(images, list(map(annotations.visual_genome_image, everything)))
+    write_json(objects, [rows for rows, _ in described])
+    write_json(attributes, [rows for _, rows in described])
+    names = annotations.object_vocabulary(), annotations.attribute_vocabulary()
+    for path, lines in zip(vocabularies, names, strict=True):
         with replacing(path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
