@@ -16,8 +16,8 @@ from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.matcher import Matcher
 from matcher.methods import make_matcher
-from matcher.transformer import WordPieces
-from matcher.vocabulary import Tokens, Vocabulary
+from matcher.transformer import Tokens, WordPieces
+from matcher.vocabulary import Vocabulary
 
 FORMAT = "scan-pipeline/matcher"
 

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from matcher.config import FitConfig
 from matcher.distributed import ProcessGroup
 from matcher.errors import MatcherError
-from matcher.vocabulary import PAD, Tokens
+from matcher.transformer import Tokens
+from matcher.vocabulary import PAD
 
 PREFETCH = 3  # batches read ahead
 

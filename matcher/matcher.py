@@ -20,8 +20,8 @@ from matcher.config import ModelConfig
 from matcher.encoders import GruEncoder, ImageEncoder
 from matcher.errors import MatcherError
 from matcher.similarity import RegionEmbeddings, WordEmbeddings, batch_similarity, similarity_matrix
-from matcher.transformer import TransformerEncoder, WordPieces
-from matcher.vocabulary import Tokens, Vocabulary
+from matcher.transformer import Tokens, TransformerEncoder
+from matcher.vocabulary import Vocabulary
 
 
 class PairExplanation(NamedTuple):
@@ -47,10 +47,8 @@ class Matcher(nn.Module):
         self.text_encoder: GruEncoder | TransformerEncoder
         if isinstance(vocabulary, Vocabulary):
             self.text_encoder = GruEncoder(config, len(vocabulary))
-        elif isinstance(vocabulary, WordPieces):
-            self.text_encoder = TransformerEncoder(config, vocabulary)
         else:
-            raise MatcherError(f"vocabulary is a {type(vocabulary).__name__}; expected Vocabulary or WordPieces")
+            self.text_encoder = TransformerEncoder(config, vocabulary)
 
     # What a method defines.
 

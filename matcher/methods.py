@@ -5,7 +5,7 @@ from matcher.config import ModelConfig
 from matcher.matcher import Matcher
 from matcher.naaf import NAAF
 from matcher.scan import SCAN
-from matcher.vocabulary import Tokens
+from matcher.transformer import Tokens
 from matcher.vse import VSE
 
 METHODS: dict[str, type[Matcher]] = {"scan": SCAN, "chan": CHAN, "vse": VSE, "naaf": NAAF}

@@ -23,7 +23,7 @@ from matcher.attention import COSINE_EPS, SQUARE_FLOOR, Attention, attend, atten
 from matcher.config import ModelConfig
 from matcher.matcher import Matcher, PairExplanation, only_direction
 from matcher.similarity import float32
-from matcher.vocabulary import Tokens
+from matcher.transformer import Tokens
 
 PENALTY = 2.0  # α
 NEIGHBOURS = 5.0  # λ of the softmax over the words of a caption that are like one

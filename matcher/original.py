@@ -20,8 +20,8 @@ from matcher.config import ModelConfig
 from matcher.errors import MatcherError
 from matcher.matcher import Matcher
 from matcher.methods import make_matcher
-from matcher.transformer import WordPieces
-from matcher.vocabulary import Tokens, Vocabulary
+from matcher.transformer import Tokens, WordPieces
+from matcher.vocabulary import Vocabulary
 
 EXPECTED = "a checkpoint of the original SCAN code, or of VSE∞ or CHAN (keys model, opt)"
 POOLINGS = {"LSEPooling": "LogSumExp", "MeanPooling": "Mean", "MaxPooling": "Max", "SumPooling": "Sum"}  # of CHAN

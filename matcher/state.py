@@ -13,7 +13,7 @@ from configs.errors import first_line
 from configs.files import write_atomically
 from matcher.checkpoint import digest
 from matcher.errors import MatcherError
-from matcher.vocabulary import Tokens
+from matcher.transformer import Tokens
 
 STATE = Path("last") / "state.pt"
 

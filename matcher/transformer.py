@@ -25,6 +25,7 @@ from matcher.bert import Bert
 from matcher.config import ModelConfig
 from matcher.encoders import beside, l2_normalize
 from matcher.errors import MatcherError
+from matcher.vocabulary import Vocabulary
 
 PACKAGE = "package:"  # before the name of an installed package that ships an encoder
 APOSTROPHES = {"'", "\u2019"}
@@ -105,6 +106,9 @@ class WordPieces:
         """What a checkpoint keeps, as JSON."""
         state = {"tokenizer": self._tokenizer.to_str(), "encoder": self.encoder}
         return {**state, "weights_sha256": self.weights_sha256} if self.weights_sha256 else state
+
+
+Tokens = Vocabulary | WordPieces  # captions -> token ids, the first and the last of which stand for start and end
 
 
 class TransformerEncoder(nn.Module):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from matcher.errors import MatcherError
 from matcher.tokenizer import tokenize
@@ -15,20 +15,6 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 NEAR = 0.75  # likeness of a spelling that is suggested, as difflib measures it
 LOOKED_UP = 4  # unknown words of a caption whose nearest is found: each takes 30 milliseconds
 MIN_COUNT = 4  # as published: rarer words are unknown
-
-
-class Tokens(Protocol):
-    """Captions -> token ids, the first and the last of which stand for start and end."""
-
-    def encode(self, caption: str) -> list[int]: ...
-
-    def word_positions(self, caption: str) -> list[tuple[str, list[int]]]: ...
-
-    def known(self, caption: str) -> list[str]: ...
-
-    def unknown(self, caption: str) -> dict[str, str]: ...
-
-    def state(self) -> dict[str, Any]: ...
 
 
 class Vocabulary:

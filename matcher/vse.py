@@ -20,7 +20,7 @@ from matcher.config import ModelConfig
 from matcher.encoders import l2_normalize
 from matcher.matcher import Matcher, PairExplanation, only_direction, pad
 from matcher.similarity import float32
-from matcher.vocabulary import Tokens
+from matcher.transformer import Tokens
 
 POSITION_DIM = 32  # of a position's encoding, and of the GRU
 TEMPERATURE = 0.1  # of the softmax over positions
