@@ -61,6 +61,16 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
                 row = (annotation["bbox"], classes[annotation["category_id"]])
                 boxes.setdefault(annotation["image_id"], []).append(row)
         images = [(item["id"], str(item["file_name"]), (item["height"], item["width"])) for item in content["images"]]
+        named = [("image", image_id, name) for image_id, name, _ in images]
+        named += [("category", item["id"], item["name"]) for item in content["categories"]]
+        first: dict[tuple[str, Any], str] = {}
+        for kind, number, name in named:
+            if first.setdefault((kind, number), name) != name:
+                raise PipelineError(
+                    f"{path}: {kind} {number} is {first[kind, number]} and {name}", "give each an id of its own"
+                )
+        if strangers := sum(len(rows) for image_id, rows in boxes.items() if ("image", image_id) not in first):
+            report.boxes["of images that are not listed"] += strangers
         return categories, [
             _record(photos / name, image_id, size, boxes.get(image_id, ()), report)
             for image_id, name, size in images

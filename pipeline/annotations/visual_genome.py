@@ -25,6 +25,7 @@ from pipeline.annotations.records import (
     make_record,
 )
 from pipeline.errors import PipelineError
+from pipeline.inputs.captions import SPLIT_WORDS
 from pipeline.inputs.photos import read_image
 from pipeline.inputs.storage import SUFFIXES
 
@@ -116,7 +117,7 @@ def _parts(
 def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
     """COCO ids that files hold out.
 
-    Of Karpathy's `dataset_coco.json` its val and test; of captions or instances in COCO's format, and of text files with
+    Of Karpathy's `dataset_coco.json` all but train and restval; of captions or instances in COCO's format, and of text files with
     one id a line, all.
 
     Raises:
@@ -131,7 +132,9 @@ def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
                 continue
             images = json.loads(text)["images"]
             if any("split" in image for image in images):
-                found |= {int(image["cocoid"]) for image in images if image["split"] in ("val", "test")}
+                found |= {
+                    int(image["cocoid"]) for image in images if SPLIT_WORDS.get(image["split"].lower()) != "train"
+                }
             else:
                 found |= {int(image["id"]) for image in images}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

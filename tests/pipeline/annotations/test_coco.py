@@ -44,6 +44,14 @@ def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
     assert kept.report.images["kept from training"] == 1
 
 
+def test_boxes_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    rows = [{"image_id": image, "category_id": 3, "bbox": [4, 6, 20, 10]} for image in (0, "0", 9)]
+    assert read_coco(write_coco(tmp_path, annotations=rows)).report.boxes == {
+        "of images that are not listed": 4,  # two of each file
+        "used": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -53,6 +61,8 @@ def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
         ({"images": 3}, r"not readable as COCO instances"),
         ({"categories": [{"id": 1}]}, r"not readable as COCO instances \(KeyError\('name'\)\)"),
         ({"categories": [{"id": 1, "name": "a"}]}, r"not readable as COCO instances \(KeyError\(17\)\)"),
+        ({"images": [{"id": 7, "file_name": f"{i:012}.jpg", "height": 48, "width": 64} for i in range(2)]}, r"instances_train2017\.json: image 7 is 0+\.jpg and 0+1\.jpg; give"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": 17, "name": "b"}, {"id": 3, "name": "c"}]}, r"category 3 is a and c; give each"),
         ({"annotations": [3]}, r"not readable as COCO instances"),
     ],
 )  # fmt: skip

@@ -221,7 +221,7 @@ def test_without_them_a_few_are_drawn_and_stay_drawn(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_out(tmp_path: Path) -> None:
-    splits = [("train", 1), ("restval", 2), ("val", 3), ("test", 4)]
+    splits = [("train", 1), ("restval", 2), ("val", 3), ("test", 4), ("dev", 10), ("Train", 11)]
     contents = {
         "dataset_coco.json": json.dumps({"images": [{"split": split, "cocoid": index} for split, index in splits]}),
         "captions_val2014.json": json.dumps({"images": [{"id": 5}, {"id": 6}], "annotations": []}),
@@ -233,7 +233,7 @@ def test_files_that_hold_out(tmp_path: Path) -> None:
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
     good = ["dataset_coco.json", "captions_val2014.json", "ids.txt"]
-    assert read_held_out(tmp_path / name for name in good) == {3, 4, 5, 6, 7, 8, 9}
+    assert read_held_out(tmp_path / name for name in good) == {3, 4, 5, 6, 7, 8, 9, 10}
     for name in [*list(contents)[3:], "gone.txt"]:
         with pytest.raises(PipelineError, match=f"{name}: holds no COCO ids"):
             read_held_out([tmp_path / name])
