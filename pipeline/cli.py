@@ -52,8 +52,8 @@ def main() -> None:
     """
 
 
-@main.add(
-    "pipeline.extraction.job:ExtractConfig", SEARCH, presets="extract", resumable=True,
+@main.command(
+    schema="pipeline.extraction.job:ExtractConfig", section=SEARCH, presets="extract", resumable=True,
     example="scan-pipeline extract --images coco/train2014 --images coco/val2014 --config quick_cpu",
 )  # fmt: skip
 def extract(config: "ExtractConfig") -> None:
@@ -72,8 +72,8 @@ def extract(config: "ExtractConfig") -> None:
     say_next(*stage.next_steps(store))
 
 
-@main.add(
-    "pipeline.retrieve:RetrieveConfig", SEARCH,
+@main.command(
+    schema="pipeline.retrieve:RetrieveConfig", section=SEARCH,
     example='scan-pipeline retrieve --query "two dogs play by a tree" --picture dogs.png',
 )  # fmt: skip
 def retrieve(config: "RetrieveConfig") -> None:
@@ -89,9 +89,10 @@ def retrieve(config: "RetrieveConfig") -> None:
             say_next(*steps)
 
 
-@main.add(
-    "pipeline.index:IndexConfig", SEARCH, resumable=True, example="scan-pipeline index --features features/photos"
-)
+@main.command(
+    schema="pipeline.index:IndexConfig", section=SEARCH, resumable=True,
+    example="scan-pipeline index --features features/photos",
+)  # fmt: skip
 def index(config: "IndexConfig") -> None:
     """Make the search among many photos fast: embeddings, vectors, and how many candidates a query takes.
 
@@ -104,8 +105,8 @@ def index(config: "IndexConfig") -> None:
     say_next(("retrieve", "--query", "two dogs play by a tree", *searched(config.features, config.run)))
 
 
-@main.add(
-    "pipeline.explain:ExplainConfig", SEARCH,
+@main.command(
+    schema="pipeline.explain:ExplainConfig", section=SEARCH,
     example='scan-pipeline explain --image photo.jpg --caption "two dogs play by a tree" --output dogs.html',
 )  # fmt: skip
 def explain(config: "ExplainConfig") -> None:
@@ -116,7 +117,10 @@ def explain(config: "ExplainConfig") -> None:
     say(f"{explanation}\n{'page' if config.output.endswith('.html') else 'picture'}: {config.output}")
 
 
-@main.add("pipeline.service.config:ServeConfig", SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")
+@main.command(
+    schema="pipeline.service.config:ServeConfig", section=SEARCH,
+    example="scan-pipeline app --run runs/t2i_mean --port 8000",
+)  # fmt: skip
 def app(config: "ServeConfig") -> None:
     """Search as you type, in a browser.
 
@@ -127,7 +131,10 @@ def app(config: "ServeConfig") -> None:
     serve(config, page=True, say=say)
 
 
-@main.add("pipeline.service.config:ServeConfig", SEARCH, name="serve", example="scan-pipeline serve --port 8000")
+@main.command(
+    schema="pipeline.service.config:ServeConfig", section=SEARCH, name="serve",
+    example="scan-pipeline serve --port 8000",
+)  # fmt: skip
 def serve_api(config: "ServeConfig") -> None:
     """Answer searches of other programs over HTTP.
 
@@ -138,8 +145,8 @@ def serve_api(config: "ServeConfig") -> None:
     serve(config, say=say)
 
 
-@main.add(
-    "pipeline.runs:TrainConfig", TRAIN, presets="train", resumable=True,
+@main.command(
+    schema="pipeline.runs:TrainConfig", section=TRAIN, presets="train", resumable=True,
     example="scan-pipeline train --config small_cpu --features features/train2014 training.margin=0.3",
 )  # fmt: skip
 def train(config: "TrainConfig") -> None:
@@ -159,11 +166,10 @@ def train(config: "TrainConfig") -> None:
     )
 
 
-@main.add(
-    "pipeline.evaluate:EvaluateConfig",
-    TRAIN,
+@main.command(
+    schema="pipeline.evaluate:EvaluateConfig", section=TRAIN,
     example="scan-pipeline evaluate --run runs/t2i_mean --html evaluation.html",
-)
+)  # fmt: skip
 def evaluate(config: "EvaluateConfig") -> None:
     """Print a run's recalls for both tasks, and save them.
 
@@ -177,11 +183,10 @@ def evaluate(config: "EvaluateConfig") -> None:
         raise SystemExit(1)
 
 
-@main.add(
-    "pipeline.pages.plots:PlotConfig",
-    TRAIN,
+@main.command(
+    schema="pipeline.pages.plots:PlotConfig", section=TRAIN,
     example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf",
-)
+)  # fmt: skip
 def plot(config: "PlotConfig") -> None:
     """Draw the training curves of one or several runs."""
     from pipeline.pages import plots
@@ -189,8 +194,8 @@ def plot(config: "PlotConfig") -> None:
     say(plots.run(config))
 
 
-@main.add(
-    "pipeline.interchange.checkpoint:ImportCheckpointConfig", TRAIN, name="import-checkpoint",
+@main.command(
+    schema="pipeline.interchange.checkpoint:ImportCheckpointConfig", section=TRAIN,
     example="scan-pipeline import-checkpoint model_best.pth.tar --vocabulary f30k_precomp_vocab.json",
 )  # fmt: skip
 def import_checkpoint(config: "ImportCheckpointConfig") -> None:
@@ -214,7 +219,7 @@ class InspectConfig(CommandConfig):
     repair: bool = option(False, "Set aside what is damaged (in STORE/damaged), and rebuild what can be rebuilt.")
 
 
-@main.add(InspectConfig, FEATURES, example="scan-pipeline inspect features/train2014")
+@main.command(schema=InspectConfig, section=FEATURES, example="scan-pipeline inspect features/train2014")
 def inspect(config: InspectConfig) -> None:
     """Print what a feature store holds, and verify its checksums.
 
@@ -230,8 +235,8 @@ def inspect(config: InspectConfig) -> None:
         raise SystemExit(1)
 
 
-@main.add(
-    "pipeline.interchange.common:ImportFeaturesConfig", FEATURES, name="import-features", resumable=True,
+@main.command(
+    schema="pipeline.interchange.common:ImportFeaturesConfig", section=FEATURES, resumable=True,
     example="scan-pipeline import-features trainval_resnet101_faster_rcnn_genome_36.tsv --images coco",
 )  # fmt: skip
 def import_features(config: "ImportFeaturesConfig") -> None:
@@ -247,8 +252,8 @@ def import_features(config: "ImportFeaturesConfig") -> None:
     say_next(("train",), ("inspect", store.path))
 
 
-@main.add(
-    "pipeline.interchange.common:ExportFeaturesConfig", FEATURES, name="export-features",
+@main.command(
+    schema="pipeline.interchange.common:ExportFeaturesConfig", section=FEATURES,
     example="scan-pipeline export-features features/train2014 --format tsv --output train2014.tsv",
 )  # fmt: skip
 def export_features(config: "ExportFeaturesConfig") -> None:
@@ -265,8 +270,8 @@ def export_features(config: "ExportFeaturesConfig") -> None:
     say_next(("import-features", config.output, *split))
 
 
-@main.add(
-    "pipeline.train_detector:TrainDetectorConfig", DETECTOR, presets="train-detector", name="train-detector", resumable=True,
+@main.command(
+    schema="pipeline.train_detector:TrainDetectorConfig", section=DETECTOR, presets="train-detector", resumable=True,
     example="scan-pipeline train-detector --config vg_r101_1gpu --visual-genome vg --held-out dataset_coco.json",
 )  # fmt: skip
 def train_detector(config: "TrainDetectorConfig") -> None:
@@ -292,8 +297,8 @@ class ConvertWeightsConfig(CommandConfig):
     target: str = argument()
 
 
-@main.add(
-    ConvertWeightsConfig, DETECTOR, name="convert-weights",
+@main.command(
+    schema=ConvertWeightsConfig, section=DETECTOR,
     example="scan-pipeline convert-weights pytorch_model.bin ~/.cache/scan-pipeline/weights/frcnn-vg.safetensors",
 )  # fmt: skip
 def convert_weights(config: ConvertWeightsConfig) -> None:
@@ -316,8 +321,8 @@ class DoctorConfig(CommandConfig):
     json: bool = option(False, "Print JSON instead of lines.")
 
 
-@main.add(
-    "pipeline.push:PushConfig", HOUSEKEEPING,
+@main.command(
+    schema="pipeline.push:PushConfig", section=HOUSEKEEPING,
     example="scan-pipeline push runs/t2i_mean OWNER/NAME --license cc-by-4.0 --detector OWNER/DETECTOR",
 )  # fmt: skip
 def push(config: "PushConfig") -> None:
@@ -330,7 +335,7 @@ def push(config: "PushConfig") -> None:
     say_next(stage.run(config, report=say))
 
 
-@main.add(DoctorConfig, HOUSEKEEPING, example="scan-pipeline doctor")
+@main.command(schema=DoctorConfig, section=HOUSEKEEPING, example="scan-pipeline doctor")
 def doctor(config: DoctorConfig) -> None:
     """Print what works here, what is missing and what to do next.
 
@@ -362,7 +367,7 @@ class DemoConfig(CommandConfig):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
-@main.add(DemoConfig, SEARCH, example="scan-pipeline demo", resumable=True)
+@main.command(schema=DemoConfig, section=SEARCH, example="scan-pipeline demo", resumable=True)
 def demo(config: DemoConfig) -> None:
     """Search real sample photos in a minute: no download, no GPU.
 

@@ -96,24 +96,7 @@ class Command(click.Command):
 class Commands(click.Group):
     """The one place where a user's mistake becomes one line on stderr and exit code 2."""
 
-    def add(
-        self, schema: type | str, section: str, *, name: str = "", **about: Any
-    ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-        """Decorate a function of a configuration to be a command.
-
-        Args:
-            schema, section, about: as of `Command`.
-            name: of the command; "" takes the function's.
-        """
-
-        def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-            name_of_it = name or function.__name__.replace("_", "-")
-            self.add_command(
-                Command(schema, section, name=name_of_it, help=function.__doc__, callback=function, **about)
-            )
-            return function
-
-        return register
+    command_class = Command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         commands = [command for command in self.commands.values() if isinstance(command, Command)]
