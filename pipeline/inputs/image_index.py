@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.storage import SUFFIXES
@@ -93,12 +94,8 @@ class ImageIndex:
 
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""
-        count = 0
-        for left, right in zip(_composed(image).split("/")[-2::-1], self._folders[row], strict=False):
-            if left != right:
-                break
-            count += 1
-        return count
+        pairs = zip(_composed(image).split("/")[-2::-1], self._folders[row], strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _is_same(left: str, right: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import anyio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -24,7 +25,7 @@ from pipeline.errors import PipelineError
 from pipeline.service.batches import QueueFull
 from pipeline.service.config import ServeConfig
 from pipeline.service.metrics import Metrics
-from pipeline.service.schema import FILE, JSON, OF_SERVER, OF_SERVICE, Endpoint, Index, NotFound, Refused, openapi
+from pipeline.service.schema import FILE, JSON, OF_SERVER, OF_SERVICE, Endpoint, Index, NotFound, openapi
 
 BODY = {JSON: 8 << 20, FILE: 64 << 20}  # bytes
 Handler = Callable[..., Any]
@@ -102,11 +103,11 @@ class Server:
             started = time.perf_counter()
             try:
                 response = await self._answer(endpoint, call, request)
-            except Refused as error:
-                response = _json({"error": str(error)}, error.status)
-                if error.status == 401:
+            except HTTPException as error:
+                response = _json({"error": error.detail}, error.status_code)
+                if error.status_code == 401:
                     response.headers["WWW-Authenticate"] = "Bearer"
-                elif error.status in (429, 503):
+                elif error.status_code in (429, 503):
                     response.headers["Retry-After"] = "1"
             seconds = time.perf_counter() - started
             self.metrics.requests.labels(endpoint.path, str(response.status_code)).observe(seconds)
@@ -118,29 +119,29 @@ class Server:
         """The answer of an endpoint.
 
         Raises:
-            Refused: what the caller did wrong, or why there is no answer now.
+            HTTPException: what the caller did wrong, or why there is no answer now.
         """
         if self.key and "key" in request.query_params and endpoint.path == "/":  # a link that is opened in a browser
             response = RedirectResponse("/")
             response.set_cookie(COOKIE, request.query_params["key"], httponly=True, samesite="strict")
             return response
         if not endpoint.is_open and not self._may(request):
-            raise Refused(401, "no key, or another one: send the header Authorization: Bearer KEY")
+            raise HTTPException(401, "no key, or another one: send the header Authorization: Bearer KEY")
         limit = self.service.config.timeout
         try:
             with anyio.fail_after(limit):
                 answer = await call(request, await _asked(endpoint, request))
         except QueueFull:
-            raise Refused(429, f"more than {self.service.config.queue} requests wait; ask again later") from None
+            raise HTTPException(429, f"more than {self.service.config.queue} requests wait; ask again later") from None
         except TimeoutError:
-            raise Refused(503, f"took more than {limit:g} s; ask again later") from None
+            raise HTTPException(503, f"took more than {limit:g} s; ask again later") from None
         except UserError as error:  # of the one who asks; all else is a fault of the server
-            raise Refused(404 if isinstance(error, NotFound) else 400, without_folders(str(error))) from None
-        except Refused:
+            raise HTTPException(404 if isinstance(error, NotFound) else 400, without_folders(str(error))) from None
+        except HTTPException:
             raise
         except Exception:
             logger.exception("%s %s", request.method, request.url.path)
-            raise Refused(500, "a fault of the server, which is in its log") from None
+            raise HTTPException(500, "a fault of the server, which is in its log") from None
         return answer if isinstance(answer, Response) else _json(answer)
 
     def _may(self, request: Request) -> bool:
@@ -155,7 +156,7 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
     """What a request asks, as its endpoint declares it.
 
     Raises:
-        Refused: a body that is too large.
+        HTTPException: a body that is too large.
         PipelineError: one that is not as declared.
     """
     if endpoint.query:
@@ -167,7 +168,7 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
     async for chunk in request.stream():
         content += chunk
         if len(content) > BODY[kind]:
-            raise Refused(413, f"a body of more than {BODY[kind] >> 20} MB")
+            raise HTTPException(413, f"a body of more than {BODY[kind] >> 20} MB")
     if isinstance(endpoint.body, str):
         return bytes(content)
     try:

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -71,7 +72,7 @@ class Nodes:
         ]
         there = [one for one in found if isinstance(one, dict)]
         if not there:
-            raise schema.Refused(503, f"no node answers: {found[0]}")
+            raise HTTPException(503, f"no node answers: {found[0]}")
         complete = len(there) == len(found)
         if complete and all(one["impossible"] for one in there):
             raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
@@ -93,7 +94,7 @@ class Nodes:
         found = await self._indexes()
         there = [one for one in found if isinstance(one, dict)]
         if not there:
-            raise schema.Refused(503, f"no node answers: {found[0]}")
+            raise HTTPException(503, f"no node answers: {found[0]}")
         return schema.Index(
             there[0]["run"], self.model, "+".join(one["generation"] for one in there), len(there) == len(found),
             sum(one["photos"] for one in there), sum(one["candidates"] for one in there),
@@ -110,11 +111,11 @@ class Nodes:
         for node in range(len(self.urls)):
             try:
                 return (await self._ask(node, "POST", "/v1/captions", content=asked)).json()
-            except (NodeDown, schema.Refused) as error:  # which may have no captions
+            except (NodeDown, HTTPException) as error:  # which may have no captions
                 reasons.append(error)
         raise next(
-            (one for one in reasons if isinstance(one, schema.Refused)),
-            schema.Refused(503, f"no node answers: {reasons[0]}"),
+            (one for one in reasons if isinstance(one, HTTPException)),
+            HTTPException(503, f"no node answers: {reasons[0]}"),
         )
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Nodes:
         try:
             return str((await self._ask(node, "GET", f"/v1/photos/{image}/embeddings")).json()["embeddings"])
         except NodeDown as error:
-            raise schema.Refused(503, f"the photo's node is not there: {error}") from None
+            raise HTTPException(503, f"the photo's node is not there: {error}") from None
 
     async def _indexes(self) -> list[dict[str, Any] | NodeDown]:
         found = await self._all("GET", "/v1/index", [{} for _ in self.urls])
@@ -200,7 +201,7 @@ class Nodes:
         except httpx.HTTPError as error:
             raise NodeDown(f"{self.urls[node]}: {error or type(error).__name__}") from error
         if response.status_code in PASSED_ON and response.headers.get("content-type") == schema.JSON:
-            raise schema.Refused(response.status_code, response.json()["error"])
+            raise HTTPException(response.status_code, response.json()["error"])
         if response.status_code >= 400:
             raise NodeDown(f"{self.urls[node]}: answers {response.status_code}: {response.text[:200]}")
         return response
@@ -213,7 +214,7 @@ class Nodes:
         try:
             return await self._ask(node, "GET", path, params=dict(request.query_params), headers=known)
         except NodeDown as error:
-            raise schema.Refused(503, f"the photo's node is not there: {error}") from None
+            raise HTTPException(503, f"the photo's node is not there: {error}") from None
 
     def _answer(self, node: int, answer: dict[str, Any]) -> schema.SearchAnswer:
         """What a node answered, with its number before each id, and paths only for clients on this machine."""

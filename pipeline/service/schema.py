@@ -20,14 +20,6 @@ LARGEST_SIDE = 1600  # pixels
 DEEPEST = 10_000  # results that one answer holds
 
 
-class Refused(Exception):
-    """A request that gets no answer."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
 class NotFound(PipelineError):
     """No such photo."""
 
