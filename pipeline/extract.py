@@ -31,7 +31,7 @@ from pipeline.store.format import CAPTIONS, FAILURES, FEATURES, commit_mark
 from pipeline.store.marks import read_mark
 from pipeline.store.plan import Photo, PlannedShard, read_plan
 from pipeline.store.reader import Store, open_store
-from pipeline.store.roots import absolute, titled
+from pipeline.store.roots import absolute, is_remote, titled
 from pipeline.store.update import update_plan
 from pipeline.store.writer import claim_store, write_summary
 
@@ -54,6 +54,14 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
     photos = list_photos(config.images, skipped=skipped)
     if skipped:
         note(f"--images: {describe_skipped(skipped)}")
+    if undated := sum(is_remote(config.images[photo.root]) and not (photo.size or photo.mtime_ns) for photo in photos):
+        note(f"--images: of {undated:,} photos their server tells neither size nor date: changed ones are not noticed")
+    captions = captions_of(config.images, config.caption_columns)
+    if config.caption_columns and not captions:
+        raise PipelineError(
+            f"caption_columns={','.join(config.caption_columns)}: no caption is in these of {', '.join(config.images)}",
+            "expected columns of parquet, or keys of a tar's JSON",
+        )
     folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
         made = engine.manifest()
@@ -65,7 +73,7 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
         )
         if str(plan):
             note(f"{folder}: {plan}")
-        _store_captions(folder, captions_of(config.images, config.caption_columns))
+        _store_captions(folder, captions)
         shards = _own_shards(config, plan.shards)
         if plan.shards and not shards:
             note(f"{folder}: nothing to do for this part, the store has {len(plan.shards):,} shards")

@@ -26,7 +26,7 @@ from pipeline.inputs.captions import split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
 from pipeline.store.format import stays_inside
 
-VERSION = 2  # of the index: what another version found in a container is not read
+VERSION = 3  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -132,8 +132,10 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                         index.photos.pop(name, None)  # of two members of a name the last counts, as when tar unpacks
                         index.photos[name] = (member.offset_data, member.size)
                     elif member.isreg() and suffix in (".txt", ".json") and member.size <= LONGEST_TEXT:
-                        text = _text_of(archive, member)
-                        records[_key(name)].update(_record(text) if suffix == ".json" else {"txt": text})
+                        try:
+                            records[_key(name)].update(_record(suffix, _content(archive, member)))
+                        except ValueError:
+                            skipped[f"{suffix} that cannot be read"] += 1
                     elif not member.isdir():
                         skipped[f"{suffix}{' link' if member.issym() or member.islnk() else ''}"] += 1
                 file.seek(archive.offset)
@@ -156,17 +158,26 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
     return index
 
 
-def _text_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    """The text of a member."""
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member."""
     content = archive.extractfile(member)
-    return content.read().decode("utf-8-sig", "replace") if content else ""
+    return content.read() if content else b""
 
 
-def _record(text: str) -> dict[str, Any]:
-    with suppress(ValueError, RecursionError):
+def _record(suffix: str, content: bytes) -> dict[str, Any]:
+    """What a .txt (a caption a line) or a .json (an object, or a list of captions) says of its photo; ValueError: nothing."""
+    text = content.decode("utf-8-sig")
+    if suffix == ".txt":
+        return {"txt": text.split("\n")}
+    try:
         found = json.loads(text)
-        return found if isinstance(found, dict) else {}
-    return {}
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if isinstance(found, list):
+        return {"captions": found}
+    if not isinstance(found, dict):
+        raise ValueError(f"found a {type(found).__name__}")
+    return found
 
 
 def _key(name: str) -> str:

@@ -74,6 +74,17 @@ def test_tars_and_parquet_over_http(place: Path, extractor: RegionExtractor) -> 
             list_photos([f"{server.url}/tars/{{00001..00002}}.tar"])
 
 
+def test_a_server_that_tells_no_dates_is_said(
+    place: Path, extractor: RegionExtractor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with http_server(place / "data") as server:
+        for name, said in (("photos", True), ("tars/00000.tar", False)):
+            settings = config(place, "photos", images=(f"{server.url}/{name}",), output=str(place / "s" / name))
+            extract(settings, extractor)
+            note = f"--images: of {COUNT} photos their server tells neither size nor date: changed ones are not noticed"
+            assert (note in capsys.readouterr().err) is said
+
+
 def test_what_is_no_store_of_photos(place: Path) -> None:
     class Complete(Ranges):
         def do_GET(self) -> None:

@@ -262,6 +262,43 @@ def test_files_beside_containers_and_links_in_them_are_counted(place: Path) -> N
     assert {"a::b.jpg", "b.jpg"} < {photo.image_id for photo in list_photos([place / "photos"])}  # of a folder
 
 
+def test_captions_of_tars_as_people_write_them(place: Path) -> None:
+    photo, members = (place / "photos/COCO_val2014_000000000000.jpg").read_bytes(), dict[str, bytes]()
+    for number, (suffix, content) in enumerate(
+        [
+            (".txt", b"\xef\xbb\xbfa dog\r\na cat\n\n"),  # a caption a line, as CLIP_benchmark's
+            (".json", b'["a dog", "a cat"]'),
+            (".txt", b"caf\xe9"),  # latin-1
+            (".json", b"{"),
+            (".json", b"7"),
+        ]
+    ):
+        members |= {f"{number}.jpg": photo, f"{number}{suffix}": content}
+    with tarfile.open(place / "x.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    index = containers.index_of(str(place / "x.tar"), ())
+    assert {one["filename"]: [text["raw"].strip() for text in one["sentences"]] for one in index.captions} == {
+        "0.jpg": ["a dog", "a cat"],
+        "1.jpg": ["a dog", "a cat"],
+    }
+    assert index.skipped == {".txt that cannot be read": 1, ".json that cannot be read": 2}
+
+
+def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:
+    extract(config(place, "parquet"), extractor)
+    captions = place / "stores/parquet/captions_of_photos.json"
+    before = captions.read_bytes()
+    for kind in ("parquet", "photos"):
+        with pytest.raises(
+            PipelineError, match=r"caption_columns=captoin: no caption is in these of .*; expected columns"
+        ):
+            extract(config(place, kind, caption_columns=("captoin",)), extractor)
+    assert captions.read_bytes() == before
+
+
 def test_parquet_as_people_write_it(place: Path) -> None:
     photos, names = place / "photos", sorted(path.name for path in (place / "photos").iterdir())[:4]
     data = [(photos / name).read_bytes() for name in names]
