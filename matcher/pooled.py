@@ -8,8 +8,7 @@ for the codebook and one for the means, then a ridge regression of what they lea
 Where the best word alone makes the score (SCAN's t2i with Max), no sum over words follows it: each word is a query of its own then,
 and a photo's score is that of the best.
 
-Nothing here knows a method: any matcher's embeddings and similarities will do. Vectors are in units of the similarity, so that those
-of an ensemble are concatenated.
+Nothing here knows a method: any matcher's embeddings and similarities will do. Vectors are in units of the similarity.
 
 Letters: N photos, M captions, K regions, T words of all captions together, E joint space, C codewords, F = C + E, D vector.
 """

@@ -1,5 +1,7 @@
 """A world small enough to learn in a second: photos hold things, captions name them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -77,8 +79,13 @@ def drawn_detections(
 
 def recall_among(exact: np.ndarray, pooled: np.ndarray, candidates: int) -> float:
     """Share of the exact top ten (N, M) among so many of the best by another measure (N, M)."""
-    found = [
-        len({*np.argsort(-one)[:10]} & {*np.argsort(-other)[:candidates]})
-        for one, other in zip(exact.T, pooled.T, strict=True)
-    ]
-    return sum(found) / (10 * len(found))
+    return recall_among_any(exact, [pooled], candidates)
+
+
+def recall_among_any(exact: np.ndarray, pooled: Sequence[np.ndarray], candidates: int) -> float:
+    """Share of the exact top ten (N, M) among so many of the best by any of some measures (N, M)."""
+    held = []
+    for query, scores in enumerate(exact.T):
+        found = [np.argsort(-measure[:, query])[:candidates] for measure in pooled]
+        held.append(len({*np.argsort(-scores)[:10]} & {*np.concatenate(found)}))
+    return sum(held) / (10 * len(held))
