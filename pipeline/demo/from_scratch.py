@@ -118,7 +118,7 @@ def run(
     report(str(evaluation))
     queries = choose_queries(world.captions("test"))
     answers = step(
-        retrieve, RetrieveConfig, query=list(queries), run=trained.run, features=[stores[-1].path], top=TOP,
+        retrieve, RetrieveConfig, query=list(queries), runs=[trained.run], features=[stores[-1].path], top=TOP,
         picture=output / "answers.png",
     )  # fmt: skip
     report("\n\n".join(map(str, answers)))

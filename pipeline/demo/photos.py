@@ -57,7 +57,7 @@ def run(output: Path, device: str = "auto", *, report: Callable[[str], Any] = pr
         extract, ExtractConfig, images=[sample_photos()], output=output / "features" / "photos", weights=STARTER
     )
     answers = step(
-        retrieve, RetrieveConfig, query=list(QUERIES), run=STARTER, features=[store.path], top=TOP,
+        retrieve, RetrieveConfig, query=list(QUERIES), runs=[STARTER], features=[store.path], top=TOP,
         html=output / ANSWERS,
     )  # fmt: skip
     report("\n\n".join(map(str, answers)))
