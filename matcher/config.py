@@ -45,7 +45,7 @@ class ModelConfig:
     image_attention: bool = knob(False, "Self-attention of 8 heads over the regions, as in CHAN with a GRU.")
     classes: int = knob(0, "Classes whose names join the embeddings (ConSE); 0: none.", min=0, max=65536)
     class_dim: int = knob(0, "The part of embed_dim that they take: the text encoder's width.", min=0, max=65536)
-    class_share: float = knob(0.3, "Their part of every cosine.", above=0, below=1)
+    class_share: float = knob(0.3, "Their part of every product, where the class is certain.", above=0, below=1)
 
     @property
     def variant(self) -> str:

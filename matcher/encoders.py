@@ -20,7 +20,7 @@ def l2_normalize(vectors: Tensor) -> Tensor:
 
 
 def beside(learned: Tensor, names: Tensor, share: float) -> Tensor:
-    """Two unit vectors as one (…, E): the cosine of two such is (1 - share) of the first parts' and share of the second's."""
+    """Two vectors as one (…, E): the product of two such is (1 - share) of the first parts' and share of the second's."""
     return torch.cat([learned * (1 - share) ** 0.5, names * share**0.5], -1)
 
 
@@ -38,8 +38,9 @@ class ClassNames(nn.Module):
         self.names: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, K, D) -> (B, K, class_dim), of length one."""
-        return l2_normalize(self.classifier(features).softmax(-1) @ self.names)
+        """(B, K, D) -> (B, K, class_dim): of length one where one class is certain, and shorter the more there may be."""
+        mean = (self.classifier(features).softmax(-1) @ self.names).float()
+        return mean / mean.square().sum(-1, keepdim=True).clamp_min(1e-24) ** 0.25  # of the root of its length
 
 
 class ImageEncoder(nn.Module):

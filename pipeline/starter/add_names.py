@@ -31,8 +31,9 @@ from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import all_splits, load_dataset
 from pipeline.runs import BEST, CALIBRATION, CONFIG, DATA, load_run
 
-SHARE = 0.3  # of every cosine; 0.2 is better on Flickr8k, 0.35 to 0.5 are better on other photos
-CHANGED = ("embed_dim", "classes", "class_dim", "class_share")
+SHARE = 0.3  # of every product; less is better on Flickr8k, more on other photos
+TEMPERATURE = 15.0  # λ of the attention; with the 4 of training a window looks at all words nearly alike
+CHANGED = ("embed_dim", "classes", "class_dim", "class_share", "softmax_temperature")
 USUAL = 3000  # captions whose mean state says nothing
 
 
@@ -51,12 +52,15 @@ def mean_states(model: Matcher, captions: Sequence[str]) -> Tensor:
     return torch.cat(means)
 
 
-def add_names(trained: Matcher, captions: Sequence[str], share: float = SHARE) -> Matcher:
+def add_names(
+    trained: Matcher, captions: Sequence[str], share: float = SHARE, temperature: float = TEMPERATURE
+) -> Matcher:
     """A matcher of the starter's windows that has the names of ImageNet's classes beside what it learned.
 
     Args:
         captions: some of those it was trained on.
-        share: of every cosine that the names make.
+        share: of every product that the names make, where the class is certain.
+        temperature: λ of the attention's softmax.
 
     Raises:
         MatcherError: its text encoder is not a frozen one, or it has the names already.
@@ -66,8 +70,15 @@ def add_names(trained: Matcher, captions: Sequence[str], share: float = SHARE) -
     C, H = names.shape
     if trained.config.classes:
         raise MatcherError("the run has names of classes already")
-    size = replace(trained.config, classes=C, class_dim=H, class_share=share, embed_dim=trained.config.embed_dim + H)
-    model = make_matcher(size, trained.vocabulary).eval()
+    config = replace(
+        trained.config,
+        embed_dim=trained.config.embed_dim + H,
+        classes=C,
+        class_dim=H,
+        class_share=share,
+        softmax_temperature=temperature,
+    )
+    model = make_matcher(config, trained.vocabulary).eval()
     model.load_state_dict(trained.state_dict(), strict=False)
     part, text = model.image_encoder.class_names, model.text_encoder
     assert isinstance(part, ClassNames)
@@ -87,11 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--features", required=True, help="store of held-out photos, with its captions")
     parser.add_argument("--captions", type=Path, required=True, help="training captions, a photo and a caption a line")
     parser.add_argument("--held-out", action="append", default=[], help="captions of the held-out photos")
-    parser.add_argument("--share", type=float, default=SHARE)
+    parser.add_argument("--share", type=float, default=SHARE, help="of the names, of every product")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="λ of the attention's softmax")
     options = parser.parse_args(arguments)
     run = load_run(options.run, torch.device("cpu"))
     lines = options.captions.read_text(encoding="utf-8").splitlines()[:USUAL]
-    model = add_names(run.model, [line.split("\t", 1)[1] for line in lines], options.share)
+    model = add_names(run.model, [line.split("\t", 1)[1] for line in lines], options.share, options.temperature)
     images = all_splits(load_dataset([Path(options.features)], options.held_out)).images
     similarity = collection_similarity(model, images.source, images.rows, images.captions, progress=True)
     print(recalls(ranks(similarity, images.image_of_caption)))
