@@ -8,7 +8,6 @@ Features keep their type, as its code converts what it reads. Source: `data.py` 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +55,11 @@ def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> li
         PipelineError: no such split, captions that are not five an image, or files that are
             there already.
     """
-    chosen = _choose(store, config)
-    image_ids = [store.image_ids[row] for row in chosen.rows]
-    files = {f"{chosen.split}_ids.txt": b"".join(common.id_to_bytes(name) + b"\n" for name in image_ids)}
-    if chosen.captions:
-        files[f"{chosen.split}_caps.txt"] = b"".join(
-            caption.encode(errors="replace") + b"\n" for caption in chosen.captions
-        )
-    arrays = target / f"{chosen.split}_ims.npy"
+    split, rows, captions, notes = _choose(store, config)
+    files = {f"{split}_ids.txt": b"".join(common.id_to_bytes(store.image_ids[row]) + b"\n" for row in rows)}
+    if captions:
+        files[f"{split}_caps.txt"] = b"".join(caption.encode(errors="replace") + b"\n" for caption in captions)
+    arrays = target / f"{split}_ims.npy"
     for path in [arrays, *(target / name for name in files)]:
         if path.exists() and (path == arrays or path.read_bytes() != files[path.name]):
             raise PipelineError(f"{path}: exists already", "delete it, or choose another --output or --split")
@@ -72,26 +68,20 @@ def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> li
         with replacing(target / name) as file:
             file.write(content)
     with replacing(arrays) as file:  # front to back: on a full disk an error, where a memory map ends the process
-        shape = (len(chosen.rows), store.num_regions, store.feature_dim)
+        shape = (len(rows), store.num_regions, store.feature_dim)
         header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for shard, row in common.shards_of(store, chosen.rows):
+        for shard, row in common.shards_of(store, rows):
             file.write(shard.tensors["features"][row].tobytes())
-    return chosen.notes
+    return notes
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """What is exported under the name of a split."""
+def _choose(store: Store, config: common.ExportFeaturesConfig) -> tuple[str, np.ndarray, list[str], list[str]]:
+    """The images of a split in the order of their captions, or all where no captions are known.
 
-    split: str
-    rows: np.ndarray  # of the store
-    captions: list[str]  # five an image, or none
-    notes: list[str] = field(default_factory=list)
-
-
-def _choose(store: Store, config: common.ExportFeaturesConfig) -> _Chosen:
-    """The images of a split in the order of their captions, or all where no captions are known."""
+    Returns:
+        The split's name, rows of the store, captions (five an image, or none), and notes for the user.
+    """
     from pipeline.inputs.dataset import load_dataset  # brings torch: only for this
 
     try:
@@ -102,7 +92,7 @@ def _choose(store: Store, config: common.ExportFeaturesConfig) -> _Chosen:
         split = config.split or split_of_name(store.path.name)
         if not split:
             raise PipelineError(f"{store.path}: no name for SPLIT_ims.npy", "give one with --split") from error
-        return _Chosen(split, np.arange(len(store)), [], [f"without captions: {error}"])
+        return split, np.arange(len(store)), [], [f"without captions: {error}"]
     names = [name for name in dataset.splits if name]
     split = config.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
     found = dataset.splits.get(SPLIT_WORDS.get(split, split))
@@ -119,7 +109,7 @@ def _choose(store: Store, config: common.ExportFeaturesConfig) -> _Chosen:
         if config.captions:
             raise
         captions, notes = [], [f"without captions: {error}"]
-    return _Chosen(split, found.images.rows, captions, [*dataset.notes, *notes])
+    return split, found.images.rows, captions, [*dataset.notes, *notes]
 
 
 def _five_each(split: "Split") -> tuple[list[str], list[str]]:
