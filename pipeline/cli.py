@@ -26,18 +26,18 @@ from pipeline.command_line import (
 from pipeline.fields import CommandConfig, argument, option
 
 if TYPE_CHECKING:
-    from pipeline.evaluate import EvaluateConfig
-    from pipeline.explain import ExplainConfig
-    from pipeline.extraction.job import ExtractConfig
-    from pipeline.index import IndexConfig
-    from pipeline.interchange.checkpoint import ImportCheckpointConfig
-    from pipeline.interchange.common import ExportFeaturesConfig, ImportFeaturesConfig
-    from pipeline.pages.plots import PlotConfig
-    from pipeline.push import PushConfig
-    from pipeline.retrieve import RetrieveConfig
-    from pipeline.runs import TrainConfig
-    from pipeline.service.config import ServeConfig
-    from pipeline.train_detector import TrainDetectorConfig
+    import pipeline.evaluate
+    import pipeline.explain
+    import pipeline.extraction.job
+    import pipeline.index
+    import pipeline.interchange.checkpoint
+    import pipeline.interchange.common
+    import pipeline.pages.plots
+    import pipeline.push
+    import pipeline.retrieve
+    import pipeline.runs
+    import pipeline.service.config
+    import pipeline.train_detector
 
 
 @click.group(cls=Commands, context_settings=CONTEXT, epilog=COMPLETION)
@@ -53,10 +53,10 @@ def main() -> None:
 
 
 @main.command(
-    schema="pipeline.extraction.job:ExtractConfig", section=SEARCH, presets="extract", resumable=True,
+    section=SEARCH, presets="extract", resumable=True,
     example="scan-pipeline extract --images coco/train2014 --images coco/val2014 --config quick_cpu",
 )  # fmt: skip
-def extract(config: "ExtractConfig") -> None:
+def extract(config: "pipeline.extraction.job.ExtractConfig") -> None:
     """Write the region features of every photo in a folder.
 
     Killed at any moment, the same command continues. Photos that cannot be read become rows of failures.jsonl.
@@ -72,11 +72,8 @@ def extract(config: "ExtractConfig") -> None:
     say_next(*stage.next_steps(store))
 
 
-@main.command(
-    schema="pipeline.retrieve:RetrieveConfig", section=SEARCH,
-    example='scan-pipeline retrieve --query "two dogs play by a tree" --picture dogs.png',
-)  # fmt: skip
-def retrieve(config: "RetrieveConfig") -> None:
+@main.command(section=SEARCH, example='scan-pipeline retrieve --query "two dogs play by a tree" --picture dogs.png')
+def retrieve(config: "pipeline.retrieve.RetrieveConfig") -> None:
     """Find photos for a sentence, or captions for a photo."""
     from pipeline import retrieve as stage
 
@@ -89,11 +86,8 @@ def retrieve(config: "RetrieveConfig") -> None:
             say_next(*steps)
 
 
-@main.command(
-    schema="pipeline.index:IndexConfig", section=SEARCH, resumable=True,
-    example="scan-pipeline index --features features/photos",
-)  # fmt: skip
-def index(config: "IndexConfig") -> None:
+@main.command(section=SEARCH, resumable=True, example="scan-pipeline index --features features/photos")
+def index(config: "pipeline.index.IndexConfig") -> None:
     """Make the search among many photos fast: embeddings, vectors, and how many candidates a query takes.
 
     Killed at any moment, the same command continues. Other commands bring the index up to date by themselves.
@@ -106,10 +100,10 @@ def index(config: "IndexConfig") -> None:
 
 
 @main.command(
-    schema="pipeline.explain:ExplainConfig", section=SEARCH,
+    section=SEARCH,
     example='scan-pipeline explain --image photo.jpg --caption "two dogs play by a tree" --output dogs.html',
-)  # fmt: skip
-def explain(config: "ExplainConfig") -> None:
+)
+def explain(config: "pipeline.explain.ExplainConfig") -> None:
     """Show why a photo matches: where each word looks, and what it adds."""
     from pipeline import explain as stage
 
@@ -117,11 +111,8 @@ def explain(config: "ExplainConfig") -> None:
     say(f"{explanation}\n{'page' if config.output.endswith('.html') else 'picture'}: {config.output}")
 
 
-@main.command(
-    schema="pipeline.service.config:ServeConfig", section=SEARCH,
-    example="scan-pipeline app --run runs/t2i_mean --port 8000",
-)  # fmt: skip
-def app(config: "ServeConfig") -> None:
+@main.command(section=SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")
+def app(config: "pipeline.service.config.ServeConfig") -> None:
     """Search as you type, in a browser.
 
     A page over the routes of `serve`. Needs the extra `app`: pip install 'scan-pipeline[app]'.
@@ -131,11 +122,8 @@ def app(config: "ServeConfig") -> None:
     serve(config, page=True, say=say)
 
 
-@main.command(
-    schema="pipeline.service.config:ServeConfig", section=SEARCH, name="serve",
-    example="scan-pipeline serve --port 8000",
-)  # fmt: skip
-def serve_api(config: "ServeConfig") -> None:
+@main.command(name="serve", section=SEARCH, example="scan-pipeline serve --port 8000")
+def serve_api(config: "pipeline.service.config.ServeConfig") -> None:
     """Answer searches of other programs over HTTP.
 
     Routes, limits and nodes: pipeline/service/README.md. Needs the extra `app`: pip install 'scan-pipeline[app]'.
@@ -146,10 +134,10 @@ def serve_api(config: "ServeConfig") -> None:
 
 
 @main.command(
-    schema="pipeline.runs:TrainConfig", section=TRAIN, presets="train", resumable=True,
+    section=TRAIN, presets="train", resumable=True,
     example="scan-pipeline train --config small_cpu --features features/train2014 training.margin=0.3",
 )  # fmt: skip
-def train(config: "TrainConfig") -> None:
+def train(config: "pipeline.runs.TrainConfig") -> None:
     """Train SCAN on region features and their captions.
 
     Killed at any moment, the same command continues from the last checkpoint.
@@ -166,11 +154,8 @@ def train(config: "TrainConfig") -> None:
     )
 
 
-@main.command(
-    schema="pipeline.evaluate:EvaluateConfig", section=TRAIN,
-    example="scan-pipeline evaluate --run runs/t2i_mean --html evaluation.html",
-)  # fmt: skip
-def evaluate(config: "EvaluateConfig") -> None:
+@main.command(section=TRAIN, example="scan-pipeline evaluate --run runs/t2i_mean --html evaluation.html")
+def evaluate(config: "pipeline.evaluate.EvaluateConfig") -> None:
     """Print a run's recalls for both tasks, and save them.
 
     They are written to evaluation/ in the run's folder.
@@ -183,11 +168,8 @@ def evaluate(config: "EvaluateConfig") -> None:
         raise SystemExit(1)
 
 
-@main.command(
-    schema="pipeline.pages.plots:PlotConfig", section=TRAIN,
-    example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf",
-)  # fmt: skip
-def plot(config: "PlotConfig") -> None:
+@main.command(section=TRAIN, example="scan-pipeline plot --run runs/t2i_mean --run runs/i2t_mean --output curves.pdf")
+def plot(config: "pipeline.pages.plots.PlotConfig") -> None:
     """Draw the training curves of one or several runs."""
     from pipeline.pages import plots
 
@@ -195,10 +177,10 @@ def plot(config: "PlotConfig") -> None:
 
 
 @main.command(
-    schema="pipeline.interchange.checkpoint:ImportCheckpointConfig", section=TRAIN,
+    section=TRAIN,
     example="scan-pipeline import-checkpoint model_best.pth.tar --vocabulary f30k_precomp_vocab.json",
-)  # fmt: skip
-def import_checkpoint(config: "ImportCheckpointConfig") -> None:
+)
+def import_checkpoint(config: "pipeline.interchange.checkpoint.ImportCheckpointConfig") -> None:
     """Turn a checkpoint of the original code of SCAN, VSE∞ or CHAN into a run.
 
     Nothing in the checkpoint is executed.
@@ -219,7 +201,7 @@ class InspectConfig(CommandConfig):
     repair: bool = option(False, "Set aside what is damaged (in STORE/damaged), and rebuild what can be rebuilt.")
 
 
-@main.command(schema=InspectConfig, section=FEATURES, example="scan-pipeline inspect features/train2014")
+@main.command(section=FEATURES, example="scan-pipeline inspect features/train2014")
 def inspect(config: InspectConfig) -> None:
     """Print what a feature store holds, and verify its checksums.
 
@@ -236,10 +218,10 @@ def inspect(config: InspectConfig) -> None:
 
 
 @main.command(
-    schema="pipeline.interchange.common:ImportFeaturesConfig", section=FEATURES, resumable=True,
+    section=FEATURES, resumable=True,
     example="scan-pipeline import-features trainval_resnet101_faster_rcnn_genome_36.tsv --images coco",
 )  # fmt: skip
-def import_features(config: "ImportFeaturesConfig") -> None:
+def import_features(config: "pipeline.interchange.common.ImportFeaturesConfig") -> None:
     """Turn features that others computed into a store.
 
     SOURCE is a folder in the layout of the original SCAN code (with --split), a bottom-up attention TSV file (Caffe's or
@@ -253,10 +235,10 @@ def import_features(config: "ImportFeaturesConfig") -> None:
 
 
 @main.command(
-    schema="pipeline.interchange.common:ExportFeaturesConfig", section=FEATURES,
+    section=FEATURES,
     example="scan-pipeline export-features features/train2014 --format tsv --output train2014.tsv",
-)  # fmt: skip
-def export_features(config: "ExportFeaturesConfig") -> None:
+)
+def export_features(config: "pipeline.interchange.common.ExportFeaturesConfig") -> None:
     """Write a store in a format of other code.
 
     import-features reads all of them back. The output takes its name when it is complete. What the format does not hold
@@ -271,10 +253,10 @@ def export_features(config: "ExportFeaturesConfig") -> None:
 
 
 @main.command(
-    schema="pipeline.train_detector:TrainDetectorConfig", section=DETECTOR, presets="train-detector", resumable=True,
+    section=DETECTOR, presets="train-detector", resumable=True,
     example="scan-pipeline train-detector --config vg_r101_1gpu --visual-genome vg --held-out dataset_coco.json",
 )  # fmt: skip
-def train_detector(config: "TrainDetectorConfig") -> None:
+def train_detector(config: "pipeline.train_detector.TrainDetectorConfig") -> None:
     """Optional first step: train the region detector.
 
     On Visual Genome's annotations, or on COCO's. Killed at any moment, the same command continues from the last
@@ -298,9 +280,9 @@ class ConvertWeightsConfig(CommandConfig):
 
 
 @main.command(
-    schema=ConvertWeightsConfig, section=DETECTOR,
+    section=DETECTOR,
     example="scan-pipeline convert-weights pytorch_model.bin ~/.cache/scan-pipeline/weights/frcnn-vg.safetensors",
-)  # fmt: skip
+)
 def convert_weights(config: ConvertWeightsConfig) -> None:
     """Convert detector weights to safetensors.
 
@@ -322,10 +304,10 @@ class DoctorConfig(CommandConfig):
 
 
 @main.command(
-    schema="pipeline.push:PushConfig", section=HOUSEKEEPING,
+    section=HOUSEKEEPING,
     example="scan-pipeline push runs/t2i_mean OWNER/NAME --license cc-by-4.0 --detector OWNER/DETECTOR",
-)  # fmt: skip
-def push(config: "PushConfig") -> None:
+)
+def push(config: "pipeline.push.PushConfig") -> None:
     """Publish a store, a run or a detector on the Hugging Face hub.
 
     With its checksums and a card. Its name, OWNER/NAME or OWNER/NAME@REVISION, then stands for it wherever a path does.
@@ -335,7 +317,7 @@ def push(config: "PushConfig") -> None:
     say_next(stage.run(config, report=say))
 
 
-@main.command(schema=DoctorConfig, section=HOUSEKEEPING, example="scan-pipeline doctor")
+@main.command(section=HOUSEKEEPING, example="scan-pipeline doctor")
 def doctor(config: DoctorConfig) -> None:
     """Print what works here, what is missing and what to do next.
 
@@ -367,7 +349,7 @@ class DemoConfig(CommandConfig):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
-@main.command(schema=DemoConfig, section=SEARCH, example="scan-pipeline demo", resumable=True)
+@main.command(section=SEARCH, example="scan-pipeline demo", resumable=True)
 def demo(config: DemoConfig) -> None:
     """Search real sample photos in a minute: no download, no GPU.
 

@@ -41,10 +41,9 @@ codecs.register_error(ENCODING_ERRORS, _any_text)
 
 
 class Command(click.Command):
-    """A command whose options are the fields of a dataclass.
+    """A command whose options are the fields of a dataclass, the one that its function takes as `config`.
 
     Args:
-        schema: the dataclass, or "module:Class" to import when the command is used.
         section: of `SECTIONS`, where the help lists it.
         example: a command line that ends the command's help.
         presets: folder of `configs/` whose presets `--config` takes; "": the command has no --config or KEY=VALUE.
@@ -52,16 +51,14 @@ class Command(click.Command):
         rest: of `click.Command`.
     """
 
-    def __init__(
-        self, schema: type | str, section: str, *, example: str, presets: str = "", resumable: bool = False, **rest: Any
-    ):
+    def __init__(self, section: str, example: str, presets: str = "", resumable: bool = False, **rest: Any):
         super().__init__(**rest)
-        self.schema, self.section, self.example = schema, section, example
-        self.presets, self.resumable = presets, resumable
+        self.section, self.example, self.presets, self.resumable = section, example, presets, resumable
+        self._schema: type | str = rest["callback"].__annotations__["config"]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not self.params:
-            self.params = _parameters(self._schema()) + (_preset_parameters(self) if self.presets else [])
+            self.params = _parameters(self.schema) + (_preset_parameters(self) if self.presets else [])
         return super().get_params(ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -72,7 +69,7 @@ class Command(click.Command):
         assert self.callback is not None
         with _one_line(self.resumable):
             return self.callback(
-                load_config(self._schema(), group=self.presets, config=config, overrides=overrides, options=values)
+                load_config(self.schema, group=self.presets, config=config, overrides=overrides, options=values)
             )
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,12 +82,14 @@ class Command(click.Command):
         with formatter.section("Example"):
             formatter.write(f"{'':{formatter.current_indent}}{self.example}\n")
 
-    def _schema(self) -> type:
-        if isinstance(self.schema, str):
-            module, name = self.schema.split(":")
-            self.schema = getattr(importlib.import_module(module), name)
-        assert isinstance(self.schema, type)
-        return self.schema
+    @property
+    def schema(self) -> type:
+        """The dataclass; of an annotation in quotes it is imported only now, when the command is used."""
+        if isinstance(self._schema, str):
+            module, _, name = self._schema.rpartition(".")
+            self._schema = getattr(importlib.import_module(module), name)
+        assert isinstance(self._schema, type)
+        return self._schema
 
 
 class Commands(click.Group):
@@ -241,7 +240,7 @@ def _listing(command: Command) -> str:
         first = path.read_text(encoding="utf-8").splitlines()[0]  # what it reproduces
         lines.append(f"  {name:20} {first.lstrip('# ')}")
     lines += ["", "fields, for KEY=VALUE:"]
-    for key, hint, field in leaves(command._schema()):
+    for key, hint, field in leaves(command.schema):
         lines += [f"  {key}: {describe(hint, field)}"]
         lines += [f"      {field.metadata['help']}"] if field.metadata.get("help") else []
     return "\n".join(lines)

@@ -70,7 +70,7 @@ def test_presets_and_fields_are_listed(name: str) -> None:
     code, out, _ = run(name, "--list")
     assert code == 0
     assert {path.stem for path in (REPOSITORY / "configs" / name).glob("*.yaml")} <= set(out.split())
-    schema = COMMANDS[name]._schema()
+    schema = COMMANDS[name].schema
     for key, _, field in leaves(schema):
         assert f"  {key}: " in out
         assert field.metadata.get("help"), f"{key} has no help"
