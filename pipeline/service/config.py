@@ -24,7 +24,7 @@ class ServeConfig(CommandConfig):
     host: str = option("127.0.0.1", f"Address to listen on; 0.0.0.0 lets other machines in, with the key in ${KEY}.")
     port: int = option(7860, "Port to listen on; 0: any free one.", min=0, max=65535)
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
-    threads: int = option(0, "Threads that compute.", min=0, unset="half of the cores")
+    threads: int = option(0, "Threads that compute.", min=0, max=1000, unset="half of the cores")
     timeout: float = option(30.0, "Seconds that a request may take.", above=0)
     queue: int = option(256, "Requests that may wait; others are refused.", min=1)
     watch: float = option(5.0, "Seconds between looks for new photos; 0: look at SIGHUP only.", min=0)
