@@ -126,8 +126,12 @@ def next_steps(store: Store) -> list[tuple[object, ...]]:
 
 def _engine(config: ExtractConfig, extractor: RegionSource | None) -> Engine:
     if config.engine == "ray" and extractor is None:
-        from pipeline.extraction.ray import RayEngine
-
+        try:
+            from pipeline.extraction.ray import RayEngine
+        except ImportError as error:
+            raise PipelineError(
+                f"--engine ray: Ray cannot be used ({error})", "pip install 'scan-pipeline[ray]'"
+            ) from error
         return RayEngine(config)
     return LocalEngine(config, extractor)
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from tqdm import tqdm
 
 from configs.errors import UserError
@@ -56,8 +57,6 @@ class RayEngine:
 
     def extract(self, folder: Path, shards: Sequence[PlannedShard], bar: "tqdm[Any]") -> Iterator[int]:
         """Have shards committed to a store, in any order. Yields the number of failures of each."""
-        import ray
-
         if not shards:
             return
         self.workers += [self._start() for _ in range(min(self.number, len(shards)) - 1)]
@@ -88,16 +87,12 @@ class RayEngine:
 
     def close(self) -> None:
         """Stop the workers, and disconnect if `_connect` connected."""
-        import ray
-
         for worker in self.workers:
             ray.kill(worker)
         if self.connected:
             ray.shutdown()
 
     def _start(self) -> Any:
-        import ray
-
         options = {**self.resources, "max_restarts": -1, "max_task_retries": RETRIES}
         return ray.remote(ShardWorker).options(**options).remote(self.config)
 
@@ -170,14 +165,8 @@ def _connect(address: str) -> bool:
         False where the caller of this program had connected before; then the connection is theirs.
 
     Raises:
-        PipelineError: no Ray, or no cluster at that address.
+        PipelineError: no cluster at that address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise PipelineError(
-            f"--engine ray: Ray cannot be used ({error})", "pip install 'scan-pipeline[ray]'"
-        ) from error
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS", "")
@@ -214,8 +203,6 @@ def _no_cluster(address: str, error: Exception) -> PipelineError:
 
 def _workers(config: ExtractConfig) -> tuple[int, dict[str, float]]:
     """The number of workers, and the resources of each, in Ray's words."""
-    import ray
-
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     gpus = int(sum(machine.get("GPU", 0) for machine in machines))
     if gpus and config.device != "cpu":
@@ -241,8 +228,6 @@ def _result(reference: Any) -> Any:
     Raises:
         PipelineError: workers were lost too often.
     """
-    import ray
-
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -9,17 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import extract
 from pipeline.errors import PipelineError
-from pipeline.extraction import ray as ray_engine
 from pipeline.extraction.detectors import is_starter
 from pipeline.extraction.job import ExtractConfig
-from pipeline.extraction.ray import SHARDS_A_CALL, RayEngine, ShardWorker
 from pipeline.inputs.sources import list_photos
 from pipeline.store.format import PLAN, commit_mark
 from pipeline.store.plan import Photo, PlannedShard
 from pipeline.store.update import update_plan
 from pipeline.store.writer import claim_store
 from tests.photos import write_photos
+
+pytest.importorskip("ray")
+from pipeline.extraction import ray as ray_engine
+from pipeline.extraction.ray import SHARDS_A_CALL, RayEngine, ShardWorker
 
 
 @pytest.fixture
@@ -136,8 +139,9 @@ def test_paths_hold_on_machines_that_work_elsewhere(
 
 def test_without_ray_the_remedy_is_named(settings: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "pipeline.extraction.ray")
     with pytest.raises(PipelineError, match=r"--engine ray: Ray cannot be used .*; pip install 'scan-pipeline\[ray\]'"):
-        RayEngine(settings)
+        extract.run(dataclasses.replace(settings, engine="ray"))
 
 
 @pytest.mark.parametrize(
