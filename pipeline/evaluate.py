@@ -101,13 +101,8 @@ class Evaluation:
     verified: bool = True
 
     def __str__(self) -> str:
-        lines = [
-            describe([self.split]),
-            table(self.protocols, self.chances, self.intervals),
-            *self.extras,
-            f"written to {self.path}",
-        ]
-        return "\n".join([*lines, self.verdict] if self.verdict else lines)
+        lines = [describe([self.split]), table(self.protocols, self.chances, self.intervals), *self.extras]
+        return "\n".join(filter(None, [*lines, f"written to {self.path}", self.verdict]))
 
 
 def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Evaluation:

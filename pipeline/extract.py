@@ -39,10 +39,7 @@ from pipeline.store.writer import claim_store, write_summary
 def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progress: bool = True) -> Store:
     """Extract the regions of every photo that the store does not hold yet, or that changed since.
 
-    Args:
-        config: what to extract, and where to.
-        extractor: a detector; None loads one.
-        progress: show a bar with photos per second and failures.
+    `extractor` is a detector that is loaded already; `progress` shows a bar with photos per second and failures.
 
     Raises:
         PipelineError: no photos, or a store of other features in the output folder.

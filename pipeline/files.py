@@ -98,12 +98,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
 
 
 def read_json(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Args:
-        path: the file.
-        what: it is, for the error: "a store's manifest".
-        remedy: what to do about it when it cannot be read.
+    """The JSON object in a file; `what` it is ("a store's manifest") and the remedy are for errors.
 
     Raises:
         PipelineError: missing, not a regular file, not JSON, or JSON of another type.

@@ -23,13 +23,7 @@ MOST_EXPLAINED = 100  # photos of a page that carry the view of words; some 10 K
 
 
 def write_page(answers: Sequence[Answer], path: Path, search: Search) -> None:
-    """Write all answers as one page. Photos that have moved are said to be missing.
-
-    Args:
-        answers: of photos or of captions.
-        path: file to write.
-        search: what gave the answers.
-    """
+    """Write all answers, of photos or of captions, as one page. Photos that have moved are said to be missing."""
     items: list[dict[str, Any]] = []  # what opens large
     run, collection = search.run, search.collection
     sections = [_section(answer, run, collection, items) for answer in answers]

@@ -33,16 +33,10 @@ def write_evaluation(
     chances: dict[str, dict[str, float]],
     intervals: dict[str, tuple[float, float]],
 ) -> None:
-    """Write the page of one evaluation.
+    """Write the page of one evaluation. `similarity` is (N, M).
 
-    Args:
-        path: file to write.
-        runs: those evaluated.
-        split: what they were evaluated on.
-        protocols: metrics by protocol.
-        similarity: (N, M).
-        chances: recalls of a random ranking, by protocol.
-        intervals: 95% intervals of the first protocol's recalls; none: not asked for.
+    `chances` are the recalls of a random ranking, by protocol; `intervals` are 95% intervals of the first protocol's
+    recalls, empty where nobody asked for them.
     """
     owner = split.images.image_of_caption
     found = ranks(similarity, owner)

@@ -18,10 +18,7 @@ KEEP_ALIVE = 75  # seconds that an idle connection stays, longer than most proxi
 def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] = print) -> None:
     """Load everything and answer until stopped; then requests that have begun are answered to their end.
 
-    Args:
-        config: what to search, whom to answer.
-        page: whether to serve the page for browsers too.
-        say: takes lines for the user.
+    `page`: whether to serve the page for browsers too.
 
     Raises:
         PipelineError: no run, no store that fits it, a port in use, no key where one is needed, or the extra is not
