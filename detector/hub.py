@@ -27,7 +27,8 @@ from detector.errors import DetectorError
 MIRRORS = "SCAN_PIPELINE_MIRROR"
 SUMS = "SHA256SUMS"
 PREFIX = "hub:"
-SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".md")  # nothing else of a folder is fetched
+# Nothing else of a folder is fetched
+SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt", ".token", ".md")
 ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", re.ASCII)
 _MIRRORED = re.compile(r"/scan-pipeline/mirrors/[0-9a-f]{16}/([\w.-]+/[\w.@-]+)")
@@ -106,8 +107,7 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
     for sha256, file in listed:
-        is_ours = re.fullmatch("[0-9a-f]{64}", sha256) and file.endswith(SUFFIXES) and _NAME.fullmatch(f"a/b/{file}")
-        if not is_ours or ".." in file.split("/"):  # which would lead out of the repository
+        if not re.fullmatch("[0-9a-f]{64}", sha256) or not is_fetched(file):
             raise DetectorError(f"{origin} {name}: {SUMS} lists {f'{sha256}  {file}'[:80]!r}", remedy)
         if file_sha256(found := sums.parent / file) != sha256:
             found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
@@ -123,6 +123,11 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
     checked.parent.mkdir(parents=True, exist_ok=True)
     checked.touch()
     return sums.parent
+
+
+def is_fetched(file: str) -> bool:
+    """Whether `fetch_folder` takes a file of this name; ".." would lead out of the repository."""
+    return file.endswith(SUFFIXES) and _NAME.fullmatch(f"a/b/{file}") is not None and ".." not in file.split("/")
 
 
 def cached(name: HubName, file: str) -> Path | None:

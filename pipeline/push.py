@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.errors import first_line
 from configs.files import file_sha256
-from detector.hub import MIRRORS, SUMS, hub_name
+from detector.hub import MIRRORS, SUMS, hub_name, is_fetched
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.errors import PipelineError
@@ -69,12 +69,19 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
     """
     if os.path.exists(config.repository) or (name := hub_name(config.repository)) is None or name.file or name.revision:
         raise PipelineError(f"{config.repository}: expected the name of a repository, OWNER/NAME")
+    if config.private and config.mirror:
+        raise PipelineError("--private: of a repository on the hub", "leave it out, or leave out --mirror")
     package = _package(Path(config.source), config.detector)
+    if config.detector and "data" not in package.made_of:
+        raise PipelineError(f"--detector: of a run, and {config.source} is none", "leave it out")
+    if others := [file for file in package.files if not is_fetched(file)]:
+        report(f"note: not published, as no file of such a name is fetched: {', '.join(sorted(others))}")
+    published = {file: content for file, content in sorted(package.files.items()) if file not in others}
     if kept := [path for path in package.made_of.get("data", {}).get("stores", ()) if "@" not in path]:
         report(f"note: the run learned from {', '.join(kept)}, which is not published with it: push it as well")
-    sums = "".join(f"{_sha256(content)}  {file}\n" for file, content in sorted(package.files.items()))
+    sums = "".join(f"{_sha256(content)}  {file}\n" for file, content in published.items())
     card = _card(config, package)
-    files = {**package.files, SUMS: sums.encode(), CARD: card.encode()}
+    files = {**published, SUMS: sums.encode(), CARD: card.encode()}
     if config.mirror:
         for file, content in files.items():
             path = Path(config.mirror, name.repository, file)

@@ -12,10 +12,11 @@ from click.testing import Result
 from starlette.testclient import TestClient
 
 from detector.errors import DetectorError
-from detector.hub import fetch_file, fetch_folder, hub_name
+from detector.hub import HubName, fetch_file, fetch_folder, hub_name
 from matcher.vocabulary import SPECIAL
 from pipeline import push
 from pipeline.errors import PipelineError
+from pipeline.inputs.dataset import find_captions
 from pipeline.runs import load_run
 from pipeline.store.reader import open_store
 from tests.hub import TOKEN, Hub, hub
@@ -330,3 +331,26 @@ def test_a_checkpoint_of_others_is_a_run_by_its_name(
 def test_a_file_that_cannot_be_read_is_refused_and_not_published_without_its_checksum(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="gone: cannot be read"):
         push._sha256(tmp_path / "gone")
+
+
+def test_what_is_published_can_be_fetched_and_no_option_is_ignored(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_store(Path("features/mine"), ["a.jpg", "b.jpg"])
+    for name in ("captions.csv", "captions.bak", "captions of mine.tsv"):
+        Path("features/mine", name).write_text("a.jpg,A dog\nb.jpg,A tree\n")
+    said = ok("push", "features/mine", "me/mine", "--mirror", "public")
+    assert "no file of such a name is fetched: captions of mine.tsv, captions.bak" in said.stdout
+    with http_server(tmp_path / "public") as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        fetched = fetch_folder(HubName("me/mine"), "--features", kind="dataset")
+        assert find_captions(open_store(fetched)).name == "captions.csv"
+    for options, reason in (
+        (("--mirror", "public", "--private"), "--private: of a repository on the hub"),
+        (("--mirror", "public", "--detector", "me/detector"), "--detector: of a run, and features/mine is none"),
+    ):
+        refused = scan("push", "features/mine", "me/other", *options)
+        assert refused.exit_code == 2
+        assert reason in refused.stderr
+    assert not Path("public/me/other").exists()
