@@ -48,6 +48,9 @@ class Vocabulary:
             if sorted(ids.values()) != list(range(len(ids))):  # else a word would be read as another
                 raise ValueError("ids that are missing or stand twice")
             words = sorted(ids, key=ids.__getitem__)
+            back = {str(number): word for number, word in enumerate(words)}
+            if (content.get("idx2word") or back) != back:
+                raise ValueError("word2idx and idx2word contradict each other")
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise MatcherError(
                 f"{path}: not a vocabulary ({error}); expected JSON with word2idx, ids 0..n-1"

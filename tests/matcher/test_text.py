@@ -113,6 +113,7 @@ def test_broken_vocabularies_are_refused(words: list[str], message: str) -> None
             json.dumps({"word2idx": ids})
             for ids in ({"<pad>": 7}, {"a": "x"}, {"a": 0, "b": 0}, {"a": 0, "b": -1}, [0])
         ),
+        json.dumps({"word2idx": {"a": 0, "b": 1}, "idx2word": {"0": "b", "1": "a"}}),
     ],
 )
 def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, content: str) -> None:
