@@ -114,6 +114,4 @@ def select_maxclass(
 
 def _cycled(rows: Tensor, count: int) -> Tensor:
     """The first `count` rows; where there are fewer, they repeat in order, so that every image has exactly K."""
-    if len(rows) >= count:
-        return rows[:count]
     return rows.repeat(-(-count // len(rows)))[:count]

@@ -19,10 +19,10 @@ Letters: N images, M captions, m captions of L words each, K regions, T words of
 import torch
 from torch import Tensor
 
-from matcher.attention import COSINE_EPS, SQUARE_FLOOR, Attention, attend, attended_square, query_cosines
+from matcher.attention import COSINE_EPS, SQUARE_FLOOR, Attention, attended_square, query_cosines
 from matcher.config import ModelConfig
 from matcher.matcher import Matcher, PairExplanation, only_direction
-from matcher.similarity import float32
+from matcher.similarity import CrossAttention, float32
 from matcher.transformer import Tokens
 
 PENALTY = 2.0  # α
@@ -79,12 +79,7 @@ class NAAF(Matcher):
         negative = best * (judged < 0)
         reached = scores > boundary
         logits = (scores * self.config.softmax_temperature).masked_fill(~reached, -1e9)
-        relevance = attend(
-            scores,
-            attention="t2i",
-            normalization="clipped_l2norm",
-            softmax_temperature=self.config.softmax_temperature,
-        )
+        relevance = CrossAttention("t2i", softmax_temperature=self.config.softmax_temperature).attend(scores)
         return negative, logits.softmax(-1) * reached, relevance
 
     @torch.no_grad()

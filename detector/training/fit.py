@@ -192,24 +192,21 @@ def _hooks(
     evaluate: Callable[[], dict[str, dict[str, float]]],
     folder: Path,
     progress: bool,
-) -> list[HookBase]:
+) -> list[HookBase | None]:
     is_main = comm.is_main_process()
-    found: list[HookBase] = [
+    periodic = hooks.PeriodicCheckpointer(checkpointer, recipe.checkpoint_every, max_to_keep=1)
+    if checkpointer.has_checkpoint():  # of an earlier call: the next one replaces it
+        periodic.recent_checkpoints.append(checkpointer.get_checkpoint_file())
+    writers = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))] if is_main else []
+    return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=make_schedule(recipe)),
         Randomness(),
         Bar(recipe.steps, progress and is_main),
+        periodic if is_main else None,
+        hooks.EvalHook(recipe.evaluate_every, evaluate),
+        hooks.PeriodicWriter(writers, period=LOG_EVERY),
     ]
-    if is_main:
-        periodic = hooks.PeriodicCheckpointer(checkpointer, recipe.checkpoint_every, max_to_keep=1)
-        if checkpointer.has_checkpoint():  # of an earlier call: the next one replaces it
-            periodic.recent_checkpoints.append(checkpointer.get_checkpoint_file())
-        found.append(periodic)
-    found.append(hooks.EvalHook(recipe.evaluate_every, evaluate))
-    if is_main:
-        writers = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
-        found.append(hooks.PeriodicWriter(writers, period=LOG_EVERY))
-    return found
 
 
 def steps_done(folder: Path) -> int:

@@ -7,7 +7,6 @@ without a true box counting zero; "weighted" weighs a class by its true boxes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,19 +17,16 @@ IOU = 0.5
 PER_IMAGE = 400
 
 
-@dataclass
 class ClassDetections:
     """Everything that was detected in a collection, image by image; then its average precision."""
 
-    num_classes: int
-    classes: list[np.ndarray] = field(default_factory=list)  # per image (n,)
-    scores: list[np.ndarray] = field(default_factory=list)  # per image (n,)
-    matches: list[np.ndarray] = field(default_factory=list)  # per image (n,), number of the true box matched; -1: none
-    truth: np.ndarray = field(init=False)  # (C,) true boxes of every class
-    total: int = 0  # true boxes
-
-    def __post_init__(self) -> None:
-        self.truth = np.zeros(self.num_classes, dtype=np.int64)
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.classes: list[np.ndarray] = []  # per image (n,)
+        self.scores: list[np.ndarray] = []  # per image (n,)
+        self.matches: list[np.ndarray] = []  # per image (n,), number of the true box matched; -1: none
+        self.truth = np.zeros(num_classes, dtype=np.int64)  # (C,) true boxes of every class
+        self.total = 0  # true boxes
 
     def add(
         self,
