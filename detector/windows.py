@@ -28,9 +28,9 @@ from detector.pending import Finished, Pending, RegionSource
 from detector.preprocess import InputSettings, PreparedImage
 from detector.regions import Regions
 
-NAME = "starter"  # what `--weights` calls it
 LEVELS = ((1, 1), (2, 2), (2, 3), (3, 3), (4, 4))  # (rows, columns) of the pyramid: 36 windows
 OVERLAP = 0.25  # of a cell, that a window reaches beyond it on each side
+STRIDE = 32  # pixels of the square for a cell of the network's map
 SAMPLES = 4  # RoIAlign's points in each direction of a window
 
 
@@ -76,7 +76,7 @@ def pooling_matrix(side: int) -> Tensor:
 class WindowExtractor(RegionSource):
     """Fixed windows of photos and their features; used as `detector.RegionExtractor` is.
 
-    extractor = WindowExtractor.from_package()
+    extractor = WindowExtractor()
     regions, = extractor([cv2.imread("photo.jpg")])
     regions.features  # (36, 1280)
 
@@ -85,17 +85,13 @@ class WindowExtractor(RegionSource):
     """
 
     def __init__(
-        self,
-        model: Any,  # of timm, as `load_network` returns it
-        network: Network,
-        *,
-        device: torch.device | str | None = None,
-        precision: str = "float32",
+        self, network: Network = LITE0, *, device: torch.device | str | None = None, precision: str = "float32"
     ):
         if precision not in PRECISIONS:
             raise DetectorError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network, self.precision = network, precision
+        model = load_network(network)
         self.model = for_inference(model, network).to(self.device, PRECISIONS[precision])
         self.model.to(memory_format=torch.channels_last)
         self.classifier = model.get_classifier().float().to(self.device)
@@ -106,14 +102,7 @@ class WindowExtractor(RegionSource):
         self.attribute_names: list[str] = []
         mean = (network.pixel_mean,) * 3
         self.input_settings = InputSettings(network.input_size, network.input_size, mean, square=True)
-        self._pooling: Tensor | None = None
-
-    @classmethod
-    def from_package(
-        cls, network: Network = LITE0, *, device: torch.device | str | None = None, precision: str = "float32"
-    ) -> "WindowExtractor":
-        """Load a network with the weights of its installed package."""
-        return cls(load_network(network), network, device=device, precision=precision)
+        self._pooling = pooling_matrix(network.input_size // STRIDE).to(self.device)
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the features are, as JSON."""
@@ -142,8 +131,6 @@ class WindowExtractor(RegionSource):
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, S, S) -> features (B, 36, D), and score and id (B, 36) of each window's best class."""
         maps = self.model(pixels.to(self.device, PRECISIONS[self.precision])).float()
-        if self._pooling is None:
-            self._pooling = pooling_matrix(maps.shape[-1]).to(self.device)
         cells = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, cells, D), no copy where the map is channels-last
         features = self._pooling @ cells
         scores, ids = self.classifier(features).softmax(-1).max(-1)

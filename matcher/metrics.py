@@ -16,6 +16,7 @@ from matcher.errors import MatcherError
 
 BLOCK = 8_000_000  # scores compared at once
 RANKS = (1, 5, 10)  # of the recalls
+CONFIDENCE = 0.95  # of the bootstrap intervals
 SAMPLES_AT_ONCE = 500  # bootstrap samples: 20 MB at 5,000 images
 
 
@@ -117,9 +118,9 @@ def fold_average(similarity: np.ndarray, image_of_caption: np.ndarray, *, folds:
 
 
 def confidence_intervals(
-    ranks: Ranks, image_of_caption: np.ndarray, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+    ranks: Ranks, image_of_caption: np.ndarray, *, samples: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of every recall and of rsum: "caption_retrieval_r1" -> (low, high), in percent.
+    """95% bootstrap intervals of every recall and of rsum: "caption_retrieval_r1" -> (low, high), in percent.
 
     Images are drawn with replacement, each with all its captions, as those are not independent of one another
     (percentile method; Efron and Tibshirani 1993).
@@ -127,15 +128,13 @@ def confidence_intervals(
     Args:
         ranks: of a similarity matrix.
         image_of_caption: (M,) as `ranks` had it.
-        samples: bootstrap samples.
-        level: of confidence.
-        seed: the same intervals for the same seed.
+        samples: bootstrap samples, the same ones at every call.
     """
     images, owner = np.unique(np.asarray(image_of_caption), return_inverse=True)
     hits: list[np.ndarray] = [ranks.caption_retrieval < k for k in RANKS]
     hits += [np.bincount(owner, weights=ranks.image_retrieval < k) for k in RANKS]  # captions that found their image
     per_image = np.stack([*hits, np.bincount(owner)], axis=1).astype(np.float64)  # (N, 7)
-    rng, even = np.random.default_rng(seed), np.full(len(images), 1 / len(images))
+    rng, even = np.random.default_rng(0), np.full(len(images), 1 / len(images))
     sizes = [min(SAMPLES_AT_ONCE, samples - first) for first in range(0, samples, SAMPLES_AT_ONCE)]
     sums = np.concatenate([rng.multinomial(len(images), even, size) @ per_image for size in sizes])  # (samples, 7)
     found: dict[str, np.ndarray] = {}
@@ -143,7 +142,7 @@ def confidence_intervals(
         found[f"caption_retrieval_r{k}"] = 100 * sums[:, column] / len(images)
         found[f"image_retrieval_r{k}"] = 100 * sums[:, column + len(RANKS)] / sums[:, -1]
     found["rsum"] = np.sum(list(found.values()), axis=0)
-    tails = [50 * (1 - level), 50 * (1 + level)]
+    tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
     return {name: tuple(np.percentile(values, tails).tolist()) for name, values in found.items()}
 
 

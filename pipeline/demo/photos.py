@@ -15,10 +15,9 @@ from pipeline.demo.steps import Steps
 from pipeline.explain import ExplainConfig
 from pipeline.extraction.job import ExtractConfig
 from pipeline.retrieve import RetrieveConfig
-from pipeline.runs import find_run
+from pipeline.runs import STARTER, find_run
 
 FOLDER, PICTURE, ANSWERS, EXPLANATION = Path("demo"), "demo.png", "answers.html", "explanation.html"
-STARTER = "starter"
 QUERIES = {  # sentences, each with the sample photo that it describes
     "two people ride horses along the beach": "000000214753.jpg",
     "a man on a motorcycle in the fog": "000000165518.jpg",

@@ -50,7 +50,7 @@ def load_extractor(config: ExtractConfig) -> RegionSource:
     if config.weights == STARTER and not Path(STARTER).is_file():
         from detector.windows import WindowExtractor
 
-        return WindowExtractor.from_package(device=pick_device(config.device), precision=config.precision)
+        return WindowExtractor(device=pick_device(config.device), precision=config.precision)
     from detector import RegionExtractor
 
     return RegionExtractor.from_weights(

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--repetitions", type=int, default=20)
     repetitions = parser.parse_args(arguments).repetitions
     torch.set_num_threads(1)
-    extractor = WindowExtractor.from_package(device="cpu")
+    extractor = WindowExtractor(device="cpu")
     bare = load_network(LITE0).to(memory_format=torch.channels_last)
     photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     image = extractor.prepare(photo)

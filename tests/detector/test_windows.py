@@ -9,14 +9,14 @@ import torch
 
 from detector import DetectorError
 from detector.preprocess import InputSettings, prepare
-from detector.windows import LITE0, WindowExtractor, find_network, load_network, one_thread, pooling_matrix, pyramid
+from detector.windows import LITE0, WindowExtractor, find_network, one_thread, pooling_matrix, pyramid
 
 SHAPES = [(120, 160), (500, 333), (90, 300), (120, 160), (33, 40), (1, 3000)]
 
 
 @pytest.fixture(scope="module")
 def extractor() -> WindowExtractor:
-    return WindowExtractor.from_package(device="cpu")
+    return WindowExtractor(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_missing_or_changed_package_says_so(monkeypatch: pytest.MonkeyPatch, t
 
 def test_options_are_checked() -> None:
     with pytest.raises(DetectorError, match="precision 'int8': expected one of float32, bf16, fp16"):
-        WindowExtractor(load_network(LITE0), LITE0, precision="int8")
+        WindowExtractor(precision="int8")
 
 
 def test_the_threads_of_other_work_stay_as_they_are() -> None:
