@@ -135,7 +135,7 @@ class TrainedRun:
     def _recorded(self, key: str, option: str) -> list[Path]:
         paths = [self._locate(path) for path in self.data[key]]
         if not paths:
-            raise PipelineError(f"{self.name}: an imported run, which records no {key}", f"name them with {option}")
+            raise PipelineError(f"{self.name}: the run records no {key}", f"name them with {option}")
         for path, recorded in zip(paths, self.data[key], strict=True):
             if not path.exists() and not self.data["folder"]:
                 raise PipelineError(
@@ -289,7 +289,7 @@ def newest_that_fits(
 
 def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[str], Any]) -> StoreCollection:
     """Stores the run can read: the named ones must fit; of those under features/, or else of its own, the others are skipped."""
-    there = features or any(FEATURES.glob(f"*/{MANIFEST}"))
+    there = features or not run.data["stores"] or any(FEATURES.glob(f"*/{MANIFEST}"))
     fitting, reasons = [], []
     for path in find_stores(features) if there else run.stores():
         store = open_store(path)

@@ -118,7 +118,7 @@ def test_an_original_checkpoint_becomes_a_run(inside: Path) -> None:
     assert scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json").exit_code == 2
     asked = scan("evaluate", "--run", "runs/model_best")
     assert asked.exit_code == 2
-    assert "an imported run, which records no stores; name them with --features" in asked.output
+    assert "the run records no stores; name them with --features" in asked.output
     asked = scan("evaluate", "--run", "runs/model_best", "--features", "features/train2014")
     assert asked.exit_code == 2  # made for features of 12 numbers
     assert "features of 64 numbers, the run was trained on 12" in asked.output

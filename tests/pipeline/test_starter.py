@@ -61,8 +61,9 @@ def test_the_first_minutes(alone: Path) -> None:
     assert "windows pooled from tf_efficientnet_lite0" in scan("inspect", "features/photos").output
 
 
-def test_a_query_before_any_photo_asks_for_photos_and_not_for_a_training(alone: Path) -> None:
-    said = scan("retrieve", "--query", "a dog", "--device", "cpu")
+@pytest.mark.parametrize("asked", [(), ("--run", "starter")])
+def test_a_query_before_any_photo_asks_for_photos_and_not_for_a_training(alone: Path, asked: tuple[str, ...]) -> None:
+    said = scan("retrieve", "--query", "a dog", "--device", "cpu", *asked)
     assert said.exit_code == 2
     assert "no feature store found" in said.output
     assert "make one with: scan-pipeline extract --images DIR" in said.output
