@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise, permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
@@ -37,19 +37,14 @@ RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", 
 MAX_BYTES = 1 << 30  # no image of photos.MAX_PIXELS needs more
 
 
-class Listed(NamedTuple):
-    """A photo of a source."""
-
-    path: str  # below the source's root
-    size: int = 0  # bytes; 0 where it is not known
-    mtime_ns: int = 0  # of its last modification, or what else changes when it does
+Listed = list[tuple[str, Status]]  # photos by their paths below a root; a size or time of 0 is not known
 
 
 class Source(ABC):
     """Photos that one `--images` names."""
 
     @abstractmethod
-    def photos(self, skipped: Counter[str]) -> list[Listed]:
+    def photos(self, skipped: Counter[str]) -> Listed:
         """Every photo, in the order in which it is best read; counts other files by suffix."""
 
     def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -73,9 +68,9 @@ class Folder(Source):
                 f"--images {root}: {'a file' if self.root.exists() else 'not there'}; expected a folder of photos"
             )
 
-    def photos(self, skipped: Counter[str]) -> list[Listed]:
+    def photos(self, skipped: Counter[str]) -> Listed:
         """All of them, by path."""
-        return [self._listed(path) for path in sorted(_walk(self.root, "", set(), skipped))]
+        return [(path, self._status(path)) for path in sorted(_walk(self.root, "", set(), skipped))]
 
     def refuse_if_gone(self) -> None:
         """An unmounted disk is not a folder of unreadable photos."""
@@ -84,10 +79,10 @@ class Folder(Source):
                 f"--images {self.root}: its photos are gone", "mount it again and run the same command to continue"
             )
 
-    def _listed(self, path: str) -> Listed:
+    def _status(self, path: str) -> Status:
         with suppress(Gone):  # a broken link, or a file that vanished meanwhile
-            return Listed(path, *status(str(self.root / path)))
-        return Listed(path)
+            return status(str(self.root / path))
+        return Status(0, 0)
 
 
 class Containers(Source):
@@ -96,9 +91,9 @@ class Containers(Source):
     def __init__(self, root: str, files: Sequence[str], others: Sequence[str] = ()):
         self.root, self.files, self.others = root, files, others  # below `folder_of(root)`; the others are not read
 
-    def photos(self, skipped: Counter[str]) -> list[Listed]:
+    def photos(self, skipped: Counter[str]) -> Listed:
         """All of them; a damaged container is listed as one more, which becomes a failure."""
-        photos = []
+        photos: Listed = []
         skipped.update(os.path.splitext(file)[1].lower() for file in self.others)
         for file in self.files:
             place = place_of(self.root, file)
@@ -107,9 +102,9 @@ class Containers(Source):
             for name, (_, size) in index.photos.items():
                 # A row has no size of its own; rows and members change with their file.
                 size = found.size if file.endswith(".parquet") else size
-                photos.append(Listed(f"{file}{INSIDE}{name}", size, found.mtime_ns))
+                photos.append((f"{file}{INSIDE}{name}", Status(size, found.mtime_ns)))
             if index.fault:
-                photos.append(Listed(file, *found))
+                photos.append((file, found))
         return photos
 
     def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -123,18 +118,18 @@ class RemoteFolder(Source):
     def __init__(self, root: str, files: Mapping[str, Status]):
         self.root, self.files = root, files
 
-    def photos(self, skipped: Counter[str]) -> list[Listed]:
+    def photos(self, skipped: Counter[str]) -> Listed:
         """All of them, by path."""
         suffixes = {file: os.path.splitext(file)[1].lower() for file in self.files}
         skipped.update(suffix for suffix in suffixes.values() if suffix not in SUFFIXES)
-        photos = (file for file, suffix in suffixes.items() if suffix in SUFFIXES)
-        return [Listed(file, max(self.files[file].size, 0), self.files[file].mtime_ns) for file in photos]
+        photos = [(file, self.files[file]) for file, suffix in suffixes.items() if suffix in SUFFIXES]
+        return [(file, found._replace(size=max(found.size, 0))) for file, found in photos]
 
     def refuse_if_gone(self) -> None:
         """The first photo has to be there, or a deleted bucket would be a folder of unreadable photos."""
         forget()
-        for photo in self.photos(Counter())[:1]:
-            status(place_of(self.root, photo.path))
+        for path, _ in self.photos(Counter())[:1]:
+            status(place_of(self.root, path))
 
 
 def open_source(root: str) -> Source:
@@ -183,14 +178,14 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
     photos = []
     for index, (root, prefix) in enumerate(zip(map(str, roots), _prefixes(roots), strict=True)):
         source = open_source(root)
-        for listed in source.photos(skipped):
-            name = listed.path.rpartition(INSIDE)[2] if isinstance(source, Containers) else listed.path
-            photos.append(Photo(prefix + name, listed.path, index, *listed[1:]))
+        for path, found in source.photos(skipped):
+            name = path.rpartition(INSIDE)[2] if isinstance(source, Containers) else path
+            photos.append(Photo(prefix + name, path, index, *found))
     if not photos:
         folders = ", ".join(map(str, roots))
-        found = f"; {describe_skipped(skipped)}" if skipped else ""
+        others = f"; {describe_skipped(skipped)}" if skipped else ""
         raise PipelineError(
-            f"--images {folders}: no photo found, looked for {', '.join(sorted(SUFFIXES))} in all subfolders{found}"
+            f"--images {folders}: no photo found, looked for {', '.join(sorted(SUFFIXES))} in all subfolders{others}"
         )
     by_id = sorted(photos, key=lambda photo: photo.image_id)
     for left, right in pairwise(by_id):

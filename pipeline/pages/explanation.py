@@ -84,14 +84,10 @@ def attention_data(explanation: Explanation) -> dict[str, Any]:
 
 
 def coverage(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """How much each region says about each pixel: (K, H, W) float32.
+    """How much each region says about each pixel of a photo: boxes (K, 4) XYXY in pixels -> (K, H, W) float32.
 
     Sums to one over the regions where any covers the pixel, so that uniform attention is uniform over the photo; to
     zero where none does. Small regions count more than large ones, by their area, and borders fade out.
-
-    Args:
-        boxes: (K, 4) XYXY, pixels.
-        height, width: of the photo.
     """
     along_x, along_y = _along(boxes[:, [0, 2]], width), _along(boxes[:, [1, 3]], height)  # (K, W), (K, H)
     inside = along_y[:, :, None] * along_x[:, None, :]  # (K, H, W)

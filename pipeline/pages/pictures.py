@@ -98,15 +98,10 @@ def _strip(answer: Answer) -> Image.Image:
 
 
 def justified(ratios: Sequence[float], width: int, height: int, gap: int) -> list[list[tuple[int, int]]]:
-    """Rows of cells (width, height), each of one height, about as asked, and all as wide as a picture.
+    """Rows of cells (width, height) in pixels, each of about that height, and all as wide as a picture.
 
-    Photos are dealt out evenly, so that no row has a few large or leaves a gap; only a single row may end early.
-
-    Args:
-        ratios: width by height of each photo.
-        width: of a row, pixels.
-        height: of a row, about.
-        gap: between cells.
+    `ratios` are width by height of each photo. Photos are dealt out evenly, so that no row has a few large or leaves a gap;
+    only a single row may end early.
     """
     cells = np.array([shape_of_cell(ratio) for ratio in ratios])
     count = max(1, round(height * float(cells.sum()) / width))
