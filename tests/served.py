@@ -128,14 +128,15 @@ class Milvus:
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: Process | None = None
 
-    def start(self) -> None:
-        """Start it, again as well, and wait until it takes requests."""
+    def start(self, **settings: str) -> None:
+        """Start it, again as well, and wait until it takes requests. settings: in its environment."""
         binary = str(self.folder / "bin/milvus")
         code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"  # so that a kill hits the server itself
         where = {
             "METRICS_PORT": str(self.health),
             "MILVUS_RUN_DIR": str(self.folder / "run"),
             "DEPLOY_MODE": "STANDALONE",
+            **settings,
         }
         self.process = Process(
             ["-c", code, binary, "run", "standalone"], self.folder, LD_LIBRARY_PATH=str(self.folder / "bin"), **where

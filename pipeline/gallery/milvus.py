@@ -244,7 +244,7 @@ def _asking(address: str) -> Iterator[None]:
         yield
     except (pymilvus.MilvusException, RpcError) as error:
         why = getattr(error, "message", "") or getattr(error, "details", str)() or type(error).__name__
-        remedy = "start it, or keep the vectors on this machine: scan-pipeline index --backend faiss"
+        remedy = f"start it, check {TOKEN}, or keep the vectors on this machine: scan-pipeline index --backend faiss"
         raise PipelineError(f"milvus at {address}: {why}", remedy) from error
 
 

@@ -1,6 +1,9 @@
 """An index in Milvus answers as one on this machine does: whatever the photos, the server and other processes do."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,8 +162,38 @@ def test_the_server_is_killed_and_started_again(
     opened_without = Searched(run)
     assert (opened_without.answers(), opened_without.engine) == (expected, "FaissIndex")
     with pytest.raises(
-        PipelineError, match="start it, or keep the vectors on this machine: scan-pipeline index --backend"
+        PipelineError,
+        match="start it, check MILVUS_TOKEN, or keep the vectors on this machine: scan-pipeline index --backend",
     ):
         build(run)
     own_server.start()
     assert assert_as_here(run, monkeypatch).answers() == expected
+
+
+ASK = "import sys; from pipeline.gallery.milvus import connect; print(connect(sys.argv[1]).list_collections())"
+
+
+def test_a_server_that_speaks_tls_and_asks_for_a_key(server: Milvus, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "server.key", tmp_path / "server.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*made, *names], check=True, capture_output=True)
+    server.kill()  # two would ask for one port of etcd
+    secured = Milvus(tmp_path / "data")
+    files = {"TLS_SERVERKEYPATH": str(key), "TLS_SERVERPEMPATH": str(certificate), "TLS_CAPEMPATH": str(certificate)}
+
+    def ask(**environment: str) -> subprocess.CompletedProcess[str]:
+        address = secured.address.replace("http://127.0.0.1", "https://localhost")
+        whole = os.environ | {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(certificate)} | environment
+        return subprocess.run([sys.executable, "-c", ASK, address], env=whole, capture_output=True, text=True)
+
+    try:
+        secured.start(COMMON_SECURITY_TLSMODE="1", COMMON_SECURITY_AUTHORIZATIONENABLED="true", **files)
+        assert ask(MILVUS_TOKEN="root:Milvus").stdout == "[]\n"
+        for wrong in ("root:wrong", ""):
+            assert "start it, check MILVUS_TOKEN, or keep" in ask(MILVUS_TOKEN=wrong).stderr
+        unknown = ask(MILVUS_TOKEN="root:Milvus", GRPC_DEFAULT_SSL_ROOTS_FILE_PATH="")
+        assert unknown.returncode == 1  # nobody known vouches for the certificate
+    finally:
+        secured.kill()
+        server.start()
