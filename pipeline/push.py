@@ -8,21 +8,26 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
+import yaml
 
 from configs.errors import first_line
 from configs.files import file_sha256
 from detector.hub import MIRRORS, SUMS, hub_name, is_fetched
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
+from pipeline.config import to_dict
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
 from pipeline.files import read_json, replacing
-from pipeline.runs import CONFIG, DATA, SPLITS
+from pipeline.runs import CONFIG, DATA, SPLITS, load_run
 from pipeline.store.format import FAILURES, MANIFEST, commit_marks
+from pipeline.store.manifest import PUBLISHED
 from pipeline.store.reader import open_store
 from pipeline.store.roots import is_remote, titled
 
@@ -117,6 +122,7 @@ def _store(folder: Path) -> Package:
         root if is_remote(root) else os.path.basename(titled(root)) for root in manifest["image_roots"]
     ]
     manifest["relative_roots"] = manifest["image_roots"]
+    manifest[PUBLISHED] = True  # without a plan
     marks = commit_marks(folder)
     paths = [
         *marks,
@@ -133,20 +139,33 @@ def _store(folder: Path) -> Package:
 
 
 def _run(folder: Path, detector: str) -> Package:
+    run = load_run(folder, torch.device("cpu"))  # a damaged one is not published
     content = read_json(folder / DATA, "a run's identity")
     data: dict[str, Any] = {**content["data"], "folder": ""}
     for key in ("stores", "captions"):
-        data[key] = [path if "@" in path else os.path.basename(path) for path in data[key]]
+        data[key] = _names(data[key])
     if detector:
         data["weights"] = detector
     evaluations = [path for path in sorted(folder.glob("evaluation/*.json")) if not path.stem.endswith("_rankings")]
-    found = [folder / name for name in (BEST, CONFIG, SPLITS, CALIBRATION, "metrics.jsonl")]
+    recalls = {}
+    found = [folder / name for name in (BEST, SPLITS, CALIBRATION, "metrics.jsonl")]
     files: dict[str, Path | bytes] = {path.name: path for path in found if path.is_file()}
-    files |= {f"evaluation/{path.name}": path for path in evaluations}
+    for path in evaluations:
+        evaluation = read_json(path, "an evaluation")
+        recalls[path.stem] = evaluation.get("protocols")
+        evaluation |= {key: _names(evaluation[key]) for key in ("runs", "made_of") if key in evaluation}
+        files[f"evaluation/{path.name}"] = json.dumps(evaluation, indent=1).encode()
+    paths = {key: _names(getattr(run.config, key)) for key in ("features", "captions")}
+    settings = {**to_dict(run.config), **paths, "run": folder.resolve().name}
+    files[CONFIG] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
     files[DATA] = json.dumps({**content, "data": data}, sort_keys=True, indent=1).encode()
-    recalls = {path.stem: read_json(path, "an evaluation").get("protocols") for path in evaluations}
     made_of = {"recalls": recalls, "data": data, "settings": content.get("config")}
     return Package("model", ("retrieve", "--query", QUERY, "--run"), files, made_of)
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Paths without the folders of this machine; names of the hub as they are."""
+    return [path if "@" in path else os.path.basename(os.path.normpath(path)) for path in paths]
 
 
 def _card(config: PushConfig, package: Package) -> str:

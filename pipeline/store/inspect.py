@@ -13,7 +13,7 @@ from configs.files import file_sha256
 from pipeline.errors import PipelineError, printable
 from pipeline.files import temporary_files
 from pipeline.store.format import FAILURES, MANIFEST, PLAN, commit_mark, commit_marks
-from pipeline.store.manifest import counts, is_imported, read_manifest, settings_sha256
+from pipeline.store.manifest import counts, made_elsewhere, read_manifest, settings_sha256, way_to_complete
 from pipeline.store.marks import Mark, read_mark
 from pipeline.store.plan import PlannedShard, check_roots, is_as_planned, read_plan
 from pipeline.store.reader import Shard
@@ -61,8 +61,8 @@ class StoreReport:
         missing = max(0, self.planned - self.images - sum(self.failures.values()))
         if missing:
             return f"{missing:,} of {self.planned:,} photos to extract: run extract again"
-        if is_imported(self.manifest) and not self.manifest["complete"]:
-            return "not complete: run the same import-features again"
+        if made_elsewhere(self.manifest) and not self.manifest["complete"]:
+            return f"not complete: {way_to_complete(self.manifest)}"
         return "complete"
 
     def __str__(self) -> str:
@@ -77,8 +77,7 @@ class StoreReport:
         lines += [f"  note      {line}" for line in self.left_over]
         lines += [f"  DAMAGED   {damage.found}" for damage in self.damaged]
         if self.to_redo:
-            command = "import-features" if is_imported(self.manifest) else "extract"
-            lines.append(f"  next: the {command} command that made this store, typed again, makes the missing shards")
+            lines.append(f"  next: {way_to_complete(self.manifest)}")
         if self.damaged:
             lines.append(f"  repair it with: scan-pipeline inspect {self.path} --repair")
         elif self.verified and not self.to_redo:
@@ -100,7 +99,7 @@ def inspect_store(path: Path | str, *, verify: bool = True, progress: bool = Tru
     damaged += damaged_shards
     if plan_damage or plan_differs:
         damaged.append(plan_damage or Damage("plan", path / PLAN, f"{path / PLAN}: does not plan what the shards hold"))
-    if is_imported(manifest) and manifest["complete"] and manifest["counts"].get("shards") != len(files):
+    if made_elsewhere(manifest) and manifest["complete"] and manifest["counts"].get("shards") != len(files):
         text = f"{path}: {len(files)} shards of {manifest['counts'].get('shards')}"
         damaged.append(Damage("shards", path, text))
     return StoreReport(
@@ -164,7 +163,7 @@ def _read_plan(
         plan = read_plan(path)
         if manifest is not None:
             check_roots(path, plan, len(manifest["image_roots"]))
-            if not plan and files and not is_imported(manifest):
+            if not plan and files and not made_elsewhere(manifest):
                 raise PipelineError(f"{path / PLAN}: lost")
     except PipelineError as error:
         return [], Damage("plan", path / PLAN, error.message)
@@ -207,7 +206,7 @@ def _check_shards(
 def _behind(path: Path, manifest: Mapping[str, Any], marks: Sequence[Mark], plan: Sequence[PlannedShard]) -> list[str]:
     failures = [failure for mark in marks for failure in mark.failures]
     wanted = counts(sum(len(mark.image_ids) for mark in marks), len(failures), len(marks))
-    complete = manifest["complete"] if is_imported(manifest) else len(marks) >= len(plan)
+    complete = manifest["complete"] if made_elsewhere(manifest) else len(marks) >= len(plan)
     names = []
     if (manifest["counts"], manifest["complete"]) != (wanted, complete):
         names.append(MANIFEST)

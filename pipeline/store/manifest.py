@@ -11,6 +11,7 @@ from pipeline.store.format import FORMAT, MANIFEST, VERSION, repair_hint
 from pipeline.store.roots import titled
 
 SETTINGS = ("num_regions", "feature_dim", "dtype", "has_boxes", "extraction", "source")  # decide what the features are
+PUBLISHED = "published"  # true in a manifest that `push` wrote
 TYPES: dict[str, type] = {
     "num_regions": int,
     "feature_dim": int,
@@ -61,9 +62,16 @@ def counts(images: int, failures: int, shards: int) -> dict[str, int]:
     return {"images": images, "failures": failures, "shards": shards}
 
 
-def is_imported(manifest: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
-    """Whether the features were made elsewhere: then there is no plan, and no photo to extract again."""
-    return manifest is not None and "imported" in manifest["extraction"]
+def made_elsewhere(manifest: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a store was imported or fetched: then there is no plan, and no photo to extract again."""
+    return manifest is not None and ("imported" in manifest["extraction"] or bool(manifest.get(PUBLISHED)))
+
+
+def way_to_complete(manifest: Mapping[str, Any] | None) -> str:
+    """What makes the shards of a store that are missing."""
+    if manifest is not None and manifest.get(PUBLISHED):
+        return "ask for it by its name, which fetches what is missing"
+    return f"type the {'import-features' if made_elsewhere(manifest) else 'extract'} command that made this store again"
 
 
 def _check(manifest: Mapping[str, Any]) -> None:

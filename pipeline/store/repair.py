@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.files import locked, remove_abandoned
 from pipeline.store.format import DAMAGED, MANIFEST, PLAN, commit_marks
 from pipeline.store.inspect import Damage, StoreReport, inspect_store
-from pipeline.store.manifest import is_imported
+from pipeline.store.manifest import made_elsewhere
 from pipeline.store.marks import read_mark
 from pipeline.store.plan import read_plan, rebuilt_plan, write_plan
 from pipeline.store.writer import write_summary
@@ -67,7 +67,7 @@ def _repair(folder: Path, damage: Damage, before: StoreReport) -> list[str]:
 
 def _planned_shards(before: StoreReport) -> int:
     """Number of shards that the store has once it is complete."""
-    if before.manifest is None or not is_imported(before.manifest):
+    if before.manifest is None or not made_elsewhere(before.manifest):
         return len(read_plan(before.path))
     return before.manifest["counts"]["shards"] if before.manifest["complete"] else sys.maxsize
 

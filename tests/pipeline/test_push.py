@@ -79,8 +79,10 @@ def test_a_run_is_fetched_with_its_detector_and_answers(
     )
     ok("push", "features/train2014", "me/features", "--private")
     shutil.rmtree("features")
-    ok("train", *SMALL_TRAINING, "--features", "me/features", "--run", "runs/one")
-    ok("evaluate", "--run", "runs/one", "--split", "all")
+    run_here = str(tmp_path / "mine/runs/one")
+    ok("train", *SMALL_TRAINING, "--features", "me/features", "--run", run_here)
+    ok("evaluate", "--run", run_here, "--split", "all")
+    ok("evaluate", "--run", run_here, "--run", run_here)
     said = ok("push", "runs/one", "me/run", "--license", "cc-by-4.0")
     revision = server.repositories["models/me/run"][-1][0]
     assert f"retrieve --query 'two dogs play in the snow' --run me/run@{revision}\n" in said.stdout
@@ -354,3 +356,23 @@ def test_what_is_published_can_be_fetched_and_no_option_is_ignored(
         assert refused.exit_code == 2
         assert reason in refused.stderr
     assert not Path("public/me/other").exists()
+
+
+def test_a_fetched_store_is_whole_and_a_damaged_run_is_not_published(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    ok("push", "features/train2014", "me/features", "--mirror", str(tmp_path / "public"))
+    store = tmp_path / "public/me/features"  # as a mirror gives it: without a plan
+    assert ": 20 images in 1 shards, " in ok("inspect", str(store)).stdout
+    (store / "shard-00000.safetensors").write_bytes(b"")
+    repaired = scan("inspect", str(store), "--repair")
+    assert repaired.exit_code == 1
+    assert "next: ask for it by its name, which fetches what is missing" in repaired.stdout
+    shutil.copytree("runs/t2i_mean", tmp_path / "run")
+    model = bytearray((tmp_path / "run/best.safetensors").read_bytes())
+    model[-5] ^= 1
+    (tmp_path / "run/best.safetensors").write_bytes(model)
+    said = scan("push", str(tmp_path / "run"), "me/run", "--mirror", str(tmp_path / "public"))
+    assert (said.exit_code, "damaged, its bytes are not those that were written" in said.stderr) == (2, True)
+    assert not (tmp_path / "public/me/run").exists()

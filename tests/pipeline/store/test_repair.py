@@ -151,7 +151,7 @@ def test_photos_of_several_folders_are_planned_from_where_they_are(tmp_path: Pat
     for name in ("images.jsonl", "manifest.json"):  # two rounds: the manifest says where the failed photos are
         (tmp_path / "store" / name).unlink()
     report = repair_store(tmp_path / "store", progress=False)
-    assert "the extract command that made this store, typed again" in str(report)
+    assert "type the extract command that made this store again" in str(report)
     with pytest.raises(
         PipelineError, match=r"images\.jsonl: does not plan the images of shard 0; repair it with: scan"
     ):
@@ -257,10 +257,12 @@ def test_imported_stores_keep_what_is_whole_and_say_how_to_get_the_rest(tmp_path
     assert not inspect_store(store, progress=False).ok
     report = repair_store(store, progress=False)
     assert not report.ok
-    assert "the import-features command that made this store, typed again, makes the missing shards" in str(report)
+    assert "next: type the import-features command that made this store again" in str(report)
     assert len(open_store(store)) == (SHARD_SIZE if gone else REST)
     assert not open_store(store).manifest["complete"]
-    assert "not complete: run the same import-features again" in str(inspect_store(store, progress=False))
+    assert "not complete: type the import-features command that made this store again" in str(
+        inspect_store(store, progress=False)
+    )
     imported(tmp_path)
     assert contents(store) == whole
 
@@ -285,7 +287,7 @@ def test_the_command_and_its_exit_codes(store: Path) -> None:
     said = scan("inspect", str(store), "--repair")
     assert said.exit_code == 1
     assert "repaired  shard-00001: moved to" in said.output
-    assert "next: the extract command that made this store, typed again" in said.output
+    assert "next: type the extract command that made this store again" in said.output
     said = scan("inspect", str(store))
     assert (said.exit_code, "4 of 10 photos to extract" in said.output) == (0, True)
     said = scan("inspect", str(store.parent / "photos"), "--repair")
