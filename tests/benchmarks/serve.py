@@ -65,6 +65,19 @@ def load(url: str, clients: int, *, seconds: float = float("inf"), queries: floa
     return Load(np.array(took), errors, len(took) / (time.perf_counter() - began))
 
 
+def page(server: Process, photos: int = 100) -> dict[str, np.ndarray]:
+    """Seconds of what a page asks for beside the answers, for so many photos found."""
+    asked = {"queries": SENTENCES[:1], "limit": photos}
+    found = server.client.post("/v1/search", json=asked).raise_for_status().json()["answers"][0]["hits"]
+    took: dict[str, list[float]] = {}
+    for hit in found:
+        for what, options in {"image": {"size": 320}, "explanation": {"query": SENTENCES[0]}}.items():
+            started = time.perf_counter()
+            server.client.get(f"/v1/photos/{hit['id']}/{what}", params=options).raise_for_status()
+            took.setdefault(what, []).append(time.perf_counter() - started)
+    return {what: np.array(seconds) for what, seconds in took.items()}
+
+
 def memory(server: Process, clients: int, queries: int, parts: int = 10) -> list[float]:
     """Megabytes of the server after each of so many equal parts of the queries."""
     sizes = []
@@ -98,16 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> tuple[Load, list[float]]:
         try:
             photos = server.client.get("/v1/index").json()["photos"]
             one = load(server.url, 1, queries=min(100, given.queries))
+            beside = page(server)
             many = load(server.url, given.clients, seconds=given.seconds)
             sizes = memory(server, given.clients, given.queries)
         finally:
             server.process.kill()
     print(f"{photos:,} photos; milliseconds a query")
-    print(f"{'clients':>8} {'queries':>8} {'errors':>7} {'a second':>9} {'p50':>7} {'p99':>7} {'max':>7}")
+    print(f"{'clients':>8} {'queries':>8} {'errors':>7} {'a second':>9} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>7}")
     for clients, seen in ((1, one), (given.clients, many)):
-        p50, p99, most = 1000 * np.quantile(seen.seconds, [0.5, 0.99, 1])
+        quantiles = " ".join(f"{1000 * value:7.1f}" for value in np.quantile(seen.seconds, [0.5, 0.95, 0.99, 1]))
         row = f"{clients:8} {len(seen.seconds):8,} {len(seen.errors):7} {seen.rate:9.1f}"
-        print(f"{row} {p50:7.1f} {p99:7.1f} {most:7.1f}")
+        print(f"{row} {quantiles}")
+    print(", ".join(f"{what} p50 {1000 * np.median(seconds):.1f}" for what, seconds in beside.items()))
     print(f"memory over {given.queries:,} queries more, MB: {' '.join(f'{size:.0f}' for size in sizes)}")
     print(f"last / first: {sizes[-1] / sizes[0]:.3f}")
     return many, sizes
