@@ -47,18 +47,7 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
     """
     if not config.images:
         raise PipelineError("no photos given", "name their folder with --images DIR")
-    skipped: Counter[str] = Counter()
-    photos = list_photos(config.images, skipped=skipped)
-    if skipped:
-        note(f"--images: {describe_skipped(skipped)}")
-    if undated := sum(is_remote(config.images[photo.root]) and not (photo.size or photo.mtime_ns) for photo in photos):
-        note(f"--images: of {undated:,} photos their server tells neither size nor date: changed ones are not noticed")
-    captions = captions_of(config.images, config.caption_columns)
-    if config.caption_columns and not captions:
-        raise PipelineError(
-            f"caption_columns={','.join(config.caption_columns)}: no caption is in these of {', '.join(config.images)}",
-            "expected columns of parquet, or keys of a tar's JSON",
-        )
+    photos, captions = _listed(config)
     folder = Path(config.output or FEATURES / os.path.basename(titled(absolute(config.images[-1]))))
     with closing(_engine(config, extractor)) as engine:
         made = engine.manifest()
@@ -88,6 +77,23 @@ def run(config: ExtractConfig, *, extractor: RegionSource | None = None, progres
         finally:
             write_summary(folder, manifest, len(read_plan(folder)), begun=True)
     return open_store(folder)
+
+
+def _listed(config: ExtractConfig) -> tuple[list[Photo], list[dict[str, Any]]]:
+    """The photos, and the captions that lie with them."""
+    skipped: Counter[str] = Counter()
+    photos = list_photos(config.images, skipped=skipped)
+    if skipped:
+        note(f"--images: {describe_skipped(skipped)}")
+    if undated := sum(is_remote(config.images[photo.root]) and not (photo.size or photo.mtime_ns) for photo in photos):
+        note(f"--images: of {undated:,} photos their server tells neither size nor date: changed ones are not noticed")
+    captions = captions_of(config.images, config.caption_columns)
+    if config.caption_columns and not captions:
+        raise PipelineError(
+            f"caption_columns={','.join(config.caption_columns)}: no caption is in these of {', '.join(config.images)}",
+            "expected columns of parquet, or keys of a tar's JSON",
+        )
+    return photos, captions
 
 
 def _store_captions(folder: Path, captions: Sequence[dict[str, Any]]) -> None:
