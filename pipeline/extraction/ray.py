@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,11 @@ class ShardWorker:
 
     def __init__(self, config: ExtractConfig):
         self.config = config
-        self.engine: LocalEngine | None = None
 
     def manifest(self) -> dict[str, Any]:
         """The store's manifest, as far as this worker's features decide it."""
         with _naming_this_machine():
-            return self._engine().manifest()
+            return self._engine.manifest()
 
     def extract(self, store: Path, plan_size: int, shards: Sequence[PlannedShard]) -> Iterator[tuple[int, int]]:
         """Commit the given shards, except those that are committed. Yields photos and failures of each, in order.
@@ -122,7 +122,7 @@ class ShardWorker:
             done = [commit_mark(store, shard.number).is_file() for shard in shards]
             todo = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
             with tqdm(disable=True) as bar:
-                fresh = self._engine().extract(store, todo, bar)
+                fresh = self._engine.extract(store, todo, bar)
                 for shard, is_done in zip(shards, done, strict=True):
                     # When a call is repeated, Ray expects again what it yielded before.
                     mark = commit_mark(store, shard.number)
@@ -130,10 +130,9 @@ class ShardWorker:
                 for _ in fresh:  # to its end, where it waits for the last shard to be written
                     raise AssertionError("more shards than were asked for")
 
+    @cached_property
     def _engine(self) -> LocalEngine:
-        # Not in __init__: an error there ends a worker without saying why.
-        self.engine = self.engine or LocalEngine(self.config)
-        return self.engine
+        return LocalEngine(self.config)  # not in __init__: an error there ends a worker without saying why
 
     def _check_folders(self, store: Path, plan_size: int) -> None:
         plan = store / PLAN
@@ -146,7 +145,7 @@ class ShardWorker:
             refuse_lost_sources(self.config.images)
         except PipelineError as error:
             raise PipelineError(error.message, "every machine has to see the photos under this path") from error
-        claim_store(store, self._engine().manifest())  # refuses a machine that found other weights
+        claim_store(store, self._engine.manifest())  # refuses a machine that found other weights
 
 
 def _for_any_folder(config: ExtractConfig) -> ExtractConfig:

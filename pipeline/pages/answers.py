@@ -11,7 +11,7 @@ from pipeline.files import replacing
 from pipeline.pages.explanation import attention_data
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of, shape_of_cell
-from pipeline.pages.render import render, script_json
+from pipeline.pages.render import render
 from pipeline.pages.style import REGIONS
 from pipeline.photo_lookup import stored_photo
 from pipeline.runs import TrainedRun
@@ -36,7 +36,7 @@ def write_page(answers: Sequence[Answer], path: Path, search: Search) -> None:
         boxes=any(hit.boxes for answer in answers for hit in answer.hits),
         colors=REGIONS,
         sections=sections,
-        items=script_json(items),
+        items=items,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

@@ -16,7 +16,7 @@ from pipeline.files import replacing
 from pipeline.inputs.photos import shrunk
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri
-from pipeline.pages.render import render, script_json
+from pipeline.pages.render import render
 from pipeline.pages.style import ACCENT, FAINT, drawable, figure_style
 
 DARKEST = 0.4  # brightness of a pixel without attention, as in the figures of Lee et al.
@@ -58,8 +58,8 @@ def page(explanation: Explanation) -> str:
         scale=SCALE,
         kind=kind_of(explanation.extraction),
         photo=data_uri(explanation.photo, LONGEST_SIDE),
-        content=script_json(attention_data(explanation)),
-        alt=script_json(f"The photo {explanation.image}, described as: {explanation.caption}"),
+        content=attention_data(explanation),
+        alt=f"The photo {explanation.image}, described as: {explanation.caption}",
     )
 
 

@@ -1,6 +1,5 @@
 """Self-contained HTML pages from the templates in `pipeline/pages/templates/`: no network access, light and dark."""
 
-import json
 from typing import Any
 
 
@@ -17,8 +16,3 @@ def render(template: str, **values: Any) -> str:
     )
     page = environment.get_template(template).render(**values)
     return page.encode(errors="surrogateescape").decode(errors="replace")  # file names need not be UTF-8
-
-
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
