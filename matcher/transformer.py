@@ -102,6 +102,10 @@ class WordPieces:
         spans = zip(encoding.tokens, encoding.offsets, strict=True)
         return {caption[start:end]: "" for token, (start, end) in spans if token == self._unknown}
 
+    def is_cut(self, caption: str) -> bool:
+        """Whether the end of a caption is left out: the encoder has no place for so many pieces."""
+        return bool(self._tokenizer.encode(caption).overflowing)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
         state = {"tokenizer": self._tokenizer.to_str(), "encoder": self.encoder}

@@ -75,6 +75,10 @@ class Vocabulary:
         """The words of a caption, for showing them, and where in `encode` each is; start and end are no words."""
         return [(word, [position]) for position, word in enumerate(tokenize(caption), start=1)]
 
+    def is_cut(self, caption: str) -> bool:
+        """Whether the end of a caption is left out: never."""
+        return False
+
     def known(self, caption: str) -> list[str]:
         """The words of a caption that the model knows, punctuation apart."""
         return [word for word in _words(caption) if word in self]

@@ -78,6 +78,8 @@ def extractor_like(extraction: Mapping[str, Any], *, weights: str | None, device
         raise PipelineError("the run's features were imported: no detector makes such regions of a new photo")
     config = ExtractConfig(device=str(device), precision=extraction.get("precision", "float32"))
     if is_starter(extraction):
+        if weights not in (None, "", STARTER):
+            raise PipelineError(f"--weights {weights}: the starter made the run's features", "leave it out")
         windows = load_extractor(replace(config, weights=STARTER))
         if windows.describe() != dict(extraction):
             raise PipelineError(

@@ -6,7 +6,8 @@ from typing import Any
 
 BACKGROUND, INK, FAINT, ACCENT, GOOD = "#fbfbfa", "#222222", "#6b6b6b", "#c23b4e", "#2a9d5c"
 SERIES = ("#4a86b8", "#d1495b", "#3f9a54", "#a06fb4", "#c98a1b", "#808080")  # readable on light and on dark
-REGIONS = ("#e63c3c", "#f0aa28", "#5ac85a")  # boxes of a photo's best regions, best first
+# Boxes of a photo's best regions, best first; white text can be read on the first
+REGIONS = ("#d93030", "#f0aa28", "#5ac85a")
 
 
 @contextmanager

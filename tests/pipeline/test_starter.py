@@ -252,3 +252,16 @@ def test_next_names_training_where_there_are_captions(store: Path) -> None:
     (store / "captions.tsv").write_text("\n".join(names))
     assert ("train",) in next_steps(open_store(store))
     (store / "captions.tsv").unlink()
+
+
+def test_no_word_and_no_option_is_left_out_silently(store: Path, tmp_path: Path) -> None:
+    search = open_search("starter", [str(store)], weights="detectors/mine.safetensors")
+    assert search("a cat " * 100)
+    with pytest.raises(PipelineError, match="longer than the run starter reads"):  # its end would not count
+        search("a " * 600 + "cat")
+    photo = next(PHOTOS.glob("*.jpg"))
+    (tmp_path / "other.png").write_bytes(photo.read_bytes() + b" ")
+    with pytest.raises(
+        PipelineError, match=r"--weights detectors/mine.safetensors: the starter made the run's features"
+    ):
+        search.find(str(tmp_path / "other.png"))

@@ -12,8 +12,12 @@ function go(changes, replace = false) {
   const parameters = new URLSearchParams(Object.entries({ ...state(), ...changes }).filter(([, value]) => value));
   history[replace ? "replaceState" : "pushState"](null, "", parameters.size ? `?${parameters}` : location.pathname);
 }
-async function ask(address, options) {
+async function ask(address, options, waits = () => false) {
   const response = await fetch(address, options);
+  if (response.status === 503 && waits()) {
+    await new Promise((resolve) => setTimeout(resolve, 1000 * (response.headers.get("retry-after") ?? 1)));
+    return ask(address, options, waits);
+  }
   const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
   if (answer.error) throw new Error(answer.error);
   return answer;
@@ -160,7 +164,9 @@ $("upload")?.addEventListener("change", async (event) => {
   back.addEventListener("click", refresh);
   $("captions").replaceChildren(back, image, list);
   try {
-    const answer = await ask("/v1/captions", { method: "POST", body: file });
+    // The first photo waits until all captions are encoded, which may take longer than a request.
+    const waits = () => { if (mine === latest) status_.textContent = `Looking at ${file.name} … the captions are read for the first time`; return mine === latest; };
+    const answer = await ask("/v1/captions", { method: "POST", body: file }, waits);
     if (mine !== latest) return;
     list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)})` })));
     status_.textContent = `Captions for ${file.name}, best first`;

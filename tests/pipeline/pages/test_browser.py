@@ -14,7 +14,7 @@ import pytest
 from pipeline.pages.app import page_of
 from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server
-from pipeline.service.local import LocalService
+from pipeline.service.local import Generation, LocalService
 from pipeline.service.metrics import Metrics
 from tests.photos import write_photos
 from tests.pipeline.pages.browser import Page
@@ -260,6 +260,26 @@ def test_captions_for_a_photo_leave_with_the_next_query(page: Page, album: Path)
     wait_for(lambda: len(page.all("#captions li")) == 10)
     page.ask("a boat")
     assert not page.all("#captions li, #captions img")
+
+
+def test_the_first_photo_waits_for_the_captions(
+    page: Page, album: Path, service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding them takes longer than a request may; then the answer comes."""
+    captions_of, tries = Generation.captions_of, []
+
+    def slow(generation: Generation, content: bytes) -> Any:
+        tries.append(page.status)
+        if len(tries) < 3:
+            raise TimeoutError
+        return captions_of(generation, content)
+
+    monkeypatch.setattr(Generation, "captions_of", slow)
+    page.one("#upload").send_keys(str(album / "coco/train2014" / IMAGE))
+    wait_for(lambda: len(page.all("#captions li")) == 10)
+    assert tries[-1].endswith("the captions are read for the first time")
+    assert page.status == f"Captions for {IMAGE}, best first"
+    page.driver.get_log("browser")  # which names the 503s
 
 
 def test_a_file_that_is_no_photo_is_named_and_the_photos_are_a_click_away(page: Page, tmp_path: Path) -> None:

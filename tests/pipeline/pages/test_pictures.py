@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from pipeline.answer import Answer, Box, Hit
 from pipeline.errors import PipelineError
+from pipeline.pages import style
 from pipeline.pages.pictures import draw_answers, justified, with_boxes
 
 
@@ -53,7 +54,7 @@ def test_a_name_hides_no_small_box(top: int, bottom: int, row: int) -> None:
     """It stands above its box, else below it, else inside."""
     hit = Hit(1, 0.5, "a.jpg", boxes=(Box((10, top, 30, bottom), 1.0, "hand"),), image_size=(100, 100))
     drawn = np.asarray(with_boxes(Image.new("RGB", (100, 100)), hit, (100, 100)))
-    red = (230, 60, 60)
+    red = ImageColor.getrgb(style.REGIONS[0])
     assert tuple(drawn[row, 12]) == red or tuple(drawn[row, 11]) == red
     if bottom - top < 20:
         assert tuple(drawn[(top + bottom) // 2, 20]) == (0, 0, 0)  # what is in the box is seen
@@ -66,3 +67,11 @@ def test_a_photo_is_named_by_its_file_as_on_pages(tmp_path: Path, monkeypatch: p
     assert hit.boxes[0].name  # which stands on its box
     draw_answers([Answer("a dog", 1, (replace(hit, image="sea/1.png"),))], tmp_path / "p.png")
     assert "1 · 0.500 · 1.png" in drawn
+
+
+def test_white_text_can_be_read_on_the_color_of_labels() -> None:
+    """WCAG asks for 4.5 : 1 where letters are as small."""
+    parts = [int(style.REGIONS[0][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    assert 1.05 / (luminance + 0.05) >= 4.5
