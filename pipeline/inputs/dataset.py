@@ -134,7 +134,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     if elsewhere:
         taken = collection.image_ids[row_of_image[elsewhere[0]]]
         notes.append(f"{len(elsewhere):,} images are named in other folders: {elsewhere[0]} is taken for {taken}")
-    rows_of_split = _by_split(captions_of_file, row_of_image, collection)
+    rows_of_split = _by_split(captions_of_file, row_of_image, collection, notes)
     if not rows_of_split:
         raise PipelineError(
             f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
@@ -150,17 +150,22 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
 
 
 def _by_split(
-    captions_of_file: Mapping[Path, Sequence[Caption]], row_of_image: Mapping[str, int], collection: StoreCollection
+    captions_of_file: Mapping[Path, Sequence[Caption]],
+    row_of_image: Mapping[str, int],
+    collection: StoreCollection,
+    notes: list[str],
 ) -> dict[str, dict[int, list[Caption]]]:
-    """The captions of each image, by split and by the image's row."""
+    """The captions of each image, by split and by the image's row; those that a file before has count once."""
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     split_of_row: dict[int, str] = {}
     found: dict[str, dict[int, list[Caption]]] = {}
+    before: set[tuple[int, str, int | None]] = set()
     for path, captions in captions_of_file.items():
-        for caption in captions:
-            if caption.image not in row_of_image:
-                continue
-            row = row_of_image[caption.image]
+        own = [(row_of_image[caption.image], caption) for caption in captions if caption.image in row_of_image]
+        keys = [(row, one.text, one.caption_id if isinstance(one.caption_id, int) else None) for row, one in own]
+        if repeated := sum(key in before for key in keys):
+            notes.append(f"{repeated:,} captions in {path} are in a file before it as well: they count once")
+        for (row, caption), key in zip(own, keys, strict=True):
             name = caption.split or store_splits[row] or split_of_name(path.name)
             if split_of_row.setdefault(row, name) != name:
                 raise PipelineError(
@@ -168,7 +173,9 @@ def _by_split(
                     f"{split_of_row[row] or '(none)'}",
                     "give each image one split, or name one captions file",
                 )
-            found.setdefault(name, {}).setdefault(row, []).append(caption)
+            if key not in before:
+                found.setdefault(name, {}).setdefault(row, []).append(caption)
+        before.update(keys)
     return found
 
 

@@ -194,3 +194,12 @@ def test_splits_that_training_does_not_know_are_said(tmp_path: Path) -> None:
         PipelineError, match="no image is in a split that training knows; found a 1 images / 1 captions, b"
     ):
         with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 1000)
+
+
+def test_captions_of_two_files_count_once(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    (tmp_path / "a.csv").write_text("1.jpg,A dog\n1.jpg,A dog\n2.jpg,A cat\n")  # people write the same twice
+    (tmp_path / "b.csv").write_text("1.jpg,A dog\n2.jpg,A dog\n")
+    dataset = load_dataset([store.path], [tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert dataset.splits[""].images.captions == ["A dog", "A dog", "A cat", "A dog"]
+    assert f"1 captions in {tmp_path}/b.csv are in a file before it as well: they count once" in dataset.notes
