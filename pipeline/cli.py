@@ -227,11 +227,12 @@ def import_features(config: "pipeline.interchange.common.ImportFeaturesConfig") 
     SOURCE is a folder in the layout of the original SCAN code (with --split), a bottom-up attention TSV file (Caffe's or
     LXMERT's columns), a folder with one .npz an image (MILVLG), or an HDF5 file of VQA code.
     """
+    from pipeline.extract import next_steps
     from pipeline.interchange.convert import import_features
 
     store = import_features(config, report=note)
     say(f"{store.path}: {len(store):,} photos, {store.num_regions} regions of {store.feature_dim} numbers each")
-    say_next(("train",), ("inspect", store.path))
+    say_next(*next_steps(store))
 
 
 @main.command(

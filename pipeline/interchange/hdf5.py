@@ -170,10 +170,9 @@ def _check_size(source: Path, file: Any, ranges: np.ndarray) -> None:
                 "make the file again",
             )
     features, counts = file["image_features"], ranges[:, 1] - ranges[:, 0]
-    if counts.sum() > len(features):
-        raise PipelineError(
-            f"{source}: pos_boxes name {counts.sum():,} regions of {len(features):,}; expected each once"
-        )
+    in_order = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    if not (in_order[1:, 0] >= in_order[:-1, 1]).all():
+        raise PipelineError(f"{source}: pos_boxes give regions to several images; expected each to one")
     per_row = math.prod(features.shape[1:]) * features.dtype.itemsize
     common.check_image_size(source, int(counts.max(initial=0)) * per_row)
 
@@ -231,7 +230,7 @@ def _ids_from(path: Path, count: int) -> list[str]:
             if len(content) != count or sorted(ids) != list(range(count)) or bool in map(type, ids):
                 raise ValueError(f"rows are not 0 to {count - 1}, once each")
             return [ids[row] for row in range(count)]
-        if not isinstance(content, list) or not all(isinstance(value, (str, int)) for value in content):
+        if not isinstance(content, list) or not all(type(value) in (str, int) for value in content):
             raise ValueError("expected a list of ids, or an object id -> row")
         return [str(value) for value in content]
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -65,6 +65,8 @@ def _rows(source: Path, file: Any, config: common.ImportFeaturesConfig) -> Itera
 
 def _row(where: str, values: dict[str, Any], config: common.ImportFeaturesConfig) -> common.Row:
     found = values.pop("image_id").as_py()
+    if found is None:
+        raise PipelineError(f"{where}: a row without an image_id")
     height, width = (int(values.pop(name).as_py() or 0) if name in values else 0 for name in common.SIZE)
     try:
         arrays = {name: _array(value) for name, value in values.items()}
@@ -79,6 +81,9 @@ def _array(value: Any) -> np.ndarray:
     inner = value.values
     if not hasattr(inner, "flatten") or not str(inner.type).startswith(("list", "fixed_size_list", "large_list")):
         return inner.to_numpy(zero_copy_only=False)
+    lengths = set(inner.value_lengths().to_pylist())
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"lists of {', '.join(map(str, lengths))} numbers in one image")
     return inner.flatten().to_numpy(zero_copy_only=False).reshape(len(inner), -1)
 
 

@@ -64,7 +64,7 @@ def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp
             file.create_group("image_features")
     message = {
         "sparse": "image_features was written to 0%",
-        "shared": "pos_boxes name 600 regions of 6; expected each once",
+        "shared": "pos_boxes give regions to several images; expected each to one",
         "group": "is a group",
         "external storage": "stored in other files",
     }
@@ -72,3 +72,30 @@ def test_hdf5_is_read_from_its_own_file_and_only_what_was_written(kind: str, tmp
     with pytest.raises(PipelineError, match=expected):
         import_any(path, output=str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
+
+
+def test_regions_of_two_images_are_refused_and_ranges_in_any_order_are_read(tmp_path: Path) -> None:
+    for name, ranges in (("shared", [[0, 2], [2, 4], [2, 4]]), ("turned", [[4, 6], [0, 2], [2, 4]])):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["image_ids"] = np.array([b"a", b"b", b"c"], dtype=object)
+            file["image_features"], file["pos_boxes"] = FEATURES.reshape(6, 4), np.array(ranges)
+    with pytest.raises(PipelineError, match="pos_boxes give regions to several images"):
+        import_any(tmp_path / "shared.h5", output=str(tmp_path / "s"))
+    store = import_any(tmp_path / "turned.h5", output=str(tmp_path / "t"))
+    np.testing.assert_array_equal(store["a"].features, FEATURES.reshape(6, 4)[4:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": ["a", None]}, r"x\.parquet: None: a row without an image_id"),
+        ({"features": [[[1.0, 2], [3, 4, 5, 6], [7, 8, 9]]] * 2}, r"a: lists of 2, 3, 4 numbers in one image"),
+        ({"features": [[[1.0, 2, 3], None, [4, 5, 6], [7, 8, 9]]] * 2}, r"a: lists of .*None.* numbers in one image"),
+    ],
+)
+def test_parquet_whose_lists_do_not_fit_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    columns = {"image_id": ["a", "b"], "features": [[[1.0, 2, 3]] * 3] * 2, **changes}
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(PipelineError, match=message):
+        import_any(tmp_path / "x.parquet", output=str(tmp_path / "s"))
