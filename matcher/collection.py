@@ -4,6 +4,7 @@ Letters: N images, M captions, K regions, L words, T words of some captions toge
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -75,9 +76,16 @@ class EncodedCaptions:
     @torch.inference_mode()
     def pack(self, captions: Tensor) -> Tensor:
         """The words of some captions, one after another: (T, E)."""
+        if len(self.tokens) <= ENCODE_CAPTIONS:  # queries, which both stages of a search ask for
+            return pack(self._few, self.lengths, captions)
         parts = []
         for some in captions.split(ENCODE_CAPTIONS):
             tokens, lengths = pad([self.tokens[index] for index in some.tolist()])
             words = self.model.encode_tokens(tokens, lengths)
             parts.append(pack(words, self.lengths[some], torch.arange(len(some))))
         return torch.cat(parts)
+
+    @cached_property
+    def _few(self) -> Tensor:
+        """Word embeddings (M, L, E) of all captions, padded."""
+        return self.model.encode_tokens(*pad(self.tokens))

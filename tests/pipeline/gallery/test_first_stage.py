@@ -81,6 +81,19 @@ def test_exact_equals_two_stages_over_every_candidate(place: Path) -> None:
     assert "compared exactly" not in str(exact[0])
 
 
+def test_both_stages_encode_a_sentence_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(Path("runs/x"))
+    build(run)
+    searcher, encoded = searching(run), []
+    assert searcher.first_stage is not None
+    searcher.first_stage.candidates = 20
+    encode = run.model.encode_tokens
+    monkeypatch.setattr(run.model, "encode_tokens", lambda *a: (encoded.append(len(a[0])), encode(*a))[1])
+    answers = searcher.photos(SENTENCES[:3], boxes=False)
+    assert [answer.compared for answer in answers] == [40, 40, 40]
+    assert encoded == [3]
+
+
 def test_so_many_candidates_as_were_measured_hold_the_best(place: Path) -> None:
     run = make_run(Path("runs/x"))
     measured = build(run)
