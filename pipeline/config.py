@@ -22,11 +22,21 @@ from pipeline.fields import convert, leaves
 
 T = TypeVar("T")
 LARGEST_FILE = 1 << 20  # bytes of a YAML file
+INTEGER, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_FLOAT = re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z")
 SHOWN = 60  # characters of a value in a message
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, which also reads 3e-4 as a number, as YAML 1.2 does, and refuses a key that stands twice."""
+    """PyYAML's with the numbers of YAML 1.2, as --options read them, and without keys that stand twice.
+
+    YAML 1.1 reads 010 as 8, 1:30 as 90, and 3e-4 as text.
+    """
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in found if tag not in (INTEGER, FLOAT)]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -36,9 +46,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which also quotes text that `_Loader` would read as a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(INTEGER, re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
+    _each.add_implicit_resolver(FLOAT, _FLOAT, list("-+.0123456789"))
+_Loader.add_constructor(INTEGER, lambda _, node: int(node.value))
 
 
 def load_config(
@@ -107,7 +122,13 @@ def presets(group: str) -> dict[str, Path]:
 
 def save_config(config: Any, path: Path) -> None:
     """Write a resolved configuration as YAML that `--config` reads back to the same dataclass."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(to_yaml(to_dict(config)), encoding="utf-8")
+
+
+def to_yaml(content: Mapping[str, Any]) -> str:
+    """Nested plain dictionaries and lists as YAML that `--config` reads back."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from configs.errors import first_line
 from configs.files import file_sha256
 from detector.hub import MIRRORS, SUMS, hub_name, is_fetched
 from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
-from pipeline.config import to_dict
+from pipeline.config import to_dict, to_yaml
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
 from pipeline.files import read_json, replacing
@@ -157,7 +156,7 @@ def _run(folder: Path, detector: str) -> Package:
         files[f"evaluation/{path.name}"] = json.dumps(evaluation, indent=1).encode()
     paths = {key: _names(getattr(run.config, key)) for key in ("features", "captions")}
     settings = {**to_dict(run.config), **paths, "run": folder.resolve().name}
-    files[CONFIG] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+    files[CONFIG] = to_yaml(settings).encode()
     files[DATA] = json.dumps({**content, "data": data}, sort_keys=True, indent=1).encode()
     made_of = {"recalls": recalls, "data": data, "settings": content.get("config")}
     return Package("model", ("retrieve", "--query", QUERY, "--run"), files, made_of)

@@ -165,5 +165,24 @@ def test_files_that_are_no_yaml_are_one_line(tmp_path: Path, content: bytes) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["010", "09", "1:30", "1e3", "-.5", "+7", "0x10", "1_0", ".inf", "no", "~", "2014"])
+def test_numbers_are_read_in_files_as_on_the_command_line_and_text_stays_text(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"section: {{steps: [{text}]}}\n")
+    read = []
+    for source in (
+        {"config": str(path)},
+        {"overrides": [f"section.steps=[{text}]"]},
+        {"options": {"section.steps": (text,)}},
+    ):
+        try:
+            read.append(load_config(Command, **source).section.steps)
+        except PipelineError:
+            read.append(None)  # no number to any of them
+    assert read == [{"010": (10,), "09": (9,), "+7": (7,), "2014": (2014,), "1_0": (10,)}.get(text)] * 3
+    save_config(Command(images=(text,), name=text), tmp_path / "config.yaml")
+    assert load_config(Command, config=str(tmp_path / "config.yaml")) == Command(images=(text,), name=text)
+
+
 def test_yaml_numbers_of_version_1_2() -> None:
     assert load_config(Command, overrides=["detector.rate=3e-4"]).detector == {"rate": 3e-4}
