@@ -26,16 +26,20 @@ MAX_JSON = 1 << 31  # bytes; Visual Genome's largest file has 0.8 GB
 
 
 @contextmanager
-def replacing(path: Path, *, sync: bool = True) -> Iterator[BufferedWriter]:
+def replacing(path: Path, *, sync: bool = True, folder: bool = False) -> Iterator[BufferedWriter]:
     """A file to write that takes its name when it is complete.
 
     Args:
         path: its name; a file of that name stands until then, and after an error.
         sync: wait until the disk has it, so that a power failure cannot take it.
+        folder: make its folder where it is not there.
 
     Raises:
         PipelineError: a disk that is full or cannot be written to.
     """
+    if folder:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path, sync=sync) as file:
         yield file
     rename(file.name, path, sync=sync)

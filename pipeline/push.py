@@ -89,8 +89,7 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
     if config.mirror:
         for file, content in files.items():
             path = Path(config.mirror, name.repository, file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as target:
+            with replacing(path, folder=True) as target:
                 target.write(content if isinstance(content, bytes) else content.read_bytes())
         report(f"published: {config.mirror}; serve it over HTTP, and set {MIRRORS} to its address")
         return package.command(name.repository)

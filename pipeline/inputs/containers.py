@@ -100,10 +100,8 @@ def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
     index = build(place, columns or ())
     index.columns = columns or ()
     if path:
-        with suppress(OSError, PipelineError):  # then it is built again
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path, sync=False) as file:
-                file.write(json.dumps(asdict(index)).encode())
+        with suppress(OSError, PipelineError), replacing(path, sync=False, folder=True) as file:  # else built again
+            file.write(json.dumps(asdict(index)).encode())
     return index
 
 

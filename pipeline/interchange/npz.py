@@ -65,8 +65,7 @@ def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> li
         path = target / f"{image_id}{SUFFIX}"
         if path.is_file() and zipfile.is_zipfile(path):  # a power failure may have left files without content
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, sync=False) as file:
+        with replacing(path, sync=False, folder=True) as file:
             np.savez(file, num_bbox=np.int64(len(arrays["x"])), **arrays)  # type: ignore[arg-type]
     os.sync()  # once, not for each of a hundred thousand files
     (target / UNFINISHED).unlink()

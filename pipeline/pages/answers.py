@@ -38,8 +38,7 @@ def write_page(answers: Sequence[Answer], path: Path, search: Search) -> None:
         sections=sections,
         items=items,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with replacing(path, folder=True) as file:
         file.write(page.encode())
 
 

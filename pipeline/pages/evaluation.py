@@ -41,7 +41,6 @@ def write_evaluation(
     owner = split.images.image_of_caption
     found = ranks(similarity, owner)
     curves = [run.folder for run in runs if (run.folder / METRICS).is_file()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = render(
         "evaluation.html",
         title=f"Evaluation of {' + '.join(run.name for run in runs)}",
@@ -57,7 +56,7 @@ def write_evaluation(
         image_mistakes=_image_mistakes(split, similarity, found.image_retrieval),
         caption_mistakes=_caption_mistakes(split, similarity, found.caption_retrieval),
     )
-    with replacing(path) as file:
+    with replacing(path, folder=True) as file:
         file.write(page.encode())
 
 

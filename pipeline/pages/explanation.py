@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
 from pipeline.files import replacing
 from pipeline.inputs.photos import shrunk
@@ -36,15 +35,11 @@ def draw(explanation: Explanation, path: Path) -> None:
     Raises:
         PipelineError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(path) as file:
-            if path.suffix == ".html":
-                file.write(page(explanation).encode())
-            else:
-                _figure(explanation).savefig(file, format=path.suffix[1:], dpi=110)
-    except OSError as error:
-        raise PipelineError(f"--output {path}: cannot be written ({error.strerror})") from error
+    with replacing(path, folder=True) as file:
+        if path.suffix == ".html":
+            file.write(page(explanation).encode())
+        else:
+            _figure(explanation).savefig(file, format=path.suffix[1:], dpi=110)
 
 
 def page(explanation: Explanation) -> str:

@@ -50,8 +50,7 @@ def draw_answers(answers: Sequence[Answer], path: Path, title: str = "", kind: K
     for strip in strips:
         page.paste(strip, (0, top))
         top += strip.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with replacing(path, folder=True) as file:
         page.save(file, format=format_)
 
 
