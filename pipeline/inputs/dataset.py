@@ -3,6 +3,7 @@
 Letters: N images, M captions. Images without captions and captions without an image are counted in `Dataset.notes`.
 """
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,28 +82,32 @@ def find_captions(store: Store, notes: list[str] | None = None) -> Path:
         PipelineError: none found; the message lists where it looked.
     """
     patterns = [store.path / "captions*"]
-    for root in _roots(store):
+    for root in _roots(store):  # what is nearest first: captions.csv in the parent may be those of another folder
+        name = glob.escape(root.name)
+        patterns += [root / "captions.*", root.parent / f"{name}_captions.*"]
         for folder in (root.parent, root.parent / "annotations"):
-            patterns += [folder / "dataset*.json", folder / f"captions_{root.name}.json"]
-        patterns += [root.parent / f"{root.name}_captions.*", root.parent / "captions.*", root / "captions.*"]
+            patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
+        patterns.append(root.parent / "captions.*")
     index = ImageIndex(store.image_ids)
     skipped: list[str] = []
-    for pattern in patterns:
-        files = sorted(filter(Path.is_file, pattern.parent.glob(pattern.name)))
-        for path in files:
-            if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
-                skipped.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
-                continue
-            try:
-                captions = read_captions(path)
-            except PipelineError as error:
-                skipped.append(f"skipped {error.message}")
-                continue
-            if any(index.candidates(caption.image) for caption in captions):
-                if notes is not None:
-                    others = ", ".join(other.name for other in files[files.index(path) + 1 :])
-                    notes += skipped + ([f"{path} is taken, and not {others} beside it"] if others else [])
-                return path
+    found = (sorted(pattern.parent.glob(pattern.name)) for pattern in patterns)
+    files = list(dict.fromkeys(path for paths in found for path in paths if path.is_file()))
+    for number, path in enumerate(files, start=1):
+        if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
+            skipped.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
+            continue
+        try:
+            captions = read_captions(path)
+        except PipelineError as error:
+            skipped.append(f"skipped {error.message}")
+            continue
+        if any(index.candidates(caption.image) for caption in captions):
+            if notes is not None:
+                others = ", ".join(
+                    other.name if other.parent == path.parent else str(other) for other in files[number:]
+                )
+                notes += skipped + ([f"{path} is taken, and not {others}"] if others else [])
+            return path
     looked = ", ".join(str(pattern) for pattern in patterns)
     reasons = "".join(f"; {reason}" for reason in skipped)
     raise PipelineError(

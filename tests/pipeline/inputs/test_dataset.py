@@ -149,7 +149,7 @@ def test_stray_files_beside_the_photos_are_skipped_and_counted(tmp_path: Path) -
     (tmp_path / "dataset-metadata.json").write_text('{"title": "photos"}')
     (tmp_path / "features/mine/captions_old").mkdir()
     (tmp_path / "features/mine/captions.bak").write_bytes(b"\xff\xfe\xfd")
-    wanted = write_coco(tmp_path / "mine/captions.json", names(3))
+    wanted = write_coco(tmp_path / "captions.json", names(3))
     dataset = load_dataset([tmp_path / "features/mine"])
     assert dataset.caption_files == [wanted]
     assert [note.split(": ")[0] for note in dataset.notes] == [
@@ -178,7 +178,7 @@ def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path:
     assert find_captions(open_store(folder), notes) == folder / "captions.csv"
     assert notes == [
         f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
-        f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt beside it",
+        f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt",
     ]
 
 
@@ -203,3 +203,18 @@ def test_captions_of_two_files_count_once(tmp_path: Path) -> None:
     dataset = load_dataset([store.path], [tmp_path / "a.csv", tmp_path / "b.csv"])
     assert dataset.splits[""].images.captions == ["A dog", "A dog", "A cat", "A dog"]
     assert f"1 captions in {tmp_path}/b.csv are in a file before it as well: they count once" in dataset.notes
+
+
+def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "camera [2019]"
+    write_store(tmp_path / "features/mine", [2], image_roots=[str(folder)])
+    write_coco(tmp_path / "captions.json", names(2))  # of a sibling, whose photos have the same names
+    assert find_captions(open_store(tmp_path / "features/mine")) == tmp_path / "captions.json"
+    nearest = [
+        write_coco(path, names(2)) for path in (folder / "captions.json", tmp_path / f"{folder.name}_captions.json")
+    ]
+    notes: list[str] = []
+    assert find_captions(open_store(tmp_path / "features/mine"), notes) == nearest[0]
+    assert notes == [f"{nearest[0]} is taken, and not {nearest[1]}, {tmp_path}/captions.json"]
+    nearest[0].unlink()
+    assert find_captions(open_store(tmp_path / "features/mine")) == nearest[1]
