@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,17 @@ SHORT = 12  # hexadecimal digits of a checksum in a folder's name
 class StoredEmbeddings:
     """Region embeddings (N, K, E) of a collection: `matcher.similarity.RegionEmbeddings`. Made by `store_embeddings`."""
 
-    def __init__(self, parts: Sequence[np.ndarray], device: torch.device, rows: np.ndarray | None = None):
-        """parts: (n, K, E) float16 of every shard, in the collection's order. rows: (N,) of the collection; None: all."""
+    def __init__(self, parts: Sequence[np.ndarray], device: torch.device):
+        """parts: (n, K, E) float16 of every shard, in the collection's order."""
         self.parts, self.device = parts, device
         self._starts = np.cumsum([0, *map(len, parts)])
-        self.rows = np.arange(self._starts[-1]) if rows is None else rows
-        self.shape = len(self.rows), *parts[0].shape[1:]
+        self._addresses = np.array([part.__array_interface__["data"][0] for part in parts])
+        self.rows = np.arange(self._starts[-1])  # (N,) of the collection
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, K, E)."""
+        return len(self.rows), *self.parts[0].shape[1:]
 
     def __getitem__(self, images: slice) -> Tensor:
         """(n, K, E) float32 of consecutive images, on the model's device."""
@@ -57,24 +63,30 @@ class StoredEmbeddings:
 
     def gather(self, images: np.ndarray) -> Tensor:
         """(B, K, E) float32 of some images, on the model's device."""
-        out, rows = np.empty((len(images), *self.shape[1:]), np.float16), self.rows[images]
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        out = np.empty((len(images), *self.shape[1:]), np.float16)
+        part_of, own = self._places(self.rows[images])
         # one by one: scattered rows have a part each, and indexing with arrays takes 6 us a part
-        for place, (part, row) in enumerate(
-            zip(part_of.tolist(), (rows - self._starts[part_of]).tolist(), strict=True)
-        ):
+        for place, (part, row) in enumerate(zip(part_of.tolist(), own.tolist(), strict=True)):
             out[place] = self.parts[part][row]
         return torch.from_numpy(out).to(self.device).float()
 
     def among(self, rows: np.ndarray) -> "StoredEmbeddings":
         """Those of some rows of the collection, in their order."""
-        return StoredEmbeddings(self.parts, self.device, rows)
+        some = copy(self)
+        some.rows = rows
+        return some
 
     def read_ahead(self) -> "StoredEmbeddings":
         """Have the disk read these images, scattered ones, before they are asked for; returns itself."""
-        for part, _, rows in by_part(self.parts, self._starts, self.rows):
-            read_ahead(part, rows)
+        part_of, own = self._places(self.rows)
+        size = self.parts[0].strides[0]
+        read_ahead(self._addresses[part_of] + own * size, size)
         return self
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of each row (n,), and its row there (n,)."""
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        return part_of, rows - self._starts[part_of]
 
 
 def by_part(

@@ -21,7 +21,7 @@ from pipeline.store.tensors import map_safetensors
 
 KEY = "scan-pipeline/index"  # one entry of metadata: safetensors writes several in no fixed order
 VERSION = 1
-LIBC = ctypes.CDLL(None)  # opened once: it takes longer than the calls for a part
+LIBC = ctypes.CDLL(None)
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray], source: Mapping[str, str]) -> None:
@@ -63,15 +63,15 @@ def read_part(path: Path, source: Mapping[str, str], *, verify: bool = False) ->
     return arrays if fits else None
 
 
-def read_ahead(array: np.ndarray, rows: np.ndarray) -> None:
-    """Have the disk read some rows of a memory-mapped array (N, …) now, all together, and nothing else.
+def read_ahead(addresses: np.ndarray, size: int) -> None:
+    """Have the disk read some rows of memory-mapped arrays now, all together, and nothing else.
 
     Without it a row is read when it is touched, after the one before, and Linux reads megabytes around it.
+    addresses, size: where each row begins (n,), and its bytes.
     """
-    address, size = array.__array_interface__["data"][0], array.strides[0]
-    firsts = (address + rows * size) // mmap.PAGESIZE * mmap.PAGESIZE
-    for first, end in zip(firsts.tolist(), (address + (rows + 1) * size).tolist(), strict=True):
-        LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
+    firsts = addresses // mmap.PAGESIZE * mmap.PAGESIZE
+    for first, length in zip(firsts.tolist(), (addresses + size - firsts).tolist(), strict=True):
+        LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_WILLNEED)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
