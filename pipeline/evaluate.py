@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -79,14 +79,6 @@ class EvaluateConfig(CommandConfig):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
 
-class _Expectation(NamedTuple):
-    """What the preset of a run promises."""
-
-    folds: int
-    rsum: float
-    tolerance: float
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Recalls under each protocol."""
@@ -131,13 +123,18 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
     more: dict[str, Any] = {"chance": chances}
+    extras: list[str] = []
     if config.bootstrap:
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
     if config.eccv:
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
-    agreed = agreement(runs, judged, split) if judged else None
-    if agreed:
+        extras.append(_eccv_text(more["eccv_caption"]))
+    if judged:
+        agreed = agreement(runs, judged, split)
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
+        extras.append(str(agreed))
+    if config.latex:
+        extras.append(latex_row(runs[0].folder.name, next(reversed(protocols.values()))))
     path = _write(runs, split, origins, protocols, similarity, more)
     intervals = more.get("confidence_95", {})
     if config.html:
@@ -145,9 +142,6 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
 
         write_evaluation(Path(config.html), runs, split, protocols, similarity, chances, intervals)
         report(f"page: {config.html}")
-    extras = [_eccv_text(more["eccv_caption"])] if config.eccv else []
-    extras += [str(agreed)] if agreed else []
-    extras += [latex_row(runs[0].folder.name, next(reversed(protocols.values())))] if config.latex else []
     verified, verdict = _verify(expected, protocols) if expected else (True, "")
     return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
 
@@ -221,9 +215,7 @@ def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join(["ECCV Caption, CxC and COCO 5K (package eccv_caption):", *lines])
 
 
-def run_dataset(
-    run: TrainedRun, features: Sequence[str] = (), captions: Sequence[str] = ()
-) -> tuple[Dataset, bool, bool]:
+def run_dataset(run: TrainedRun, features: Sequence[str], captions: Sequence[str]) -> tuple[Dataset, bool, bool]:
     """The splits that a run recorded, or those of other stores.
 
     Returns:
@@ -298,26 +290,25 @@ def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
 def _check_folds(count: int, folds: int) -> int:
     """The number of folds: as asked, else five for COCO's 5,000 images."""
     folds = folds or (count // FOLD_SIZE if count == 5 * FOLD_SIZE else 1)
-    if folds < 1 or count % folds:
+    if count % folds:
         raise PipelineError(f"--folds {folds}: {count:,} images do not divide into {folds} equal folds")
     return folds
 
 
-def _expectation(run: TrainedRun, folds: int) -> _Expectation:
-    """What --verify compares with."""
+def _expectation(run: TrainedRun, folds: int) -> tuple[int, float, float]:
+    """What the preset of a run promises, for --verify: of how many folds, rsum, and tolerance."""
     file, expected = run.folder / "config.yaml", run.config.expected
     if "rsum" not in expected:
         raise PipelineError(f"{file}: has no expected recalls, which --verify needs", "choose a run of a preset")
     try:
-        wanted = _Expectation(
-            int(expected.get("folds", 1)), float(expected["rsum"]), float(expected.get("tolerance", 0.0))
-        )
+        wanted = int(expected.get("folds", 1))
+        rsum, tolerance = float(expected["rsum"]), float(expected.get("tolerance", 0.0))
     except (TypeError, ValueError) as error:
         raise PipelineError(f"{file}: its expected recalls are not numbers ({error})") from error
-    if wanted.folds > 1 and wanted.folds != folds:
-        remedy = f"evaluate with --folds {wanted.folds}"
-        raise PipelineError(f"--verify: the preset expects the mean of {wanted.folds} folds, not of {folds}", remedy)
-    return wanted
+    if wanted > 1 and wanted != folds:
+        remedy = f"evaluate with --folds {wanted}"
+        raise PipelineError(f"--verify: the preset expects the mean of {wanted} folds, not of {folds}", remedy)
+    return wanted, rsum, tolerance
 
 
 def _check_eccv(image_ids: Sequence[int | str], caption_ids: Sequence[int | str]) -> None:
@@ -400,8 +391,9 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return np.take_along_axis(best, order, axis=1)
 
 
-def _verify(expected: _Expectation, protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
-    found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (expected.folds > 1))
-    passed = found.rsum >= expected.rsum - expected.tolerance
+def _verify(expected: tuple[int, float, float], protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:
+    folds, rsum, tolerance = expected
+    found = next(metrics for name, metrics in protocols.items() if ("folds" in name) == (folds > 1))
+    passed = found.rsum >= rsum - tolerance
     relation = "reaches" if passed else "falls short of"
-    return passed, f"rsum {found.rsum:.1f} {relation} the expected {expected.rsum:g} - {expected.tolerance}"
+    return passed, f"rsum {found.rsum:.1f} {relation} the expected {rsum:g} - {tolerance}"
