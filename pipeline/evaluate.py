@@ -108,7 +108,9 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     report(f"run: {', '.join(member.name for member in runs)}")
     split, origins, notes = _choose_split(runs[0], config)
     folds = _check_folds(len(split.store_ids), config.folds)
-    expected = _expectation(runs[0], folds) if config.verify else None
+    expected = _expectation(runs, split.name, folds) if config.verify else None
+    if expected and origins:
+        notes.append("--verify: the preset's recalls are of the run's own data, and these are of other data")
     if config.eccv:
         _check_eccv(split.image_ids, split.caption_ids)
     judged = read_judgements(Path(config.judgements), notes) if config.judgements else []
@@ -295,9 +297,9 @@ def _check_folds(count: int, folds: int) -> int:
     return folds
 
 
-def _expectation(run: TrainedRun, folds: int) -> tuple[int, float, float]:
-    """What the preset of a run promises, for --verify: of how many folds, rsum, and tolerance."""
-    file, expected = run.folder / "config.yaml", run.config.expected
+def _expectation(runs: Sequence[TrainedRun], split: str, folds: int) -> tuple[int, float, float]:
+    """What the preset of a run promises of a split, for --verify: of how many folds, rsum, and tolerance."""
+    file, expected = runs[0].folder / "config.yaml", runs[0].config.expected
     if "rsum" not in expected:
         raise PipelineError(f"{file}: has no expected recalls, which --verify needs", "choose a run of a preset")
     try:
@@ -305,6 +307,12 @@ def _expectation(run: TrainedRun, folds: int) -> tuple[int, float, float]:
         rsum, tolerance = float(expected["rsum"]), float(expected.get("tolerance", 0.0))
     except (TypeError, ValueError) as error:
         raise PipelineError(f"{file}: its expected recalls are not numbers ({error})") from error
+    if len(runs) > 1:
+        raise PipelineError("--verify: a preset's recalls are of one run, not of an ensemble", "name one --run")
+    if (named := expected.get("split", "test")) != split:
+        raise PipelineError(
+            f"--verify: the preset's recalls are of the split {named}, not of {split}", f"{file} names it"
+        )
     if wanted > 1 and wanted != folds:
         remedy = f"evaluate with --folds {wanted}"
         raise PipelineError(f"--verify: the preset expects the mean of {wanted} folds, not of {folds}", remedy)

@@ -97,7 +97,7 @@ def test_verify_holds_a_run_to_its_preset(inside: Path) -> None:
         preset = inside / f"promise{rsum}.yaml"
         preset.write_text(
             "model: {embed_dim: 16, word_dim: 8}\ntraining: {epochs: 1, batch_size: 8, min_word_count: 1}\n"
-            f"expected: {{rsum: {rsum}, tolerance: 1.0, folds: 1}}\n"
+            f"expected: {{rsum: {rsum}, tolerance: 1.0, folds: 1, split: all}}\n"
         )
         assert scan("train", "--config", str(preset)).exit_code == 0
         said = scan("evaluate", "--run", f"runs/promise{rsum}", "--verify", "--split", "all")
