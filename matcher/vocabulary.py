@@ -30,10 +30,17 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = MIN_COUNT) -> "Vocabulary":
-        """The words that appear at least `min_count` times, most frequent first, then alphabetically."""
+        """The words that appear at least `min_count` times, most frequent first, then alphabetically.
+
+        Raises:
+            MatcherError: none does, so that all captions would be the same.
+        """
         counts = Counter(token for caption in captions for token in tokenize(caption))
         kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
-        return cls([*SPECIAL, *(word for word in kept if word not in SPECIAL)])
+        words = [word for word in kept if word not in SPECIAL]
+        if not words:
+            raise MatcherError(f"no word appears {min_count} times in the captions", "lower training.min_word_count")
+        return cls([*SPECIAL, *words])
 
     @classmethod
     def from_json(cls, path: Path | str) -> "Vocabulary":

@@ -33,7 +33,7 @@ from matcher.fit import BEST
 from matcher.matcher import Matcher
 from matcher.original import OriginalCheckpoint, load_original, read_vocabulary
 from matcher.state import STATE
-from pipeline.config import config_diff, load_config, save_config
+from pipeline.config import config_diff, load_config, save_config, to_dict
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import json_sha256, locked, read_json, write_json
@@ -252,6 +252,10 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
     state = read_json(folder / CALIBRATION, "a run's calibration") if (folder / CALIBRATION).is_file() else {}
     model, sha256 = load_model(folder / BEST, device), model_sha256(folder / BEST)
+    if changed := config_diff(to_dict(config.model), to_dict(model.config), (CONFIG, BEST)):
+        raise PipelineError(
+            f"{folder / CONFIG}: not the configuration of its model ({'; '.join(changed[:3])})", "copy the run again"
+        )
     own = state and state.get("model_sha256", sha256) == sha256  # else of another model: of one before, or another run
     return TrainedRun(folder, model, config, data, splits, sha256, Calibration.of_state(state) if own else None)
 

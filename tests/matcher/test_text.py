@@ -127,3 +127,8 @@ def test_the_nearest_spelling_of_a_few_words_is_looked_up() -> None:
     """It takes milliseconds a word, and a sentence may be made of nothing else."""
     found = Vocabulary([*SPECIAL, "house"]).unknown(" ".join(f"hous{letter}" for letter in "abcdfghi"))
     assert list(found.values()) == ["house"] * 4 + [""] * 4
+
+
+def test_a_vocabulary_without_words_is_refused() -> None:
+    with pytest.raises(MatcherError, match="no word appears 3 times in the captions; lower training"):
+        Vocabulary.build(["a dog", "a cat"], min_count=3)

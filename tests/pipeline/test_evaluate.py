@@ -188,6 +188,19 @@ def test_changed_captions_and_features_of_a_run_are_said(
     assert json.loads(config.read_text())["data"]["features_sha256"] == "of before" != before
 
 
+def test_a_model_of_another_configuration_is_refused(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the model was taken from another run, or somebody hoped to change it there."""
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    path = Path("runs/t2i_mean/config.yaml")
+    path.write_text(path.read_text().replace("softmax_temperature: 9.0", "softmax_temperature: 4.0"))
+    said = scan("evaluate", "--run", "runs/t2i_mean")
+    assert said.exit_code == 2
+    changed = "softmax_temperature: config.yaml 4.0, best.safetensors 9.0"
+    assert f"config.yaml: not the configuration of its model ({changed})" in said.output
+
+
 def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The photos, features, runs and captions go foreign together; nothing of the old place is used."""
     copy_of(inside, tmp_path / "old", monkeypatch)
@@ -216,12 +229,18 @@ def test_refusals_come_before_the_work(inside: Path, tmp_path: Path, monkeypatch
         assert message in said.output
     config = yaml.safe_load(Path("runs/t2i_mean/config.yaml").read_text())
     for expected, message in (
-        ({"rsum": 400, "folds": 5}, "the preset expects the mean of 5 folds, not of 1; evaluate with --folds 5"),
+        (
+            {"rsum": 400, "folds": 5, "split": "dev"},
+            "the preset expects the mean of 5 folds, not of 1; evaluate with --folds 5",
+        ),
         ({"rsum": "many"}, "its expected recalls are not numbers"),
+        ({"rsum": 400}, "the preset's recalls are of the split test, not of dev"),
     ):
         Path("runs/t2i_mean/config.yaml").write_text(yaml.safe_dump({**config, "expected": expected}))
         said = scan("evaluate", "--run", "runs/t2i_mean", "--verify")
         assert (said.exit_code, message in said.output) == (2, True), said.output
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--run", "runs/t2i_mean", "--verify")
+    assert (said.exit_code, "a preset's recalls are of one run, not of an ensemble" in said.output) == (2, True)
 
 
 @pytest.mark.parametrize("command", [["train", "--device", "cpu", "--run", "mine"]])
