@@ -22,6 +22,7 @@ from detector.locate import resolve
 from detector.training.fit import WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
+from matcher.checkpoint import digest
 from pipeline.annotations.coco import read_coco
 from pipeline.annotations.records import DetectionRecords, check_photos, read_class_vocabulary
 from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
@@ -29,8 +30,8 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.files import json_sha256
-from pipeline.runs import choose_folder, claim_run
+from pipeline.files import read_json
+from pipeline.runs import DATA, choose_folder, claim_run
 
 DETECTORS = Path("detectors")
 WORK = ("checkpoints", WEIGHTS)  # what a training has made
@@ -106,11 +107,13 @@ def run(
     common: dict[str, Any] = {"device": pick_device(config.device), "workers": config.workers, "progress": progress}
     if config.evaluate_only:
         weights = _evaluated_weights(config, folder)
+        _refuse_other_data(folder, records)
         result = evaluate_weights(weights, config.training, records, folder, **common)
         return TrainedDetector(folder, result, group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
-    identity = {"config": _identity(config), "network": to_dict(network), "data": _data(records)}
+    data = {**_data(records), "start_sha256": digest(dict(sorted(start.items())))}
+    identity = {"config": _identity(config), "network": to_dict(network), "data": data}
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     report(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
@@ -143,6 +146,18 @@ def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:
     if own.is_file() and not own.samefile(path):
         raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation", "choose another --run")
     return path
+
+
+def _refuse_other_data(folder: Path, records: DetectionRecords) -> None:
+    """The evaluation in a run's folder is that of the photos that were held out from it."""
+    if not (folder / DATA).is_file():
+        return
+    before, now = read_json(folder / DATA, "a run's identity").get("data"), _data(records)
+    before = before if isinstance(before, dict) else {}
+    is_known = all(before.get(key) == now[key] for key in ("objects", "attribute_names"))
+    if is_known and before.get("annotations_sha256") != now["annotations_sha256"]:  # other classes are told apart later
+        remedy = f"evaluate on others with --init {folder / WEIGHTS} and another --run"
+        raise PipelineError(f"{folder}: holds the evaluation on other photos or annotations than these", remedy)
 
 
 def read_records(config: TrainDetectorConfig, report: Callable[[str], None]) -> DetectionRecords:
@@ -216,7 +231,12 @@ def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
 
 
 def _data(records: DetectionRecords) -> dict[str, Any]:
-    ids = [[record["image_id"] for record in split] for split in (records.train, records.evaluation)]
+    annotations = [
+        [record["image_id"], Path(record["file_name"]).name]
+        + [record[key].tobytes() for key in ("boxes", "classes", "attributes")]
+        for split in (records.train, records.evaluation)
+        for record in split
+    ]
     return {
         "train_images": len(records.train),
         "evaluation_images": len(records.evaluation),
@@ -225,5 +245,5 @@ def _data(records: DetectionRecords) -> dict[str, Any]:
         "attributes": records.report.attributes,
         "objects": records.object_names,
         "attribute_names": records.attribute_names,
-        "split_sha256": json_sha256(ids),
+        "annotations_sha256": digest(annotations),
     }

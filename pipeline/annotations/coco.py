@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.files import file_sha256
 from detector.training.data import Record
 from pipeline.annotations.records import DetectionRecords, Report, clean_box, evenly_spaced, make_record
 from pipeline.errors import PipelineError
@@ -45,7 +46,17 @@ def read_coco(
     left_out = {"kept from training": len(everything) - len(kept), "without a usable box": len(kept) - len(train)}
     report.images += Counter(left_out | {"to train on": len(train), "held out": len(evaluation)})  # those above zero
     objects = list(categories.values())
-    return DetectionRecords(train, evenly_spaced(evaluation, evaluation_images), objects, [], read_image, report)
+    judged = evenly_spaced(evaluation, evaluation_images)
+    if same := _trained_on(train, judged):
+        report.images["held out that are trained on as well"] = same
+    return DetectionRecords(train, judged, objects, [], read_image, report)
+
+
+def _trained_on(train: Sequence[Record], evaluation: Sequence[Record]) -> int:
+    """Number of photos to evaluate on that have name and bytes of one to train on."""
+    names = {Path(record["file_name"]).name: Path(record["file_name"]) for record in train}
+    pairs = ((names.get(path.name), path) for path in (Path(record["file_name"]) for record in evaluation))
+    return sum(one is not None and file_sha256(one) == file_sha256(other) for one, other in pairs)
 
 
 def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], list[Record]]:

@@ -18,6 +18,8 @@ def write_coco(folder: Path, **changes: Any) -> Path:
     """A folder of COCO: two photos to train on, one to judge; categories 3 and 17."""
     for split, count in (("train2017", 2), ("val2017", 1)):
         write_photos(folder / split, count, names="{:012}.jpg", shapes=[(48, 64)])
+        with (folder / split / "000000000000.jpg").open("ab") as file:
+            file.write(split.encode())  # no photo is in both
         content = {
             "images": [{"id": i, "file_name": f"{i:012}.jpg", "height": 48, "width": 64} for i in range(count)],
             "categories": [{"id": 17, "name": "cat"}, {"id": 3, "name": "car"}],
@@ -42,6 +44,12 @@ def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
     kept = read_coco(tmp_path, held_out=frozenset({0}))
     assert [record["image_id"] for record in kept.train] == [1]
     assert kept.report.images["kept from training"] == 1
+
+
+def test_photos_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "val2017/000000000000.jpg").write_bytes((tmp_path / "train2017/000000000000.jpg").read_bytes())
+    assert read_coco(tmp_path).report.images["held out that are trained on as well"] == 1
 
 
 def test_boxes_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
