@@ -150,7 +150,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and run the same command again to continue"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
-            remedy = "expected a folder that can be written to; choose another with --output"
+            remedy = "expected a folder that can be written to; make it one, or name another"
         else:
             remedy = "check the disk and run the same command again to continue"
         raise PipelineError(f"{path}: {error.strerror or error}", remedy) from error

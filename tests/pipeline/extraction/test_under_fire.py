@@ -61,7 +61,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.parametrize(("code", "remedy"), [
     (errno.ENOSPC, f"No space left on device; free some space and {CONTINUE}"),
-    (errno.EROFS, "Read-only file system; expected a folder that can be written to; choose another with --output"),
+    (errno.EROFS, "Read-only file system; expected a folder that can be written to; make it one, or name another"),
     (errno.EIO, f"Input/output error; check the disk and {CONTINUE}"),
 ])  # fmt: skip
 def test_a_disk_that_fails_at_any_step(photos: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
@@ -136,7 +136,7 @@ def test_a_read_only_output_ends_in_one_line(photos: Path, tmp_path: Path) -> No
 
 def test_an_output_that_is_a_file(photos: Path) -> None:
     (photos.parent / "store").touch()
-    with pytest.raises(PipelineError, match="File exists; expected a folder that can be written to; choose another"):
+    with pytest.raises(PipelineError, match="File exists; expected a folder that can be written to; make it one, or name another"):
         extract(photos)
 
 
