@@ -26,7 +26,7 @@ from pipeline.inputs.captions import split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
 from pipeline.store.format import stays_inside
 
-VERSION = 3  # of the index: what another version found in a container is not read
+VERSION = 4  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -191,6 +191,11 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
         with open_file(place) as file, _damage("a damaged or truncated parquet file"):
             table = parquet.ParquetFile(file)
             image = _image_column(place, table.schema_arrow)
+            if missing := set(columns).difference(table.schema_arrow.names):
+                raise PipelineError(
+                    f"{place}: no column {' or '.join(sorted(missing))}, which caption_columns names; "
+                    f"found {', '.join(table.schema_arrow.names[:8])}"
+                )
             wanted = [name for name in table.schema_arrow.names if name != image and _is_text(name, columns)]
             wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
@@ -319,14 +324,14 @@ def _captions(
     yield {
         "filename": name,
         "cocoid": known,
-        "split": split if isinstance(split, str) and split else split_of_name(os.path.basename(place)),
+        "split": str(split) if isinstance(split, str | int) and split != "" else split_of_name(os.path.basename(place)),
         "sentences": [{"raw": text, "sentid": number} for text, number in zip(texts, ids, strict=True)],
     }
 
 
 def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The captions in a record: a text, a list of texts, or Karpathy's sentences."""
-    for pattern in [re.escape(name) for name in columns] or CAPTIONS:
+    for pattern in ["|".join(map(re.escape, columns))] if columns else CAPTIONS:
         values = [value for key, value in record.items() if re.fullmatch(pattern, key, re.IGNORECASE)]
         if texts := [text for value in values for text in _flat(value) if text.strip()]:
             return list(dict.fromkeys(texts)) if len(values) > 1 else texts  # caption may repeat caption_0

@@ -287,11 +287,21 @@ def test_captions_of_tars_as_people_write_them(place: Path) -> None:
     assert index.skipped == {".txt that cannot be read": 1, ".json that cannot be read": 2}
 
 
+def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(place: Path) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    columns = {"jpg": [data], "alt": ["a dog"], "long": ["a big dog"], "caption": ["no"], "split": [1]}
+    pq.write_table(pa.table(columns), place / "x.parquet")
+    (found,) = containers.index_of(str(place / "x.parquet"), ("long", "alt")).captions
+    assert ([one["raw"] for one in found["sentences"]], found["split"]) == (["a dog", "a big dog"], "1")
+    with pytest.raises(PipelineError, match=r"x\.parquet: no column lnog, which caption_columns names; found jpg, alt"):
+        containers.index_of(str(place / "x.parquet"), ("alt", "lnog"))
+
+
 def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:
     extract(config(place, "parquet"), extractor)
     captions = place / "stores/parquet/captions_of_photos.json"
     before = captions.read_bytes()
-    for kind in ("parquet", "photos"):
+    for kind in ("tars", "photos"):
         with pytest.raises(
             PipelineError, match=r"caption_columns=captoin: no caption is in these of .*; expected columns"
         ):
