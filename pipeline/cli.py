@@ -368,7 +368,10 @@ def demo(config: DemoConfig) -> None:
             raise SystemExit(1)
         return
     from pipeline.demo import photos
+    from pipeline.errors import PipelineError
 
+    if config.quick or config.seed:
+        raise PipelineError("--quick and --seed: of the drawn world", "add --from-scratch, or leave them out")
     photos.run(Path(config.output or photos.FOLDER), config.device, report=say)
     say_next(("extract", "--images", "DIR"), ("app",))
 

@@ -88,3 +88,11 @@ def test_the_quick_demo_runs_killed_and_continued(tmp_path: Path, monkeypatch: p
     metrics = json.loads(Path("demo/runs/demo_quick/evaluation/test.json").read_text())["protocols"]["100 images"]
     for task in ("caption_retrieval", "image_retrieval"):
         assert metrics[task]["r10"] > 20  # twice chance; 39 and 35 where it was measured
+
+
+def test_options_of_the_drawn_world_are_not_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in (["--quick"], ["--seed", "3"]):
+        said = scan("demo", *options)
+        assert said.exit_code == 2
+        assert "--quick and --seed: of the drawn world; add --from-scratch" in said.stderr
