@@ -77,7 +77,9 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
                         f"set model.word_dim={len(values)}, or choose another file"
                     )
                 if word in ids:
-                    weight[ids[word]] = torch.tensor([float(value) for value in values])
+                    weight[ids[word]] = vector = torch.tensor([float(value) for value in values])
+                    if not vector.isfinite().all():
+                        raise ValueError("numbers that are not finite")
                     found.add(word)
     except (OSError, UnicodeDecodeError) as error:
         raise MatcherError(f"{path}: word vectors not readable ({error})") from error

@@ -120,6 +120,10 @@ class Trainer:
         if self.average is not None:
             self.parts["average"] = self.average
         self.state = load_state(run_dir, self.parts, model.vocabulary) or TrainState()
+        if self.state.best_step and not (run_dir / BEST).is_file():
+            raise MatcherError(
+                f"{run_dir / BEST}: gone, and no step from here makes it again", "choose another run folder"
+            )
         if not self.group.is_main:
             torch.manual_seed(config.seed + self.group.rank)  # an encoder's dropout, different in every process
         self.stopping = False

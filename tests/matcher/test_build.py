@@ -246,6 +246,7 @@ def test_word_vectors_fill_the_embeddings(tmp_path: Path) -> None:
     [
         (["dog 1 2"], r"line 1 has 2 numbers, the embeddings 3; set model\.word_dim=2"),
         (["dog 1 2 3", "cat 1 2 x"], "line 2 is damaged"),
+        (["dog 1 2 3", "cat 1 2 nan"], "line 2 is damaged .numbers that are not finite"),
         (["zebra 1 2 3"], "no word of the vocabulary in it"),
     ],
 )

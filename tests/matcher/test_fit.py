@@ -122,6 +122,13 @@ def test_ctrl_c_saves_the_step_and_the_run_continues_bit_for_bit(
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
+def test_a_finished_run_without_its_best_model_is_not_said_to_be_done(tmp_path: Path) -> None:
+    train(tmp_path)
+    (tmp_path / BEST).unlink()
+    with pytest.raises(MatcherError, match=r"best\.safetensors: gone, and no step from here makes it again; choose"):
+        train(tmp_path)
+
+
 def test_checkpoints_come_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECIPE, validate_every=1000, checkpoint_minutes=0.0)
     train(tmp_path / "whole", recipe)

@@ -136,7 +136,9 @@ def test_a_read_only_output_ends_in_one_line(photos: Path, tmp_path: Path) -> No
 
 def test_an_output_that_is_a_file(photos: Path) -> None:
     (photos.parent / "store").touch()
-    with pytest.raises(PipelineError, match="File exists; expected a folder that can be written to; make it one, or name another"):
+    with pytest.raises(
+        PipelineError, match="File exists; expected a folder that can be written to; make it one, or name another"
+    ):
         extract(photos)
 
 
