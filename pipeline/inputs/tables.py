@@ -183,6 +183,8 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
 
 def _listed(field: str) -> list[str]:
     """The captions of a field: pandas writes a list of them as ['A dog', 'A cat']."""
+    if field == "[]":
+        return [""]  # an empty caption, which is counted
     if field.startswith(("['", '["')) and field.endswith("]"):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # ast's own; then it is one caption
             found = ast.literal_eval(field)
