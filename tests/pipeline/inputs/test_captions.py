@@ -64,7 +64,8 @@ def test_every_numbered_column_of_captions_is_read(tmp_path: Path) -> None:
 def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
     """As the hub's table of Flickr30K has them, and as pandas writes a column of lists."""
     path = write(
-        tmp_path / "c.csv", f'raw,sentids,split,filename\n{cell},"[0, 1]",val,a.jpg\n"[a sign]",[2],test,b.jpg\n[],[],test,c.jpg\n'
+        tmp_path / "c.csv",
+        f'raw,sentids,split,filename\n{cell},"[0, 1]",val,a.jpg\n"[a sign]",[2],test,b.jpg\n[],[],test,c.jpg\n',
     )
     assert [(one.text, one.image, one.split) for one in read_captions(path)] == [
         ("A dog", "a.jpg", "dev"),
