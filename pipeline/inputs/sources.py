@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
@@ -180,6 +181,7 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
         source = open_source(root)
         for path, found in source.photos(skipped):
             name = path.rpartition(INSIDE)[2] if isinstance(source, Containers) else path
+            name = unquote(name) if isinstance(source, RemoteFolder) and root.startswith("http") else name
             photos.append(Photo(prefix + name, path, index, *found))
     if not photos:
         folders = ", ".join(map(str, roots))

@@ -74,6 +74,16 @@ def test_tars_and_parquet_over_http(place: Path, extractor: RegionExtractor) -> 
             list_photos([f"{server.url}/tars/{{00001..00002}}.tar"])
 
 
+def test_photos_of_a_url_are_called_as_their_files(place: Path, extractor: RegionExtractor) -> None:
+    name = "a b \u00fc#1.jpg"
+    photos = place / "data/photos"
+    (photos / name).write_bytes(next(photos.iterdir()).read_bytes())
+    with http_server(place / "data") as server:
+        store = extract(config(place, "photos", images=(f"{server.url}/photos",), output=str(place / "s")), extractor)
+        assert len(store) == COUNT + 1
+        assert read_photo(store.image_place(store.row(name))) == (photos / name).read_bytes()
+
+
 def test_a_server_that_tells_no_dates_is_said(
     place: Path, extractor: RegionExtractor, capsys: pytest.CaptureFixture[str]
 ) -> None:
