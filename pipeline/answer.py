@@ -26,6 +26,12 @@ class Hit:
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
     weak: bool = False  # no better than a sentence about another photo scores; never of a run without calibration
+    changed: bool = False  # its file is another one than was extracted
+
+    @property
+    def marks(self) -> list[str]:
+        """What a reader should know of it."""
+        return ["weak match"] * self.weak + ["changed since it was extracted"] * self.changed
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Answer:
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
             lines.append(
-                f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}"
+                f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}{'  (changed)' if hit.changed else ''}"
             )
             digits = 2 if hit.image_size == (0, 0) else 0
             for box in hit.boxes:

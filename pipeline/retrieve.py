@@ -71,6 +71,13 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         report(
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"
         )
+        answers = [
+            replace(
+                answer,
+                hits=tuple(replace(hit, changed=hit.image in changed and not hit.caption) for hit in answer.hits),
+            )
+            for answer in answers
+        ]
     if config.picture:
         header = f"run {search.name} · {len(search.collection):,} photos in {stores}"
         draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))

@@ -88,7 +88,7 @@ def _strip(answer: Answer) -> Image.Image:
             fitted = with_boxes(photo, hit, (width, row_height))
             cell.paste(fitted, ((width - fitted.width) // 2, (row_height - fitted.height) // 2))
             strip.paste(cell, (left, top))
-            parts = [str(hit.rank), f"{hit.score:.3f}", "weak match" if hit.weak else "", hit.image.split("/")[-1]]
+            parts = [str(hit.rank), f"{hit.score:.3f}", *hit.marks, hit.image.split("/")[-1]]
             caption = _fitted(" · ".join(filter(None, parts)), font(13), width)
             draw.text((left, top + row_height + 3), caption, FAINT if hit.weak else INK, font(13))
             left += width + GAP

@@ -62,6 +62,13 @@ def test_a_photo_that_changed_is_not_answered_with_its_old_regions(project: Path
     assert not np.array_equal(found.boxes, old.boxes)
     assert "changed since it was extracted; run extract again" in said[-2]
     asked = scan("retrieve", "--query", "a dog by a tree", "--top", "20", "--features", "features/mine")
+    (line,) = [line for line in asked.stdout.splitlines() if line.endswith("(changed)")]
+    assert first.name in line
+    told = scan(
+        "retrieve", "--query", "dog", "--top", "20", "--features", "features/mine", "--html", "a.html", "--json"
+    )
+    assert [hit["image"] for hit in json.loads(told.stdout)[0]["hits"] if hit["changed"]] == [first.name]
+    assert Path("a.html").read_text().count("changed since it was extracted") == 1
     assert f"1 of these photos changed since they were extracted ({first.name}, …)" in asked.stderr
 
 
