@@ -159,7 +159,10 @@ def _count(folder: Path, rows: int, captions: Sequence[str] | None) -> tuple[int
 def _image_names(path: Path, count: int) -> Sequence[str]:
     lines = common.read_lines(path) if path.exists() else [str(index) for index in range(count)]
     if len(lines) == count * CAPTIONS_PER_IMAGE:
-        lines = lines[::CAPTIONS_PER_IMAGE]
+        first = lines[::CAPTIONS_PER_IMAGE]
+        if wrong := next((n for n, line in enumerate(lines) if line != first[n // CAPTIONS_PER_IMAGE]), None):
+            raise PipelineError(f"{path}: line {wrong + 1} is another id than those of its image's other captions")
+        lines = first
     if len(lines) != count:
         raise PipelineError(f"{path}: {len(lines)} ids for {count} images; expected one an image, or one a caption")
     return lines

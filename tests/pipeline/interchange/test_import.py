@@ -120,6 +120,18 @@ def test_one_caption_an_image_is_not_taken_for_five(tmp_path: Path) -> None:
         import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"))
 
 
+def test_an_id_a_caption_is_the_same_for_the_five_of_an_image(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "precomp")
+    ids = [f"photo{number // 5}" for number in range(15)]
+    (tmp_path / "precomp/dev_ids.txt").write_text("\n".join(ids) + "\n")
+    assert list(import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"))) == ids[::5]
+    (tmp_path / "precomp/dev_ids.txt").write_text("\n".join(ids[1:] + ids[:1]) + "\n")
+    with pytest.raises(
+        PipelineError, match=r"dev_ids\.txt: line 5 is another id than those of its image's other captions"
+    ):
+        import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "t"))
+
+
 def test_confidences_of_twice_the_size_are_refused(tmp_path: Path) -> None:
     def cell(array: np.ndarray) -> str:
         return base64.b64encode(array.tobytes()).decode()
