@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from detector.locate import has_weights
+from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.answer import Answer
 from pipeline.caption_cache import caption_embeddings
@@ -70,7 +71,7 @@ class Generation:
 
     def stamp(self) -> dict[Path, int]:
         """When stores, model and index were last written to: a shard takes its name in its store's folder."""
-        paths = {self.run.folder / BEST, index_folder(self.run, INDEX) / STATE}
+        paths = {self.run.folder / BEST, self.run.folder / CALIBRATION, index_folder(self.run, INDEX) / STATE}
         paths |= {store.path for store in self.collection.stores}
         paths |= set() if self.config.features else {FEATURES, *FEATURES.glob("*")}
         times = {}

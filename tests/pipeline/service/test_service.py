@@ -25,7 +25,7 @@ from pipeline.service.http import Server
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.schema import ImageQuery, SearchRequest
 from pipeline.store.reader import open_stores
-from tests.pipeline.service.servers import images, make_server, search
+from tests.pipeline.service.servers import images, make_server, search, wait_for
 from tests.stores import make_store
 from tests.world import scan
 
@@ -157,6 +157,24 @@ def test_photos_like_a_photo(client: TestClient, generation: Generation) -> None
     foreign = search(client, embeddings=[text], limit=20)
     assert foreign["hits"][0]["id"] == own
     assert [hit["score"] for hit in foreign["hits"][1:]] == [hit["score"] for hit in alike["hits"]]
+
+
+def test_a_calibration_that_comes_after_its_model_is_taken(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training writes both, one after the other; the server may look in between."""
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    file = Path("runs/t2i_mean/calibration.json")
+    kept = file.read_bytes()
+    file.write_text("{}")
+    server = make_server(watch=0.02)
+    assert isinstance(server.service, LocalService)
+    assert server.service.generation.run.calibration is None
+    with TestClient(server.app()):
+        file.write_bytes(kept)
+        wait_for(lambda: server.service.generation.run.calibration)
 
 
 def test_candidates_come_from_the_index(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
