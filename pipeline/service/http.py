@@ -160,7 +160,7 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
         PipelineError: one that is not as declared.
     """
     if endpoint.query:
-        return from_mapping(endpoint.query, dict(request.query_params), "address")
+        return from_mapping(endpoint.query, _once(request.query_params.multi_items()), "address")
     if not endpoint.body:
         return None
     kind = endpoint.body if isinstance(endpoint.body, str) else JSON
@@ -172,12 +172,23 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
     if isinstance(endpoint.body, str):
         return bytes(content)
     try:
-        body = json.loads(content)
+        body = json.loads(content, object_pairs_hook=_once)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"body: not readable as JSON: {error}") from error
     if not isinstance(body, dict):
         raise PipelineError("body: expected a JSON object")
     return from_mapping(endpoint.body, body, "body")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Keys with their values; one that stands twice would lose a value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise PipelineError(f"duplicate key {next(name for name in names if names.count(name) > 1)}")
+    return found
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -221,3 +221,15 @@ def test_any_request_is_answered_or_refused(
         assert response.status_code in (200, 304, 307, 400, 404)
         if response.status_code == 400:
             assert "\n" not in response.json()["error"]
+
+
+def test_a_value_that_stands_twice_is_not_lost(client: TestClient, generation: Generation) -> None:
+    photo = generation.library.id(0)
+    for response in (
+        client.get(f"/v1/photos/{photo}/explanation?query=a%20dog&query=a%20tree"),
+        client.get(f"/v1/photos/{photo}/image?size=64&size=640"),
+        client.post("/v1/search", content=b'{"queries": ["a dog"], "queries": ["a tree"]}'),
+        client.post("/v1/search", content=b'{"queries": ["a dog"], "filter": {"store": "a", "store": "b"}}'),
+    ):
+        assert response.status_code == 400
+        assert response.json()["error"].startswith("duplicate key ")
