@@ -136,7 +136,9 @@ class Server:
         except TimeoutError:
             raise HTTPException(503, f"took more than {limit:g} s; ask again later") from None
         except UserError as error:  # of the one who asks; all else is a fault of the server
-            raise HTTPException(404 if isinstance(error, NotFound) else 400, without_folders(str(error))) from None
+            raise HTTPException(
+                404 if isinstance(error, NotFound) else 400, without_folders(" ".join(str(error).split()))
+            ) from None
         except HTTPException:
             raise
         except Exception:

@@ -223,6 +223,12 @@ def test_any_request_is_answered_or_refused(
             assert "\n" not in response.json()["error"]
 
 
+def test_a_mistake_with_a_line_break_is_told_in_one_line(client: TestClient) -> None:
+    response = client.post("/v1/search", content=b'{"\\n": null, "queries": ["a dog"]}')
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("body: unknown key ;")
+
+
 def test_a_value_that_stands_twice_is_not_lost(client: TestClient, generation: Generation) -> None:
     photo = generation.library.id(0)
     for response in (
