@@ -109,9 +109,12 @@ def test_a_request_has_a_time_limit(inside: Path, gate: Gate) -> None:
 def test_requests_that_have_begun_are_answered_when_the_server_stops(
     inside: Path, gate: Gate, pool: ThreadPoolExecutor
 ) -> None:
-    with on_a_thread(make_server()) as (running, thread, url):
-        waiting = [pool.submit(ask, url, query) for query in ("a dog", "a tree", "a boat")]
+    server = make_server()
+    with on_a_thread(server) as (running, thread, url):
+        waiting = [pool.submit(ask, url, "a dog")]
         assert gate.entered.acquire(timeout=30)
+        waiting += [pool.submit(ask, url, query) for query in ("a tree", "a boat")]
+        wait_for(lambda: len(server.service.batches.waiting) == 2)  # type: ignore[attr-defined]
         running.should_exit = True
         wait_for(lambda: not running.servers[0].is_serving())  # nobody new is let in
         assert thread.is_alive()
