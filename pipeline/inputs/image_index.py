@@ -82,7 +82,8 @@ class ImageIndex:
         if len(names) == 1:
             return names
         own = _base(self.image_ids[row])
-        grades = [(_base(name) == own, self._agreement(name, row)) for name in names]
+        elsewhere = {name: self.is_elsewhere(name, row) for name in names}
+        grades = [(_base(name) == own, self._agreement(name, row), not elsewhere[name]) for name in names]
         best = names[grades.index(max(grades))]
         for name, grade in zip(names, grades, strict=True):
             if grade == max(grades) and not _is_same(name, best):
@@ -90,7 +91,7 @@ class ImageIndex:
                     f"{where}: images {best!r} and {name!r} both can be {self.image_ids[row]}",
                     "extract each folder with its name in the ids, or name another captions file",
                 )
-        return [name for name in names if _is_same(name, best)]
+        return [name for name in names if _is_same(name, best) and elsewhere[name] == elsewhere[best]]
 
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""

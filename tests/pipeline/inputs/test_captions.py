@@ -377,3 +377,5 @@ def test_captions_of_another_folder_do_not_go_to_a_photo_of_the_same_name() -> N
     with pytest.raises(PipelineError, match=r"'a/1\.jpg' and 'b/1\.jpg' both can be 1\.jpg"):
         index.match(["a/1.jpg", "b/1.jpg"], "d.json")
     assert index.match(["1.png", "1.jpg"], "d.json") == {"1.jpg": 0}
+    # beside a photo's own name one of a folder that it is not in means another photo
+    assert ImageIndex(["2.jpg"], ["/data/photos/2.jpg"]).match(["2.jpg", "other/2.jpg"], "d.csv") == {"2.jpg": 0}
