@@ -201,3 +201,11 @@ def kendall(scores: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
     if m < 2:
         return 0.0, 0.0
     return excess / float(np.sqrt(float(untied_scores) * untied_grades)), 2 * excess * m / (n**2 * (m - 1))
+
+
+def best_columns(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the largest scores of each row, best first: (rows, count)."""
+    count = min(count, scores.shape[1])
+    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)

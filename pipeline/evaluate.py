@@ -3,12 +3,9 @@
 Letters: N images, M captions. Several runs are an ensemble: their similarity matrices are averaged, as published.
 """
 
-import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from matcher.metrics import RetrievalMetrics, chance, confidence_intervals, fold_average, ranks, recalls
+from matcher.metrics import RetrievalMetrics, best_columns, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
+from pipeline.eccv import check_eccv, eccv_caption, eccv_text
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
 from pipeline.files import read_json, write_json
@@ -41,7 +39,6 @@ from pipeline.runs import (
     relative_to_run,
 )
 
-RANKED_ECCV = 1000  # more than any query of ECCV Caption has right answers
 RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
 FEW = 100  # images; below that a recall says little
@@ -112,7 +109,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if expected and origins:
         notes.append("--verify: the preset's recalls are of the run's own data, and these are of other data")
     if config.eccv:
-        _check_eccv(split.image_ids, split.caption_ids)
+        check_eccv(split.image_ids, split.caption_ids)
     judged = read_judgements(Path(config.judgements), notes) if config.judgements else []
     locate(judged, split, runs)
     for member in runs:
@@ -130,7 +127,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
     if config.eccv:
         more["eccv_caption"] = eccv_caption(similarity, split.image_ids, split.caption_ids)
-        extras.append(_eccv_text(more["eccv_caption"]))
+        extras.append(eccv_text(more["eccv_caption"]))
     if judged:
         agreed = agreement(runs, judged, split)
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
@@ -182,39 +179,6 @@ def latex_row(name: str, metrics: RetrievalMetrics) -> str:
     tasks = (metrics.caption_retrieval, metrics.image_retrieval)
     cells = [f"{value:.1f}" for task in tasks for value in (task.r1, task.r5, task.r10)]
     return " & ".join([name.replace("_", r"\_"), *cells, f"{metrics.rsum:.1f}"]) + r" \\"
-
-
-def eccv_caption(
-    similarity: np.ndarray, image_ids: Sequence[int | str], caption_ids: Sequence[int | str]
-) -> dict[str, dict[str, float]]:
-    """ECCV Caption (Chun et al., ECCV 2022), CxC and COCO 5K of COCO's test images: {metric: {"i2t": …, "t2i": …}}.
-
-    Args:
-        similarity: (N, M).
-        image_ids, caption_ids: COCO's own integers, in the order of rows and columns.
-
-    Raises:
-        PipelineError: the package is not installed, or these are not COCO's 5,000 test images.
-    """
-    _check_eccv(image_ids, caption_ids)
-    from eccv_caption import Metrics
-
-    captions, images = _top(similarity, RANKED_ECCV), _top(similarity.T, RANKED_ECCV)
-    found = Metrics().compute_all_metrics(
-        {image: [caption_ids[m] for m in row] for image, row in zip(image_ids, captions, strict=True)},
-        {caption: [image_ids[n] for n in row] for caption, row in zip(caption_ids, images, strict=True)},
-        target_metrics=("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "coco_5k_recalls", "cxc_recalls"),
-        Ks=(1, 5, 10),
-    )
-    return {metric: {task: float(value) for task, value in values.items()} for metric, values in found.items()}
-
-
-def _eccv_text(metrics: dict[str, dict[str, float]]) -> str:
-    lines = [
-        f"  {metric:18} caption retrieval {values['i2t']:6.2%}   image retrieval {values['t2i']:6.2%}"
-        for metric, values in metrics.items()
-    ]
-    return "\n".join(["ECCV Caption, CxC and COCO 5K (package eccv_caption):", *lines])
 
 
 def run_dataset(run: TrainedRun, features: Sequence[str], captions: Sequence[str]) -> tuple[Dataset, bool, bool]:
@@ -319,20 +283,6 @@ def _expectation(runs: Sequence[TrainedRun], split: str, folds: int) -> tuple[in
     return wanted, rsum, tolerance
 
 
-def _check_eccv(image_ids: Sequence[int | str], caption_ids: Sequence[int | str]) -> None:
-    """Refuse other images and captions than those that the package judges."""
-    if importlib.util.find_spec("eccv_caption") is None:
-        raise PipelineError("--eccv: needs the package eccv_caption", "pip install 'scan-pipeline[eccv]'")
-    listed = resources.files("eccv_caption") / "data/original_image_to_caption.json"
-    truth = {int(image): captions for image, captions in json.loads(listed.read_text()).items()}
-    found = len(truth.keys() & set(image_ids)), len({c for own in truth.values() for c in own} & set(caption_ids))
-    if found != (len(truth), sum(map(len, truth.values()))) or len(image_ids) != len(truth):
-        raise PipelineError(
-            f"--eccv: of {len(image_ids):,} images and {len(caption_ids):,} captions {found[0]:,} and {found[1]:,} have an id "
-            "of the test split; expected COCO's 5,000 test images of the Karpathy split, with their ids"
-        )
-
-
 def _protocols(similarity: np.ndarray, image_of_caption: np.ndarray, folds: int) -> dict[str, RetrievalMetrics]:
     count = len(similarity)
     protocols = {f"{count:,} images": recalls(ranks(similarity, image_of_caption))}
@@ -384,19 +334,11 @@ def _is_free(path: Path, made_of: Sequence[str]) -> bool:
 def _rankings(similarity: np.ndarray, split: Split) -> dict[str, list[dict[str, Any]]]:
     """The best results of every query, in the dataset's own ids."""
     images, captions = split.image_ids, split.caption_ids
-    found = zip(images, _top(similarity, RANKED), strict=True)
+    found = zip(images, best_columns(similarity, RANKED), strict=True)
     caption_retrieval = [{"image_id": image, "caption_ids": [captions[m] for m in row]} for image, row in found]
-    found = zip(captions, _top(similarity.T, RANKED), strict=True)
+    found = zip(captions, best_columns(similarity.T, RANKED), strict=True)
     image_retrieval = [{"caption_id": caption, "image_ids": [images[n] for n in row]} for caption, row in found]
     return {"caption_retrieval": caption_retrieval, "image_retrieval": image_retrieval}
-
-
-def _top(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the largest scores of each row, best first: (rows, count)."""
-    count = min(count, scores.shape[1])
-    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
 
 
 def _verify(expected: tuple[int, float, float], protocols: dict[str, RetrievalMetrics]) -> tuple[bool, str]:

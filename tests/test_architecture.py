@@ -51,7 +51,7 @@ LAYERS = [
         "starter",
     },  # verbs
     {"pages", "service"},
-    {"search", "ensemble", "explanation", "photo_lookup", "caption_cache", "judgements", "answer"},
+    {"search", "ensemble", "explanation", "photo_lookup", "caption_cache", "judgements", "eccv", "answer"},
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},

@@ -178,12 +178,7 @@ def build_first_stage(
         PipelineError: too few sentences, a disk that takes no more, or a server that does not answer.
     """
     before = _read_state(run, root)
-    backend = backend or (before[1].backend if before else FAISS)
-    if backend == MILVUS:
-        address = address or (before[1].address if before else "") or ADDRESS
-        connect(address)  # before the work
-    elif address:
-        raise PipelineError(f"--address {address}: of milvus, and the engine is {backend}", "add --backend milvus")
+    backend, address = _choose_engine(backend, address, before[1] if before else None)
     found, shards = None if recalibrate else before, features_sha256(collection)
     if found and found[1].shards == shards:
         parts = _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
@@ -204,10 +199,7 @@ def build_first_stage(
     write_json(generation(run, root) / STATE, asdict(measured), indent=1)
     _remove_outdated(run, collection, root, measured.head)
     if before and before[1].backend == MILVUS and before[1].place != measured.place:
-        try:
-            drop(*before[1].place)
-        except PipelineError as error:
-            report(f"note: {error.message}; it keeps the collection {before[1].place[1]}, which is not used any more")
+        _drop_collection(*before[1].place, report)
     if not measured.candidates:
         report(
             f"note: no number of candidates up to {len(collection) // MOST_CANDIDATES:,} holds {WANTED_RECALL:.0%} of the exact top "
@@ -216,6 +208,24 @@ def build_first_stage(
     elif backend == MILVUS:
         _in_milvus(run, collection, root, parts, measured, report)
     return measured
+
+
+def _choose_engine(backend: str, address: str, before: Measured | None) -> tuple[str, str]:
+    """The engine that finds candidates and where its server is, as asked or else as before; it answers."""
+    backend = backend or (before.backend if before else FAISS)
+    if backend == MILVUS:
+        address = address or (before.address if before else "") or ADDRESS
+        connect(address)
+    elif address:
+        raise PipelineError(f"--address {address}: of milvus, and the engine is {backend}", "add --backend milvus")
+    return backend, address
+
+
+def _drop_collection(address: str, collection: str, report: Callable[[str], Any]) -> None:
+    try:
+        drop(address, collection)
+    except PipelineError as error:
+        report(f"note: {error.message}; it keeps the collection {collection}, which is not used any more")
 
 
 def measure(

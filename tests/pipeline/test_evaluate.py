@@ -19,8 +19,9 @@ from matcher.checkpoint import FORMAT, digest, load_model
 from matcher.errors import MatcherError
 from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recalls
 from matcher.metrics_log import read_metrics
+from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
-from pipeline.evaluate import _check_eccv, eccv_caption, latex_row
+from pipeline.evaluate import latex_row
 from pipeline.runs import TrainConfig, claim_run, load_run
 from tests.world import SMALL_TRAINING, scan
 
@@ -58,7 +59,7 @@ needs_eccv = pytest.mark.skipif(importlib.util.find_spec("eccv_caption") is None
 @needs_eccv
 def test_eccv_of_other_photos_is_refused_before_the_work() -> None:
     with pytest.raises(PipelineError, match=r"of 5,000 images and 25,000 captions \d+ and \d+ have an id of the test"):
-        _check_eccv(list(range(5000)), list(range(25_000)))
+        check_eccv(list(range(5000)), list(range(25_000)))
 
 
 @pytest.mark.slow
