@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -209,6 +210,7 @@ def test_arbitrary_options_end_well_or_in_one_line(
 ) -> None:
     if name == "demo":  # needs nothing, and would take a minute each time
         monkeypatch.setattr(COMMANDS[name], "callback", lambda config: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # else of all later tests
     ends_well_or_in_one_line(name, data, NASTY)
 
 
