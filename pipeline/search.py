@@ -386,13 +386,21 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 def _caption_hits(
     index: ImageIndex, image: str, captions: Sequence[Caption], scores: np.ndarray, top: int
 ) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the image, by its name where it is in no store."""
+    """The captions of the largest scores (M,); right are those written for the image.
+
+    Of one that is in no store, those of its name, unless that is a photo's in another folder, or one of the stores.
+    """
     own = index if image in index.image_ids else ImageIndex([image])
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
         caption = captions[m]
         row = own.find(caption.image)
         right = row is not None and own.image_ids[row] == image
+        if right and own is not index:
+            namesakes = index.candidates(caption.image)
+            right = not own.is_elsewhere(caption.image, 0) and all(
+                index.is_elsewhere(caption.image, other) for other in namesakes
+            )
         identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
     return tuple(hits)

@@ -84,10 +84,20 @@ def test_right_captions_are_those_of_the_photo_and_not_of_one_of_its_name(
     options = ["--num-regions", "4", "--workers", "0", "--device", "cpu"]
     assert scan("extract", "--images", "photos", *options).exit_code == 0
     assert scan("train", "--device", "cpu", *SMALL_TRAINING).exit_code == 0
-    said = scan("retrieve", "--image", "a/003.jpg", "--top", "20", "--json", "--device", "cpu")
-    assert said.exit_code == 0, said.output
-    right = [hit["caption"] for hit in json.loads(said.stdout)[0]["hits"] if hit["right"]]
-    assert right == ["photo 3 of a"]
+    # Another photo, of a name that photos of the store have; one that the captions, but not the store, know.
+    (tmp_path / "own.tsv").write_text("own/003.jpg\tmy photo\n" + "\n".join(rows))
+    for folder, number in (("copies", 5), ("own", 4)):
+        Path(folder).mkdir()
+        shutil.copy(f"photos/a/{number:03}.jpg", f"{folder}/003.jpg")
+    for image, written_for_it in (
+        ("a/003.jpg", ["photo 3 of a"]),
+        ("copies/003.jpg", []),
+        ("own/003.jpg", ["my photo"]),
+    ):
+        said = scan("retrieve", "--image", image, "--captions", "own.tsv", "--top", "20", "--json", "--device", "cpu")
+        assert said.exit_code == 0, said.output
+        right = [hit["caption"] for hit in json.loads(said.stdout)[0]["hits"] if hit["right"]]
+        assert right == written_for_it
 
 
 def test_a_number_at_the_end_of_a_name_is_no_suffix() -> None:
