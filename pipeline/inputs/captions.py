@@ -96,7 +96,15 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
         images = _field(content, "images", (list,), "the file")
         read = _read_coco if "annotations" in content else _read_karpathy
-        return read(content, images, skipped)
+        captions = read(content, images, skipped)
+        ids: dict[str, int | str] = {}
+        for caption in captions:  # as where the files of two folders were joined
+            if ids.setdefault(caption.image, caption.image_id) != caption.image_id:
+                raise PipelineError(
+                    f"{path}: images {ids[caption.image]!r} and {caption.image_id!r} both are called {caption.image!r}",
+                    "name images by their folder as well",
+                )
+        return captions
     except _Mismatch as error:
         raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 

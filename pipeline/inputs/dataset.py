@@ -135,7 +135,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     captions_of_file = {path: read_captions(path, notes) for path in paths}
     names = (caption.image for captions in captions_of_file.values() for caption in captions)
     row_of_image = index.match(names, ", ".join(map(str, paths)))
-    elsewhere = [image for image, row in row_of_image.items() if index.is_elsewhere(image, row)]
+    elsewhere = [image for image, row in row_of_image.items() if index.contradicts(image, row)]
     if elsewhere:
         taken = collection.image_ids[row_of_image[elsewhere[0]]]
         notes.append(f"{len(elsewhere):,} images are named in other folders: {elsewhere[0]} is taken for {taken}")

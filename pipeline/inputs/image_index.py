@@ -60,6 +60,10 @@ class ImageIndex:
         """Whether a name and its image are in folders of other names, so that the base name alone made the match."""
         return "/" in image and bool(self._folders[row]) and not self._agreement(image, row)
 
+    def contradicts(self, image: str, row: int) -> bool:
+        """Whether a folder of a name differs from the image's at its place: 2019/photos/1.jpg and 2020/photos/1.jpg."""
+        return self._agreement(image, row) < min(image.count("/"), len(self._folders[row]))
+
     def match(self, images: Iterable[str], where: str) -> dict[str, int]:
         """The row of each name that has one. `train/1.jpg` and `val/1.jpg` are never one photo.
 

@@ -79,7 +79,7 @@ def _layout(path: Path, first: str) -> _Layout:
         captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
         if image is None or len(names) < 2:
             continue
-        if not captions and len(names) == 2 and image == 0:
+        if not captions and len(names) == 2 and image == 0 and names[1] != "split":
             captions = (1,)
         if not captions:
             raise PipelineError(

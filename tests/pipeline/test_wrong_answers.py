@@ -269,6 +269,13 @@ def test_a_base_name_that_decides_alone_is_said(tmp_path: Path) -> None:
     assert "1 images are named in other folders: b/1.jpg is taken for a/1.jpg" in notes
 
 
+def test_captions_of_a_folder_of_the_same_name_elsewhere_are_said(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "2020/photos")])
+    (tmp_path / "captions.tsv").write_text("2019/photos/1.jpg\tA dog\n")
+    notes = load_dataset([tmp_path / "store"], [tmp_path / "captions.tsv"]).notes
+    assert "1 images are named in other folders: 2019/photos/1.jpg is taken for 1.jpg" in notes
+
+
 def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
     library = Library(open_stores(["features/train2014"]))
     assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))

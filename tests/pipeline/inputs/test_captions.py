@@ -304,6 +304,23 @@ def test_halves_of_characters_become_the_replacement_character(tmp_path: Path) -
     caption.text.encode()
 
 
+def test_one_name_of_two_images_is_refused(tmp_path: Path) -> None:
+    """As where the files of two folders were joined: the photo of that name got the captions of both."""
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "1.jpg"}]
+    rows = [{"id": image, "image_id": image, "caption": "A dog"} for image in (1, 2)]
+    path = write(tmp_path / "coco.json", {"images": images, "annotations": rows})
+    with pytest.raises(PipelineError, match=r"images 1 and 2 both are called '1\.jpg'"):
+        read_captions(path)
+    entries = [{"imgid": number, "filename": "1.jpg", "sentences": [{"raw": "A dog"}]} for number in (3, 4)]
+    with pytest.raises(PipelineError, match=r"images 3 and 4 both are called '1\.jpg'"):
+        read_captions(write(tmp_path / "karpathy.json", {"images": entries}))
+
+
+def test_a_table_of_splits_alone_holds_no_captions(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="columns image, split; expected one of caption"):
+        read_captions(write(tmp_path / "splits.csv", "image,split\na.jpg,train\n"))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
