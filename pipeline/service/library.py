@@ -190,8 +190,13 @@ class Library:
         return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place)
 
     def tag(self, row: int, side: int) -> str:
-        """Changes when the photo's file does."""
-        return f'"{self.id(row)}-{_changed(self.place(row))}-{side}"'
+        """Changes when the photo's file does, also to one with the time of the file before, and when its features do."""
+        place, touched = self.place(row), (0, 0)
+        with suppress(OSError):  # behind a URL
+            file = os.stat(split_place(place)[0])
+            touched = file.st_mtime_ns, file.st_ctime_ns
+        made_of = self.id(row), self.collection.locate(row)[0].sha256, *touched, side
+        return f'"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:DIGITS]}"'
 
     def thumbnail(self, row: int, side: int) -> bytes:
         """A photo as JPEG, its longest side no longer than that.

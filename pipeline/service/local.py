@@ -53,6 +53,7 @@ DECODERS = 2  # photos that are decoded at a time
 UPLOADS = 8  # photos that may wait for the detector
 CAPTIONS = 10  # for a photo that is sent
 UPLOAD_SIDE = 6000  # pixels; larger photos are made smaller while they are decoded, and no network takes as much
+NOT_WITHOUT_ASKING = {"Cache-Control": "private, no-cache"}  # else a browser shows a photo that was replaced
 
 
 class Generation:
@@ -269,7 +270,7 @@ class LocalService:
     async def image(self, request: Request, asked: schema.ImageQuery) -> Response:
         """A photo as JPEG."""
         library, row = self.generation.library, self._row(request)
-        headers = {"Cache-Control": "private, no-cache", "ETag": library.tag(row, asked.size)}
+        headers = NOT_WITHOUT_ASKING | {"ETag": library.tag(row, asked.size)}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         async with self._decoding:  # apart from the queries, so that a page of thumbnails does not delay them
@@ -279,7 +280,7 @@ class LocalService:
     async def original(self, request: Request, asked: None) -> Response:
         """A photo's file."""
         place = self.generation.library.place(self._row(request))
-        headers = {"X-Content-Type-Options": "nosniff"}
+        headers = NOT_WITHOUT_ASKING | {"X-Content-Type-Options": "nosniff"}
         name = os.path.basename(split_place(place)[1] or place)
         if os.path.isfile(place):
             return FileResponse(place, filename=name, content_disposition_type="inline", headers=headers)

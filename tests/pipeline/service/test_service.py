@@ -228,8 +228,18 @@ def test_an_address_means_one_photo_and_changes_with_it(client: TestClient, gene
     assert client.get(f"{address}/image", headers={"if-none-match": tag}).status_code == 304
     path = Path(generation.library.place(row))
     os.utime(path, (1, 1))
-    assert client.get(f"{address}/image", headers={"if-none-match": tag}).status_code == 200
+    changed = client.get(f"{address}/image", headers={"if-none-match": tag})
+    assert changed.status_code == 200
+    assert changed.content == first.content
+    content = path.read_bytes()
+    path.write_bytes(Path(generation.library.place(0 if row else 1)).read_bytes())
+    os.utime(path, (1, 1))  # as unpacked from an archive that gives all files one time
+    other = client.get(f"{address}/image", headers={"if-none-match": changed.headers["etag"]})
+    assert other.status_code == 200
+    assert other.content != first.content
+    path.write_bytes(content)
     original = client.get(f"{address}/original")
+    assert original.headers["cache-control"] == "private, no-cache"
     assert original.content == path.read_bytes()
     assert IMAGE in original.headers["content-disposition"]
 
