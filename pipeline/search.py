@@ -361,8 +361,10 @@ def known_words(run: TrainedRun, query: str) -> dict[str, str]:
     """The words of a query that the run does not know, each with the nearest that it does, or "".
 
     Raises:
-        PipelineError: it knows none of them, or reads no sentence as long.
+        PipelineError: it knows none of them, or reads no sentence as long; or the query is no text.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in query):
+        raise PipelineError(f"{query!r}: not readable as text", "ask in UTF-8")
     if run.model.vocabulary.is_cut(query):
         raise PipelineError(f"{query[:40]!r}…: longer than the run {run.name} reads", "ask with a shorter sentence")
     unknown = run.model.vocabulary.unknown(query)

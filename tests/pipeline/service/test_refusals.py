@@ -32,6 +32,7 @@ from tests.world import scan
         ('{"query": ["dog"]}', "body: unknown key query; did you mean queries?"),
         ('{"filter": {"foldr": ""}}', "body: unknown key filter.foldr; did you mean filter.folder?"),
         ('{"queries": ["!!!"]}', "'!!!': no word in it"),
+        (r'{"queries": ["\ud800 dog"]}', r"'\ud800 dog': not readable as text; ask in UTF-8"),
         ('{"min_score": NaN}', "body: min_score: nan: expected a finite number"),
         ('{"embeddings": ["AAAA"]}', "embeddings: expected base64 of float32, (K, 16)"),
         ("[]", "body: expected a JSON object"),
