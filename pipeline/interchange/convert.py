@@ -73,7 +73,12 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
     _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
     if opened.captions:
         _write_captions(target, open_store(target).image_ids, opened.captions)
-    return open_store(target)
+    store = open_store(target)
+    boxes = [shard.tensors["boxes"] for shard in store.shards]  # (n, K, 4) each
+    backward = sum(int((some[..., 2:] < some[..., :2]).any(axis=(1, 2)).sum()) for some in boxes)
+    if backward:  # as width and height in place of right and bottom are, mostly
+        report(f"boxes of {backward:,} images end before they begin; they are read as left, top, right, bottom")
+    return store
 
 
 def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], None] = print) -> None:

@@ -27,7 +27,7 @@ def arrays(seed: int = 0, count: int = K) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
         "x": rng.normal(size=(count, D)).astype(np.float32),
-        "bbox": rng.uniform(0, 99, (count, 4)).astype(np.float32),
+        "bbox": np.sort(rng.uniform(0, 99, (count, 2, 2)), axis=1).reshape(count, 4).astype(np.float32),
         "num_bbox": count,
         "image_h": 480,
         "image_w": 640,
@@ -102,6 +102,15 @@ def test_wrong_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], messa
     write_npz(tmp_path / "npz", ("a",), **changes)
     with pytest.raises(PipelineError, match=message):
         import_quietly(tmp_path / "npz")
+
+
+def test_boxes_of_width_and_height_are_said(tmp_path: Path) -> None:
+    write_npz(tmp_path / "right", bbox=np.tile(np.float32([30, 40, 50, 40]), (K, 1)))
+    write_npz(tmp_path / "wide", bbox=np.tile(np.float32([30, 40, 20, 10]), (K, 1)))
+    said: list[str] = []
+    for name in ("right", "wide"):
+        import_any(tmp_path / name, output=str(tmp_path / "stores" / name), report=said.append)
+    assert said == ["boxes of 2 images end before they begin; they are read as left, top, right, bottom"]
 
 
 def test_classes_that_visual_genome_does_not_have(tmp_path: Path) -> None:
