@@ -10,6 +10,7 @@ import contextlib
 import errno
 import importlib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -244,6 +245,13 @@ def _listing(command: Command) -> str:
         lines += [f"  {key}: {describe(hint, field)}"]
         lines += [f"      {field.metadata['help']}"] if field.metadata.get("help") else []
     return "\n".join(lines)
+
+
+def as_text(word: str) -> str:
+    """What was typed in UTF-8, also where the locale has no letters but ASCII's."""
+    with contextlib.suppress(UnicodeError):  # whoever reads it refuses what is no text
+        return os.fsencode(word).decode()
+    return word
 
 
 def say(text: object, err: bool = False) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from matcher.attention import Attention
+from pipeline.command_line import as_text
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
 from pipeline.fields import CommandConfig, option, run_option
@@ -49,6 +50,6 @@ def run(config: ExplainConfig, *, report: Callable[[str], Any] = print) -> Expla
     if config.attention and config.attention != own:
         report(f"note: {search.run.folder} was trained with {own} attention; showing {config.attention}")
     direction = cast("Attention | None", config.attention or None)
-    explanation = search.explain(config.image, config.caption, direction)
+    explanation = search.explain(config.image, as_text(config.caption), direction)
     draw(explanation, Path(config.output))
     return explanation

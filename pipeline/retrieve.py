@@ -8,6 +8,7 @@ from typing import Any
 
 from detector.hub import pinned
 from pipeline.answer import Answer
+from pipeline.command_line import as_text
 from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
@@ -52,7 +53,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     Raises:
         PipelineError: nothing asked, no run, no store that fits it, or an image that is nowhere.
     """
-    config = replace(config, query=(*config.query, *_read_queries(config.queries)))
+    config = replace(config, query=(*map(as_text, config.query), *_read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
     if (config.captions or config.weights) and not config.image:

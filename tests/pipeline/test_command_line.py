@@ -147,7 +147,7 @@ def test_any_locale_prints_any_name(tmp_path: Path) -> None:
 
 RUN = "$e $\\frac{ \u00fc\u732b"
 LINES = [
-    ["retrieve", "--query", "a dog by a tree", "--picture", "a.png", "--html", "a.html"],
+    ["retrieve", "--query", "a dog \u732b by a tree", "--picture", "a.png", "--html", "a.html"],
     [
         "explain",
         "--image",
