@@ -23,7 +23,7 @@ demo: install ## search real sample photos: a minute on two cores, nothing to do
 test: install ## run every test
 	$(BIN)/python -m pytest --durations=10
 
-test-quick: install ## run the tests that are not marked slow (under three minutes)
+test-quick: install ## run the tests that are not marked slow (four minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: install ## check style and formatting
