@@ -58,8 +58,9 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     config = replace(config, model=model, run=str(folder))
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
 
-    features = _learned_features(folder) or features_sha256(dataset.stores)
-    if features != features_sha256(dataset.stores):
+    now = features_sha256(dataset.stores)
+    features = _learned_features(folder) or now
+    if features != now:
         report(
             f"note: {folder} has learned from other features than its stores hold now; choose another --run to start anew"
         )
