@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from matcher.fit import BEST, FitResult, fit
+from matcher.metrics import chance
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
@@ -81,6 +82,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         result = fit(
             model, config.training, train.images, dev.images, folder, device=device, before_writing=claim, report=report
         )
+    by_chance = chance(dev.images.image_of_caption, len(dev.store_ids))
+    report(f"by chance the dev rsum is {by_chance['rsum']:.1f}")
     if is_starter(dataset.stores.extraction):
         report("note: retrieve and app search with this run from now on; with the one that is shipped: --run starter")
     return TrainResult(folder, result, group.is_main)

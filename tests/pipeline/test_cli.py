@@ -154,6 +154,7 @@ def test_the_same_command_continues_and_another_configuration_is_refused(inside:
     repeated = scan("train", "--config", "runs/t2i_mean/config.yaml")  # the resolved configuration repeats the run
     assert repeated.exit_code == 0, repeated.output
     assert "runs/t2i_mean: best dev rsum" in repeated.output
+    assert "by chance the dev rsum is" in repeated.output
 
 
 def test_inspect_verifies_and_exits_with_one_on_damage(inside: Path, tmp_path: Path) -> None:
