@@ -62,6 +62,13 @@ class Command(click.Command):
             self.params = _parameters(self.schema) + (_preset_parameters(self) if self.presets else [])
         return super().get_params(ctx)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for param in given:
+            if given.count(param) > 1 and not getattr(param, "multiple", False):
+                raise click.UsageError(f"{param.opts[0]} is given twice; give it once", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from pipeline.config import load_config
 

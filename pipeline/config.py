@@ -83,7 +83,10 @@ def load_config(
         if "preset" in typing.get_type_hints(schema):
             values["preset"] = "" if path.stem == "config" else path.stem  # a run folder's own config.yaml
         _merge(schema, values, _read_yaml(path), str(path))
-    for override in overrides:
+    keys = [override.partition("=")[0] for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if keys.count(key) > 1:
+            raise PipelineError(f"{override!r}: {key} is given twice; give it once")
         _merge_override(schema, values, override)
     for dotted, value in (options or {}).items():
         if value is not None and value != ():

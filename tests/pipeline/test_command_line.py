@@ -95,6 +95,12 @@ def test_presets_and_fields_are_listed(name: str) -> None:
         ("--nope", "No such option '--nope'"),
         ("explain --image a.jpg", "Missing option '--caption'"),
         ("train --epochs ${oc.env:HOME}", "--epochs ${oc.env:HOME}: expected a whole number"),
+        ("retrieve --queries a.txt --query dog --queries=b.txt", "--queries is given twice; give it once"),
+        ("explain --image a --caption b --image c", "--image is given twice; give it once"),
+        ("train --config small_cpu --config t2i_mean", "--config is given twice; give it once"),
+        ("evaluate --verify --verify", "--verify is given twice; give it once"),
+        ("inspect a --verify --no-verify", "--verify is given twice; give it once"),
+        ("train training.margin=0.3 --epochs 1 training.margin=0.4", "training.margin is given twice; give it once"),
     ],
 )
 def test_out_of_range_is_one_line(command: str, message: str) -> None:
