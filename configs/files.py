@@ -1,9 +1,11 @@
 """Files that are either the old or the new one, whenever the process is killed, and their checksums."""
 
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -28,6 +30,11 @@ def file_sha256(path: Path) -> str:
             return digest.hexdigest()
     except (OSError, ValueError):  # ValueError: a path that no file system has, with a NUL or a lone surrogate
         return ""
+
+
+def json_sha256(content: Any) -> str:
+    """Checksum of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_at_once(path: str, flags: int) -> int:

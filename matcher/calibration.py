@@ -6,10 +6,12 @@ reach a score, times the number of photos searched, is what counts: how many pho
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.files import json_sha256
 from matcher.errors import MatcherError
 
 FILE = "calibration.json"  # in a run folder
@@ -46,21 +48,27 @@ class Calibration:
         """Whether chance alone may well put a photo that high: two or more of the unrelated ones."""
         return self.by_chance(score, photos) >= BY_CHANCE
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+    def to_file(self, model_sha256: str) -> dict[str, Any]:
+        """What its file says: the model that it is of, and a checksum of all of it."""
+        content = {"model_sha256": model_sha256, **asdict(self)}
+        return content | {"sha256": json_sha256(content)}
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> "Calibration":
-        """From what `state` returned.
+    def of_file(cls, content: Mapping[str, Any], model_sha256: str, path: Path | str = FILE) -> "Calibration | None":
+        """From what its file says. None: nothing, or of another model: of one before, or another run.
 
         Raises:
-            MatcherError: something else.
+            MatcherError: other numbers than were written, which a file from before there was a checksum cannot tell; or something else.
         """
+        written = {key: value for key, value in content.items() if key != "sha256"}
+        if "sha256" in content and content["sha256"] != json_sha256(written):
+            raise MatcherError(f"{path}: damaged, not the numbers that were written", "copy the run again")
+        if not content or content.get("model_sha256", model_sha256) != model_sha256:
+            return None
         try:
-            return cls(*(tuple(map(float, state[name])) for name in ("shares", "scores", "right")))
+            return cls(*(tuple(map(float, content[name])) for name in ("shares", "scores", "right")))
         except (KeyError, TypeError, ValueError) as error:
-            raise MatcherError(f"{FILE}: not a calibration ({type(error).__name__}: {error})") from error
+            raise MatcherError(f"{path}: not a calibration ({type(error).__name__}: {error})") from error
 
 
 def calibrate(similarity: np.ndarray, image_of_caption: np.ndarray) -> Calibration | None:

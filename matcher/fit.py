@@ -253,10 +253,8 @@ class Trainer:
             if better and self.group.is_main:
                 save_model(self.run_dir / BEST, self.model)
                 calibration = calibrate(similarity, self.dev.image_of_caption)
-                state = (
-                    {"model_sha256": model_sha256(self.run_dir / BEST), **calibration.state()} if calibration else {}
-                )
-                write_atomically(self.run_dir / CALIBRATION, json.dumps(state, indent=1).encode())
+                content = calibration.to_file(model_sha256(self.run_dir / BEST)) if calibration else {}
+                write_atomically(self.run_dir / CALIBRATION, json.dumps(content, indent=1).encode())
         if better:
             self.state.best_rsum, self.state.best_step, self.state.stale = metrics.rsum, self.state.step, 0
         else:

@@ -6,7 +6,6 @@ Nothing here knows what the files hold.
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -134,11 +133,6 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
     if len(content) > limit:
         raise PipelineError(f"{path}: more than {limit:,} bytes, expected {what}", remedy)
     return content
-
-
-def json_sha256(content: Any) -> str:
-    """Checksum of what JSON can hold, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

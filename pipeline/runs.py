@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from configs.fields import knob
+from configs.files import json_sha256
 from detector.hub import PREFIX, HubName, cache_root, fetch_file, fetch_folder, fetched_name, hub_name, pinned
 from matcher.calibration import FILE as CALIBRATION
 from matcher.calibration import Calibration
@@ -36,7 +37,7 @@ from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config, to_dict
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.files import json_sha256, locked, read_json, write_json
+from pipeline.files import locked, read_json, write_json
 from pipeline.inputs.dataset import Split, find_stores
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
@@ -256,8 +257,8 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
         raise PipelineError(
             f"{folder / CONFIG}: not the configuration of its model ({'; '.join(changed[:3])})", "copy the run again"
         )
-    own = state and state.get("model_sha256", sha256) == sha256  # else of another model: of one before, or another run
-    return TrainedRun(folder, model, config, data, splits, sha256, Calibration.of_state(state) if own else None)
+    calibration = Calibration.of_file(state, sha256, folder / CALIBRATION)
+    return TrainedRun(folder, model, config, data, splits, sha256, calibration)
 
 
 def newest_that_fits(

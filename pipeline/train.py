@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from configs.files import json_sha256
 from matcher.fit import BEST, FitResult, fit
 from matcher.metrics import chance
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
-from pipeline.files import json_sha256, read_json, write_json
+from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
 from pipeline.runs import (
     DATA,

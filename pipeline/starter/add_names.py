@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_config(replace(run.config, model=model.config), options.output / CONFIG)
     found = calibrate(similarity, images.image_of_caption)
     assert found is not None
-    write_json(options.output / CALIBRATION, found.state() | {"model_sha256": model_sha256(options.output / BEST)})
+    write_json(options.output / CALIBRATION, found.to_file(model_sha256(options.output / BEST)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from configs.files import json_sha256
 from pipeline.errors import PipelineError
-from pipeline.files import json_sha256, read_json
+from pipeline.files import read_json
 from pipeline.store.format import FORMAT, MANIFEST, VERSION, repair_hint
 from pipeline.store.roots import titled
 

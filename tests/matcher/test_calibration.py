@@ -52,9 +52,23 @@ def test_new_data_keeps_to_the_promise() -> None:
 def test_json_and_back() -> None:
     found = calibrate(*scores(50))
     assert found is not None
-    assert Calibration.of_state(json.loads(json.dumps(found.state()))) == found
+    content = json.loads(json.dumps(found.to_file("a model")))
+    assert Calibration.of_file(content, "a model") == found
+    assert Calibration.of_file(content, "another model") is None
+    assert Calibration.of_file({}, "a model") is None
     with pytest.raises(MatcherError, match=r"calibration\.json: not a calibration"):
-        Calibration.of_state({"shares": [1]})
+        Calibration.of_file({"shares": [1]}, "a model")
+
+
+def test_a_changed_digit_is_told() -> None:
+    found = calibrate(*scores(50))
+    assert found is not None
+    content = found.to_file("a model")
+    changed = content | {"scores": [score + 0.1 for score in found.scores]}
+    with pytest.raises(MatcherError, match=r"calibration\.json: damaged, not the numbers that were written"):
+        Calibration.of_file(changed, "a model")
+    del changed["sha256"]  # as runs were written before there was one
+    assert Calibration.of_file(changed, "a model")
 
 
 def test_small_dev_splits() -> None:

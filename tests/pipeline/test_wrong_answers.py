@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from matcher.errors import MatcherError
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, pyarrow
 from pipeline.inputs.dataset import load_dataset
@@ -217,10 +218,15 @@ def test_a_copied_run_says_which_stores_it_takes(inside: Path, project: Path) ->
 
 def test_a_run_keeps_its_own_splits_and_calibration(project: Path) -> None:
     run, cpu = Path("runs/t2i_mean"), torch.device("cpu")
-    assert load_run(run, cpu).calibration is not None
-    state = json.loads((run / "calibration.json").read_text())
-    (run / "calibration.json").write_text(json.dumps({**state, "model_sha256": "of another run"}))
+    calibration = load_run(run, cpu).calibration
+    assert calibration is not None
+    (run / "calibration.json").write_text(json.dumps(calibration.to_file("of another run")))
     assert load_run(run, cpu).calibration is None
+    changed = calibration.to_file(load_run(run, cpu).sha256) | {"shares": [1.0 for _ in calibration.shares]}
+    (run / "calibration.json").write_text(json.dumps(changed))
+    with pytest.raises(MatcherError, match=r"t2i_mean/calibration\.json: damaged, not the numbers that were written"):
+        load_run(run, cpu)
+    (run / "calibration.json").unlink()
     splits = json.loads((run / "splits.json").read_text())
     (run / "splits.json").write_text(json.dumps({"train": splits["dev"], "dev": splits["train"]}))
     with pytest.raises(PipelineError, match=r"splits\.json: not the splits that the run was trained with"):
