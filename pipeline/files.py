@@ -135,6 +135,14 @@ def read_bytes(path: Path, what: str, remedy: str = "", *, limit: int) -> bytes:
     return content
 
 
+def as_unicode(content: bytes) -> str:
+    """Text in UTF-8, or in the UTF-16 that its byte order mark tells; ValueError: neither."""
+    text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("a NUL character")
+    return text
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """What a file system says when it cannot be written to, as one line with the remedy."""

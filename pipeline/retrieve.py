@@ -12,14 +12,16 @@ from pipeline.command_line import as_text
 from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option
-from pipeline.files import read_bytes
+from pipeline.files import as_unicode, read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import distinct
+from pipeline.inputs.tables import is_table
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
 
 LONGEST_QUERIES = 16 << 20  # bytes of --queries
+NO_TEXT = {".csv", ".tsv", ".json", ".jsonl"}  # suffixes of what holds more than sentences
 MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 
 
@@ -107,10 +109,13 @@ def _read_queries(path: str) -> list[str]:
     if not path:
         return []
     what = "a text file, one sentence a line"
+    content = read_bytes(Path(path), what, limit=LONGEST_QUERIES)
     try:
-        text = read_bytes(Path(path), what, limit=LONGEST_QUERIES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        text = as_unicode(content)
+    except ValueError as error:
         raise PipelineError(f"--queries {path}: not readable as {what} ({error})", "write it as UTF-8") from error
+    if Path(path).suffix.lower() in NO_TEXT or text.lstrip().startswith(("{", "[")) or is_table(text):
+        raise PipelineError(f"--queries {path}: a table or JSON, expected {what}", "write the sentences to a .txt")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

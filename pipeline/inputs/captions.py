@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import as_unicode
 from pipeline.inputs.tables import read_table
 
 FORMATS = (
@@ -56,8 +57,7 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
     try:
         if not path.is_file():
             raise OSError("not a file" if path.exists() else "no such file")
-        data = path.read_bytes()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = as_unicode(path.read_bytes())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or not UTF-8
         raise PipelineError(f"{path}: captions not readable ({error}); expected {FORMATS}") from error
     skipped: Counter[str] = Counter()

@@ -71,6 +71,15 @@ def read_table(path: Path, text: str) -> Iterator[TableRow]:
         yield _row(path, number, lines[number - 1], fields, layout)
 
 
+def is_table(text: str) -> bool:
+    """Whether text begins as a table of images does, or has tabs, which no sentence has."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    named = re.match(IMAGE_NAME + r"[|;,]", first, re.IGNORECASE)
+    with suppress(PipelineError):  # a header, of other columns
+        return "\t" in text or named is not None or _layout(Path(), first).header
+    return True
+
+
 def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     for delimiter in DELIMITERS:

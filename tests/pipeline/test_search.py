@@ -195,6 +195,44 @@ def test_queries_from_a_file(inside: Path) -> None:
     assert "/dev/urandom: not a regular file, expected a text file" in said.stderr
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
+def test_queries_in_another_encoding(encoding: str, inside: Path) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    Path("queries.txt").write_bytes(f"{mark}a dog, a tree\r\na caf\u00e9\r\n".encode(encoding))
+    said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1", "--query", "a tree")
+    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a tree", "a dog, a tree", "a caf\u00e9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.csv", "a dog\na tree\n"),
+        ("q.TSV", "a dog"),
+        ("q.json", '"a dog"'),
+        ("q.txt", '\n["a dog", "a tree"]'),
+        ("q.txt", '{"query": "a dog"}'),
+        ("q.txt", "image,caption\n1.jpg,a dog\n"),
+        ("q.txt", "image;split\n1.jpg;train\n"),
+        ("q.txt", "1.jpg,a dog\n"),
+        ("q.txt", "a dog\n1.jpg#0\ta dog\n"),
+    ],
+)
+def test_queries_that_are_no_sentences_are_refused(name: str, text: str, inside: Path) -> None:
+    Path(name).write_text(text)
+    said = scan("retrieve", "--queries", name)
+    expected = "a table or JSON, expected a text file, one sentence a line; write the sentences to a .txt"
+    assert (said.exit_code, said.stderr) == (2, f"error: --queries {name}: {expected}\n")
+
+
+@pytest.mark.parametrize("content", ["a dog".encode("utf-16-le"), "a dog".encode("utf-32"), b"\xff\xfea", b"caf\xe9"])
+def test_queries_in_no_known_encoding_are_refused(content: bytes, inside: Path) -> None:
+    Path("queries.txt").write_bytes(content)
+    said = scan("retrieve", "--queries", "queries.txt")
+    assert said.exit_code == 2
+    assert said.stderr.startswith("error: --queries queries.txt: not readable as a text file, one sentence a line (")
+    assert said.stderr.endswith("write it as UTF-8\n")
+
+
 def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_cache, "WORTH_KEEPING", 1)
     shutil.rmtree(opened.run.folder / "cache", ignore_errors=True)
