@@ -71,11 +71,9 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
 
 
 def split_of_name(name: str) -> str:
-    """The split that a file or folder name tells, or "": "train2014" -> "train", "flickr8k_dev" -> "dev"."""
-    for word in re.findall(r"[a-z]+", name.lower()):
-        if word in SPLIT_WORDS:
-            return SPLIT_WORDS[word]
-    return ""
+    """The one split that a file or folder name tells, or "": "train2014" -> "train", "flickr8k_dev" -> "dev", "train-dev" -> ""."""
+    found = {SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _split(word: str) -> str:
@@ -155,7 +153,7 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
 def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
-    found = ((row, _one_line(caption)) for row in read_table(path, text) for caption in row.captions)
+    found = ((row, _one_line(caption)) for row in read_table(path, text, SPLIT_WORDS) for caption in row.captions)
     for row, caption in found:
         if not caption:
             skipped["empty captions"] += 1

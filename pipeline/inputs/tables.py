@@ -7,9 +7,9 @@ ways is refused with its number.
 import ast
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -21,8 +21,10 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
 )
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
+NUMBER = re.compile(r"\s*[-+]?\d*\.?\d+\s*")
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
+Record = tuple[int, list[str]]  # line number from 1, fields
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class _Layout:
     folder: int | None = None  # of the image, as in tables made of Karpathy's files
 
 
-def read_table(path: Path, text: str) -> Iterator[TableRow]:
-    """The rows of a table, blank ones left out; `path` is named in errors.
+def read_table(path: Path, text: str, split_words: Container[str]) -> Iterator[TableRow]:
+    """The rows of a table, blank ones left out; `path` is named in errors. A column of `split_words` alone tells the splits.
 
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
@@ -59,15 +61,15 @@ def read_table(path: Path, text: str) -> Iterator[TableRow]:
     first = next((line for line in lines if line.strip()), "")
     layout = _layout(path, first)
     numbered = first and _is_numbered(lines, layout)
-    header = layout.header
-    for number, fields in _records(path, lines, layout):
-        if not any(field.strip() for field in fields):
-            continue
-        if header:
-            header = False
-            continue
-        if numbered:
-            fields = [fields[0], *fields[2:]]
+    records = [(n, fields) for n, fields in _records(path, lines, layout) if any(field.strip() for field in fields)]
+    if layout.header:
+        records = records[1:]
+        layout = replace(layout, split=_split_column(records, layout, split_words))
+    elif numbered:
+        records = [(number, [fields[0], *fields[2:]]) for number, fields in records]
+    elif layout.delimiter != "\t":  # a second one is refused in any case
+        _refuse_unnamed_column(path, records, split_words)
+    for number, fields in records:
         yield _row(path, number, lines[number - 1], fields, layout)
 
 
@@ -80,12 +82,38 @@ def is_table(text: str) -> bool:
     return True
 
 
+def _split_column(records: Sequence[Record], layout: _Layout, split_words: Container[str]) -> int | None:
+    """The column of splits: the one of that name, else one that holds nothing else, as where it is called set or subset."""
+    others = set(range(layout.columns)) - {layout.image, layout.folder, *layout.captions}
+    cells = {column: [fields[column : column + 1] for _, fields in records] for column in sorted(others)}
+    found = (name for name, rows in cells.items() if rows and all(_are_in(row, split_words) for row in rows))
+    return next(found, None) if layout.split is None else layout.split
+
+
+def _are_in(cells: Sequence[str], words: Container[str]) -> bool:
+    return bool(cells) and all(cell.strip().lower() in words for cell in cells)
+
+
+def _refuse_unnamed_column(path: Path, records: Sequence[Record], split_words: Container[str]) -> None:
+    """Refuse a table without header whose every row ends with a split or a number, which would be the caption's end."""
+    ends = [fields[-1] for _, fields in records if len(fields) > 2]
+    if records and len(ends) == len(records) and all(_are_in([e], split_words) or NUMBER.fullmatch(e) for e in ends):
+        raise PipelineError(
+            f"{path}: every line ends with {ends[0].strip()!r} or the like, and no header says what that is",
+            "begin the file with a header, such as image,caption,split",
+        )
+
+
 def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').lower().replace(" ", "_") for name in first.split(delimiter)]
         image = next((names.index(word) for word in IMAGE_WORDS if word in names), None)
         captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
+        if image is None and captions and len(names) > 1 and not any("." in name for name in names):
+            raise PipelineError(
+                f"{path}: line 1 has the columns {', '.join(names)[:SHOWN]}; expected one of {', '.join(IMAGE_WORDS)}"
+            )
         if image is None or len(names) < 2:
             continue
         if not captions and len(names) == 2 and image == 0 and names[1] != "split":
@@ -115,8 +143,8 @@ def _is_numbered(lines: list[str], layout: _Layout) -> bool:
     return all(len(row) == 3 and row[1].strip().isdecimal() for row in rows)
 
 
-def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1, fields) of every record. Quotes are CSV's where they can be read so, else plain characters."""
+def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[Record]:
+    """Every record. Quotes are CSV's where they can be read so, else plain characters."""
     if layout.delimiter == "\t" and not layout.header and not _is_quoted(lines, layout):
         yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1))
         return

@@ -81,12 +81,20 @@ def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> N
         ("Test ", "test"),
         ("val2014", "dev"),
         ("Fold 3", "fold 3"),
+        ("train-dev", "train-dev"),
         ("", ""),
     ]
     table = "image,caption,split\n" + "".join(f"{n}.jpg,A dog,{word}\n" for n, (word, _) in enumerate(rows))
     images = [{"filename": f"{n}.jpg", "split": word, "sentences": [{"raw": "A"}]} for n, (word, _) in enumerate(rows)]
     for path in (write(tmp_path / "c.csv", table), write(tmp_path / "c.json", {"images": images})):
         assert [caption.split for caption in read_captions(path)] == [split for _, split in rows]
+
+
+def test_a_column_of_splits_of_another_name_tells_them(tmp_path: Path) -> None:
+    text = "image,set,caption\na.jpg,train,A dog\nb.jpg,Test,A cat\n"
+    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["train", "test"]
+    text = "image,about,caption\na.jpg,train,Two trains\nb.jpg,boat,A boat\n"
+    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["", ""]
 
 
 def test_the_folder_of_a_tables_file_is_part_of_its_name(tmp_path: Path) -> None:
@@ -187,6 +195,7 @@ def test_image_index_finds_coco_photos_by_the_numbers_of_caffe_files() -> None:
         ("flickr8k_dev", "dev"),
         ("captions_val2017.json", "dev"),
         ("testall", "test"),
+        ("train_val", ""),
         ("holiday", ""),
     ],
 )
@@ -257,6 +266,12 @@ def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
         ("image,caption,x\na.jpg,A dog\n", "line 2 is 'a.jpg,A dog'; expected 3 columns"),
         ("image,caption\n,A dog\n", "line 2 is ',A dog'"),
         ("image,width,height\na.jpg,1,2\n", "line 1 has the columns image, width, height"),
+        (
+            "path,caption,split\na.jpg,A dog,test\n",
+            "line 1 has the columns path, caption, split; expected one of file_name",
+        ),
+        ("a.jpg,A dog,train\nb.jpg,A cat,val\n", "every line ends with 'train' or the like"),
+        ("a.jpg;A dog;0.93\nb.jpg;A cat, black;1\n", r"every line ends with '0\.93' or the like"),
     ],
 )
 def test_tables_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, text: str, message: str) -> None:
