@@ -3,7 +3,7 @@
 Letters: N images, M captions. Several runs are an ensemble: their similarity matrices are averaged, as published.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
+from configs.files import json_sha256
 from matcher.metrics import RetrievalMetrics, best_columns, chance, confidence_intervals, fold_average, ranks, recalls
 from pipeline.device import pick_device
 from pipeline.eccv import check_eccv, eccv_caption, eccv_text
@@ -226,9 +227,13 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
     notes = list(dataset.notes)
     if all_stores and all_captions:
-        now = {"features": features_sha256(dataset.stores), "captions": captions_sha256(dataset.splits)}
-        changed = [what for what, checksum in now.items() if run.data.get(f"{what}_sha256", checksum) != checksum]
+        now = {
+            "features": (features_sha256(dataset.stores), stores),
+            "captions": (captions_sha256(dataset.splits), files or stores),
+        }
+        changed = {what: paths for what, (new, paths) in now.items() if run.data.get(f"{what}_sha256", new) != new}
         notes += [f"{' and '.join(changed)} are others than {run.folder} was trained with"] if changed else []
+        origins = [path for paths in changed.values() for path in paths]
     copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]
     return split, origins, [*notes, *([] if config.features else copied)]
 
@@ -303,14 +308,19 @@ def _write(
     folder = runs[0].folder / "evaluation" if runs[0].is_own else Path("evaluation", runs[0].name)
     folder.mkdir(parents=True, exist_ok=True)
     others = [run.folder for run in runs[1:]]
-    # Data of another origin never takes a split's own name, and of two origins with equal names the second gets a number
+    # Data of another origin, or that changed, never takes a split's own name; the second of a name gets a number
     parts = [path.name if path.is_dir() else path.stem for path in origins] + [split.name]
     parts += ["with", *(run.name for run in others)] if others else []
-    made_of = [relative_to_run(folder, path) for path in [*origins, *others]]
+    shards = {split.stores.locate(row)[0].sha256 for row in split.images.rows}
+    judged = [sorted(shards), split.store_ids, split.images.image_of_caption.tolist(), split.images.captions]
+    identity = {
+        "made_of": [relative_to_run(folder, path) for path in [*origins, *others]],
+        "judged_sha256": json_sha256(judged),
+    }
     names = ("_".join(parts + ([str(number)] if number > 1 else [])) for number in count(1))
-    name = next(name for name in names if _is_free(folder / f"{name}.json", made_of))
+    name = next(name for name in names if _is_free(folder / f"{name}.json", identity))
     content = {
-        "made_of": made_of,
+        **identity,
         "runs": [str(run.folder) for run in runs],
         "split": split.name,
         "images": len(split.store_ids),
@@ -324,10 +334,11 @@ def _write(
     return path
 
 
-def _is_free(path: Path, made_of: Sequence[str]) -> bool:
-    """Whether a file of recalls is not there, is damaged, or is of the same stores, captions and runs."""
+def _is_free(path: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a file of recalls is not there, is damaged, or is of the same stores, captions and runs, as far as it says."""
     with suppress(PipelineError):
-        return read_json(path, "recalls").get("made_of", made_of) == made_of
+        found = read_json(path, "recalls")
+        return all(found.get(key, value) == value for key, value in identity.items())
     return True
 
 

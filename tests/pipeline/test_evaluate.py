@@ -189,6 +189,23 @@ def test_changed_captions_and_features_of_a_run_are_said(
     assert json.loads(config.read_text())["data"]["features_sha256"] == "of before" != before
 
 
+def test_recalls_of_data_that_changed_leave_those_of_before(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    captions, folder = Path("coco/annotations/captions_train2014.json"), Path("runs/t2i_mean/evaluation")
+    shutil.rmtree(folder, ignore_errors=True)
+    original, written = captions.read_text(), []
+    for text in ("A bird", "A cow", "A bird"):
+        captions.write_text(original.replace("A dog", text))
+        written.append(re.findall(r"evaluation/(\S+)", scan("evaluate", "--run", "runs/t2i_mean").output)[-1])
+    name = "captions_train2014_dev"
+    assert written == [f"{name}.json", f"{name}_2.json", f"{name}.json"]
+    assert not (folder / "dev.json").exists()
+    captions.write_text(original)
+    assert "evaluation/dev.json" in scan("evaluate", "--run", "runs/t2i_mean").output
+
+
 def test_a_model_of_another_configuration_is_refused(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
