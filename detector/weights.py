@@ -98,10 +98,12 @@ def convert(source: Path, target: Path) -> str:
     """Rewrite a weights file of any known layout as our safetensors; one line that says what it was.
 
     Raises:
-        DetectorError: as `load_weights`, or a target that does not end in .safetensors.
+        DetectorError: as `load_weights`, or a target that does not end in .safetensors, or exists.
     """
     if target.suffix != ".safetensors":
         raise DetectorError(f"{target}: expected a name that ends in .safetensors")
+    if target.exists():
+        raise DetectorError(f"{target}: exists already; delete it, or choose another name")
     weights = load_weights(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(

@@ -23,7 +23,7 @@ from pipeline.command_line import (
     say,
     say_next,
 )  # fmt: skip
-from pipeline.fields import CommandConfig, argument, option
+from pipeline.fields import PAGE, CommandConfig, argument, option
 
 if TYPE_CHECKING:
     import pipeline.evaluate
@@ -108,7 +108,7 @@ def explain(config: "pipeline.explain.ExplainConfig") -> None:
     from pipeline import explain as stage
 
     explanation = stage.run(config, report=note)
-    say(f"{explanation}\n{'page' if config.output.endswith('.html') else 'picture'}: {config.output}")
+    say(f"{explanation}\n{'page' if config.output.lower().endswith(PAGE) else 'picture'}: {config.output}")
 
 
 @main.command(section=SEARCH, example="scan-pipeline app --run runs/t2i_mean --port 8000")

@@ -18,7 +18,7 @@ from matcher.metrics import RetrievalMetrics, best_columns, chance, confidence_i
 from pipeline.device import pick_device
 from pipeline.eccv import check_eccv, eccv_caption, eccv_text
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import (
     Dataset,
@@ -71,7 +71,9 @@ class EvaluateConfig(CommandConfig):
     judgements: str = option(
         "", "Also the rank correlation with people's grades: image, caption, grades.", metavar="FILE"
     )
-    html: str = option("", "Also a page: recalls, ranks, training curves, the worst mistakes.", metavar="FILE")
+    html: str = option(
+        "", "Also a page: recalls, ranks, training curves, the worst mistakes.", metavar="FILE", writes=PAGE
+    )
     latex: bool = option(False, "Also a LaTeX row.")
     verify: bool = option(False, "Exit code 1 where rsum falls short of the preset's expected value.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")

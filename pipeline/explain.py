@@ -9,11 +9,9 @@ from matcher.attention import Attention
 from pipeline.command_line import as_text
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation
-from pipeline.fields import CommandConfig, option, run_option
+from pipeline.fields import FIGURE, PAGE, CommandConfig, option, run_option
 from pipeline.pages.explanation import draw
 from pipeline.search import open_search
-
-FORMATS = (".png", ".jpg", ".pdf", ".html")
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,9 @@ class ExplainConfig(CommandConfig):
     image: str = option("", "A photo of a store, or any photo.", metavar="ID|PATH", required=True)
     caption: str = option("", "The sentence to explain the match with.", required=True)
     run: str = run_option()
-    output: str = option("explanation.png", "A .png, .jpg or .pdf, or .html to hover over.", metavar="FILE")
+    output: str = option(
+        "explanation.png", "A .png, .jpg, .pdf or .svg, or .html to hover over.", metavar="FILE", writes=FIGURE + PAGE
+    )
     attention: str = option("", "Direction to show.", choices=("", "t2i", "i2t"), unset="the run's")
     features: tuple[str, ...] = option((), "Store.", metavar="DIR", unset="every store under features/ that fits")
     weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
@@ -33,8 +33,6 @@ class ExplainConfig(CommandConfig):
         super().__post_init__()
         if not self.image or not self.caption:
             raise PipelineError("nothing to explain: give --image ID|PATH and --caption TEXT")
-        if Path(self.output).suffix not in FORMATS:
-            raise PipelineError(f"--output {self.output}: expected a name that ends in {', '.join(FORMATS)}")
 
 
 def run(config: ExplainConfig, *, report: Callable[[str], Any] = print) -> Explanation:

@@ -13,10 +13,16 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from configs.fields import BOUNDS, check_limits, knob
 from pipeline.errors import PipelineError
+
+# What files that a command writes are named, and what all of them hold: only such a file is ever replaced
+PAGE, PICTURE, FIGURE = (".html", ".htm"), (".png", ".jpg", ".jpeg"), (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+SIGNATURE = "written by scan-pipeline"
+SIGNED = 64 << 20  # bytes from a file's beginning where its signature is looked for
 
 NUMBERS = {int: "a whole number", float: "a number"}
 
@@ -34,7 +40,7 @@ def option(
     """A field that is a command line option as well.
 
     Args:
-        default, help, limits: as of `knob`.
+        default, help, limits: as of `knob`; or `writes`, the suffixes of a file that the command writes.
         flag: name of the option, such as "--run"; "" takes the field's.
         metavar: what stands for the value in the help; "" takes one from the type or the choices.
         unset: what an empty default stands for, in words.
@@ -66,6 +72,23 @@ class CommandConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, PipelineError)
+        for field in dataclasses.fields(self):
+            name, suffixes = getattr(self, field.name), field.metadata.get("writes")
+            if suffixes and (name or field.default):  # "": no such file is asked for
+                _refuse_to_write(f"--{field.name} {name}", Path(name), suffixes)
+
+
+def _refuse_to_write(spelled: str, path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raise a PipelineError for a name of another kind of file, or of one that this program did not write."""
+    if path.suffix.lower() not in suffixes:
+        raise PipelineError(f"{spelled}: expected a name that ends in {', '.join(suffixes)}")
+    if path.exists() and not (path.is_file() and _is_signed(path)):
+        raise PipelineError(f"{spelled}: is there already, and was not {SIGNATURE}", "choose another name")
+
+
+def _is_signed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return SIGNATURE.encode() in file.read(SIGNED)
 
 
 def fields_with_types(schema: type) -> Iterator[tuple[dataclasses.Field, Any]]:

@@ -11,7 +11,7 @@ from pipeline.answer import Answer
 from pipeline.command_line import as_text
 from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option
+from pipeline.fields import PAGE, PICTURE, CommandConfig, option
 from pipeline.files import as_unicode, read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import distinct
@@ -43,8 +43,11 @@ class RetrieveConfig(CommandConfig):
     top: int = option(10, "Results per query.", min=1)
     exact: bool = option(False, "Compare every photo, also where there is an index of many.")
     weights: str = option("", "Detector for a photo that is in no store.", metavar="FILE|NAME")
-    picture: str = option("", "Also draw the photos found, with boxes around their best regions.", metavar="FILE")
-    html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE")
+    picture: str = option(
+        "", "Also draw the photos found, with boxes around their best regions: a .png or .jpg.", metavar="FILE",
+        writes=PICTURE,
+    )  # fmt: skip
+    html: str = option("", "Also write a self-contained page of the answers.", metavar="FILE", writes=PAGE)
     json: bool = option(False, "Print JSON instead of a table, as retrieve.schema.json specifies it.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 

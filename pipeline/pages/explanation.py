@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from pipeline.explanation import Explanation
+from pipeline.fields import PAGE
 from pipeline.files import replacing
 from pipeline.inputs.photos import shrunk
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri
 from pipeline.pages.render import render
-from pipeline.pages.style import ACCENT, FAINT, drawable, figure_style
+from pipeline.pages.style import ACCENT, FAINT, drawable, figure_style, write_figure
 
 DARKEST = 0.4  # brightness of a pixel without attention, as in the figures of Lee et al.
 FULL = 3.0  # attention that is shown at full brightness, as a multiple of uniform attention
@@ -36,10 +37,10 @@ def draw(explanation: Explanation, path: Path) -> None:
         PipelineError: the file cannot be written.
     """
     with replacing(path, folder=True) as file:
-        if path.suffix == ".html":
+        if path.suffix.lower() in PAGE:
             file.write(page(explanation).encode())
         else:
-            _figure(explanation).savefig(file, format=path.suffix[1:], dpi=110)
+            write_figure(_figure(explanation), file, path.suffix, dpi=110)
 
 
 def page(explanation: Explanation) -> str:

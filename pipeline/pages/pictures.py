@@ -10,9 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.answer import Answer, Hit
 from pipeline.errors import PipelineError
+from pipeline.fields import SIGNATURE
 from pipeline.files import replacing
 from pipeline.inputs.photos import shrunk
 from pipeline.pages.kinds import REGIONS as NO_WINDOWS
@@ -36,22 +38,22 @@ def draw_answers(answers: Sequence[Answer], path: Path, title: str = "", kind: K
         kind: of the regions whose boxes are drawn.
 
     Raises:
-        PipelineError: no photo to draw, or a suffix that is no image format.
+        PipelineError: no photo to draw.
     """
     shown = [answer for answer in answers if any(hit.path for hit in answer.hits)]
     if not shown:
         raise PipelineError(f"--picture {path}: no photo to draw: the answers hold captions, or the photos have moved")
-    format_ = Image.registered_extensions().get(path.suffix.lower())
-    if format_ not in Image.SAVE or format_ == "PDF":
-        raise PipelineError(f"--picture {path}: not a picture format", "expected a name that ends in .png or .jpg")
     strips = [_heading(title, kind), *map(_strip, shown)]
     page = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips) + MARGIN), BACKGROUND)
     top = 0
     for strip in strips:
         page.paste(strip, (0, top))
         top += strip.height
+    signed = PngInfo()
+    signed.add_text("Creator", SIGNATURE)
     with replacing(path, folder=True) as file:
-        page.save(file, format=format_)
+        # of PNG and of JPEG; each takes its own
+        page.save(file, Image.registered_extensions()[path.suffix.lower()], pnginfo=signed, comment=SIGNATURE)
 
 
 def _heading(title: str, kind: Kind) -> Image.Image:

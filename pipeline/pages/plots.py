@@ -14,8 +14,9 @@ from matcher.metrics import Ranks
 from matcher.metrics_log import METRICS, read_metrics
 from pipeline.config import load_config
 from pipeline.errors import PipelineError
-from pipeline.fields import CommandConfig, option
-from pipeline.pages.style import INK, SERIES, drawable, figure_style
+from pipeline.fields import FIGURE, CommandConfig, option
+from pipeline.files import replacing
+from pipeline.pages.style import INK, SERIES, drawable, figure_style, write_figure
 from pipeline.runs import CONFIG, TrainConfig, find_run
 
 if TYPE_CHECKING:
@@ -31,17 +32,19 @@ class PlotConfig(CommandConfig):
     runs: tuple[str, ...] = option(
         (), "Run folder; several share the picture.", flag="--run", metavar="DIR", unset="newest"
     )
-    output: str = option("curves.png", "A .png, .pdf or .svg.", metavar="FILE")
+    output: str = option("curves.png", "A .png, .jpg, .pdf or .svg.", metavar="FILE", writes=FIGURE)
 
 
 def run(config: PlotConfig) -> Path:
     """Draw the training curves of the runs; returns the file.
 
     Raises:
-        PipelineError: as `find_run`, `training_curves` and `save`.
+        PipelineError: as `find_run` and `training_curves`, or a place that cannot be written to.
     """
     output = Path(config.output)
-    save(training_curves([find_run(run) for run in config.runs or (None,)]), output)
+    curves = training_curves([find_run(run) for run in config.runs or (None,)])
+    with replacing(output, folder=True) as file:
+        write_figure(curves, file, output.suffix, dpi=150)
     return output
 
 
@@ -95,19 +98,6 @@ def rank_histograms(ranks: Ranks) -> "Figure":
         axis.set(title=title, xlabel="rank of the first right answer", ylabel="% of queries")
         axis.tick_params(axis="x", labelrotation=35)
     return figure
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure to a file.
-
-    Raises:
-        PipelineError: not a format that matplotlib writes, or a place that cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"--output {path}: cannot be written ({error})", "expected .png, .pdf or .svg") from error
 
 
 def as_svg(figure: "Figure") -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pipeline.fields import SIGNATURE
+
 
 def render(template: str, **values: Any) -> str:
     """A page from a template; every value is escaped unless the template says otherwise."""
@@ -14,5 +16,5 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template).render(**values)
+    page = environment.get_template(template).render(signature=SIGNATURE, **values)
     return page.encode(errors="surrogateescape").decode(errors="replace")  # file names need not be UTF-8

@@ -55,6 +55,8 @@ def test_convert_keeps_everything(small: Weights, tmp_path: Path) -> None:
     assert found.layout == "scan-pipeline"
     assert found.sha256 == small.sha256
     assert found.object_names == [f"object {index}" for index in range(12)]
+    with pytest.raises(DetectorError, match=r"b\.safetensors: exists already; delete it, or choose another name"):
+        convert(tmp_path / "a.bin", tmp_path / "new" / "b.safetensors")
 
 
 def test_milvlg_is_told_by_its_objectness(small: Weights, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from matcher.attention import attend
 from matcher.checkpoint import load_model
 from pipeline.explain import ExplainConfig, run
+from pipeline.fields import FIGURE, PAGE, PICTURE, SIGNATURE
 from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.world import scan
@@ -130,7 +131,7 @@ def test_training_curves(inside: Path, tmp_path: Path) -> None:
     assert scan("plot", "--run", "runs/t2i_mean", "--run", str(formula)).exit_code == 0
     said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")
     assert said.exit_code == 2
-    assert "expected .png, .pdf or .svg" in said.stderr
+    assert "--output curves.txt: expected a name that ends in .png, .jpg, .jpeg, .pdf, .svg" in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,43 @@ def test_mistakes_are_one_line(inside: Path, command: list[str], message: str) -
     said = scan(*command, "--run", "runs/t2i_mean")
     assert said.exit_code == 2
     assert message in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["explain", "--image", IMAGE, "--caption", CAPTION, "--output"], FIGURE + PAGE + (".PNG", ".HTM")),
+        (["plot", "--output"], FIGURE),
+        (["retrieve", "--query", CAPTION, "--top", "1", "--picture"], PICTURE),
+        (["retrieve", "--query", CAPTION, "--top", "1", "--html"], PAGE),
+        (["evaluate", "--split", "all", "--html"], PAGE[:1]),
+    ],
+)
+def test_only_what_a_command_wrote_is_replaced(
+    command: list[str], names: tuple[str, ...], inside: Path, tmp_path: Path
+) -> None:
+    for suffix in names:
+        path = tmp_path / f"a{suffix}"
+        command_line = [*command, str(path), "--run", "runs/t2i_mean"]
+        assert scan(*command_line).exit_code == 0
+        first = path.read_bytes()
+        assert scan(*command_line).exit_code == 0  # its own
+        path.write_bytes(first.replace(SIGNATURE.encode(), b"drawn by hand"))
+        said = scan(*command_line)
+        assert said.exit_code == 2
+        expected = f"{command[-1]} {path}: is there already, and was not written by scan-pipeline; choose another name"
+        assert said.stderr == f"error: {expected}\n"  # before the work
+        assert b"drawn by hand" in path.read_bytes()
+
+
+def test_no_photo_is_overwritten(inside: Path, tmp_path: Path) -> None:
+    photo = Path(shutil.copy(next(Path("coco/train2014").iterdir()), tmp_path / "1.jpg"))
+    content = photo.read_bytes()
+    (tmp_path / "link.jpg").symlink_to(photo)
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("1.jpg", "link.jpg", "folder.jpg"):
+        for command in (["retrieve", "--query", "a dog", "--picture"], ["plot", "--output"]):
+            said = scan(*command, str(tmp_path / name))
+            assert said.exit_code == 2
+            assert "is there already, and was not written by scan-pipeline" in said.stderr
+    assert photo.read_bytes() == content
