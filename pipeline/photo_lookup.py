@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.inputs.photos import decode_image
-from pipeline.inputs.sources import is_place, read_photo
+from pipeline.inputs.sources import is_changed, is_place, read_photo
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection
 from pipeline.store.roots import split_place
@@ -39,7 +39,7 @@ def find_or_extract(
     """
     extractable = "weights_sha256" in run.data["extraction"]
     row = find_row(collection, image, extractable, report)
-    if row is not None and collection.is_changed(row):
+    if row is not None and is_changed(collection, row):
         place = collection.image_place(row)
         report(f"note: {place}: changed since it was extracted; run extract again")
         if extractable:
@@ -54,7 +54,8 @@ def find_or_extract(
         )
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
-    return FoundPhoto(image, extractor([photo])[0], image)
+    other = os.path.join(os.curdir, image) if image in collection else image  # no stored photo's name
+    return FoundPhoto(other, extractor([photo])[0], image)
 
 
 def stored_photo(collection: StoreCollection, row: int) -> FoundPhoto:

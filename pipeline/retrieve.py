@@ -15,6 +15,7 @@ from pipeline.fields import PAGE, PICTURE, CommandConfig, option
 from pipeline.files import as_unicode, read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import distinct
+from pipeline.inputs.sources import is_changed
 from pipeline.inputs.tables import is_table
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
@@ -72,7 +73,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
     found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-    changed = sorted(image for image in found if search.collection.is_changed(search.collection.row(image)))
+    changed = sorted(image for image in found if is_changed(search.collection, search.collection.row(image)))
     if changed:
         report(
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"

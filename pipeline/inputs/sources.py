@@ -22,6 +22,7 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, read_member
 from pipeline.inputs.storage import SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
 from pipeline.store.plan import Photo
+from pipeline.store.reader import StoredImages
 from pipeline.store.roots import (
     CONTAINERS,
     INSIDE,
@@ -271,6 +272,16 @@ def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:
 def is_place(name: str) -> bool:
     """Whether a name is that of a file, or of a photo in a container or behind a URL."""
     return is_remote(name) or os.path.isfile(split_place(name)[0])
+
+
+def is_changed(images: StoredImages, row: int) -> bool:
+    """Whether a photo is another one than was extracted. Reads it; photos behind URLs are not compared."""
+    place = images.image_place(row)
+    extracted = images.photo_sha256(row) if place and not is_remote(place) else None
+    try:
+        return extracted is not None and hashlib.sha256(read_photo(place)).hexdigest() != extracted
+    except PipelineError:  # its container holds no such photo any more
+        return True
 
 
 def photo_sha256(root: str, path: str) -> str:

@@ -19,9 +19,10 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.explanation import LIKELY
 from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import decode_thumbnail, open_image
-from pipeline.inputs.sources import read_photo
+from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
+from pipeline.store.format import PLAN
 from pipeline.store.reader import Shard, StoreCollection
 from pipeline.store.roots import split_place
 
@@ -29,6 +30,7 @@ CACHE = 64 << 20  # bytes of thumbnails that are kept
 MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
 TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
 DIGITS = 16  # of a photo's id
+UNKNOWN = 0, 0  # times of a file that is not there
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
 
 
@@ -49,7 +51,7 @@ class Library:
         self._numbers = numbers[self._order]
         self._dates: np.ndarray | None = None
         self._reader: threading.Thread | None = None  # of dates
-        self._compared: dict[int, tuple[int, bool]] = {}  # row -> time of its file, and whether it changed
+        self._compared: dict[int, tuple[tuple[int, int], bool]] = {}  # row -> times of its file, and whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -76,8 +78,8 @@ class Library:
     def date(self, row: int) -> float:
         """When a photo was taken, else when its file was changed: seconds since 1970, 0 where unknown."""
         place = self.collection.image_place(row)
-        changed = _changed(place)
-        return _taken(place, changed) or changed  # a photo in a container has the date of the container
+        changed, touched = _times(place)
+        return _taken(place, touched) or changed  # a photo in a container has the date of the container
 
     def dates(self, patience: float | None = None) -> np.ndarray:
         """(N,) of all photos' `date`, read once; where that takes longer than so many seconds, the times of the files until then."""
@@ -94,20 +96,19 @@ class Library:
 
     @cached_property
     def _times_of_files(self) -> np.ndarray:
-        return np.array([_changed(self.collection.image_place(row)) for row in range(len(self))])
+        return np.array([_times(self.collection.image_place(row))[0] for row in range(len(self))])
 
     def is_changed(self, row: int) -> bool:
-        """Whether a photo's file is another one than was extracted. Files that nobody touched since are not read, others once."""
-        try:
-            file = os.stat(self.collection.image_place(row))
-            touched = max(file.st_mtime_ns, file.st_ctime_ns)
-            if touched < self.collection.locate(row)[0].mark.stat().st_mtime_ns:
+        """Whether a photo is another one than was extracted. Files that nobody touched since that was planned are not read, others once."""
+        _, touched = _times(self.collection.image_place(row))
+        with suppress(OSError):  # a store that was fetched has no plan
+            # Its shard's own time says less: a photo may have changed while the shard was being made.
+            if max(touched) < (self.collection.locate(row)[0].path.parent / PLAN).stat().st_mtime_ns:
                 return False
-        except OSError:  # gone, or no file of its own
-            return False
-        if self._compared.get(row, (0, False))[0] != touched:
-            self._compared[row] = touched, self.collection.is_changed(row)
-        return self._compared[row][1]
+        known = self._compared.get(row)
+        if known is None or known[0] != touched:
+            known = self._compared[row] = touched, is_changed(self.collection, row)
+        return known[1]
 
     @cached_property
     def _distinct_folders(self) -> tuple[list[str], np.ndarray]:
@@ -191,10 +192,7 @@ class Library:
 
     def tag(self, row: int, side: int) -> str:
         """Changes when the photo's file does, also to one with the time of the file before, and when its features do."""
-        place, touched = self.place(row), (0, 0)
-        with suppress(OSError):  # behind a URL
-            file = os.stat(split_place(place)[0])
-            touched = file.st_mtime_ns, file.st_ctime_ns
+        _, touched = _times(self.place(row))
         made_of = self.id(row), self.collection.locate(row)[0].sha256, *touched, side
         return f'"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:DIGITS]}"'
 
@@ -240,16 +238,18 @@ def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
 
 
-def _changed(place: str) -> float:
-    """When a photo's file or container was changed, in seconds since 1970; 0 where nobody knows."""
+def _times(place: str) -> tuple[float, tuple[int, int]]:
+    """When a photo's file or container was changed, in seconds since 1970; and the two times that change with it, also
+    where a program restores the first, in nanoseconds. 0 where nobody knows."""
     with suppress(OSError):
-        return os.stat(split_place(place)[0]).st_mtime
-    return 0.0
+        file = os.stat(split_place(place)[0])
+        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns)
+    return 0.0, UNKNOWN
 
 
 @lru_cache(1 << 17)
-def _taken(place: str, changed: float) -> float:
-    """When a photo was taken, by its EXIF data; 0 where it does not say. `changed` is of its file."""
+def _taken(place: str, touched: tuple[int, int]) -> float:
+    """When a photo was taken, by its EXIF data; 0 where it does not say. `touched` is of its file."""
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
         with open(place, "rb") as file, open_image(file) as image:
             exif = image.getexif()

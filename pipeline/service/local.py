@@ -34,7 +34,7 @@ from pipeline.gallery.embeddings import generation as index_folder
 from pipeline.gallery.first_stage import STATE
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
-from pipeline.inputs.sources import read_photo
+from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.photo_lookup import stored_photo
 from pipeline.search import caption_scores, known_words, open_search
@@ -139,20 +139,28 @@ class Generation:
     def explain(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
         known_words(self.run, query)
-        if self.collection.is_changed(row):
-            raise PipelineError(f"{self.library.names[row]}: changed since it was extracted", "extract it again")
+        self._refuse_changed(row)
         self.library.place(row)  # refused where it is gone
         found = explain(self.run, self.collection, stored_photo(self.collection, row), query)
         return {**attention_data(found), "score": found.score, "image": found.image}
 
+    def _refuse_changed(self, row: int) -> None:
+        """Raises a PipelineError where a photo is shown that is not the one whose features are stored."""
+        if is_changed(self.collection, row):
+            raise PipelineError(f"{self.library.names[row]}: changed since it was extracted", "extract it again")
+
     def embeddings(self, row: int) -> dict[str, str]:
         """Region embeddings of a photo, to search other nodes with."""
+        self._refuse_changed(row)
         values = encode_regions(self.run, self.collection.regions(row)).cpu().numpy().astype("<f4")
         return {"embeddings": base64.b64encode(values.tobytes()).decode()}
 
     def answers(self, common: schema.SearchRequest, asked: list[Any]) -> list[schema.SearchAnswer]:
         """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
         rows = self.library.rows(common.filter)
+        for photo in asked:
+            if isinstance(photo, int):
+                self._refuse_changed(photo)
         how: dict[str, Any] = {"offset": common.offset, "exact": common.exact, "candidates": common.candidates}
         how["min_score"] = -math.inf if common.min_score is None else common.min_score
         if isinstance(asked[0], str):

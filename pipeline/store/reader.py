@@ -148,12 +148,10 @@ class StoredImages(Mapping[str, Regions]):
         place = self.image_place(row)
         return Path(place) if os.path.isfile(place) else None
 
-    def is_changed(self, row: int) -> bool:
-        """Whether a photo's file is another one than was extracted. Reads the file; photos in containers are not compared."""
+    def photo_sha256(self, row: int) -> str | None:
+        """Checksum of the photo in a row as it was extracted; None where nobody knows."""
         shard, local = self.locate(row)
-        path, image_id = self.image_path(row), shard.image_ids[local]
-        extracted = read_mark(shard.mark).photo_sha256.get(image_id) if path else None
-        return path is not None and extracted is not None and file_sha256(path) != extracted
+        return read_mark(shard.mark).photo_sha256.get(shard.image_ids[local])
 
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""

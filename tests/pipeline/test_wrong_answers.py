@@ -177,7 +177,7 @@ def test_the_date_of_an_iphones_photo_is_when_it_was_taken(tmp_path: Path) -> No
     exif = Image.Exif()
     exif[0x0132] = "2019:07:01 12:00:00"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.heic", "HEIF", exif=exif)
-    assert _taken(str(tmp_path / "a.heic"), 0.0) == datetime(2019, 7, 1, 12).timestamp()
+    assert _taken(str(tmp_path / "a.heic"), (0, 0)) == datetime(2019, 7, 1, 12).timestamp()
 
 
 def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:

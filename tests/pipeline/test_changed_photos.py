@@ -1,0 +1,120 @@
+"""Photos that are no longer those whose features are stored: in a container, put away, or edited while a server runs."""
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from pipeline.photo_lookup import FoundPhoto
+from pipeline.search import open_search
+from pipeline.service.library import Library
+from pipeline.store.format import PLAN
+from pipeline.store.reader import open_stores
+from tests.photos import write_photos
+from tests.pipeline.service.servers import make_server, search
+from tests.world import scan
+
+EXTRACT = ["extract", "--num-regions", "6", "--workers", "0", "--device", "cpu", "--output", "features/mine"]
+MINE = ["--features", "features/mine"]
+
+
+@pytest.fixture
+def project(inside: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, and a folder of six photos of a day each."""
+    shutil.copytree(inside / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    write_photos(tmp_path / "photos", 6)
+    return tmp_path
+
+
+def extracted(source: str) -> None:
+    done = scan(*EXTRACT, "--images", source)
+    assert done.exit_code == 0, done.output
+
+
+def pack(photos: list[Path]) -> None:
+    """A tar as webdataset writes it: names are numbers, whatever photos they are."""
+    with tarfile.open("all.tar", "w") as tar:
+        for number, path in enumerate(photos):
+            tar.add(path, f"{number:06}.jpg")
+
+
+def test_a_photo_of_a_tar_that_was_packed_again_is_not_answered_with_its_old_regions(project: Path) -> None:
+    photos = sorted(Path("photos").iterdir())
+    pack(photos)
+    extracted("all.tar")
+    before = open_search(features=["features/mine"]).find("000002.jpg").regions
+    pack([*photos[:2], photos[3], photos[2], photos[4]])
+    opened = open_search(features=["features/mine"])
+    assert (opened.find("000002.jpg").regions.features != before.features).any()
+    asked = scan("retrieve", "--query", "a dog", "--json", *MINE, "--html", "page.html")
+    assert "3 of these photos changed since they were extracted (000002.jpg, …)" in asked.stderr
+    hits = json.loads(asked.stdout)[0]["hits"]
+    assert sorted(hit["image"][5] for hit in hits if hit["changed"]) == ["2", "3", "5"]  # the last one is in it no more
+    library = Library(opened.collection)
+    assert [row for row in range(6) if library.is_changed(row)] == [2, 3, 5]
+
+
+def test_a_file_here_is_not_the_stored_photo_of_its_name_that_is_gone(project: Path) -> None:
+    extracted("photos")
+    Path("captions.tsv").write_text("".join(f"00{number}.jpg\ta dog {number}\n" for number in range(6)))
+    shutil.copy("photos/003.jpg", "001.jpg")
+    shutil.move("photos", "away")  # as a disk that is not connected
+    said = scan("retrieve", "--image", "001.jpg", "--captions", "captions.tsv", "--json", *MINE)
+    assert "001.jpg is in no store: extracting its regions" in said.stderr
+    assert not [hit["caption"] for hit in json.loads(said.stdout)[0]["hits"] if hit["right"]]
+    opened = open_search(features=["features/mine"])
+    found = opened.find("001.jpg")
+    assert isinstance(found, FoundPhoto)
+    assert found.image == "./001.jpg"
+    assert len(opened.similar("001.jpg").hits) == 6  # the stored 001.jpg is another photo
+
+
+def test_a_server_does_not_search_by_a_photo_that_changed(project: Path) -> None:
+    extracted("photos")
+    client = TestClient(make_server(features=("features/mine",)).app())
+    photo = next(hit["id"] for hit in search(client, "a dog")["hits"] if hit["name"] == "002.jpg")
+    assert search(client, images=[photo])["hits"]
+    shutil.copy("photos/004.jpg", "photos/002.jpg")
+    asked = ({"images": [photo]}, {"queries": ["a dog"], "images": [photo], "combine": True})
+    refused = [client.post("/v1/search", json=one) for one in asked] + [client.get(f"/v1/photos/{photo}/embeddings")]
+    assert {(one.status_code, one.json()["error"]) for one in refused} == {
+        (400, "002.jpg: changed since it was extracted; extract it again")
+    }
+    assert [hit["name"] for hit in search(client, "a dog")["hits"] if hit["changed"]] == ["002.jpg"]
+
+
+def test_a_photo_that_changed_while_its_shard_was_made_is_marked(project: Path) -> None:
+    extracted("photos")
+    store = Path("features/mine")
+    planned = (store / PLAN).stat().st_mtime
+    shutil.copy("photos/004.jpg", "photos/002.jpg")
+    for path in store.glob("shard-*"):  # which took its name a moment later
+        os.utime(path, (planned + 60, planned + 60))
+    library = Library(open_stores([store]))
+    assert [row for row in range(6) if library.is_changed(row)] == [2]
+
+
+def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(project: Path) -> None:
+    def dated(day: str) -> None:
+        """As `exiftool -P` writes it."""
+        path, exif = Path("photos/002.jpg"), Image.Exif()
+        time = path.stat().st_mtime_ns
+        exif[0x0132] = f"{day} 12:00:00"
+        Image.open(path).save(path, exif=exif)
+        os.utime(path, ns=(time, time))
+
+    dated("2021:05:01")
+    extracted("photos")
+    client = TestClient(make_server(features=("features/mine",)).app())
+    asked = {"filter": {"until": "2021-12-31"}}
+    assert [hit["date"] for hit in search(client, "a dog", **asked)["hits"]] == ["2021-05-01"]
+    dated("2015:05:01")
+    (hit,) = (hit for hit in search(client, "a dog")["hits"] if hit["name"] == "002.jpg")
+    assert (hit["date"], hit["changed"]) == ("2015-05-01", True)
