@@ -164,10 +164,12 @@ def _by_split(
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     split_of_row: dict[int, str] = {}
     found: dict[str, dict[int, list[Caption]]] = {}
-    before: set[tuple[int, str, int | None]] = set()
+    before: set[tuple[int, str]] = (
+        set()
+    )  # ids do not tell a caption that is in two files: COCO's JSON numbers it, a table does not
     for path, captions in captions_of_file.items():
         own = [(row_of_image[caption.image], caption) for caption in captions if caption.image in row_of_image]
-        keys = [(row, one.text, one.caption_id if isinstance(one.caption_id, int) else None) for row, one in own]
+        keys = [(row, caption.text) for row, caption in own]
         if repeated := sum(key in before for key in keys):
             notes.append(f"{repeated:,} captions in {path} are in a file before it as well: they count once")
         for (row, caption), key in zip(own, keys, strict=True):

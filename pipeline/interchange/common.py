@@ -20,8 +20,9 @@ from tqdm import tqdm
 from detector.config import DetectorConfig
 from detector.regions import Regions
 from detector.vocabulary import default_names
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import PipelineError, UnreadableImage, printable
 from pipeline.fields import CommandConfig, argument, option
+from pipeline.inputs.photos import read_image_size
 from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import Shard, Store
 
@@ -33,6 +34,7 @@ CLASS_COLUMNS = (
     ("attrs_conf", "attribute_scores", np.float32),
 )
 SIZE = ("image_h", "image_w")  # the field's names
+NEARLY = 0.01  # by which fractions of a photo may leave it, as rounded ones do
 # Bytes of one image's arrays: 1000 regions, the most that `extract` makes, of 16,000 float32 numbers
 LARGEST_IMAGE = 1 << 26
 
@@ -101,10 +103,10 @@ def make_row(
         name: of the image, as found.
         arrays: by our names: features (K, D); boxes (K, 4) and the class arrays (K,) where they are known.
         images: folder of the photos; "" where they are not at hand.
-        size: (height, width); (0, 0) where it is not known.
+        size: (height, width); (0, 0) where it is not known, and boxes are fractions; it is measured for boxes in pixels.
 
     Raises:
-        PipelineError: arrays of other shapes, no numbers, or numbers that are not finite.
+        PipelineError: arrays of other shapes, no numbers, numbers that are not finite, or fractions in place of pixels.
     """
     image_id, path = name_of_photo(name, images)
     if not is_valid_id(image_id):
@@ -120,6 +122,14 @@ def make_row(
         with np.errstate(over="ignore"):  # a store holds float32 at most
             if not np.isfinite(array.astype(np.float32)).all():
                 raise PipelineError(f"{where}: {name} that are not finite numbers of float32")
+    largest = float(arrays["boxes"].max()) if "boxes" in arrays else 0.0
+    if size == (0, 0) and largest > 1 + NEARLY:
+        size = size_of_photo(images, path)
+    elif min(size) > 1 and 0 < largest <= 1:
+        raise PipelineError(
+            f"{where}: boxes up to {largest:g} in a photo of {size[1]} x {size[0]} pixels; expected pixels, not fractions",
+            "multiply them by the photo's width and height",
+        )
     has_classes = any(name in arrays for _, name, _ in CLASS_COLUMNS)
     if has_classes:
         _check_classes(where, arrays)
@@ -173,6 +183,15 @@ def name_of_photo(name: str, images: str) -> tuple[str, str | None]:
             if os.path.isfile(os.path.join(images, path)):
                 return name, path
     return name, None
+
+
+def size_of_photo(images: str, path: str | None) -> tuple[int, int]:
+    """(height, width) of a photo below the folder of photos; (0, 0) where there is none."""
+    try:
+        return read_image_size(os.path.join(images, path)) if path else (0, 0)
+    except UnreadableImage as error:
+        remedy = "take it out of the folder, or import without --images"
+        raise PipelineError(f"{os.path.join(images, path or '')}: {error}", remedy) from error
 
 
 def rows_of(store: Store) -> Iterator[tuple[str, Regions]]:

@@ -73,6 +73,8 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
     _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
     if opened.captions:
         _write_captions(target, open_store(target).image_ids, opened.captions)
+    else:  # those of an earlier import are not of this one
+        (target / CAPTIONS).unlink(missing_ok=True)
     store = open_store(target)
     boxes = [shard.tensors["boxes"] for shard in store.shards]  # (n, K, 4) each
     backward = sum(int((some[..., 2:] < some[..., :2]).any(axis=(1, 2)).sum()) for some in boxes)

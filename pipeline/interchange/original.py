@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
-from pipeline.inputs.photos import read_image_size
 from pipeline.interchange import common
 from pipeline.store.reader import Store
 
@@ -182,7 +181,7 @@ def _rows(
         if index % MAPPED == 0:
             features = common.load_array(file, 3)
         _, path = common.name_of_photo(name, config.images)
-        size = _size_of(Path(config.images, path)) if path else (0, 0)
+        size = common.size_of_photo(config.images, path)
         arrays = {"features": np.asarray(features[index * every])}
         if not all(np.array_equal(arrays["features"], features[index * every + more]) for more in range(1, every)):
             raise PipelineError(
@@ -195,19 +194,17 @@ def _rows(
         yield common.make_row(f"{file}: row {index} ({name!r})", name, arrays, config.images, size=size)
 
 
-def _size_of(path: Path) -> tuple[int, int]:
-    try:
-        return read_image_size(path)
-    except UnreadableImage as error:
-        raise PipelineError(f"{path}: {error}", "take it out of the folder, or import without --images") from error
-
-
 def _boxes_of(boxes: np.ndarray, index: int, count: int, size: tuple[int, int], path: str) -> np.ndarray:
     """(K, 4) pixels; fractions where the size of the photo is not known."""
     fractions = boxes.ndim == 2
     found = boxes if fractions else boxes[index]
     if found.shape != (count, 4):
         raise PipelineError(f"{path}: boxes of shape {found.shape}; expected ({count}, 4)")
+    if fractions and (found.min() < -common.NEARLY or found.max() > 1 + common.NEARLY):
+        raise PipelineError(
+            f"{path}: numbers from {found.min():g} to {found.max():g} in an array of shape {found.shape}; expected fractions, 0 to 1",
+            f"boxes in pixels are of each photo: expected an array (images, {count}, 4)",
+        )
     height, width = size
     scale = [width, height, width, height] if fractions and width else [1, 1, 1, 1]
     return found.astype(np.float32) * np.array(scale, np.float32)

@@ -125,7 +125,7 @@ def commit_shard(
 
 
 def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[str, Any]) -> bool:
-    """Whether a shard is committed, with the content of these rows.
+    """Whether a shard is committed, with the content of these rows. One whose photos came or went is to be written again.
 
     Raises:
         PipelineError: it has other content.
@@ -142,7 +142,9 @@ def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[s
             f"{path}: holds other images or features than what is imported",
             f"choose another folder with --output, or delete {folder}",
         )
-    return True
+    if mark.paths != rows.paths:
+        path.unlink()
+    return path.is_file()
 
 
 def drop_images(folder: Path, mark: Mark, image_ids: Set[str]) -> None:

@@ -203,6 +203,11 @@ def test_captions_of_two_files_count_once(tmp_path: Path) -> None:
     dataset = load_dataset([store.path], [tmp_path / "a.csv", tmp_path / "b.csv"])
     assert dataset.splits[""].images.captions == ["A dog", "A dog", "A cat", "A dog"]
     assert f"1 captions in {tmp_path}/b.csv are in a file before it as well: they count once" in dataset.notes
+    rows = [{"id": 70 + number, "image_id": number, "caption": "A dog"} for number in (1, 2)]  # COCO's JSON has ids
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    dataset = load_dataset([store.path], [tmp_path / "c.json", tmp_path / "b.csv"])
+    assert dataset.splits[""].images.captions == ["A dog", "A dog"]
 
 
 def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folder(tmp_path: Path) -> None:

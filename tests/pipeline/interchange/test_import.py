@@ -1,6 +1,7 @@
 """Features that others computed."""
 
 import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import find_captions
+from pipeline.interchange.convert import ExportFeaturesConfig, export_features
 from pipeline.store.format import CAPTIONS
 from pipeline.store.inspect import inspect_store
-from pipeline.store.reader import Store
+from pipeline.store.reader import Store, open_store
 from tests.faults import contents
 from tests.photos import write_photos
-from tests.stores import import_any
+from tests.stores import assert_same, import_any, make_store
 
 
 def write_precomputed(folder: Path, *, images: int = 3, repeat: int = 1, ids: bool = True) -> np.ndarray:
@@ -192,7 +194,7 @@ def encode(array: np.ndarray) -> str:
 
 def tsv_row(name: str, count: int = 2, *, lxmert: bool = True, features: Any = None) -> str:
     rng = np.random.default_rng(len(name))
-    boxes = rng.uniform(size=(count, 4)).astype(np.float32)
+    boxes = rng.uniform(2, 400, (count, 4)).astype(np.float32)
     features = np.asarray(rng.normal(size=(count, 3)) if features is None else features, np.float32)
     if not lxmert:
         return "\t".join([name, "640", "480", str(count), encode(boxes), encode(features)])
@@ -307,3 +309,43 @@ def test_importing_again_compares_content(tmp_path: Path) -> None:
         imported()
     assert "--output" in caught.value.remedy
     assert contents(tmp_path / "store") == before
+
+
+def test_captions_of_an_earlier_import_are_not_those_of_a_later_one(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "precomp")
+    output = str(tmp_path / "store")
+    assert (import_any(tmp_path / "precomp", split="dev", output=output).path / CAPTIONS).is_file()
+    (tmp_path / "precomp/dev_caps.txt").unlink()  # they were wrong, say; --captions names better ones
+    assert not (import_any(tmp_path / "precomp", split="dev", output=output).path / CAPTIONS).exists()
+
+
+def test_photos_that_come_after_an_import_are_found_by_the_next(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(3)]
+    made = make_store(tmp_path / "made", names)
+    export_features(ExportFeaturesConfig(str(made.path), "tsv", str(tmp_path / "x.tsv")), report=lambda _: None)
+    for there in (1, 3, 2):
+        shutil.rmtree(tmp_path / "photos", ignore_errors=True)
+        write_photos(tmp_path / "photos", there, names="{}.jpg")
+        store = import_any(tmp_path / "x.tsv", output=str(tmp_path / "store"), images=str(tmp_path / "photos"))
+        assert [store.image_path(row) is not None for row in range(3)] == [row < there for row in range(3)]
+        assert inspect_store(store.path, progress=False).ok
+    assert_same(open_store(tmp_path / "store"), made, ("features", "boxes"))
+
+
+def test_boxes_in_fractions_are_not_taken_for_pixels_nor_pixels_for_fractions(tmp_path: Path) -> None:
+    features = write_precomputed(tmp_path / "precomp")
+    write_photos(tmp_path / "photos", 3, names="photo{}.jpg", shapes=[(50, 80)])
+    options = {"split": "dev", "images": str(tmp_path / "photos"), "boxes": str(tmp_path / "boxes.npy")}
+    fractions = np.tile(np.array([0, 0.25, 0.5, 1], np.float32), (4, 1))
+    pixels = fractions * [80, 50, 80, 50]
+    for boxes, message in ((pixels, r"numbers from 0 to 50 in .*expected fractions"), (fractions[None].repeat(3, 0), "expected pixels, not fractions")):  # fmt: skip
+        np.save(tmp_path / "boxes.npy", boxes)
+        with pytest.raises(PipelineError, match=message):
+            import_any(tmp_path / "precomp", output=str(tmp_path / "refused"), **options)
+    # Published files of other kinds have no sizes: their photos are measured, or the boxes would be read as fractions.
+    (tmp_path / "npz").mkdir()
+    for number in range(3):
+        np.savez(tmp_path / f"npz/photo{number}.npz", x=features[number], bbox=pixels.astype(np.float32))
+    store = import_any(tmp_path / "npz", output=str(tmp_path / "store"), images=str(tmp_path / "photos"))
+    assert store["photo1.jpg"].image_size == (50, 80)
+    np.testing.assert_array_equal(store["photo1.jpg"].boxes, pixels)
