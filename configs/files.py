@@ -1,9 +1,10 @@
-"""Files that are either the old or the new one, whenever the process is killed, and their checksums."""
+"""Files that are either the old or the new one, whenever the process is killed; their checksums, and JSON without loss."""
 
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ def file_sha256(path: Path) -> str:
             return digest.hexdigest()
     except (OSError, ValueError):  # ValueError: a path that no file system has, with a NUL or a lone surrogate
         return ""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. ValueError: not JSON, or an object with a key twice, of whose values one would be lost."""
+    return json.loads(text, object_pairs_hook=each_once)
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Keys with their values. ValueError: a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r:.80}")
+    return found
 
 
 def json_sha256(content: Any) -> str:

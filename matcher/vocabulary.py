@@ -1,12 +1,12 @@
 """The words a model knows: ids pad 0, start 1, end 2, unknown 3, then the words."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from configs.files import parse_json
 from matcher.errors import MatcherError
 from matcher.tokenizer import tokenize
 
@@ -50,7 +50,7 @@ class Vocabulary:
             MatcherError: not readable, or not such a file.
         """
         try:
-            content = json.loads(Path(path).read_text())
+            content = parse_json(Path(path).read_text())
             ids: dict[str, int] = content["word2idx"]
             if sorted(ids.values()) != list(range(len(ids))):  # else a word would be read as another
                 raise ValueError("ids that are missing or stand twice")

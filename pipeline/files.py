@@ -17,7 +17,7 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-from configs.files import open_at_once
+from configs.files import open_at_once, parse_json
 from pipeline.errors import PipelineError
 
 ABANDONED = 24 * 3600  # seconds; no file takes a day to write
@@ -108,7 +108,7 @@ def read_json(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
     """
     content = read_bytes(path, what, remedy, limit=MAX_JSON)
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         if not isinstance(found, dict):
             raise ValueError(f"found a {type(found).__name__}, expected an object")
     except (ValueError, RecursionError) as error:

@@ -3,13 +3,12 @@
 coco/annotations/instances_train2017.json, instances_val2017.json; coco/train2017/, coco/val2017/
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.files import file_sha256
+from configs.files import file_sha256, parse_json
 from detector.training.data import Record
 from pipeline.annotations.records import DetectionRecords, Report, clean_box, evenly_spaced, make_record
 from pipeline.errors import PipelineError
@@ -63,7 +62,7 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
     """Categories by id, and records of the photos that are there."""
     photos = folder / path.stem.removeprefix("instances_")
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
         classes = {category: index for index, category in enumerate(categories)}
         boxes: dict[int, list[tuple[Any, int]]] = {}

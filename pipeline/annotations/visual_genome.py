@@ -8,13 +8,13 @@ Photos that are also in COCO are kept from training where COCO's captions hold t
 split: a matcher is evaluated on them later.
 """
 
-import json
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.files import parse_json
 from detector.training.data import Record
 from pipeline.annotations.records import (
     ClassVocabulary,
@@ -130,7 +130,7 @@ def read_held_out(paths: Iterable[Path]) -> frozenset[int]:
             if text.lstrip()[:1] != "{":
                 found |= {int(line) for line in text.split()}
                 continue
-            images = json.loads(text)["images"]
+            images = parse_json(text)["images"]
             if any("split" in image for image in images):
                 found |= {
                     int(image["cocoid"]) for image in images if SPLIT_WORDS.get(image["split"].lower()) != "train"
@@ -243,7 +243,7 @@ def _read_list(folder: Path, name: str) -> list[dict[str, Any]]:
         remedy = "keep one of them" if candidates else "get it from the downloads of Visual Genome, and unzip it"
         raise PipelineError(f"{folder}: expected one {name}.json there (found {found})", remedy)
     try:
-        content = json.loads(candidates[0].read_bytes())
+        content = parse_json(candidates[0].read_bytes())
         if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
             raise ValueError(f"found a {type(content).__name__}")
     except (OSError, ValueError, RecursionError) as error:

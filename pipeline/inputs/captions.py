@@ -4,7 +4,6 @@ The format is recognised from the content. Rows keep the order of the file, and 
 ids (COCO's integers) are kept for the results. `ImageIndex` finds the photos that the rows name.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.tables import read_table
@@ -88,7 +88,7 @@ class _Mismatch(Exception):
 
 def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path}: not valid JSON ({error})", "download or write it again") from error
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import first_line
+from configs.files import parse_json
 from detector.errors import DetectorError
 from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
@@ -168,7 +169,7 @@ def _record(suffix: str, content: bytes) -> dict[str, Any]:
     if suffix == ".txt":
         return {"txt": text.split("\n")}
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if isinstance(found, list):

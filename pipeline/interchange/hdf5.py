@@ -14,7 +14,6 @@ hengyuan-hu/bottom-up-attention-vqa, `tools/adaptive_detection_features_converte
 """
 
 import errno
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.interchange import common
@@ -224,7 +224,7 @@ def _ids_from(path: Path, count: int) -> list[str]:
     if path.suffix.lower() != ".json":
         return lines
     try:
-        content = json.loads("\n".join(lines))
+        content = parse_json("\n".join(lines))
         if isinstance(content, dict):  # id -> row
             ids = {row: image_id for image_id, row in content.items()}
             if len(content) != count or sorted(ids) != list(range(count)) or bool in map(type, ids):

@@ -20,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from configs.errors import UserError
+from configs.files import each_once
 from pipeline.config import from_mapping
 from pipeline.errors import PipelineError
 from pipeline.service.batches import QueueFull
@@ -185,12 +186,10 @@ async def _asked(endpoint: Endpoint, request: Request) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Keys with their values; one that stands twice would lose a value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise PipelineError(f"duplicate key {next(name for name in names if names.count(name) > 1)}")
-    return found
+    try:
+        return each_once(pairs)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
 
 
 def _json(content: Any, status: int = 200) -> Response:
