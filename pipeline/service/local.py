@@ -34,7 +34,7 @@ from pipeline.gallery.embeddings import generation as index_folder
 from pipeline.gallery.first_stage import STATE
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
-from pipeline.inputs.sources import is_changed, read_photo
+from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.photo_lookup import stored_photo
 from pipeline.search import caption_scores, known_words, open_search
@@ -146,7 +146,7 @@ class Generation:
 
     def _refuse_changed(self, row: int) -> None:
         """Raises a PipelineError where a photo is shown that is not the one whose features are stored."""
-        if is_changed(self.collection, row):
+        if self.library.is_changed(row):
             raise PipelineError(f"{self.library.names[row]}: changed since it was extracted", "extract it again")
 
     def embeddings(self, row: int) -> dict[str, str]:

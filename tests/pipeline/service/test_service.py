@@ -336,8 +336,40 @@ def test_what_words_look_at_is_not_drawn_on_another_photo(
 ) -> None:
     path = f"/v1/photos/{generation.library.id(0)}/explanation"
     assert client.get(path, params={"query": "a dog"}).status_code == 200
-    monkeypatch.setattr(local, "is_changed", lambda images, row: True)
+    monkeypatch.setattr(generation.library, "is_changed", lambda row: True)
     assert "changed since it was extracted" in client.get(path, params={"query": "a dog"}).json()["error"]
+
+
+def test_a_photo_that_is_replaced_and_extracted_again_is_another_until_the_server_looks(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(inside / "runs/t2i_mean")
+    shutil.copytree(inside / "coco/train2014", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    extract = ["extract", "--images", "photos", "--num-regions", "6", "--workers", "0", "--device", "cpu"]
+    assert scan(*extract).exit_code == 0
+    server = make_server(run=run)
+    assert isinstance(server.service, LocalService)
+    client, names = TestClient(server.app()), sorted(os.listdir("photos"))
+    ids = {name: server.service.generation.library.id(row) for row, name in enumerate(names)}
+
+    def changed() -> list[str]:
+        found = client.post("/v1/search", json={"queries": ["a dog"], "limit": 100}).json()["answers"][0]["hits"]
+        assert len(found) == len(names)
+        return [hit["name"] for hit in found if hit["changed"]]
+
+    assert changed() == []
+    shutil.copy(Path("photos", names[3]), Path("photos", names[5]))
+    assert scan(*extract).exit_code == 0
+    assert changed() == [names[5]]
+    for path in (f"/v1/photos/{ids[names[5]]}/explanation?query=a+dog", f"/v1/photos/{ids[names[5]]}/embeddings"):
+        assert "changed since it was extracted" in client.get(path).json()["error"]
+    similar = client.post("/v1/search", json={"images": [ids[names[5]]]})
+    assert similar.status_code == 400
+    assert "changed since it was extracted" in similar.json()["error"]
+    assert client.post("/v1/search", json={"images": [ids[names[4]]]}).status_code == 200
+    asyncio.run(server.service.reload())
+    assert changed() == []
 
 
 def test_the_process_and_its_counters(client: TestClient) -> None:
