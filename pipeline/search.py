@@ -25,6 +25,7 @@ from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
 from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import caption_embeddings
+from pipeline.caption_ranking import caption_hits, caption_scores
 from pipeline.device import pick_device
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
@@ -167,7 +168,7 @@ class Search:
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):
-            hits = _caption_hits(index, photo.image, captions, scores, top)
+            hits = caption_hits(index, photo.image, captions, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 
@@ -377,32 +378,3 @@ def known_words(run: TrainedRun, query: str) -> dict[str, str]:
             f"nearest known: {nearest}" if nearest else "ask in other words",
         )
     return unknown
-
-
-def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
-    """Similarity of one photo to every caption: (M,)."""
-    encoded = EncodedCaptions(run.model, captions) if isinstance(captions, Sequence) else captions
-    return run.model.similarities(encode_regions(run, regions)[None], encoded)[0]
-
-
-def _caption_hits(
-    index: ImageIndex, image: str, captions: Sequence[Caption], scores: np.ndarray, top: int
-) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the image.
-
-    Of one that is in no store, those of its name, unless that is a photo's in another folder, or one of the stores.
-    """
-    own = index if image in index.image_ids else ImageIndex([image])
-    hits = []
-    for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
-        caption = captions[m]
-        row = own.find(caption.image)
-        right = row is not None and own.image_ids[row] == image
-        if right and own is not index:
-            namesakes = index.candidates(caption.image)
-            right = not own.is_elsewhere(caption.image, 0) and all(
-                index.is_elsewhere(caption.image, other) for other in namesakes
-            )
-        identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
-        hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
-    return tuple(hits)

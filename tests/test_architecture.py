@@ -51,7 +51,17 @@ LAYERS = [
         "starter",
     },  # verbs
     {"pages", "service"},
-    {"search", "ensemble", "explanation", "photo_lookup", "caption_cache", "judgements", "eccv", "answer"},
+    {
+        "search",
+        "ensemble",
+        "explanation",
+        "photo_lookup",
+        "caption_cache",
+        "caption_ranking",
+        "judgements",
+        "eccv",
+        "answer",
+    },
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},
     {"store"},

@@ -26,6 +26,7 @@ from matcher.calibration import FILE as CALIBRATION
 from matcher.fit import BEST
 from pipeline.answer import Answer
 from pipeline.caption_cache import caption_embeddings
+from pipeline.caption_ranking import caption_scores
 from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions, explain
 from pipeline.extraction.detectors import extractor_like, is_starter
@@ -37,7 +38,7 @@ from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.photo_lookup import stored_photo
-from pipeline.search import caption_scores, known_words, open_search
+from pipeline.search import known_words, open_search
 from pipeline.service import schema
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig

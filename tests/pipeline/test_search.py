@@ -19,6 +19,7 @@ from matcher.collection import EncodedCaptions
 from pipeline import caption_cache, search
 from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import StoredWords, caption_embeddings
+from pipeline.caption_ranking import caption_scores
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, best_boxes, class_names_of, region_name
 from pipeline.inputs.captions import read_captions
@@ -239,10 +240,10 @@ def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: 
     captions = read_captions(opened.run.captions()[0])
     texts = [caption.text for caption in captions]
     regions = opened.collection.regions(3)
-    wanted = search.caption_scores(opened.run, regions, texts)
+    wanted = caption_scores(opened.run, regions, texts)
     found = caption_embeddings(opened.run, texts)
     assert isinstance(found, StoredWords)
-    np.testing.assert_allclose(search.caption_scores(opened.run, regions, found), wanted, atol=1e-3)
+    np.testing.assert_allclose(caption_scores(opened.run, regions, found), wanted, atol=1e-3)
     (path,) = (opened.run.folder / "cache").iterdir()
 
     def no_pass(self: EncodedCaptions, captions: object) -> None:
