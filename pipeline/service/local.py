@@ -50,6 +50,7 @@ from pipeline.store.roots import split_place
 
 MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 MOST_FOLDERS = 500  # that an index lists
+CLOCK = 20_000_000  # nanoseconds that the times of files are behind the clock, at most
 DECODERS = 2  # photos that are decoded at a time
 UPLOADS = 8  # photos that may wait for the detector
 CAPTIONS = 10  # for a photo that is sent
@@ -217,10 +218,13 @@ class LocalService:
     """Answers from the newest generation, and makes a new one when stores or model have changed."""
 
     def __init__(self, config: ServeConfig, metrics: Metrics, say: Callable[[str], Any] = print):
+        began = time.time_ns() - CLOCK
         self.generation = Generation(config, say)
         # The run stays the one found at the start: one that is being trained beside it must not take its place.
         self.config = replace(config, run=str(self.generation.run.folder))
-        self.metrics, self.say, self._seen = metrics, say, self.generation.stamp()
+        # What was written to while it was opened may not be in it: the first look opens it again.
+        self._seen = {path: when for path, when in self.generation.stamp().items() if when < began}
+        self.metrics, self.say = metrics, say
         self.batches = Batches(lambda key, asked: key[0].answers(key[1], asked), config.queue, metrics.batch.observe)
         # apart: a detector may take seconds
         self.uploads = Batches(lambda generation, photos: list(map(generation.captions_of, photos)), UPLOADS)
@@ -328,7 +332,7 @@ class LocalService:
                 self.say(f"not reloaded: {error}")
                 return
             self.generation = generation
-            self._seen = {path: before.get(path, when) for path, when in generation.stamp().items()}
+            self._seen = {path: before[path] for path in generation.stamp() if path in before}
             self.metrics.reloads.labels("done").inc()
             self.say(f"reloaded: {len(generation.collection):,} photos, generation {generation.name}")
 

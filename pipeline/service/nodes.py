@@ -8,6 +8,7 @@ says so (`"complete": false`); so is one that has a store of a node before it. P
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -132,8 +133,13 @@ class Nodes:
     image = original = explanation = embeddings = file
 
     async def watch(self, wanted: asyncio.Event) -> None:
-        """Nothing is open here that could be opened again."""
-        await self._indexes()
+        """Count the nodes' photos, which weak matches are told by, again and again; never returns."""
+        while True:
+            with suppress(HTTPException):  # a node that refuses now
+                await self._indexes()
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(wanted.wait(), self.config.watch or None)
+            wanted.clear()
 
     async def close(self) -> None:
         """Close the connections."""

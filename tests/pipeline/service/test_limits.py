@@ -10,10 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from pipeline.service import local
 from pipeline.service.batches import Batches, QueueFull
-from tests.pipeline.service.servers import make_server, on_a_thread, wait_for
+from pipeline.service.library import Library
+from pipeline.store.reader import StoreCollection
+from tests.photos import write_photos
+from tests.pipeline.service.servers import make_server, on_a_thread, search, wait_for
 from tests.world import scan
 
 
@@ -163,6 +167,27 @@ def test_new_photos_are_found_without_a_lost_request(
     assert {status for status, _ in answered} == {200}
     assert {searched for _, searched in answered} == {20, 24}
     assert [line for line in said if line.startswith("reloaded: 24 photos")]
+
+
+def test_photos_that_come_while_a_server_starts_are_found(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    write_photos(Path("more"), 4)
+    opened = local.Library
+
+    def slowly(collection: StoreCollection) -> Library:
+        """Opens what was there; encoding many photos takes minutes, in which an extraction ends."""
+        if not Path("features/more").exists():
+            command = ["extract", "--images", "more", "--num-regions", "6", "--workers", "0", "--device", "cpu"]
+            assert scan(*command).exit_code == 0
+        return opened(collection)
+
+    monkeypatch.setattr(local, "Library", slowly)
+    with TestClient(make_server(watch=0.02).app()) as client:
+        wait_for(lambda: search(client, "a dog")["searched"] == 24)
 
 
 def test_a_batch_shares_a_key_and_a_fault_stays_with_its_job() -> None:

@@ -5,6 +5,8 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from matcher.calibration import Calibration
 from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server
 from pipeline.service.local import LocalService
@@ -214,6 +217,24 @@ def test_a_node_with_another_model_is_left_out(inside: Path, monkeypatch: pytest
             assert not answer["complete"]
             assert answer["answers"][0]["searched"] == 20
             assert client.get("/v1/index").json()["nodes"][second].startswith("has another model")
+
+
+def test_a_coordinator_follows_the_number_of_photos_that_weak_matches_are_told_by(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Calibration, "is_weak", lambda self, score, photos: told.append(photos) or photos > 20)
+    server = make_server()
+    assert isinstance(server.service, LocalService)
+    index = server.service.generation.index
+    with on_a_thread(server) as (_, _, url):
+        nodes = Nodes(ServeConfig(node=(url,), watch=0.02), Metrics())
+        with TestClient(Server(nodes, Metrics()).app()) as client:
+            ask = partial(client.post, "/v1/search", json={"queries": ["a dog"]})
+            assert not ask().json()["answers"][0]["hits"][0]["weak"]
+            assert told[-1] == 20
+            vars(server.service.generation)["index"] = replace(index, photos=1000)  # photos were added there
+            wait_for(lambda: ask().json()["answers"][0]["hits"][0]["weak"])
 
 
 def test_a_store_of_two_nodes_counts_once(inside: Path) -> None:
