@@ -38,7 +38,9 @@ from pipeline.store.plan import PlannedShard, is_still_planned
 from pipeline.store.roots import relative as relative_root
 from pipeline.store.tensors import map_safetensors
 
-OTHER_FILES = {FAILURES, PLAN, DAMAGED, CAPTIONS, "captions.tsv"}  # beside manifest and shards
+OTHER_FILES = {FAILURES, PLAN, DAMAGED, CAPTIONS}  # beside manifest and shards
+# Of systems and people; no store writes or removes these, but for its lock
+TOLERATED = {".DS_Store", ".gitignore", ".gitkeep", ".lock", "Thumbs.db", "captions.tsv", "desktop.ini", "lost+found"}
 
 
 @dataclass
@@ -71,11 +73,10 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     complete = {"format": FORMAT, "format_version": VERSION, "relative_roots": relative, **manifest}
     with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():
-            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-            strangers = [n for n in names if n not in OTHER_FILES and not MARK_NAME.fullmatch(f"{Path(n).stem}.json")]
-            if strangers and not (folder / MANIFEST).is_file():  # another process may be making it
+            stranger = _stranger(folder)
+            if stranger and not (folder / MANIFEST).is_file():  # another process may be making it
                 raise PipelineError(
-                    f"{folder}: not empty and not a store (found {strangers[0]})", "choose another with --output"
+                    f"{folder}: not empty and not a store (found {stranger})", "choose another with --output"
                 )
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -225,6 +226,23 @@ def _write_mark(path: Path, mark: Mark) -> None:
     content = asdict(mark)
     del content["number"]  # it is the file's name
     write_json(path, {**content, SEAL: seal(path.name, content)})
+
+
+def _stranger(folder: Path) -> str:
+    """The first file of a folder without a manifest that no store has; "" where there is none."""
+    names = sorted(path.name for path in folder.iterdir())
+    is_store = DAMAGED in names or any(map(MARK_NAME.fullmatch, names))  # else a plan or captions are somebody's data
+    known = TOLERATED | OTHER_FILES if is_store else TOLERATED
+    return next(
+        (
+            name
+            for name in names
+            if name not in known
+            and not MARK_NAME.fullmatch(name.replace(".safetensors", ".json"))
+            and not (name.startswith(".") and name.endswith(".tmp"))  # of a process that was killed
+        ),
+        "",
+    )
 
 
 def _refuse_foreign_shards(folder: Path, manifest: Mapping[str, Any]) -> None:

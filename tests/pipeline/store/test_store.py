@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,10 +160,19 @@ def test_other_features_in_the_same_folder_are_refused(tmp_path: Path, changes: 
     claim_store(tmp_path / "s", manifest(image_roots=["/moved/photos"]))  # moved, but of the same name
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(PipelineError, match=r"not empty and not a store \(found thesis\.tex\)"):
+@pytest.mark.parametrize(
+    "name",
+    # Of the last four each has the name, or nearly, of a file of a store, which an extraction writes or removes
+    ["thesis.tex", ".bashrc", "images.jsonl", "failures.jsonl", "captions_of_photos.json", "shard-00000.tar"],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    for tolerated in (".DS_Store", ".gitkeep", ".manifest.json.host.7.tmp", "captions.tsv"):
+        (tmp_path / tolerated).touch()
+    (tmp_path / name).touch()
+    with pytest.raises(PipelineError, match=rf"not empty and not a store \(found {re.escape(name)}\)"):
         claim_store(tmp_path, manifest())
+    (tmp_path / name).unlink()
+    claim_store(tmp_path, manifest())
 
 
 def test_regions_of_another_shape_and_infinite_features_are_refused(tmp_path: Path) -> None:
