@@ -12,6 +12,7 @@ executed or unpickled, and what `scan-pipeline push` published is compared with 
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -164,10 +165,20 @@ def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
                 raise OSError(f"{file}: the answer was cut off")
             partial.replace(path)
             tag.write_text(version)
-    except OSError:
+    except OSError as error:
         if not path.is_file():
             raise
+        _say_kept(name, file, f"{mirror}: {first_line(error)}")
     return path
+
+
+def _say_kept(name: HubName, file: str, reason: str) -> None:
+    """A copy from before is taken: one line, unless the user wants nothing fetched."""
+    if not is_offline():
+        kept = name._replace(file=file)
+        logging.getLogger("scan-pipeline").warning(
+            "note: %s: taking the copy that was fetched before (%s)", kept, reason
+        )
 
 
 def _from_hub(name: HubName, candidates: Sequence[str], kind: str) -> Path:
@@ -182,6 +193,8 @@ def _from_hub(name: HubName, candidates: Sequence[str], kind: str) -> Path:
                 name.repository, file, revision=name.revision or None, repo_type=kind,
                 local_files_only=bool(unreachable), etag_timeout=ANSWER_TIMEOUT,
             )  # fmt: skip
+            if unreachable:
+                _say_kept(name, file, unreachable)
             return Path(found)
         except LocalEntryNotFoundError as error:
             reason = unreachable = unreachable or first_line(error)

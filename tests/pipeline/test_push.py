@@ -168,7 +168,11 @@ def test_a_run_whose_store_was_published_apart(
 
 
 def test_mirrors_are_tried_in_order(
-    server: Hub, tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+    server: Hub,
+    tmp_path: Path,
+    small_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "public").mkdir()
     ok("push", str(small_weights), "me/detector", "--mirror", str(tmp_path / "public"))
@@ -182,8 +186,29 @@ def test_mirrors_are_tried_in_order(
         with pytest.raises(DetectorError, match=r"127.0.0.1:9: .*refused.*; http://.*404") as error:
             fetch_file(hub_name("me/none"), ["model.safetensors"], "--weights", "no way")  # type: ignore[arg-type]
         assert "no way" in str(error.value)
+    monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+    caplog.clear()
     again = fetch_file(hub_name("me/detector"), ["model.safetensors"], "--weights", "")  # type: ignore[arg-type]
     assert again == found  # kept, though nobody answers any more
+    (line,) = caplog.messages
+    assert line.startswith("note: me/detector/model.safetensors: taking the copy that was fetched before")
+    assert "refused" in line
+
+
+def test_a_copy_is_taken_with_a_word_where_the_hub_does_not_answer(
+    server: Hub, small_weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ok("push", str(small_weights), "me/detector")
+    wanted = HubName("me/detector"), ["model.safetensors"], "--weights", ""
+    found = fetch_file(*wanted)
+    assert fetch_file(*wanted) == found
+    assert not caplog.messages
+    monkeypatch.setattr("detector.hub._unreachable", lambda _: "the hub does not answer: no route")
+    assert fetch_file(*wanted) == found
+    assert [line.rpartition("(")[2] for line in caplog.messages] == ["the hub does not answer: no route)"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetch_file(*wanted) == found
+    assert len(caplog.messages) == 1
 
 
 def test_what_a_mirror_replaced_is_fetched_again_and_leaves_nothing_of_before(
