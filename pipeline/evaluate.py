@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,7 +39,10 @@ from pipeline.runs import (
     mean_similarity,
     relative_to_run,
 )
+from pipeline.store.marks import read_mark
+from pipeline.store.reader import Store, open_store
 
+T = TypeVar("T")
 RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
 FEW = 100  # images; below that a recall says little
@@ -114,7 +117,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if config.eccv:
         check_eccv(split.image_ids, split.caption_ids)
     judged = read_judgements(Path(config.judgements), notes) if config.judgements else []
-    locate(judged, split, runs)
+    locate(judged, split, runs, notes)
     for member in runs:
         _refuse_incompatible(member, split)
     for note in [*notes, *_notes(runs, split)]:
@@ -204,7 +207,7 @@ def _are_among(paths: Sequence[str | Path], known: Sequence[Path]) -> bool:
     return {Path(path).resolve() for path in paths} <= {path.resolve() for path in known}
 
 
-def _if_there(find: Callable[[], list[Path]]) -> list[Path]:
+def _if_there(find: Callable[[], Sequence[T]]) -> Sequence[T]:
     """Stores or captions of a run; none where they are not on this machine."""
     try:
         return find()
@@ -244,14 +247,28 @@ def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
     """What a reader of the recalls has to know: photos that were trained on, and too few photos."""
     notes, count = [], len(split.store_ids)
     for run in runs:
-        if seen := len(set(run.splits.get("train", ())) & set(split.store_ids)):
+        if seen := _seen(run, split):
             notes.append(
-                f"{run.folder} was trained on {seen:,} of these {count:,} photos (by image id): these recalls are not those "
-                "of unseen photos"
+                f"{run.folder} was trained on {seen:,} of these {count:,} photos (by image id or content): these recalls are "
+                "not those of unseen photos"
             )
     if count < FEW:
         notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
     return notes
+
+
+def _seen(run: TrainedRun, split: Split) -> int:
+    """Number of photos that a run was trained on, by image id, or by content where its stores are there."""
+    trained, known = set(run.splits.get("train", ())), _checksums(split.stores.stores)
+    before = _checksums(_if_there(lambda: list(map(open_store, run.stores()))))
+    learned = {checksum for image_id, checksum in before.items() if image_id in trained}
+    return sum(image_id in trained or known.get(image_id) in learned for image_id in split.store_ids)
+
+
+def _checksums(stores: Sequence[Store]) -> dict[str, str]:
+    """Of the photos of some stores, as they were extracted, by image id; not of imported ones."""
+    marks = (read_mark(shard.mark) for store in stores for shard in store.shards)
+    return {image_id: checksum for mark in marks for image_id, checksum in mark.photo_sha256.items()}
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
-from pipeline.inputs.dataset import Split
+from pipeline.inputs.dataset import Split, full_paths
 from pipeline.inputs.image_index import ImageIndex, stem_of
+from pipeline.inputs.tables import CAPTION_WORDS
 from pipeline.runs import TrainedRun, mean_similarity
 
 T = TypeVar("T")
@@ -62,6 +63,12 @@ def read_judgements(path: Path, notes: list[str] | None = None) -> list[Judgemen
         raise PipelineError(f"--judgements {path}: not readable ({error}); expected {EXPECTED}") from error
     numbered = [(number, row) for number, row in enumerate(rows, start=1) if row]
     names = numbered.pop(0)[1] if numbered and _is_header(numbered[0][1]) else []
+    if any(name.strip().lower() in CAPTION_WORDS for name in names[2:]) and not names[1].strip().lower().startswith(
+        CAPTION_WORDS
+    ):
+        raise PipelineError(
+            f"--judgements {path}: the second column is {names[1]!r}, the caption stands behind it; expected {EXPECTED}"
+        )
     columns = _columns_of_grades(path, names, [row[2:] for _, row in numbered])
     if len(names) > 2 + len(columns) and notes is not None:
         others = [name for column, name in enumerate(names[2:]) if column not in columns]
@@ -129,14 +136,17 @@ class Agreement:
         )
 
 
-def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[TrainedRun]) -> list[tuple[int, str]]:
-    """Row in the stores and text of every judged pair.
+def locate(
+    judgements: Sequence[Judgement], split: Split, runs: Sequence[TrainedRun], notes: list[str] | None = None
+) -> list[tuple[int, str]]:
+    """Row in the stores and text of every judged pair. `notes` takes a line about images that are named in other folders.
 
     Raises:
         PipelineError: an image that is in no store, or a caption that is neither an id of the split nor a sentence with a
             word that every run knows.
     """
-    index = ImageIndex(split.stores.image_ids)
+    index = ImageIndex(split.stores.image_ids, full_paths(split.stores))
+    elsewhere: dict[str, int] = {}
     rows = _by_id(split.image_ids, split.images.rows.tolist())
     texts = _by_id(split.caption_ids, split.images.captions)
     found = []
@@ -153,6 +163,8 @@ def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[Trained
                 f"{judgement.where}: image {judgement.image!r} is in no store of the evaluation",
                 "name the stores of all judged photos with --features",
             )
+        if judgement.image not in rows and index.contradicts(judgement.image, row):
+            elsewhere[judgement.image] = row
         text = next(iter(texts.get(judgement.caption, ())), judgement.caption)
         # A word alone may be a sentence; 1056338697_4798441efc.jpg#2 and 7041 are ids, of captions that are not evaluated.
         is_id = text == judgement.caption and len(text.split()) == 1 and not text.isalpha()
@@ -163,6 +175,10 @@ def locate(judgements: Sequence[Judgement], split: Split, runs: Sequence[Trained
                 "evaluate all judged captions with --split all, or name their files with --captions",
             )
         found.append((row, text))
+    if elsewhere and notes is not None:
+        image, row = next(iter(elsewhere.items()))
+        taken = split.stores.image_ids[row]
+        notes.append(f"{len(elsewhere):,} judged images are named in other folders: {image} is taken for {taken}")
     return found
 
 

@@ -6,6 +6,7 @@ Letters: N images, M captions. Images without captions and captions without an i
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or _captions_of(collection.stores, notes))
-    index = ImageIndex(collection.image_ids, full_paths(collection))
+    places = full_paths(collection)
+    index = ImageIndex(collection.image_ids, places)
     captions_of_file = {path: read_captions(path, notes) for path in paths}
     names = (caption.image for captions in captions_of_file.values() for caption in captions)
     row_of_image = index.match(names, ", ".join(map(str, paths)))
@@ -144,6 +146,11 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         raise PipelineError(
             f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
             "expected image names such as " + ", ".join(collection.image_ids[:2])
+        )
+    counted = Counter(places[row] for rows in rows_of_split.values() for row in rows)
+    if twice := next((place for place, number in counted.items() if number > 1), None):  # trained on and evaluated on
+        raise PipelineError(
+            f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
     splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
     for path, captions in captions_of_file.items():
@@ -164,15 +171,16 @@ def _by_split(
     store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
     split_of_row: dict[int, str] = {}
     found: dict[str, dict[int, list[Caption]]] = {}
-    before: set[tuple[int, str]] = (
-        set()
-    )  # ids do not tell a caption that is in two files: COCO's JSON numbers it, a table does not
+    before: set[tuple[int | str | None, ...]] = set()  # row and text; and row, text and number, None in a table
     for path, captions in captions_of_file.items():
         own = [(row_of_image[caption.image], caption) for caption in captions if caption.image in row_of_image]
-        keys = [(row, caption.text) for row, caption in own]
-        if repeated := sum(key in before for key in keys):
-            notes.append(f"{repeated:,} captions in {path} are in a file before it as well: they count once")
-        for (row, caption), key in zip(own, keys, strict=True):
+        keys = [(row, one.text, one.caption_id if isinstance(one.caption_id, int) else None) for row, one in own]
+        is_repeated = [
+            key in before or (*key[:2], None) in before or (key[2] is None and key[:2] in before) for key in keys
+        ]
+        if any(is_repeated):
+            notes.append(f"{sum(is_repeated):,} captions in {path} are in a file before it as well: they count once")
+        for (row, caption), repeats in zip(own, is_repeated, strict=True):
             name = caption.split or store_splits[row] or split_of_name(path.name)
             if split_of_row.setdefault(row, name) != name:
                 raise PipelineError(
@@ -180,9 +188,9 @@ def _by_split(
                     f"{split_of_row[row] or '(none)'}",
                     "give each image one split, or name one captions file",
                 )
-            if key not in before:
+            if not repeats:
                 found.setdefault(name, {}).setdefault(row, []).append(caption)
-        before.update(keys)
+        before.update(keys, (key[:2] for key in keys))
     return found
 
 

@@ -119,6 +119,19 @@ def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
     assert '<g id="' not in page  # names that would repeat in every plot
 
 
+def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside: Path, tmp_path: Path) -> None:
+    captions = "coco/annotations/captions_train2014.json"
+    (tmp_path / "photos").mkdir()
+    for number in range(20):  # copied and renamed
+        shutil.copy(f"coco/train2014/COCO_train2014_{number:012}.jpg", tmp_path / f"photos/{number}.jpg")
+    (tmp_path / "captions.csv").write_text("".join(f"{number}.jpg,a dog\n" for number in range(20)))
+    for images, named in ((inside / "coco", captions), (tmp_path / "photos", str(tmp_path / "captions.csv"))):
+        store = str(tmp_path / f"store of {images.name}")
+        scan("extract", "--images", str(images), "--output", store, "--num-regions", "6", "--workers", "0", "--device", "cpu")  # fmt: skip
+        said = scan("evaluate", "--run", "runs/t2i_mean", "--features", store, "--captions", named, "--split", "all")
+        assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
+
+
 def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_header_says_which_columns_are_grades(tmp_path: Path) -> None:
         ("1.jpg\ta dog\tn/a\n2.jpg\ta cat\t1\n3.jpg\ta cat\t2\n", "line 1 is"),
         ("1.jpg\ta dog\t1\n2.jpg\ta cat\tinf\n", "line 2 is"),
         ("1.jpg\ta dog\t1\n2.jpg\ta cat\t1\n", "fewer than two different grades"),
+        ("image,source,caption,grade\n1.jpg,web,a dog,1\n2.jpg,web,a cat,2\n", "the second column is 'source'"),
         ("", "fewer than two different grades"),
         ("1.jpg\ta dog\t1\n2.jpg\t\t2\n", "line 2 is"),
         ("1.jpg\ta dog\t3\tn/a\n2.jpg\ta cat\t1\t1\n3.jpg\ta cat\t2\t1\n", "line 1 is"),  # no header
@@ -106,6 +107,15 @@ def test_an_id_of_two_captions_is_refused(inside: Path, tmp_path: Path) -> None:
         with pytest.raises(PipelineError, match=f"line 1: {kind} is the id of several in the split dev; name the"):
             locate([Judgement(image, caption, (1.0,), "line 1")], split, [])
     assert locate([Judgement("8", "1", (1.0,), "line 1")], split, []) == [(2, "a cat")]
+
+
+def test_images_named_in_other_folders_are_said(inside: Path) -> None:
+    name = "COCO_train2014_000000000003.jpg"
+    for folder, is_said in (("train2014/", False), ("2020/", True)):
+        Path("grades.tsv").write_text(f"{folder}{name}\ta dog\t1\n{folder}{name}\ta tree\t2\n")
+        said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--judgements", "grades.tsv")
+        note = f"note: 1 judged images are named in other folders: 2020/{name} is taken for {name}"
+        assert (note in said.output) == is_said, said.output
 
 
 def test_judgements_are_a_regular_file() -> None:

@@ -223,3 +223,14 @@ def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folde
     assert notes == [f"{nearest[0]} is taken, and not {nearest[1]}, {tmp_path}/captions.json"]
     nearest[0].unlink()
     assert find_captions(open_store(tmp_path / "features/mine")) == nearest[1]
+
+
+def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
+    """As where a folder was extracted first, and then the one around it."""
+    make_store(tmp_path / "2019", ["0.jpg", "1.jpg"], image_roots=["/photos/2019"])
+    make_store(tmp_path / "all", ["2019/0.jpg", "2020/0.jpg"], image_roots=["/photos"])
+    (tmp_path / "c.csv").write_text("2019/0.jpg,A dog\n2020/0.jpg,A cat\n")
+    load_dataset([tmp_path / "2019", tmp_path / "all"], [tmp_path / "c.csv"])  # one of the two has captions
+    (tmp_path / "c.csv").write_text("2019/0.jpg,A dog\n0.jpg,A dog\n")
+    with pytest.raises(PipelineError, match=r"/photos/2019/0\.jpg is in two of .*2019, .*all; choose stores"):
+        load_dataset([tmp_path / "2019", tmp_path / "all"], [tmp_path / "c.csv"])
