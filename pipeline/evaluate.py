@@ -341,6 +341,7 @@ def _write(
     content = {
         **identity,
         "runs": [str(run.folder) for run in runs],
+        "model_sha256": [run.sha256 for run in runs],
         "split": split.name,
         "images": len(split.store_ids),
         "captions": len(split.caption_ids),

@@ -75,7 +75,7 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
         raise PipelineError(f"{config.repository}: expected the name of a repository, OWNER/NAME")
     if config.private and config.mirror:
         raise PipelineError("--private: of a repository on the hub", "leave it out, or leave out --mirror")
-    package = _package(Path(config.source), config.detector)
+    package = _package(Path(config.source), config.detector, report)
     if config.detector and "data" not in package.made_of:
         raise PipelineError(f"--detector: of a run, and {config.source} is none", "leave it out")
     if others := [file for file in package.files if not is_fetched(file)]:
@@ -98,12 +98,12 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
     return package.command(f"{name.repository}@{revision}")
 
 
-def _package(source: Path, detector: str) -> Package:
+def _package(source: Path, detector: str, report: Callable[[str], Any]) -> Package:
     """The files of a store, a run or a detector."""
     if (source / MANIFEST).is_file():
         return _store(source)
     if (source / BEST).is_file() and (source / DATA).is_file():
-        return _run(source, detector)
+        return _run(source, detector, report)
     weights = source / "detector.safetensors" if source.is_dir() else source
     if not weights.is_file() or weights.suffix != ".safetensors":
         raise PipelineError(f"{source}: expected a store, a run, or a detector's .safetensors")
@@ -136,7 +136,7 @@ def _store(folder: Path) -> Package:
     )
 
 
-def _run(folder: Path, detector: str) -> Package:
+def _run(folder: Path, detector: str, report: Callable[[str], Any]) -> Package:
     run = load_run(folder, torch.device("cpu"))  # a damaged one is not published
     content = read_json(folder / DATA, "a run's identity")
     data: dict[str, Any] = {**content["data"], "folder": ""}
@@ -150,6 +150,9 @@ def _run(folder: Path, detector: str) -> Package:
     files: dict[str, Path | bytes] = {path.name: path for path in found if path.is_file()}
     for path in evaluations:
         evaluation = read_json(path, "an evaluation")
+        if [run.sha256] != evaluation.get("model_sha256", [])[:1]:  # trained on since, or of an older scan-pipeline
+            report(f"note: not published: {path}, whose recalls are not known to be this model's; evaluate again")
+            continue
         recalls[path.stem] = evaluation.get("protocols")
         evaluation |= {key: _names(evaluation[key]) for key in ("runs", "made_of") if key in evaluation}
         files[f"evaluation/{path.name}"] = json.dumps(evaluation, indent=1).encode()

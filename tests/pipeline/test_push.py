@@ -167,6 +167,28 @@ def test_a_run_whose_store_was_published_apart(
     assert json.loads(Path("evaluation/me/run/dev.json").read_text())["protocols"] == before["protocols"]
 
 
+def test_recalls_of_the_model_before_are_not_published(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is evaluated, trained on, and published: its recalls are those of a model that is gone."""
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    ok("evaluate", "--run", "runs/t2i_mean")
+    file = Path("runs/t2i_mean/evaluation/dev.json")
+    recalls = json.loads(file.read_text())
+    assert recalls["model_sha256"] == [load_run(file.parents[1], torch.device("cpu")).sha256]
+    older = {key: value for key, value in recalls.items() if key != "model_sha256"}
+    for number, content in enumerate([recalls, recalls | {"model_sha256": ["of another"]}, older]):
+        file.write_text(json.dumps(content))
+        said = ok("push", "runs/t2i_mean", "me/run", "--mirror", f"public{number}")
+        published = Path(f"public{number}/me/run/evaluation/dev.json").exists()
+        assert published == ("## Recalls" in Path(f"public{number}/me/run/README.md").read_text()) == (number == 0)
+        assert published != (
+            f"note: not published: {file}, whose recalls are not known to be this model's" in said.output
+        )
+
+
 def test_mirrors_are_tried_in_order(
     server: Hub,
     tmp_path: Path,
