@@ -77,7 +77,8 @@ def find_row(
     exact = collection.row(image) if image in collection else None
     if not is_place(image):
         return exact if exact is not None else _by_name(collection, image, report)
-    candidates = [*([] if exact is None else [exact]), *_namesakes(collection, image)]
+    names = [image, os.path.realpath(image)] if os.path.islink(image) else [image]
+    candidates = [*([] if exact is None else [exact]), *(row for name in names for row in _namesakes(collection, name))]
     stored = {row: collection.image_place(row) for row in candidates}
     for row, path in stored.items():
         if path and _same_photo(image, path):
@@ -100,13 +101,16 @@ def find_row(
 
 def _by_name(collection: StoreCollection, image: str, report: Callable[[str], Any]) -> int:
     """The one image of a name that is neither an id nor a file."""
-    row = ImageIndex(collection.image_ids).find(image)
-    if row is None:
-        if rows := _namesakes(collection, image):
-            raise _ambiguous(collection, image, rows)
-        raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file")
-    report(f"note: {image} is no file; taking the store's {collection.image_ids[row]}")
-    return row
+    index = ImageIndex(collection.image_ids)
+    row = index.find(image)
+    if row is not None and not index.contradicts(image, row):
+        report(f"note: {image} is no file; taking the store's {collection.image_ids[row]}")
+        return row
+    rows = _namesakes(collection, image)
+    if len(rows) > 1:
+        raise _ambiguous(collection, image, rows)
+    near = f"did you mean {collection.image_ids[rows[0]]}?" if rows else ""
+    raise PipelineError(f"--image {image}: neither an image of the stores searched nor a file", near)
 
 
 def _namesakes(collection: StoreCollection, image: str) -> list[int]:

@@ -156,6 +156,22 @@ def test_names_that_fit_several_images(inside: Path, monkeypatch: pytest.MonkeyP
     shutil.rmtree("features/albums")
 
 
+def test_a_name_in_another_folder_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos/2019", 2, names="x{}.jpg")
+    options = ["--weights", "starter", "--workers", "0", "--device", "cpu"]
+    assert scan("extract", "--images", "photos", *options).exit_code == 0
+    collection = open_stores(["features/photos"])
+    for image in ("2020/x0.jpg", "2020/x0", "photos/2020/x0.jpg", "a.tar::x0.jpg"):
+        with pytest.raises(PipelineError) as caught:
+            find_row(collection, image, True)
+        assert caught.value.message.endswith("neither an image of the stores searched nor a file")
+        assert caught.value.remedy == "did you mean 2019/x0.jpg?"
+    Path("link.jpg").symlink_to("photos/2019/x1.jpg")
+    for image in ("2019/x1.jpg", "photos/2019/x1.jpg", "x1", "elsewhere/2019/x1", "link.jpg"):
+        assert find_row(collection, image, True, lambda note: None) == 1
+
+
 def test_a_name_alone_is_said(opened: Search) -> None:
     notes: list[str] = []
     assert find_row(opened.collection, f"elsewhere/{ID.format(2)}", True, notes.append) == 2
