@@ -363,8 +363,14 @@ def _is_free(path: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def _rankings(similarity: np.ndarray, split: Split) -> dict[str, list[dict[str, Any]]]:
-    """The best results of every query, in the dataset's own ids."""
-    images, captions = split.image_ids, split.caption_ids
+    """The best results of every query, in the dataset's own ids; in those of the stores where two datasets number alike."""
+    owner = split.images.image_of_caption.tolist()
+    counted = np.arange(len(owner)) - np.searchsorted(owner, owner)  # of an image's captions, which stand together
+    numbered = [f"{split.store_ids[image]}#{number}" for image, number in zip(owner, counted.tolist(), strict=True)]
+    images, captions = (
+        ids if len(set(ids)) == len(ids) else others
+        for ids, others in ((split.image_ids, split.store_ids), (split.caption_ids, numbered))
+    )
     found = zip(images, best_columns(similarity, RANKED), strict=True)
     caption_retrieval = [{"image_id": image, "caption_ids": [captions[m] for m in row]} for image, row in found]
     found = zip(captions, best_columns(similarity.T, RANKED), strict=True)

@@ -44,6 +44,8 @@ def read_coco(
             raise PipelineError(f"{path}: no photo of it can be used; expected them in {photos}")
     left_out = {"kept from training": len(everything) - len(kept), "without a usable box": len(kept) - len(train)}
     report.images += Counter(left_out | {"to train on": len(train), "held out": len(evaluation)})  # those above zero
+    if held_out:
+        report.images.setdefault("kept from training", 0)  # a file of other images holds none of these out
     objects = list(categories.values())
     judged = evenly_spaced(evaluation, evaluation_images)
     if same := _trained_on(train, judged):

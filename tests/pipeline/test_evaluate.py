@@ -119,6 +119,24 @@ def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
     assert '<g id="' not in page  # names that would repeat in every plot
 
 
+def test_rankings_of_two_datasets_that_number_alike_tell_their_images_apart(inside: Path, tmp_path: Path) -> None:
+    """As Flickr8k and Flickr30k do, whose JSON files both count images and sentences from 0."""
+    files = []
+    for part, numbers in enumerate((range(10), range(10, 20))):
+        images = [
+            {"filename": f"COCO_train2014_{n:012}.jpg", "imgid": i, "sentences": [{"raw": f"a dog {n}", "sentid": i}]}
+            for i, n in enumerate(numbers)
+        ]
+        files += ["--captions", str(tmp_path / f"dataset{part}.json")]
+        (tmp_path / f"dataset{part}.json").write_text(json.dumps({"images": images}))
+    assert scan("evaluate", "--run", "runs/t2i_mean", "--split", "all", *files).exit_code == 0
+    rankings = json.loads(Path("runs/t2i_mean/evaluation/dataset0_dataset1_all_rankings.json").read_text())
+    names = {f"COCO_train2014_{number:012}.jpg" for number in range(20)}
+    assert {entry["image_id"] for entry in rankings["caption_retrieval"]} == names
+    assert {entry["caption_id"] for entry in rankings["image_retrieval"]} == {f"{name}#0" for name in names}
+    assert all(len(set(entry["image_ids"])) == 10 for entry in rankings["image_retrieval"])
+
+
 def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside: Path, tmp_path: Path) -> None:
     captions = "coco/annotations/captions_train2014.json"
     (tmp_path / "photos").mkdir()

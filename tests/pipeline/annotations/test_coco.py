@@ -44,6 +44,7 @@ def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
     kept = read_coco(tmp_path, held_out=frozenset({0}))
     assert [record["image_id"] for record in kept.train] == [1]
     assert kept.report.images["kept from training"] == 1
+    assert "0 kept from training" in str(read_coco(tmp_path, held_out=frozenset({999})).report)  # of another year, say
 
 
 def test_photos_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
