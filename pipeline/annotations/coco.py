@@ -68,7 +68,12 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
         categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
         classes = {category: index for index, category in enumerate(categories)}
         boxes: dict[int, list[tuple[Any, int]]] = {}
+        listed: dict[Any, Any] = {}
         for annotation in content["annotations"]:
+            same_id = listed.setdefault(annotation["id"], annotation) if "id" in annotation else annotation
+            if same_id is not annotation and same_id == annotation:
+                report.boxes["listed twice"] += 1
+                continue
             if not annotation.get("iscrowd"):  # a crowd is one box around many objects
                 row = (annotation["bbox"], classes[annotation["category_id"]])
                 boxes.setdefault(annotation["image_id"], []).append(row)
@@ -85,7 +90,7 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
             report.boxes["of images that are not listed"] += strangers
         return categories, [
             _record(photos / name, image_id, size, boxes.get(image_id, ()), report)
-            for image_id, name, size in images
+            for image_id, name, size in dict.fromkeys(images)
             if _is_there(path, photos, name, report)
         ]
     except PipelineError:

@@ -94,7 +94,10 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
         images = _field(content, "images", (list,), "the file")
         read = _read_coco if "annotations" in content else _read_karpathy
-        captions = read(content, images, skipped)
+        found = read(content, images, skipped)
+        captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
+        if repeated := len(found) - len(captions):
+            skipped["captions that the file lists twice"] = repeated
         ids: dict[str, int | str] = {}
         for caption in captions:  # as where the files of two folders were joined
             if ids.setdefault(caption.image, caption.image_id) != caption.image_id:

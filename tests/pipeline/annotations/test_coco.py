@@ -47,6 +47,17 @@ def test_coco_leaves_crowds_out(tmp_path: Path) -> None:
     assert "0 kept from training" in str(read_coco(tmp_path, held_out=frozenset({999})).report)  # of another year, say
 
 
+def test_a_file_that_was_joined_with_itself_counts_once(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for path in (tmp_path / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["annotations"] = 2 * [{**row, "id": number} for number, row in enumerate(content["annotations"])]
+        path.write_text(json.dumps({**content, "images": 2 * content["images"]}))
+    found = read_coco(tmp_path)
+    assert found.report.images == {"to train on": 2, "held out": 1}
+    assert found.report.boxes == {"used": 6, "listed twice": 9}
+
+
 def test_photos_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
     write_coco(tmp_path)
     (tmp_path / "val2017/000000000000.jpg").write_bytes((tmp_path / "train2017/000000000000.jpg").read_bytes())

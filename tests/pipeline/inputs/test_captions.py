@@ -319,6 +319,17 @@ def test_halves_of_characters_become_the_replacement_character(tmp_path: Path) -
     caption.text.encode()
 
 
+def test_a_file_that_was_joined_with_itself_has_every_caption_once(tmp_path: Path) -> None:
+    rows = [{"id": number, "image_id": 1, "caption": "A dog"} for number in (7, 8)]  # two people wrote the same
+    coco = {"images": 2 * [{"id": 1, "file_name": "1.jpg"}], "annotations": 2 * rows}
+    karpathy = {"images": 2 * [{"filename": "1.jpg", "sentences": [{"raw": "A dog", "sentid": id} for id in (7, 8)]}]}
+    for content in (coco, karpathy):
+        notes: list[str] = []
+        path = write(tmp_path / "c.json", content)
+        assert [caption.caption_id for caption in read_captions(path, notes)] == [7, 8]
+        assert notes == [f"{path}: skipped 2 captions that the file lists twice"]
+
+
 def test_one_name_of_two_images_is_refused(tmp_path: Path) -> None:
     """As where the files of two folders were joined: the photo of that name got the captions of both."""
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "1.jpg"}]
