@@ -44,9 +44,9 @@ def extract(place: Path, small_weights: Path, request: pytest.FixtureRequest) ->
     """Starts `scan-pipeline extract` into a store named after the test, in a folder where nothing is relative to it."""
     output = place / request.node.name
 
-    def start(program: list[str], *options: str) -> Process:
+    def start(program: list[str], *options: str, weights: str = str(small_weights)) -> Process:
         command = [*program, "extract", "--images", "photos", "--output", str(output), f"shard_size={SHARD}"]
-        command += ["--weights", str(small_weights), "--num-regions", "4", "--device", "cpu", "--workers", "0"]
+        command += ["--weights", weights, "--num-regions", "4", "--device", "cpu", "--workers", "0"]
         return Process([*command, *options], place, watched=output)
 
     return start
@@ -110,7 +110,7 @@ def test_ray_driver(extract: Callable, place: Path, request: pytest.FixtureReque
 
 
 def test_a_users_mistake_on_a_worker_is_one_line(extract: Callable, place: Path) -> None:
-    process = extract(CLI, *RAY, "--weights", "nowhere.safetensors")
+    process = extract(CLI, *RAY, weights="nowhere.safetensors")
     code, said = process.wait(), process.said
     assert code == 2, said
     assert "error: on " in said.splitlines()[-1]
