@@ -157,7 +157,7 @@ def small_tsv() -> bytes:
     """One row of Caffe's six columns."""
     import base64
 
-    numbers = [base64.b64encode(np.ones(count, np.float32).tobytes()).decode() for count in (8, 6)]
+    numbers = [base64.b64encode(np.full(count, 9, np.float32).tobytes()).decode() for count in (8, 6)]
     return "\t".join(["7", "640", "480", "2", *numbers]).encode() + b"\n"
 
 
