@@ -51,9 +51,8 @@ class Library:
         self._numbers = numbers[self._order]
         self._dates: np.ndarray | None = None
         self._reader: threading.Thread | None = None  # of dates
-        # When the stores were planned and the shards made that are searched: others may stand there by now
+        # When the stores were planned that are searched: another plan may stand there by now
         self._planned = {store.path: _times(str(store.path / PLAN))[1][0] for store in collection.stores}
-        self._made = {shard.mark: _times(str(shard.mark))[1][0] for shard in collection.shards}
         self._compared: dict[int, tuple[tuple[int, int], bool]] = {}  # row -> times of its file, and whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -103,14 +102,14 @@ class Library:
 
     def is_changed(self, row: int) -> bool:
         """Whether a photo is another one than is searched. Files that nobody touched since that was planned are not read, others once."""
-        mark, (_, touched) = self.collection.locate(row)[0].mark, _times(self.collection.image_place(row))
-        # Its shard's own time says less: a photo may have changed while the shard was being made.
-        if max(touched) < self._planned[mark.parent]:  # 0 of a store that was fetched
+        store = self.collection.stores[self.store_of[row]]
+        _, touched = _times(self.collection.image_place(row))
+        # A shard's own time says less: a photo may have changed while the shard was being made.
+        if max(touched) < self._planned[store.path]:  # 0 of a store that was fetched
             return False
         known = self._compared.get(row)
         if known is None or known[0] != touched:
-            extracted_again = _times(str(mark))[1][0] != self._made[mark]
-            known = self._compared[row] = touched, extracted_again or is_changed(self.collection, row)
+            known = self._compared[row] = touched, is_changed(self.collection, row)
         return known[1]
 
     @cached_property

@@ -74,6 +74,8 @@ def _parse(path: Path, content: Mapping[str, Any]) -> Mark:
     if not isinstance(mark.photo_sha256, dict):
         raise TypeError(f"photo_sha256 of type {type(mark.photo_sha256).__name__}")
     _list_of(str, [mark.sha256, mark.settings_sha256, *mark.photo_sha256.values()])
+    if any(len(bytes.fromhex(sha256)) != 32 for sha256 in mark.photo_sha256.values()):
+        raise ValueError("photo_sha256 holds what is not a SHA-256")
     for failure in mark.failures:
         _list_of(str, [failure["image_id"], failure["path"], failure["reason"]])
     if not len(mark.image_ids) == len(mark.paths) == len(mark.roots):

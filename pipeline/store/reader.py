@@ -6,7 +6,7 @@ Opening a store reads no features; they are memory-mapped and paged in as they a
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from configs.files import file_sha256
+from configs.files import file_sha256, json_sha256
 from detector.regions import Regions
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
@@ -23,6 +23,8 @@ from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
 from pipeline.store.roots import is_remote, place_of, split_place
 from pipeline.store.tensors import map_safetensors
+
+UNKNOWN = "0" * 64  # in place of the checksum of a photo that was not seen, as of imported features
 
 
 class ClassNames(NamedTuple):
@@ -40,20 +42,32 @@ class Shard:
         self.mark = mark
         self.path = mark.with_suffix(".safetensors")
         self._manifest = manifest
+        self._mark_sha256 = file_sha256(mark)  # before it is read: then what was read is no older
         content = read_mark(mark)
         if content.settings_sha256 != settings_sha256(manifest):
             raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
         self.image_ids, self.failures = content.image_ids, content.failures
         self.sha256 = content.sha256  # of the tensors file, as it was written
         self._paths, self._roots = content.paths, content.roots
+        # Of each row's photo, 32 bytes a row, not text: those of a million photos fit into 32 MB.
+        photos = content.photo_sha256
+        self.photo_sha256 = b"".join(bytes.fromhex(photos.get(name, UNKNOWN)) for name in self.image_ids)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
-        """Memory maps by name, each (n, …)."""
+        """Memory maps by name, each (n, …).
+
+        Raises:
+            PipelineError: they are damaged, or the shard was written again since its mark was read.
+        """
         maps = map_safetensors(self.path)
+        if file_sha256(self.mark) != self._mark_sha256:  # then its rows may be of other photos
+            raise PipelineError(
+                f"{self.path}: written again since the store was opened", "open it again, or run the same command again"
+            )
         for name, (shape, dtype) in tensor_shapes(self._manifest).items():
             expected = (len(self), *shape), dtype
             found = (maps[name].shape, maps[name].dtype) if name in maps else None
@@ -151,7 +165,8 @@ class StoredImages(Mapping[str, Regions]):
     def photo_sha256(self, row: int) -> str | None:
         """Checksum of the photo in a row as it was extracted; None where nobody knows."""
         shard, local = self.locate(row)
-        return read_mark(shard.mark).photo_sha256.get(shard.image_ids[local])
+        sha256 = shard.photo_sha256[32 * local : 32 * local + 32].hex()
+        return None if sha256 == UNKNOWN else sha256
 
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""
@@ -194,6 +209,11 @@ class StoredImages(Mapping[str, Regions]):
             for _ in tqdm(checked, "checksums", len(shards), unit="shard", delay=1, leave=False):
                 pass
 
+    @property
+    def content_sha256(self) -> str:
+        """Checksum of which image each row is of, and of all tensors as they were written."""
+        return json_sha256([self.image_ids, [shard.sha256 for shard in self.shards]])
+
     def _duplicate(self) -> str | None:
         """An image id that two rows have."""
         if len(self._rows) == len(self.image_ids):
@@ -226,7 +246,7 @@ class Store(StoredImages):
         return self.manifest["complete"] and self.manifest["counts"]["shards"] == len(self.shards)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (self.path,)
+        return _opened_again, (self.content_sha256, open_store, self.path)
 
 
 class StoreCollection(StoredImages):
@@ -250,7 +270,8 @@ class StoreCollection(StoredImages):
             raise PipelineError(f"{names}: duplicate image id {image_id!r}", "choose other stores with --features")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_stores, ([store.path for store in self.stores], self._told_apart)
+        paths = [store.path for store in self.stores]
+        return _opened_again, (self.content_sha256, open_stores, paths, self._told_apart)
 
     def _tell_apart(self) -> None:
         """Put the store's name before ids that several stores have: cameras call every first photo IMG_0001.jpg.
@@ -307,3 +328,11 @@ def open_stores(paths: Sequence[Path | str], tell_apart: bool = False) -> StoreC
                 "choose stores of one kind with --features",
             )
     return StoreCollection(stores, tell_apart)
+
+
+def _opened_again(content_sha256: str, opened: Callable[..., StoredImages], *stores: Any) -> StoredImages:
+    """What another process opened, whose numbers of rows are to mean the same images here."""
+    images = opened(*stores)
+    if images.content_sha256 != content_sha256:
+        raise PipelineError(f"{stores[0]}: changed since another process opened it", "open it there again")
+    return images

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -307,3 +308,17 @@ def test_inspect_says_in_one_line_what_made_the_features(tmp_path: Path) -> None
     report = str(inspect_store(tmp_path / "b", progress=False))
     assert "\n  made by   another program; imported from by hand\n" in report
     assert "\n  classes   not recorded\n" in report
+
+
+def test_a_shard_that_was_written_again_is_not_read_by_the_rows_of_before(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", [2, 2], prefix="old")
+    opened = open_store(tmp_path / "s")
+    sent = pickle.dumps(opened)
+    before = opened["old0.jpg"]
+    shutil.rmtree(tmp_path / "s")
+    write_store(tmp_path / "s", [2, 2], prefix="new")
+    np.testing.assert_array_equal(opened["old0.jpg"].features, before.features)  # of the file that it has open
+    with pytest.raises(PipelineError, match="written again since the store was opened; open it again"):
+        opened["old2.jpg"]
+    with pytest.raises(PipelineError, match="changed since another process opened it"):
+        pickle.loads(sent)
