@@ -79,7 +79,8 @@ def run(config: IndexConfig, *, report: Callable[[str], Any] = print) -> Indexed
     if len(collection) >= EXACT_BELOW:
         measured = build_first_stage(
             trained, collection, embeddings, INDEX, lambda: sentences(trained, collection, config.captions),
-            recalibrate=config.recalibrate, backend=config.backend, address=config.address, report=report,
+            recalibrate=config.recalibrate, again=bool(config.captions), backend=config.backend, address=config.address,
+            report=report,
         )  # fmt: skip
     return Indexed(generation(trained, INDEX), len(collection), measured, time.monotonic() - started)
 

@@ -160,6 +160,7 @@ def build_first_stage(
     sentences: Callable[[], tuple[Sequence[str], str]],
     *,
     recalibrate: bool = False,
+    again: bool = False,
     backend: str = "",
     address: str = "",
     seconds: float = MEASURE_SECONDS,
@@ -171,6 +172,7 @@ def build_first_stage(
         run, collection, embeddings, root: as of `store_embeddings`, and what it returned.
         sentences: gives many sentences in random order, and where they are from; asked where they are needed.
         recalibrate: fit a new head to the photos that there are now, and measure again.
+        again: measure again, with the head that there is.
         backend, address: what finds candidates, of `BACKENDS`, and where milvus is; "": as before.
         seconds: for measuring; it takes fewer sentences where they would take longer.
 
@@ -180,7 +182,7 @@ def build_first_stage(
     before = _read_state(run, root)
     backend, address = _choose_engine(backend, address, before[1] if before else None)
     found, shards = None if recalibrate else before, features_sha256(collection)
-    if found and found[1].shards == shards:
+    if found and found[1].shards == shards and not again:
         parts = _store_vectors(run, collection, embeddings, root, found[0], found[1].head)
         measured = replace(found[1], backend=backend, address=address)
     else:

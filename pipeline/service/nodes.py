@@ -2,10 +2,12 @@
 
 Each node runs a search over its own stores, all of its stages, and returns its best photos. Scores of one model compare, so the
 merged answer is the one that a single server over all stores would give. A node that is not there is left out, and the answer
-says so (`"complete": false`); so is one that has a store of a node before it. Photos of a node have the node's number before their id.
+says so (`"complete": false`); so is one that has a store of a node before it. Photos of a node have a checksum of its address
+before their id.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +25,7 @@ from pipeline.service.config import ServeConfig
 from pipeline.service.merging import fuse, is_fused, merge, parts_of
 from pipeline.service.metrics import Metrics
 
+DIGITS = 8  # of what tells nodes apart
 CONNECT = 2.0  # seconds until a node that does not answer is left out
 PASSED = ("content-type", "etag", "cache-control", "content-disposition", "x-content-type-options")
 PASSED_ON = (400, 404, 413, 429)  # statuses of a node that its caller gets; all others leave the node out
@@ -48,6 +51,7 @@ class Nodes:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
         )
+        self.keys = [hashlib.sha256(url.encode()).hexdigest()[:DIGITS] for url in self.urls]  # whatever their order
         self.model, self.photos = "", dict.fromkeys(self.urls, 0)
         metrics.photos.set_function(lambda: sum(self.photos.values()))
 
@@ -150,10 +154,10 @@ class Nodes:
 
     def _owner(self, photo: str) -> tuple[int, str]:
         """The node of a photo, and its id there."""
-        node, _, image = photo.partition("-")
-        if not node.isdecimal() or len(node) > 4 or int(node) >= len(self.urls):
+        key, _, image = photo.partition("-")
+        if key not in self.keys:
             raise schema.NotFound(f"{photo}: no such photo on the nodes")
-        return int(node), image
+        return self.keys.index(key), image
 
     async def _embeddings(self, node: int, image: str) -> str:
         try:
@@ -223,10 +227,12 @@ class Nodes:
             raise HTTPException(503, f"the photo's node is not there: {error}") from None
 
     def _answer(self, node: int, answer: dict[str, Any]) -> schema.SearchAnswer:
-        """What a node answered, with its number before each id, and paths only for clients on this machine."""
+        """What a node answered, with its key before each id, and paths only for clients on this machine."""
         more = {} if self.config.local else {"path": ""}
-        hits = tuple(schema.FoundPhoto(**hit | {"id": f"{node}-{hit['id']}"} | more) for hit in answer["hits"])
-        image = f"{node}-{answer['image']}" if answer["image"] else ""
+        hits = tuple(
+            schema.FoundPhoto(**hit | {"id": f"{self.keys[node]}-{hit['id']}"} | more) for hit in answer["hits"]
+        )
+        image = f"{self.keys[node]}-{answer['image']}" if answer["image"] else ""
         return schema.SearchAnswer(**answer | {"hits": hits, "image": image})
 
 

@@ -184,6 +184,26 @@ def test_only_recalibrate_fits_again(place: Path, monkeypatch: pytest.MonkeyPatc
     assert build(make_run(Path("runs/x"), seed=4)).head != again.head
 
 
+def test_captions_that_are_named_are_measured_with(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the same photos were measured with others before."""
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for module in (search, index):
+        monkeypatch.setattr(module, "EXACT_BELOW", 10)
+    monkeypatch.setattr(first_stage, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(first_stage, "LEAST_MEASURED", 2)
+    run = ["index", "--run", "runs/t2i_mean", "--device", "cpu"]
+    assert "7 held-out captions" in scan(*run).stdout
+    Path("mine.tsv").write_text("".join(f"{number}.jpg\ta dog {'by a tree ' * number}\n" for number in range(8)))
+    for _ in range(2):
+        assert "4 held-out captions" in scan(*run, "--captions", "mine.tsv").stdout
+    assert scan(*run, "--captions", "typo.tsv").exit_code == 2
+    assert "4 held-out captions" in scan(*run).stdout
+
+
 @pytest.mark.parametrize("change", [{"candidates": -1}, {"candidates": "5"}, {"photos": 0}, {"candidates": 2.5}])
 def test_numbers_that_nothing_measured_are_not_used(place: Path, change: dict[str, object]) -> None:
     run = make_run(Path("runs/x"))

@@ -128,6 +128,7 @@ def listed(server: Process) -> list[dict[str, Any]]:
 def test_a_node_that_is_killed_is_missed_until_it_is_back(servers: list[Process]) -> None:
     left, right, whole, both = servers
     before = found(whole, queries=["a dog"], limit=20)
+    missed = next(hit["id"] for hit in listed(both) if hit["store"].endswith("right"))
     right.end(signal.SIGKILL)
     response = both.client.post("/v1/search", json={"queries": ["a dog"], "limit": 20}).json()
     assert not response["complete"]
@@ -137,7 +138,7 @@ def test_a_node_that_is_killed_is_missed_until_it_is_back(servers: list[Process]
     assert index["nodes"][left.url] == "ready"
     assert right.url in index["nodes"][right.url]
     assert both.client.get("/ready").status_code == 200
-    assert both.client.get("/v1/photos/1-0000000000000000").status_code == 503
+    assert both.client.get(f"/v1/photos/{missed}").status_code == 503
     right.start()
     assert found(both, queries=["a dog"], limit=20) == before
     left.end(signal.SIGKILL)
@@ -235,6 +236,19 @@ def test_a_coordinator_follows_the_number_of_photos_that_weak_matches_are_told_b
             assert told[-1] == 20
             vars(server.service.generation)["index"] = replace(index, photos=1000)  # photos were added there
             wait_for(lambda: ask().json()["answers"][0]["hits"][0]["weak"])
+
+
+def test_an_address_means_one_photo_in_whatever_order_the_nodes_are_named(inside: Path) -> None:
+    """Two machines may have stores and photos of the same names."""
+    with on_a_thread(make_server()) as (_, _, url):
+        names = []
+        for urls in ((url, "http://127.0.0.1:1"), ("http://127.0.0.1:1", url)):
+            with TestClient(Server(Nodes(ServeConfig(node=urls), Metrics()), Metrics()).app()) as client:
+                if not names:
+                    (hit, *_) = client.post("/v1/search", json={"queries": ["a dog"]}).json()["answers"][0]["hits"]
+                    assert hit["id"].count("-") == 1
+                names.append(client.get(f"/v1/photos/{hit['id']}").json()["name"])
+        assert names == [hit["name"], hit["name"]]
 
 
 def test_a_store_of_two_nodes_counts_once(inside: Path) -> None:
