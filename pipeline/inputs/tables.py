@@ -6,7 +6,9 @@ ways is refused with its number.
 
 import ast
 import csv
+import io
 import re
+import tokenize
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +23,9 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
 )
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
+NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 NUMBER = re.compile(r"\s*[-+]?\d*\.?\d+\s*")
+OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
 Record = tuple[int, list[str]]  # line number from 1, fields
@@ -184,9 +188,13 @@ def _is_quoted(lines: list[str], layout: _Layout) -> bool:
 
 
 def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _Layout) -> None:
-    """Refuse a quoted field over several lines that look like rows of their own."""
-    for number in range(start + 1, end):
-        if re.match(IMAGE_NAME + re.escape(layout.delimiter), lines[number], re.IGNORECASE):
+    """Refuse a quoted field over several lines of which one could be a row of its own, by the image it names."""
+    is_first = layout.image < layout.captions[0]  # else the image of the record stands in its last line
+    for number in range(start + is_first, end - (not is_first)):
+        cells = lines[number].split(layout.delimiter)
+        if len(cells) >= layout.columns and re.fullmatch(
+            f"{IMAGE_NAME}|{NUMBERED}", cells[layout.image], re.IGNORECASE
+        ):
             raise PipelineError(
                 f"{path}: line {start + 1} opens a quote that goes on over line {number + 1}, which looks like a row",
                 "close the quote in its line, or double quotes that belong to a caption",
@@ -210,6 +218,12 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
             f"{path}: line {number} is {line[:SHOWN]!r}; expected "
             + (f"{columns} columns" if layout.header else "image<TAB>caption or image,caption")
         )
+    for column in layout.captions:
+        if re.fullmatch(OBJECT, fields[column].strip(), re.DOTALL):
+            raise PipelineError(
+                f"{path}: line {number} has the caption {fields[column].strip()[:SHOWN]!r}, which is an object of Python or JSON",
+                "write the sentences alone",
+            )
     split_name = "" if layout.split is None else fields[layout.split].strip()
     captions = tuple(text for column in layout.captions for text in _listed(fields[column].strip()))
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
@@ -219,12 +233,14 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
 
 
 def _listed(field: str) -> list[str]:
-    """The captions of a field: pandas writes a list of them as ['A dog', 'A cat']."""
+    """The captions of a field: pandas writes a list of them as ['A dog', 'A cat'], and an array without the commas."""
     if field == "[]":
         return [""]  # an empty caption, which is counted
     if field.startswith(("['", '["')) and field.endswith("]"):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # ast's own; then it is one caption
-            found = ast.literal_eval(field)
-            if all(isinstance(text, str) for text in found):
-                return list(found)
+        with suppress(ValueError, SyntaxError, MemoryError, tokenize.TokenError):  # then it is one caption
+            tokens = list(tokenize.generate_tokens(io.StringIO(field).readline))
+            found = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
+            others = {token.string.strip() for token in tokens if token.type != tokenize.STRING}
+            if others <= {"[", "]", ",", ""} and all(isinstance(text, str) for text in found):
+                return found
     return [field]

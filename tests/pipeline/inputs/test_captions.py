@@ -59,7 +59,9 @@ def test_every_numbered_column_of_captions_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ['"[""A dog"", ""It\'s a cat""]"', '"[\'A dog\', ""It\'s a cat""]"'], ids=["json", "pandas"]
+    "cell",
+    ['"[""A dog"", ""It\'s a cat""]"', '"[\'A dog\', ""It\'s a cat""]"', '"[\'A dog\'\n ""It\'s a cat""]"'],
+    ids=["json", "pandas", "array"],
 )
 def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
     """As the hub's table of Flickr30K has them, and as pandas writes a column of lists."""
@@ -231,6 +233,7 @@ def test_real_coco_captions(shared: Path) -> None:
             'a.jpg#0\t"Stop" , says the sign\nb.jpg#0\t"A dog\nc.jpg#0\truns"\n',
             ['"Stop" , says the sign', '"A dog', 'runs"'],
         ),
+        ('17\t"A dog\n18\truns"\n', ['"A dog', 'runs"']),
         ("a.jpg," + "dog " * 50_000 + "\n", [("dog " * 50_000).strip()]),
         ("a.jpg,A dog\n\nb.jpg,\nc.jpg,A cat", ["A dog", "A cat"]),
     ],
@@ -244,6 +247,7 @@ def test_real_coco_captions(shared: Path) -> None:
         "numbered",
         "columns",
         "token",
+        "token-of-numbers",
         "long",
         "empty",
     ],
@@ -261,6 +265,10 @@ def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('image,caption\na.jpg,"A dog\nb.jpg,A cat"\n', "line 2 opens a quote that goes on over line 3"),
+        ('image\tcaption\n17\t"A dog\n18\truns"\n', "line 2 opens a quote that goes on over line 3"),
+        ('id,image,caption\n1,a.jpg,"A dog\n2,b.jpg,runs"\n', "line 2 opens a quote that goes on over line 3"),
+        ('caption,image\n"A dog,a.jpg\nruns",b.jpg\n', "line 2 opens a quote that goes on over line 2"),
+        ("image,sentences\na.jpg,\"[{'raw': 'A dog'}]\"\n", "line 2 has the caption .*an object of Python or JSON"),
         ('image,caption\na.jpg,"A dog\nruns\n', "line 2 opens a quote that is not closed"),
         ('a.jpg,"Hi", he said\n', "line 1 .* quoted and unquoted text side by side"),
         ("image,caption,x\na.jpg,A dog\n", "line 2 is 'a.jpg,A dog'; expected 3 columns"),
