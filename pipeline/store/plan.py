@@ -11,7 +11,7 @@ import os
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -71,6 +71,15 @@ def read_plan(folder: Path) -> list[PlannedShard]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{path}: damaged ({error})", repair_hint(folder)) from error
     return [PlannedShard(number, tuple(shards[number])) for number in sorted(shards)]
+
+
+def first_planned(folder: Path, most: int) -> list[Photo]:
+    """The first photos of the plan of a store; none where there is no plan, or a damaged one."""
+    try:
+        with (folder / PLAN).open(encoding="utf-8") as file:
+            return [_row(line)[1] for line in islice(file, most)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def write_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:

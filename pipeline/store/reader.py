@@ -21,10 +21,12 @@ from pipeline.errors import DamagedShard, PipelineError
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
+from pipeline.store.plan import first_planned
 from pipeline.store.roots import is_remote, place_of, split_place
 from pipeline.store.tensors import map_safetensors
 
 UNKNOWN = "0" * 64  # in place of the checksum of a photo that was not seen, as of imported features
+COMPARED = 20  # photos that tell a copied project from other photos
 
 
 class ClassNames(NamedTuple):
@@ -226,7 +228,7 @@ class Store(StoredImages):
 
     def __init__(self, path: Path):
         self.path = path
-        self.manifest = read_manifest(path)
+        self.manifest = _as_copied(path, read_manifest(path))
         self.extraction: dict[str, Any] = self.manifest["extraction"]
         self.object_names: list[str] = self.manifest["object_names"]
         self.attribute_names: list[str] = self.manifest["attribute_names"]
@@ -247,6 +249,22 @@ class Store(StoredImages):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_again, (self.content_sha256, open_store, self.path)
+
+
+def _as_copied(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a store, with the photos that were copied together with it in place of those of the old project.
+
+    A store that was copied alone may lie beside others' photos: the first ones of the plan decide, by their sizes.
+    """
+    roots, base = manifest["image_roots"], os.path.abspath(folder)
+    near = [os.path.normpath(os.path.join(base, root)) for root in manifest["relative_roots"]]
+    if near == roots or not all(map(os.path.isdir, near)) or not any(map(os.path.isdir, roots)):
+        return manifest
+    photos = [photo for photo in first_planned(folder, COMPARED) if photo.root < len(near)]
+    places = (place_of(near[photo.root], photo.path) for photo in photos)
+    sizes = [os.path.getsize(place) if os.path.isfile(place) else -1 for place in places]
+    same = sum(size == photo.size for size, photo in zip(sizes, photos, strict=True))
+    return {**manifest, "image_roots": near} if 2 * same > len(photos) else manifest
 
 
 class StoreCollection(StoredImages):

@@ -10,6 +10,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.extract import run
 from pipeline.files import temporary_files
+from pipeline.inputs.dataset import find_captions
 from pipeline.store import update
 from pipeline.store.format import FEATURES
 from pipeline.store.inspect import inspect_store
@@ -213,6 +214,24 @@ def test_a_project_that_moved_as_a_whole(photos: Path, tmp_path: Path) -> None:
         "shard-00002.json",
         "shard-00002.safetensors",
     }
+
+
+def test_a_copy_of_a_project_has_its_own_photos_and_captions(photos: Path, tmp_path: Path) -> None:
+    """The old one is still there."""
+    project = tmp_path / "project"
+    shutil.copytree(photos, project / "photos")
+    extract(project / "photos", project / "features/photos")
+    names = sorted(path.name for path in (project / "photos").iterdir())
+    (project / "captions.tsv").write_text(f"{names[0]}\tA dog\n")
+    shutil.copytree(project, tmp_path / "copy")
+    store = open_store(tmp_path / "copy/features/photos")
+    assert store.image_path(0) == tmp_path / "copy/photos" / names[0]
+    assert find_captions(store) == tmp_path / "copy/captions.tsv"
+    # A store that was copied alone, to where others' photos have the same names
+    write_photos(tmp_path / "other/photos", len(names), shapes=[(30, 30)])
+    shutil.copytree(project / "features", tmp_path / "other/features")
+    store = open_store(tmp_path / "other/features/photos")
+    assert store.image_path(0) == project / "photos" / names[0]
 
 
 def test_photos_that_moved_alone(photos: Path, tmp_path: Path) -> None:
