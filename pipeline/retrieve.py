@@ -74,6 +74,8 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         answers += search.captions(config.image, captions, config.top)
     found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
     changed = sorted(image for image in found if is_changed(search.collection, search.collection.row(image)))
+    if any(len(answer.hits) > MOST_COMPARED and not answer.hits[0].caption for answer in answers):
+        report(f"note: only the first {MOST_COMPARED} photos of an answer are compared with what was extracted")
     if changed:
         report(
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"

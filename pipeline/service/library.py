@@ -52,7 +52,7 @@ class Library:
         self._dates: np.ndarray | None = None
         self._reader: threading.Thread | None = None  # of dates
         # When the stores were planned that are searched: another plan may stand there by now
-        self._planned = {store.path: _times(str(store.path / PLAN))[1][0] for store in collection.stores}
+        self._planned = {store.path: times_of(str(store.path / PLAN))[1][0] for store in collection.stores}
         self._compared: dict[int, tuple[tuple[int, int], bool]] = {}  # row -> times of its file, and whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class Library:
     def date(self, row: int) -> float:
         """When a photo was taken, else when its file was changed: seconds since 1970, 0 where unknown."""
         place = self.collection.image_place(row)
-        changed, touched = _times(place)
+        changed, touched = times_of(place)
         return _taken(place, touched) or changed  # a photo in a container has the date of the container
 
     def dates(self, patience: float | None = None) -> np.ndarray:
@@ -98,12 +98,12 @@ class Library:
 
     @cached_property
     def _times_of_files(self) -> np.ndarray:
-        return np.array([_times(self.collection.image_place(row))[0] for row in range(len(self))])
+        return np.array([times_of(self.collection.image_place(row))[0] for row in range(len(self))])
 
     def is_changed(self, row: int) -> bool:
         """Whether a photo is another one than is searched. Files that nobody touched since that was planned are not read, others once."""
         store = self.collection.stores[self.store_of[row]]
-        _, touched = _times(self.collection.image_place(row))
+        _, touched = times_of(self.collection.image_place(row))
         # A shard's own time says less: a photo may have changed while the shard was being made.
         if max(touched) < self._planned[store.path]:  # 0 of a store that was fetched
             return False
@@ -194,7 +194,7 @@ class Library:
 
     def tag(self, row: int, side: int) -> str:
         """Changes when the photo's file does, also to one with the time of the file before, and when its features do."""
-        _, touched = _times(self.place(row))
+        _, touched = times_of(self.place(row))
         made_of = self.id(row), self.collection.locate(row)[0].sha256, *touched, side
         return f'"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:DIGITS]}"'
 
@@ -240,8 +240,8 @@ def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
 
 
-def _times(place: str) -> tuple[float, tuple[int, int]]:
-    """When a photo's file or container was changed, in seconds since 1970; and the two times that change with it, also
+def times_of(place: str) -> tuple[float, tuple[int, int]]:
+    """When a file, of a photo its container, was changed, in seconds since 1970; and the two times that change with it, also
     where a program restores the first, in nanoseconds. 0 where nobody knows."""
     with suppress(OSError):
         file = os.stat(split_place(place)[0])

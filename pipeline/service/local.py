@@ -42,7 +42,7 @@ from pipeline.search import known_words, open_search
 from pipeline.service import schema
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import MOST_PIXELS, Library
+from pipeline.service.library import MOST_PIXELS, Library, times_of
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.store.format import FEATURES
@@ -66,6 +66,7 @@ class Generation:
         self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
         self.run, self.collection = self.search.run, self.search.collection
         self.library = Library(self.collection)
+        self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
         self.search.open()  # now, and not while the first client waits
         stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
         self.candidates = stage.candidates if stage else 0
@@ -107,15 +108,14 @@ class Generation:
         """What is known of a photo."""
         return self.library.photo(row, local=self.config.local)
 
-    @cached_property
-    def captions(self) -> list[str]:
-        """Those that the run was trained on, or of the photos searched."""
-        return [caption.text for path in self.search.caption_files() for caption in read_captions(path)]
-
-    @cached_property
-    def words(self) -> Any:
-        """Embeddings of the captions' words."""
-        return caption_embeddings(self.run, self.captions, self.say)
+    def captions(self) -> tuple[list[str], Any]:
+        """Those that the run was trained on, or of the photos searched, and embeddings of their words; read again where a file changed."""
+        files = self.search.caption_files()
+        made_of = [(path, times_of(str(path))[1]) for path in files]
+        if self._captions is None or self._captions[0] != made_of:
+            texts = [caption.text for path in files for caption in read_captions(path)]
+            self._captions = made_of, texts, caption_embeddings(self.run, texts, self.say)
+        return self._captions[1:]
 
     @cached_property
     def extractor(self) -> Any:
@@ -134,9 +134,10 @@ class Generation:
         if not self.index.uploads:
             raise PipelineError("no captions for a new photo: the run has none, or no detector makes its features here")
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
-        scores = caption_scores(self.run, regions, self.words)
+        texts, words = self.captions()
+        scores = caption_scores(self.run, regions, words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
-        return schema.Captions(tuple(schema.Caption(self.captions[m], float(scores[m])) for m in best))
+        return schema.Captions(tuple(schema.Caption(texts[m], float(scores[m])) for m in best))
 
     def explain(self, row: int, query: str) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""

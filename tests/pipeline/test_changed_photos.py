@@ -61,6 +61,16 @@ def test_a_photo_of_a_tar_that_was_packed_again_is_not_answered_with_its_old_reg
     assert [row for row in range(6) if library.is_changed(row)] == [2, 3, 5]
 
 
+def test_it_is_said_where_not_all_photos_of_an_answer_are_compared(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted("photos")
+    monkeypatch.setattr("pipeline.retrieve.MOST_COMPARED", 5)
+    note = "note: only the first 5 photos of an answer are compared with what was extracted"
+    for top, said in ((5, False), (6, True)):
+        assert (note in scan("retrieve", "--query", "a dog", "--top", str(top), *MINE).stderr) == said
+
+
 def test_a_file_here_is_not_the_stored_photo_of_its_name_that_is_gone(project: Path) -> None:
     extracted("photos")
     Path("captions.tsv").write_text("".join(f"00{number}.jpg\ta dog {number}\n" for number in range(6)))

@@ -320,6 +320,20 @@ def test_captions_for_a_photo_that_is_sent(client: TestClient, inside: Path) -> 
     assert refused.json()["error"].startswith("not an image (")
 
 
+def test_captions_that_were_edited_are_those_that_are_found(
+    inside: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    client = TestClient(make_server(weights=str(small_weights)).app())
+    photo, file = Path("coco/train2014", IMAGE).read_bytes(), Path("coco/annotations/captions_train2014.json")
+    assert client.post("/v1/captions", content=photo).json()["captions"][0]["text"].startswith("A ")
+    file.write_text(file.read_text().replace("A ", "One "))
+    after = client.post("/v1/captions", content=photo).json()["captions"]
+    assert {caption["text"].split()[0] for caption in after} == {"One"}
+
+
 def test_large_photos_that_are_sent_are_decoded_within_bounds(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
