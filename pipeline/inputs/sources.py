@@ -82,8 +82,11 @@ class Folder(Source):
             )
 
     def _status(self, path: str) -> Status:
-        with suppress(Gone):  # a broken link, or a file that vanished meanwhile
-            return status(str(self.root / path))
+        place = str(self.root / path)
+        with suppress(Gone, FileNotFoundError):  # a broken link, or a file that vanished meanwhile
+            found = status(place)
+            # A link is as young as itself: it may lead to another file now, of the same size and time
+            return found._replace(mtime_ns=max(found.mtime_ns, os.lstat(place).st_mtime_ns))
         return Status(0, 0)
 
 

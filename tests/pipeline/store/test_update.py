@@ -83,6 +83,19 @@ def test_a_photo_that_could_not_be_decoded_and_is_replaced(photos: Path, tmp_pat
     assert "005.jpg" in open_store(tmp_path / "store")
 
 
+def test_a_link_to_another_photo_of_the_same_size_and_time_is_extracted_again(tmp_path: Path) -> None:
+    write_photos(tmp_path / "files", 2, names="{}.jpg", shapes=[(48, 64)])
+    for file in (tmp_path / "files").iterdir():
+        file.write_bytes(file.read_bytes().ljust(5000, b"\0"))
+        os.utime(file, (1e9, 1e9))
+    (tmp_path / "photos").mkdir()
+    for number, seen in ((0, 1), (1, 1), (1, 0)):
+        (tmp_path / "photos/a.jpg").unlink(missing_ok=True)
+        (tmp_path / "photos/a.jpg").symlink_to(tmp_path / f"files/{number}.jpg")
+        assert extract(tmp_path / "photos", tmp_path / "store") == seen
+        assert extract(tmp_path / "photos", tmp_path / "store") == 0
+
+
 def test_touched_and_copied_photos_are_not_extracted_again(photos: Path, tmp_path: Path) -> None:
     before = without_times(tmp_path / "store")
     for path in photos.iterdir():
