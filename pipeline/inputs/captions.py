@@ -164,7 +164,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
         number = count_of_image.get(image, 0)
         count_of_image[image] = number + 1
-        split = _split(row.split)
+        split = _split(row.split) if row.split else ""
         captions.append(Caption(caption, image, image, f"{image}#{number}", split))
     return captions
 

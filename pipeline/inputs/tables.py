@@ -26,6 +26,7 @@ IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 NUMBER = re.compile(r"\s*[-+]?\d*\.?\d+\s*")
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
+BRACKETS = ("[", "{", "(")
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
 Record = tuple[int, list[str]]  # line number from 1, fields
@@ -88,20 +89,28 @@ def is_table(text: str) -> bool:
 
 def _split_column(records: Sequence[Record], layout: _Layout, split_words: Container[str]) -> int | None:
     """The column of splits: the one of that name, else one that holds nothing else, as where it is called set or subset."""
+    if layout.split is not None or not records:
+        return layout.split
     others = set(range(layout.columns)) - {layout.image, layout.folder, *layout.captions}
-    cells = {column: [fields[column : column + 1] for _, fields in records] for column in sorted(others)}
-    found = (name for name, rows in cells.items() if rows and all(_are_in(row, split_words) for row in rows))
-    return next(found, None) if layout.split is None else layout.split
+    return next(
+        (
+            column
+            for column in sorted(others)
+            if all(_is_in(fields[column : column + 1], split_words) for _, fields in records)
+        ),
+        None,
+    )
 
 
-def _are_in(cells: Sequence[str], words: Container[str]) -> bool:
-    return bool(cells) and all(cell.strip().lower() in words for cell in cells)
+def _is_in(cells: Sequence[str], words: Container[str]) -> bool:
+    """Whether a row has a cell, and words have it."""
+    return bool(cells) and cells[0].strip().lower() in words
 
 
 def _refuse_unnamed_column(path: Path, records: Sequence[Record], split_words: Container[str]) -> None:
     """Refuse a table without header whose every row ends with a split or a number, which would be the caption's end."""
     ends = [fields[-1] for _, fields in records if len(fields) > 2]
-    if records and len(ends) == len(records) and all(_are_in([e], split_words) or NUMBER.fullmatch(e) for e in ends):
+    if records and len(ends) == len(records) and all(_is_in([e], split_words) or NUMBER.fullmatch(e) for e in ends):
         raise PipelineError(
             f"{path}: every line ends with {ends[0].strip()!r} or the like, and no header says what that is",
             "begin the file with a header, such as image,caption,split",
@@ -219,7 +228,7 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
             + (f"{columns} columns" if layout.header else "image<TAB>caption or image,caption")
         )
     for column in layout.captions:
-        if re.fullmatch(OBJECT, fields[column].strip(), re.DOTALL):
+        if fields[column].lstrip()[:1] in BRACKETS and re.fullmatch(OBJECT, fields[column].strip(), re.DOTALL):
             raise PipelineError(
                 f"{path}: line {number} has the caption {fields[column].strip()[:SHOWN]!r}, which is an object of Python or JSON",
                 "write the sentences alone",
