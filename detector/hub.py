@@ -18,6 +18,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,8 +173,9 @@ def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
     return path
 
 
+@cache
 def _say_kept(name: HubName, file: str, reason: str) -> None:
-    """A copy from before is taken: one line, unless the user wants nothing fetched."""
+    """A copy from before is taken: one line, once, unless the user wants nothing fetched."""
     if not is_offline():
         kept = name._replace(file=file)
         logging.getLogger("scan-pipeline").warning(

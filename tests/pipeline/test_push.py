@@ -226,7 +226,8 @@ def test_a_copy_is_taken_with_a_word_where_the_hub_does_not_answer(
     assert fetch_file(*wanted) == found
     assert not caplog.messages
     monkeypatch.setattr("detector.hub._unreachable", lambda _: "the hub does not answer: no route")
-    assert fetch_file(*wanted) == found
+    for _ in range(2):
+        assert fetch_file(*wanted) == found
     assert [line.rpartition("(")[2] for line in caplog.messages] == ["the hub does not answer: no route)"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch_file(*wanted) == found
