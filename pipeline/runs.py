@@ -314,6 +314,10 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
     for store in collection.stores:
         if not store.complete:
             report(f"note: {store.path} is not complete: searching the {len(store):,} photos that it holds so far")
+    for one, other, photos in collection.overlaps():
+        report(
+            f"note: {photos:,} photos are in {one.path} and in {other.path}, and are found twice; name one with --features"
+        )
     return collection
 
 

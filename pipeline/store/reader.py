@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,13 @@ class Shard:
     def class_names(self) -> ClassNames:
         """What its object and attribute ids index."""
         return ClassNames(self._manifest["object_names"], self._manifest["attribute_names"])
+
+    def recorded_places(self) -> Iterator[str]:
+        """Where each photo of a known, absolute folder was when it was extracted."""
+        roots = self._manifest["image_roots"]
+        for name, root in zip(self._paths, self._roots, strict=True):
+            if name is not None and 0 <= root < len(roots) and (is_remote(roots[root]) or os.path.isabs(roots[root])):
+                yield place_of(roots[root], name)
 
     def image_place(self, row: int) -> str:
         """Where the photo was extracted from, or moved to together with the store, for `read_photo`; "" where it is gone.
@@ -247,6 +255,10 @@ class Store(StoredImages):
         """Whether it was extracted to its end, and copied so."""
         return self.manifest["complete"] and self.manifest["counts"]["shards"] == len(self.shards)
 
+    def recorded_places(self) -> set[str]:
+        """Where its photos were when they were extracted, those of a known folder."""
+        return {place for shard in self.shards for place in shard.recorded_places()}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_again, (self.content_sha256, open_store, self.path)
 
@@ -290,6 +302,14 @@ class StoreCollection(StoredImages):
     def __reduce__(self) -> tuple[Any, ...]:
         paths = [store.path for store in self.stores]
         return _opened_again, (self.content_sha256, open_stores, paths, self._told_apart)
+
+    def overlaps(self) -> Iterator[tuple[Store, Store, int]]:
+        """Pairs of stores that hold the same photos, one of a folder and one of a folder in it, and how many photos."""
+        for one, other in combinations(self.stores, 2):
+            pairs = product(one.manifest["image_roots"], other.manifest["image_roots"])
+            nested = any(f"{root}/".startswith(f"{above}/") for pair in pairs for root, above in (pair, pair[::-1]))
+            if nested and (shared := len(one.recorded_places() & other.recorded_places())):
+                yield one, other, shared
 
     def _tell_apart(self) -> None:
         """Put the store's name before ids that several stores have: cameras call every first photo IMG_0001.jpg.

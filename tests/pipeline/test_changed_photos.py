@@ -61,6 +61,19 @@ def test_a_photo_of_a_tar_that_was_packed_again_is_not_answered_with_its_old_reg
     assert [row for row in range(6) if library.is_changed(row)] == [2, 3, 5]
 
 
+def test_photos_of_two_stores_are_said_to_be_found_twice(project: Path) -> None:
+    """Of a folder that was extracted first, and of the folder above it."""
+    write_photos(Path("photos/trip"), 4, names="t{}.jpg")
+    for folder in ("photos/trip", "photos"):
+        assert scan(*EXTRACT[:-2], "--images", folder).exit_code == 0
+    write_photos(Path("other"), 3)
+    assert scan(*EXTRACT[:-2], "--images", "other").exit_code == 0
+    note = "note: 4 photos are in features/photos and in features/trip, and are found twice; name one with --features"
+    asked = scan("retrieve", "--query", "a dog", "--top", "20")
+    assert (asked.exit_code, [line for line in asked.stderr.splitlines() if "twice" in line]) == (0, [note])
+    assert "twice" not in scan("retrieve", "--query", "a dog", "--features", "features/photos").stderr
+
+
 def test_it_is_said_where_not_all_photos_of_an_answer_are_compared(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
