@@ -25,9 +25,10 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
+from pipeline.inputs.tables import listed
 from pipeline.store.format import stays_inside
 
-VERSION = 4  # of the index: what another version found in a container is not read
+VERSION = 5  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -341,7 +342,7 @@ def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 def _flat(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
+        yield from listed(value)
     elif isinstance(value, list):
         for item in value:
             yield from _flat(item)

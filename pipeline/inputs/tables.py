@@ -234,14 +234,14 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
                 "write the sentences alone",
             )
     split_name = "" if layout.split is None else fields[layout.split].strip()
-    captions = tuple(text for column in layout.captions for text in _listed(fields[column].strip()))
+    captions = tuple(text for column in layout.captions for text in listed(fields[column].strip()))
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
     if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path
         image = f"{folder}/{image}"
     return TableRow(image, captions, split_name)
 
 
-def _listed(field: str) -> list[str]:
+def listed(field: str) -> list[str]:
     """The captions of a field: pandas writes a list of them as ['A dog', 'A cat'], and an array without the commas."""
     if field == "[]":
         return [""]  # an empty caption, which is counted

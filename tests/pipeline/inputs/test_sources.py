@@ -309,6 +309,14 @@ def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extract
     assert captions.read_bytes() == before
 
 
+@pytest.mark.parametrize("cell", ['["a dog", "a cat"]', "['a dog', 'a cat']", "['a dog' 'a cat']"])
+def test_a_list_of_captions_that_was_written_as_text(place: Path, cell: str) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    pq.write_table(pa.table({"jpg": [data], "caption": [cell]}), place / "x.parquet")
+    (found,) = containers.index_of(str(place / "x.parquet"), ()).captions
+    assert [one["raw"] for one in found["sentences"]] == ["a dog", "a cat"]
+
+
 def test_parquet_as_people_write_it(place: Path) -> None:
     photos, names = place / "photos", sorted(path.name for path in (place / "photos").iterdir())[:4]
     data = [(photos / name).read_bytes() for name in names]
