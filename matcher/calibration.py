@@ -45,8 +45,10 @@ class Calibration:
         return min(photos, MOST_PHOTOS) * float(np.exp(logarithm))
 
     def is_weak(self, score: float, photos: int) -> bool:
-        """Whether chance alone may well put a photo that high: two or more of the unrelated ones."""
-        return self.by_chance(score, photos) >= BY_CHANCE
+        """Whether chance alone may well put a photo that high: two or more of the unrelated ones, or, of fewer than four photos,
+        half of them.
+        """
+        return self.by_chance(score, photos) >= min(BY_CHANCE, self.by_chance(-np.inf, photos))
 
     def to_file(self, model_sha256: str) -> dict[str, Any]:
         """What its file says: the model that it is of, and a checksum of all of it."""

@@ -195,7 +195,7 @@ def _starter() -> Iterator[Check]:
 
 def _stores() -> Iterator[Check]:
     from pipeline.errors import PipelineError
-    from pipeline.store.format import FEATURES, MANIFEST
+    from pipeline.store.format import FEATURES, MANIFEST, commit_marks
     from pipeline.store.manifest import read_manifest
 
     paths = sorted(FEATURES.glob(f"*/{MANIFEST}"))
@@ -205,6 +205,9 @@ def _stores() -> Iterator[Check]:
         try:
             manifest = read_manifest(path.parent)
             images, complete = manifest["counts"]["images"], manifest["complete"]
+            shards = [mark for mark in commit_marks(path.parent) if mark.with_suffix(".safetensors").is_file()]
+            if lost := manifest["counts"]["shards"] - len(shards):
+                raise PipelineError(f"{lost:,} of its shards are gone")
         except (PipelineError, KeyError, TypeError) as error:
             remedy = f"scan-pipeline inspect {path.parent}"
             yield Check(MISSING, f"{path.parent}: {one_line(error)}", remedy)

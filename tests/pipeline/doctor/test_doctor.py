@@ -12,6 +12,7 @@ import pytest
 from pipeline.doctor import report as doctor
 from pipeline.doctor.report import BROKEN, MISSING, NOTE, OK, Check
 from pipeline.runs import SHIPPED
+from tests.stores import make_store
 from tests.world import scan
 
 
@@ -90,6 +91,15 @@ def test_a_damaged_store_is_a_line(empty: Path) -> None:
     said = scan("doctor")
     assert "missing  features/bad: features/bad/manifest.json: not readable" in said.output
     assert "-> scan-pipeline inspect features/bad" in said.output
+
+
+@pytest.mark.usefixtures("no_probe", "empty")
+def test_a_store_whose_shards_are_gone_is_not_ok() -> None:
+    store = make_store(Path("features/a"), list("abcdef"))
+    store.shards[0].path.unlink()
+    store.shards[2].mark.unlink()
+    (line,) = lines(scan("doctor").output, "stores")
+    assert line == "  missing  features/a: 2 of its shards are gone  -> scan-pipeline inspect features/a"
 
 
 @pytest.mark.usefixtures("no_probe", "empty")
