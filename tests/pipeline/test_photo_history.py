@@ -133,6 +133,15 @@ class Histories(RuleBasedStateMachine):
         self.moves += 1
         self.project = self.project.rename(self.base / f"project{self.moves}")
 
+    @rule(keep_original=st.booleans())
+    def copy_project(self, keep_original: bool) -> None:
+        """By a copy that keeps times; the original's photos all become another picture, or go."""
+        self.moves += 1
+        original, self.project = self.project, self.base / f"project{self.moves}"
+        shutil.copytree(original, self.project)
+        for photo in (path for path in (original / "photos").rglob("*") if path.is_file()):
+            write_picture(photo, 250) if keep_original else photo.unlink()
+
     @precondition(lambda self: self.store() is not None)
     @rule(data=st.data())
     def damage(self, data: st.DataObject) -> None:
@@ -219,5 +228,5 @@ class Histories(RuleBasedStateMachine):
 @pytest.mark.slow
 class TestHistories(Histories.TestCase):  # type: ignore[name-defined]
     settings = settings(
-        max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
     )
