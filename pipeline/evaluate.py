@@ -231,6 +231,12 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     origins += files if config.captions and not all_captions else []
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
     notes = list(dataset.notes)
+    gone = {image_id for ids in run.splits.values() for image_id in ids} - set(dataset.stores.image_ids)
+    if own_stores and gone and "new" in dataset.splits:
+        notes.append(
+            f"{len(gone):,} images of {run.folder} are not in these stores, and {len(dataset.splits['new'].store_ids):,} are "
+            "new to it: photos that got other names count as unseen"
+        )
     if all_stores and all_captions:
         now = {
             "features": (features_sha256(dataset.stores), stores),

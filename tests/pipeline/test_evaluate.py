@@ -150,6 +150,20 @@ def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside
         assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
 
 
+def test_photos_that_were_moved_into_a_folder_count_as_unseen_and_this_is_said(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+    (tmp_path / "copy/coco/train2014/more").mkdir()
+    for photo in (tmp_path / "copy/coco/train2014").glob("*.jpg"):
+        photo.rename(photo.parent / "more" / photo.name)
+    again = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
+    assert again.exit_code == 0, again.output
+    said = scan("evaluate", "--run", "runs/t2i_mean")
+    note = "20 images of runs/t2i_mean are not in these stores, and 20 are new to it: photos that got other names count"
+    assert note in said.output
+
+
 def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
