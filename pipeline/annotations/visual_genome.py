@@ -61,12 +61,17 @@ def read_visual_genome(
     labels = _attribute_names(folder) if len(attributes) else {}
     report = Report(unknown={"objects": Counter(), "attributes": Counter()})
     records: list[Record] = []
+    seen: set[int] = set()
     for annotated in _read_list(folder, "objects"):
         image_id = _image_id(annotated)
         entry, path = entries.get(image_id), paths.get(str(image_id))
         if entry is None or path is None:
             report.images["without a photo" if path is None else "not in image_data"] += 1
             continue
+        if image_id in seen:
+            report.images["listed twice"] += 1
+            continue
+        seen.add(image_id)
         try:
             size = (int(entry["height"]), int(entry["width"]))
             rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)

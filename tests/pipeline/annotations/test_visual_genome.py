@@ -57,6 +57,13 @@ def read(folder: Path, **options: Any) -> DetectionRecords:
     return read_visual_genome(folder, OBJECTS, ATTRIBUTES, **{"held_out": frozenset({101})} | options)
 
 
+def test_an_image_that_is_listed_twice_counts_once(tmp_path: Path) -> None:
+    rows = images([thing("dog")], [thing("dog")], [thing("tree")])
+    report = read(write(tmp_path, rows + rows[1:])).report
+    assert report.images == {"to train on": 2, "held out": 1, "listed twice": 2}
+    assert report.boxes == {"used": 3}
+
+
 def test_a_vocabulary_knows_synonyms_case_and_spaces() -> None:
     assert OBJECTS.names == ["dog", "fire hydrant", "tree"]
     assert [OBJECTS.find(name) for name in ("dogs", " DOG ", "fire   Hydrant", "trees", "tree.")] == [0, 0, 1, None, 2]
