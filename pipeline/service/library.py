@@ -29,6 +29,7 @@ from pipeline.store.roots import split_place
 CACHE = 64 << 20  # bytes of thumbnails that are kept
 MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
 TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
+MOST_READ = 100  # photos that are compared with what was extracted, for an answer
 DIGITS = 16  # of a photo's id
 UNKNOWN = 0, 0  # times of a file that is not there
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
@@ -101,16 +102,24 @@ class Library:
         return np.array([times_of(self.collection.image_place(row))[0] for row in range(len(self))])
 
     def is_changed(self, row: int) -> bool:
-        """Whether a photo is another one than is searched. Files that nobody touched since that was planned are not read, others once."""
-        store = self.collection.stores[self.store_of[row]]
-        _, touched = times_of(self.collection.image_place(row))
-        # A shard's own time says less: a photo may have changed while the shard was being made.
-        if max(touched) < self._planned[store.path]:  # 0 of a store that was fetched
-            return False
-        known = self._compared.get(row)
-        if known is None or known[0] != touched:
-            known = self._compared[row] = touched, is_changed(self.collection, row)
-        return known[1]
+        """Whether a photo is another one than is searched."""
+        return self.are_changed([row])[0]
+
+    def are_changed(self, rows: Sequence[int]) -> list[bool]:
+        """`is_changed` of some photos. Files that nobody touched since their extraction was planned are not read, others once, and
+        no more of them at a time than `MOST_READ`: what is left counts as it is in the store until it is asked for again.
+        """
+        unread, changed = MOST_READ, []
+        for row in rows:
+            store = self.collection.stores[self.store_of[row]]
+            _, touched = times_of(self.collection.image_place(row))
+            # A shard's own time says less: a photo may have changed while the shard was being made.
+            is_touched = max(touched) >= self._planned[store.path]  # 0 of a store that was fetched
+            if is_touched and unread and self._compared.get(row, (UNKNOWN, False))[0] != touched:
+                self._compared[row] = touched, is_changed(self.collection, row)
+                unread -= 1
+            changed.append(is_touched and self._compared.get(row, (UNKNOWN, False)) == (touched, True))
+        return changed
 
     @cached_property
     def _distinct_folders(self) -> tuple[list[str], np.ndarray]:

@@ -48,7 +48,6 @@ from pipeline.service.metrics import Metrics
 from pipeline.store.format import FEATURES
 from pipeline.store.roots import split_place
 
-MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 MOST_FOLDERS = 500  # that an index lists
 CLOCK = 20_000_000  # nanoseconds that the times of files are behind the clock, at most
 DECODERS = 2  # photos that are decoded at a time
@@ -182,16 +181,17 @@ class Generation:
         self, common: schema.SearchRequest, answer: Answer, query: str = "", image: str = ""
     ) -> schema.SearchAnswer:
         calibration, among = self.run.calibration if query else None, common.among or len(self.collection)
+        rows = [self.collection.row(hit.image) for hit in answer.hits]
         found = [
             schema.FoundPhoto(
-                **vars(self.photo(row := self.collection.row(hit.image))),
+                **vars(self.photo(row)),
                 rank=hit.rank,
                 score=hit.score,
                 weak=calibration is not None and calibration.is_weak(hit.score, among),
                 boxes=hit.boxes,
-                changed=place < MOST_COMPARED and self.library.is_changed(row),
+                changed=changed,
             )
-            for place, hit in enumerate(answer.hits)
+            for hit, row, changed in zip(answer.hits, rows, self.library.are_changed(rows), strict=True)
         ]
         compared = answer.compared or answer.searched
         return schema.SearchAnswer(query, image, answer.searched, compared, dict(answer.unknown), tuple(found))

@@ -113,6 +113,20 @@ def test_a_server_does_not_search_by_a_photo_that_changed(project: Path) -> None
     assert [hit["name"] for hit in search(client, "a dog")["hits"] if hit["changed"]] == ["002.jpg"]
 
 
+def test_a_photo_that_changed_is_marked_wherever_in_an_answer_it_stands(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading files is what takes time, not looking when they were touched."""
+    extracted("photos")
+    monkeypatch.setattr("pipeline.service.library.MOST_READ", 1)
+    client = TestClient(make_server(features=("features/mine",)).app())
+    last, before = (hit["name"] for hit in search(client, "a dog")["hits"][-1:-3:-1])
+    for name in (last, before):
+        shutil.copy("photos/000.jpg" if name != "000.jpg" else "photos/001.jpg", f"photos/{name}")
+        marked = [hit["name"] for hit in search(client, "a dog")["hits"] if hit["changed"]]
+        assert sorted(marked) == sorted({last, name})
+
+
 def test_a_photo_that_changed_while_its_shard_was_made_is_marked(project: Path) -> None:
     extracted("photos")
     store = Path("features/mine")
