@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError, printable
 from pipeline.files import remove_abandoned, write_json
 from pipeline.interchange import hdf5, npz, original, parquet, tsv
 from pipeline.interchange.common import (
+    NEARLY,
     ExportFeaturesConfig,
     ImportFeaturesConfig,
     Row,
@@ -76,11 +77,21 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
     else:  # those of an earlier import are not of this one
         (target / CAPTIONS).unlink(missing_ok=True)
     store = open_store(target)
-    boxes = [shard.tensors["boxes"] for shard in store.shards]  # (n, K, 4) each
-    backward = sum(int((some[..., 2:] < some[..., :2]).any(axis=(1, 2)).sum()) for some in boxes)
+    _report_boxes(store, report)
+    return store
+
+
+def _report_boxes(store: Store, report: Callable[[str], None]) -> None:
+    """Say where boxes cannot be corners in pixels of their photos."""
+    backward = beyond = 0
+    for shard in store.shards:
+        boxes, sizes = shard.tensors["boxes"], shard.tensors["image_sizes"][:, None, ::-1]  # (n, K, 4), (n, 1, 2)
+        backward += int((boxes[..., 2:] < boxes[..., :2]).any(axis=(1, 2)).sum())
+        beyond += int(((boxes[..., 2:] > sizes * (1 + NEARLY) + 1) & (sizes > 0)).any(axis=(1, 2)).sum())
     if backward:  # as width and height in place of right and bottom are, mostly
         report(f"boxes of {backward:,} images end before they begin; they are read as left, top, right, bottom")
-    return store
+    if beyond:  # as those of a photo that was made smaller, or whose sides were exchanged
+        report(f"boxes of {beyond:,} images end beyond their photo; they are read as pixels of the photo's own size")
 
 
 def export_features(config: ExportFeaturesConfig, *, report: Callable[[str], None] = print) -> None:

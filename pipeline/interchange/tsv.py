@@ -24,6 +24,10 @@ from pipeline.store.reader import Store
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT_COLUMNS = ("img_id", "img_h", "img_w", *(theirs for theirs, _, _ in common.CLASS_COLUMNS), *CAFFE_COLUMNS[3:])
+LARGE, UNLIKELY = (
+    1e9,
+    0.05,
+)  # of float16 or float64 read as float32, more numbers than this share are beyond 1e-9 to 1e9
 MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
 
 
@@ -116,6 +120,10 @@ def _row(where: str, cells: dict[str, bytes], images: str) -> common.Row:
     size = (int(cells["image_h" if caffe else "img_h"]), int(cells["image_w" if caffe else "img_w"]))
     name = common.id_from_bytes(cells["image_id" if caffe else "img_id"])
     arrays = {column: _decode(cells[column], np.float32, count) for column in ("features", "boxes")}
+    sizes = np.abs(arrays["features"])
+    sizes = sizes[(sizes > 0) & (sizes < np.inf)]
+    if len(sizes) and np.mean((sizes < 1 / LARGE) | (sizes > LARGE)) > UNLIKELY:
+        raise ValueError("features that are no float32; expected base64 of float32")
     if not caffe:
         arrays |= {ours: _decode(cells[theirs], dtype, count, 1)[:, 0] for theirs, ours, dtype in common.CLASS_COLUMNS}
     return common.make_row(f"{where} ({name!r})", name, arrays, images, size=size)

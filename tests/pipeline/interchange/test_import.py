@@ -349,3 +349,26 @@ def test_boxes_in_fractions_are_not_taken_for_pixels_nor_pixels_for_fractions(tm
     store = import_any(tmp_path / "npz", output=str(tmp_path / "store"), images=str(tmp_path / "photos"))
     assert store["photo1.jpg"].image_size == (50, 80)
     np.testing.assert_array_equal(store["photo1.jpg"].boxes, pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_features_of_another_type_are_refused(tmp_path: Path, dtype: type) -> None:
+    """The bytes of a TSV's cell do not say what they are: as float32 they are other numbers, and another count of them."""
+    boxes, features = np.array([[2, 3, 9, 9]], np.float32), np.random.default_rng(0).normal(size=(1, 64)).astype(dtype)
+    cells = ["a.jpg", "10", "10", "1", *(base64.b64encode(array.tobytes()).decode() for array in (boxes, features))]
+    (tmp_path / "x.tsv").write_text("\t".join(cells) + "\n")
+    with pytest.raises(PipelineError, match=r"line 1 .*(features that are no float32|not finite)"):
+        import_any(tmp_path / "x.tsv", output=str(tmp_path / "store"))
+
+
+def test_boxes_beyond_the_photo_are_said(tmp_path: Path) -> None:
+    """As where the detector saw a larger photo, or width and height were exchanged."""
+    for number, size in enumerate(((50, 80), (80, 50))):
+        (tmp_path / f"npz{number}").mkdir()
+        box = np.array([[2, 3, 80.5, 50]], np.float32)
+        arrays = {"x": np.ones((1, 4), np.float32), "bbox": box, "image_h": size[0], "image_w": size[1]}
+        np.savez(tmp_path / f"npz{number}/a.npz", **arrays)
+        said: list[str] = []
+        import_any(tmp_path / f"npz{number}", output=str(tmp_path / f"store{number}"), report=said.append)
+        note = "boxes of 1 images end beyond their photo; they are read as pixels of the photo's own size"
+        assert said == ([note] if number else [])
