@@ -108,7 +108,13 @@ def _is_in(cells: Sequence[str], words: Container[str]) -> bool:
 
 
 def _refuse_unnamed_column(path: Path, records: Sequence[Record], split_words: Container[str]) -> None:
-    """Refuse a table without header whose every row ends with a split or a number, which would be the caption's end."""
+    """Refuse a table without header whose images are in the second column, or whose captions would end with a split or a number."""
+    second = [fields[1] for _, fields in records if len(fields) > 1]
+    if second and len(second) == len(records) and all(re.fullmatch(IMAGE_NAME, n, re.IGNORECASE) for n in second):
+        raise PipelineError(
+            f"{path}: the second column names images, such as {second[0].strip()!r}, and no header says what the first is",
+            "begin the file with a header, such as number,image,caption",
+        )
     ends = [fields[-1] for _, fields in records if len(fields) > 2]
     if records and len(ends) == len(records) and all(_is_in([e], split_words) or NUMBER.fullmatch(e) for e in ends):
         raise PipelineError(

@@ -279,6 +279,7 @@ def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
             "line 1 has the columns path, caption, split; expected one of file_name",
         ),
         ("a.jpg,A dog,train\nb.jpg,A cat,val\n", "every line ends with 'train' or the like"),
+        ("0,0.jpg,A dog\n1,1.jpg,A cat\n", r"the second column names images, such as '0\.jpg'"),
         ("a.jpg;A dog;0.93\nb.jpg;A cat, black;1\n", r"every line ends with '0\.93' or the like"),
     ],
 )
