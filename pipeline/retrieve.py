@@ -67,6 +67,13 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     search = open_ensemble(config.runs, config.features, weights=config.weights, device=config.device, report=report)
     stores = ", ".join(pinned(store.path) or str(store.path) for store in search.collection.stores)
     report(f"run: {search.name}; searching {len(search.collection):,} photos in {stores}")
+    if config.query and search.run.calibration is None:
+        why = (
+            "scores of several runs together are not calibrated"
+            if len(config.runs) > 1
+            else "the run is not calibrated"
+        )
+        report(f"note: no match is marked as weak: {why}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()

@@ -64,6 +64,8 @@ class Generation:
         self.config, self.say = config, say
         self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
         self.run, self.collection = self.search.run, self.search.collection
+        if self.run.calibration is None:
+            say("note: no match is marked as weak: the run is not calibrated")
         self.library = Library(self.collection)
         self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
         self.search.open()  # now, and not while the first client waits

@@ -112,6 +112,11 @@ def test_the_command_line_takes_several_runs(inside: Path, tmp_path: Path) -> No
     assert f"run: runs/t2i_mean, {other}; searching 20 photos" in found.output
     assert f"run runs/t2i_mean, {other} ·" in page.read_text()
     assert "(weak)" not in found.output
+    unmarked = "note: no match is marked as weak: "
+    assert f"{unmarked}scores of several runs together are not calibrated" in found.stderr
+    assert unmarked not in scan(*query).stderr
+    (other / "calibration.json").unlink()
+    assert f"{unmarked}the run is not calibrated" in scan(*query[:-1], str(other)).stderr
     assert "--run runs/t2i_mean" in found.output.split("next:")[1]
     one, both = (json.loads(scan(*query, *more, "--json").stdout) for more in ((), ("--run", str(other))))
     assert [hit["image"] for hit in one[0]["hits"]] == [hit["image"] for hit in both[0]["hits"]]  # the same model twice
