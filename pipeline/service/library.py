@@ -23,7 +23,7 @@ from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.format import PLAN
-from pipeline.store.reader import Shard, StoreCollection
+from pipeline.store.reader import Shard, Store, StoreCollection
 from pipeline.store.roots import split_place
 
 CACHE = 64 << 20  # bytes of thumbnails that are kept
@@ -40,10 +40,14 @@ class Library:
 
     def __init__(self, collection: StoreCollection):
         self.collection = collection
-        self.names = collection.image_ids
+        self.store_names = _told_apart(collection.stores)
         self._own_names = [image_id for shard in collection.shards for image_id in shard.image_ids]  # not told apart
         sizes = [len(store) for store in collection.stores]
         self.store_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)  # (N,)
+        self.names = [  # without the folders of this machine
+            own if image == own else f"{self.store_names[store]}/{own}"
+            for image, own, store in zip(collection.image_ids, self._own_names, self.store_of.tolist(), strict=True)
+        ]
         self.sizes = np.concatenate([shard.tensors["image_sizes"] for shard in collection.shards])  # (N, 2)
         self._roots = [f"{store.path.resolve()}\0" for store in collection.stores]
         # Numbers, not text: a million ids fit into 16 MB.
@@ -141,7 +145,8 @@ class Library:
 
     def refuse_impossible(self, wanted: Filter, stores: Sequence[str]) -> None:
         """Raises a PipelineError where nothing can pass a filter: what it names is not here, or it ends before it begins."""
-        refuse_unknown_store(wanted.store, stores)
+        if wanted.store and wanted.store not in {*stores, *self.store_names}:
+            raise PipelineError(f"filter.store {wanted.store!r}: no such store", f"expected one of {', '.join(stores)}")
         if wanted.since or wanted.until:
             self.dates()  # read now, and not where others wait for the model
         if wanted.since and wanted.until and _day(wanted.since) > _day(wanted.until):
@@ -171,7 +176,8 @@ class Library:
             return None
         passing = np.ones(len(self), bool)
         if wanted.store:
-            named = [is_named(wanted.store, str(store.path)) for store in self.collection.stores]
+            paths = map(str, (store.path for store in self.collection.stores))
+            named = [wanted.store in one for one in zip(paths, self.store_names, strict=True)]
             passing &= np.array(named)[self.store_of]
         if wanted.folder:
             passing &= self._is_below(wanted.folder)
@@ -195,10 +201,11 @@ class Library:
     def photo(self, row: int, *, local: bool) -> Photo:
         """What is known of a photo; its path on this machine only for a client on this machine."""
         height, width = map(int, self.sizes[row])
-        store = self.collection.stores[self.store_of[row]]
+        store = int(self.store_of[row])
         time = self.date(row)
         date = datetime.fromtimestamp(time).strftime("%Y-%m-%d") if time else ""
-        name, place = str(store.path) if local else store.path.name, self.collection.image_place(row) if local else ""
+        name = str(self.collection.stores[store].path) if local else self.store_names[store]
+        place = self.collection.image_place(row) if local else ""
         return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place)
 
     def tag(self, row: int, side: int) -> str:
@@ -229,15 +236,13 @@ class Library:
         return content
 
 
-def is_named(name: str, store: str) -> bool:
-    """Whether a filter's name is that of a store: its path, or the last part of it."""
-    return name in (store, os.path.basename(store))
-
-
-def refuse_unknown_store(name: str, stores: Sequence[str]) -> None:
-    """Raises a PipelineError where a filter names none of the stores."""
-    if name and not any(is_named(name, store) for store in stores):
-        raise PipelineError(f"filter.store {name!r}: no such store", f"expected one of {', '.join(stores)}")
+def _told_apart(stores: Sequence[Store]) -> list[str]:
+    """What a client elsewhere knows stores by: the last part of their paths, numbered where several have it."""
+    names = [store.path.name for store in stores]
+    return [
+        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
+        for number, name in enumerate(names)
+    ]
 
 
 def _shows(shard: Shard, name: str, least: float) -> np.ndarray:

@@ -91,7 +91,7 @@ class Generation:
         local, stores = self.config.local, self.collection.stores
         return schema.Index(
             Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection), self.candidates,
-            tuple(str(store.path) if local else store.path.name for store in stores),
+            tuple(str(store.path) for store in stores) if local else tuple(self.library.store_names),
             tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
             self._takes_uploads(),
             is_starter(self.collection.extraction),
@@ -146,7 +146,7 @@ class Generation:
         self._refuse_changed(row)
         self.library.place(row)  # refused where it is gone
         found = explain(self.run, self.collection, stored_photo(self.collection, row), query)
-        return {**attention_data(found), "score": found.score, "image": found.image}
+        return {**attention_data(found), "score": found.score, "image": self.library.names[row]}
 
     def _refuse_changed(self, row: int) -> None:
         """Raises a PipelineError where a photo is shown that is not the one whose features are stored."""

@@ -25,6 +25,7 @@ from pipeline.service.http import Server
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.schema import ImageQuery, SearchRequest
 from pipeline.store.reader import open_stores
+from tests.photos import write_photos
 from tests.pipeline.service.servers import images, make_server, search, wait_for
 from tests.stores import make_store
 from tests.world import scan
@@ -253,6 +254,29 @@ def test_an_id_stays_with_its_photo_whatever_else_is_searched(tmp_path: Path) ->
     assert [both.row(alone.id(row)) for row in (0, 1)] == [2, 3]
     assert len({both.id(row) for row in range(4)}) == 4
     assert both.folders == ["2019"]
+
+
+def test_stores_of_one_name_are_told_apart_without_the_folders_of_this_machine(
+    inside: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    stores = [tmp_path / folder / "features/photos" for folder in "ab"]
+    for store in stores:
+        photos = store.parents[1] / "photos"
+        write_photos(photos, 3, shapes=[(48, 64)])
+        command = ["extract", "--images", str(photos), "--output", str(store), "--weights", str(small_weights)]
+        assert scan(*command, "--num-regions", "6", "--workers", "0", "--device", "cpu").exit_code == 0
+    client = TestClient(make_server(features=tuple(map(str, stores)), host="0.0.0.0").app())
+    names = client.get("/v1/index").json()["stores"]
+    assert names == ["photos (1)", "photos (2)"]
+    for name in names:
+        answer = search(client, "a dog", limit=40, filter={"store": name})
+        assert answer["searched"] == 3
+        assert {(hit["store"], hit["name"]) for hit in answer["hits"]} == {
+            (name, f"{name}/00{n}.jpg") for n in range(3)
+        }
+    assert str(tmp_path) not in client.post("/v1/search", json={"queries": ["a dog"], "limit": 40}).text
+    refused = client.post("/v1/search", json={"queries": ["a dog"], "filter": {"store": "photos"}})
+    assert refused.json()["error"].endswith("expected one of photos (1), photos (2)")
 
 
 def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
