@@ -200,7 +200,17 @@ def run_dataset(run: TrainedRun, features: Sequence[str], captions: Sequence[str
     is_same = run.data.get("features_sha256") == features_sha256(dataset.stores)
     if is_same and not _if_there(run.stores):  # the store was moved, or run and store were fetched
         own_stores, own_captions = True, not captions
-    return (with_recorded_splits(dataset, run.splits) if own_stores else dataset), own_stores, own_captions
+    if not own_stores:
+        return dataset, own_stores, own_captions
+    known = {image_id for ids in run.splits.values() for image_id in ids}
+    named = {image_id for name, split in dataset.splits.items() if name for image_id in split.store_ids}
+    tested = {image_id for name, split in dataset.splits.items() if name == "test" for image_id in split.store_ids}
+    if moved := (tested & known) ^ (named & set(run.splits.get("test", ()))):
+        dataset.notes.append(
+            f"{len(moved):,} images are in the split test by their captions file alone, or by {run.folder} alone, whose "
+            "splits are taken"
+        )
+    return with_recorded_splits(dataset, run.splits), own_stores, own_captions
 
 
 def _are_among(paths: Sequence[str | Path], known: Sequence[Path]) -> bool:

@@ -150,6 +150,24 @@ def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside
         assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
 
 
+def test_splits_that_a_captions_file_gives_anew_are_said(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(inside, tmp_path / "copy", monkeypatch)
+
+    def write(splits: list[str]) -> None:
+        rows = [f"COCO_train2014_{number:012}.jpg,a dog,{split}" for number, split in enumerate(splits)]
+        Path("c.csv").write_text("\n".join(["image,caption,split", *rows]))
+
+    write(["train"] * 12 + ["val"] * 4 + ["test"] * 4)
+    command = ["train", "--device", "cpu", "--run", "runs/split", "--captions", "c.csv", *SMALL_TRAINING]
+    assert scan(*command).exit_code == 0
+    assert "in the split test by" not in scan("evaluate", "--run", "runs/split").output
+    write(["test"] * 4 + ["train"] * 12 + ["val"] * 4)
+    note = "8 images are in the split test by their captions file alone, or by runs/split alone, whose splits are taken"
+    assert note in scan("evaluate", "--run", "runs/split").output
+
+
 def test_photos_that_were_moved_into_a_folder_count_as_unseen_and_this_is_said(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
