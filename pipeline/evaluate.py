@@ -25,6 +25,7 @@ from pipeline.inputs.dataset import (
     Split,
     all_splits,
     describe,
+    example,
     find_stores,
     load_dataset,
     with_recorded_splits,
@@ -96,7 +97,11 @@ class Evaluation:
     verified: bool = True
 
     def __str__(self) -> str:
-        lines = [describe([self.split]), table(self.protocols, self.chances, self.intervals), *self.extras]
+        lines = [
+            f"{describe([self.split])}; {example(self.split)}",
+            table(self.protocols, self.chances, self.intervals),
+            *self.extras,
+        ]
         return "\n".join(filter(None, [*lines, f"written to {self.path}", self.verdict]))
 
 

@@ -15,7 +15,7 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import Dataset, describe, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.dataset import Dataset, describe, example, find_stores, load_dataset, with_training_splits
 from pipeline.runs import (
     DATA,
     RUNS,
@@ -53,7 +53,7 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     for note in dataset.notes:
         report(f"note: {note}")
     report(f"stores: {', '.join(map(str, stores))}; captions: {', '.join(map(str, dataset.caption_files))}")
-    report(describe([train, dev]))
+    report(f"{describe([train, dev])}; {example(train)}")
 
     model = replace(config.model, feature_dim=dataset.stores.feature_dim)
     folder = choose_folder(config.run, RUNS, config.preset, model.variant)

@@ -22,6 +22,7 @@ from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_stores
 from pipeline.store.roots import titled
 
+LONGEST_SHOWN, MOST_SHOWN = 80, 5  # characters of a caption, and captions, in an example
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 
 
@@ -245,6 +246,12 @@ def describe(splits: Iterable[Split]) -> str:
         f"{split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
         for split in splits
     )
+
+
+def example(split: Split) -> str:
+    """What was read of a split's first image, so that captions of another image, or cells beside them, are seen."""
+    texts = [split.images.captions[place] for place in np.flatnonzero(split.images.image_of_caption == 0)]
+    return f"for example {split.store_ids[0]}: {', '.join(repr(text[:LONGEST_SHOWN]) for text in texts[:MOST_SHOWN])}"
 
 
 def with_recorded_splits(dataset: Dataset, splits: Mapping[str, Sequence[str]]) -> Dataset:

@@ -27,6 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path
             f"{folder.resolve()}/", ""
         )
         assert "holding out 5 of 20 train images" in trained.output
+        assert "; for example COCO_train2014_0000000000" in trained.output
         assert "runs/t2i_mean: best dev rsum" in trained.output
     return folder
 

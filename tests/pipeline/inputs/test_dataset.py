@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import all_splits, find_captions, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.dataset import all_splits, example, find_captions, find_stores, load_dataset, with_training_splits
 from pipeline.store.reader import open_store
 from tests.pipeline.store.test_store import write_store
 from tests.stores import make_store
@@ -180,6 +180,13 @@ def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path:
         f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
         f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt",
     ]
+
+
+def test_what_was_read_of_the_first_image_is_shown(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    (tmp_path / "c.csv").write_text('image,caption\n1.jpg,A dog\n1.jpg,"Here, a dog"\n2.jpg,Two\n')
+    dataset = load_dataset([store.path], [tmp_path / "c.csv"])
+    assert example(dataset.splits[""]) == "for example 1.jpg: 'A dog', 'Here, a dog'"
 
 
 def test_splits_that_training_does_not_know_are_said(tmp_path: Path) -> None:
