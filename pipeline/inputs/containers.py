@@ -24,11 +24,11 @@ from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import split_of_name
-from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, status
+from pipeline.inputs.storage import SHADOWS, SUFFIXES, Status, open_file, read_range, status
 from pipeline.inputs.tables import listed
 from pipeline.store.format import stays_inside
 
-VERSION = 5  # of the index: what another version found in a container is not read
+VERSION = 6  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -127,7 +127,8 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                     archive.members.clear()  # type: ignore[attr-defined] # tarfile would keep them all
                     name = member.name.removeprefix("./")
                     suffix = os.path.splitext(name)[1].lower()
-                    hidden = any(part.startswith(".") for part in name.split("/")) or not stays_inside(name)
+                    parts = name.split("/")
+                    hidden = any(part.startswith(".") or part in SHADOWS for part in parts) or not stays_inside(name)
                     if member.isreg() and suffix in SUFFIXES and not hidden:
                         index.photos.pop(name, None)  # of two members of a name the last counts, as when tar unpacks
                         index.photos[name] = (member.offset_data, member.size)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, read_member
-from pipeline.inputs.storage import SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
+from pipeline.inputs.storage import SHADOWS, SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
 from pipeline.store.plan import Photo
 from pipeline.store.reader import StoredImages
 from pipeline.store.roots import (
@@ -61,7 +61,7 @@ class Source(ABC):
 
 
 class Folder(Source):
-    """Image files below a folder. Hidden files and folders are skipped, links are followed."""
+    """Image files below a folder. Hidden files and `SHADOWS` are skipped, links are followed."""
 
     def __init__(self, root: str):
         self.root = Path(root)
@@ -125,10 +125,14 @@ class RemoteFolder(Source):
 
     def photos(self, skipped: Counter[str]) -> Listed:
         """All of them, by path."""
-        suffixes = {file: os.path.splitext(file)[1].lower() for file in self.files}
-        skipped.update(suffix for suffix in suffixes.values() if suffix not in SUFFIXES)
-        photos = [(file, self.files[file]) for file, suffix in suffixes.items() if suffix in SUFFIXES]
-        return [(file, found._replace(size=max(found.size, 0))) for file, found in photos]
+        photos: Listed = []
+        for file, found in self.files.items():
+            shadows = SHADOWS.intersection(file.split("/"))
+            if (kind := min(shadows, default="") or os.path.splitext(file)[1].lower()) in SUFFIXES:
+                photos.append((file, found._replace(size=max(found.size, 0))))
+            else:
+                skipped[kind] += 1
+        return photos
 
     def refuse_if_gone(self) -> None:
         """The first photo has to be there, or a deleted bucket would be a folder of unreadable photos."""
@@ -312,7 +316,11 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Count
             continue
         # DirEntry's own raises for a link that points at itself
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
+            below = _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
+            if entry.name in SHADOWS:
+                skipped.update(entry.name for _ in below)
+            else:
+                yield from below
         elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
             yield prefix + entry.name  # broken links too: they become failure rows, not silent holes
         else:

@@ -25,6 +25,9 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
     *(".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"),
 }
+SHADOWS = {  # folders in which disks of the network, Windows and Macs keep thumbnails, deleted files and notes of photos
+    *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "__MACOSX"),
+}
 AGAIN = "run the same command again to continue"
 PROTOCOLS = ("s3", "gs", "http", "https", "hf")  # fsspec knows more, some of which read this machine
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before what did not answer is asked again

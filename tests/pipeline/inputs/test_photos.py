@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections import Counter
 from io import BytesIO
@@ -22,7 +23,8 @@ from pipeline.inputs.photos import (
     read_image,
     read_image_size,
 )
-from pipeline.inputs.sources import describe_skipped, list_photos
+from pipeline.inputs.sources import RemoteFolder, describe_skipped, list_photos
+from pipeline.inputs.storage import Status
 
 pillow_heif.register_heif_opener()  # to write HEICs
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -273,6 +275,20 @@ def test_listing_is_recursive_sorted_and_survives_loops(tmp_path: Path) -> None:
     found = [photo.image_id for photo in list_photos([tmp_path], skipped=skipped)]
     assert skipped == {".txt": 1}
     assert found == ["a.webp", "b/10.jpeg", "b/2.JPG", "broken.png", "c/d/e.bmp", "self.jpg"]
+
+
+def test_thumbnails_and_deleted_photos_that_systems_keep_are_no_photos(tmp_path: Path) -> None:
+    names = ["1.jpg", "a/2.jpg", "@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "a/@eaDir/2.jpg/x.jpg", "#recycle/3.jpg"]
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        for name in names:
+            (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / name).touch()
+            archive.add(tmp_path / "photos" / name, name)
+    skipped: Counter[str] = Counter()
+    assert [photo.image_id for photo in list_photos([tmp_path / "photos"], skipped=skipped)] == ["1.jpg", "a/2.jpg"]
+    assert describe_skipped(skipped) == "skipped 3 other files (2 @eaDir, 1 #recycle)"
+    assert len(list_photos([tmp_path / "photos.tar"])) == 2
+    assert len(RemoteFolder("s3://x", dict.fromkeys(names, Status(1, 1))).photos(skipped)) == 2
 
 
 def test_several_folders_prefix_their_ids(tmp_path: Path) -> None:
