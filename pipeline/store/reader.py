@@ -249,6 +249,12 @@ class Store(StoredImages):
         )
         if image_id := self._duplicate():
             raise PipelineError(f"{path}: duplicate image id {image_id!r} in two shards", repair_hint(path))
+        counted = self.manifest["counts"]["shards"]
+        if self.manifest["complete"] and counted < len(self.shards):  # of photos that are gone, or of another store
+            raise PipelineError(
+                f"{path}: {len(self.shards):,} shards, and its manifest counts {counted:,}: some are left over",
+                "copy the store again, into an empty folder or with rsync --delete",
+            )
 
     @property
     def complete(self) -> bool:

@@ -322,3 +322,11 @@ def test_a_shard_that_was_written_again_is_not_read_by_the_rows_of_before(tmp_pa
         opened["old2.jpg"]
     with pytest.raises(PipelineError, match="changed since another process opened it"):
         pickle.loads(sent)
+
+
+def test_shards_that_a_copy_left_from_before_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "copy", [2, 2, 1])
+    write_store(tmp_path / "s", [2, 2])
+    shutil.copytree(tmp_path / "s", tmp_path / "copy", dirs_exist_ok=True)
+    with pytest.raises(PipelineError, match="3 shards, and its manifest counts 2: some are left over"):
+        open_store(tmp_path / "copy")
