@@ -251,8 +251,10 @@ def load_run(folder: Path, device: torch.device) -> TrainedRun:
     if "splits_sha256" in data and data["splits_sha256"] != json_sha256(splits):
         raise PipelineError(f"{folder / SPLITS}: not the splits that the run was trained with", "copy the run again")
     config = load_config(TrainConfig, group="train", config=str(folder / CONFIG))
+    sha256 = ""
+    while sha256 != model_sha256(folder / BEST):  # else embeddings of one model are stored as those of another
+        sha256, model = model_sha256(folder / BEST), load_model(folder / BEST, device)
     state = read_json(folder / CALIBRATION, "a run's calibration") if (folder / CALIBRATION).is_file() else {}
-    model, sha256 = load_model(folder / BEST, device), model_sha256(folder / BEST)
     if changed := config_diff(to_dict(config.model), to_dict(model.config), (CONFIG, BEST)):
         raise PipelineError(
             f"{folder / CONFIG}: not the configuration of its model ({'; '.join(changed[:3])})", "copy the run again"

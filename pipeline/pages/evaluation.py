@@ -13,6 +13,7 @@ from matcher.metrics import RetrievalMetrics, ranks
 from matcher.metrics_log import METRICS
 from pipeline.files import replacing
 from pipeline.inputs.dataset import Split
+from pipeline.inputs.sources import is_changed
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of
 from pipeline.pages.plots import as_svg, rank_histograms, training_curves
@@ -114,6 +115,8 @@ def _caption_mistakes(split: Split, similarity: np.ndarray, rank: np.ndarray) ->
     return [mistake for mistake in mistakes if mistake["rank"] > 1]
 
 
-def _photo(split: Split, image: int) -> dict[str, str]:
-    photo = photo_of(split.stores.image_place(int(split.images.rows[image])))
-    return {"id": split.store_ids[image], "photo": "" if photo is None else data_uri(photo, THUMBNAIL)}
+def _photo(split: Split, image: int) -> dict[str, Any]:
+    row = int(split.images.rows[image])
+    photo = photo_of(split.stores.image_place(row))
+    shown = "" if photo is None else data_uri(photo, THUMBNAIL)
+    return {"id": split.store_ids[image], "photo": shown, "changed": is_changed(split.stores, row)}

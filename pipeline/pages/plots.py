@@ -58,6 +58,7 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
         PipelineError: a run without metrics.
     """
     figure, (losses, recalls) = _two_plots(3.6)
+    names = [folder.name for folder in runs]
     for index, folder in enumerate(runs):
         rows = read_metrics(folder / METRICS)
         train = [row for row in rows if row["split"] == "train"]
@@ -66,7 +67,8 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
             raise PipelineError(
                 f"{folder / METRICS}: no training step in it", "expected a run folder made by scan-pipeline train"
             )
-        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": drawable(folder.name)}
+        label = folder.name if names.count(folder.name) == 1 else str(folder)
+        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": drawable(label)}
         loss = [row["loss"] / row["captions"] for row in train]
         losses.plot([row["step"] for row in train], loss, linewidth=1, **style)
         if (end := _warmup_end(folder, train)) is not None:

@@ -15,6 +15,7 @@ from matcher.attention import attend
 from matcher.checkpoint import load_model
 from pipeline.explain import ExplainConfig, run
 from pipeline.fields import FIGURE, PAGE, PICTURE, SIGNATURE
+from pipeline.pages.plots import training_curves
 from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.world import scan
@@ -122,11 +123,31 @@ def test_an_evaluation_as_a_page(inside: Path) -> None:
     assert page.count('class="own"') == len(ranks) == 12
     own = re.findall(r'alt="right: ([^"]+)"', page)
     assert len(own) == len(set(own)) == 12  # no photo twice among the worst
+    assert "changed since" not in page
+
+
+def test_an_evaluations_page_marks_photos_that_changed(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    page, photos = Path("evaluation.html"), sorted(Path("coco/train2014").iterdir())
+    asked = ["evaluate", "--run", "runs/t2i_mean", "--split", "all", "--html", str(page)]
+    assert scan(*asked).exit_code == 0
+    (shown, *_) = re.findall(r'alt="right: ([^"]+)"', page.read_text())
+    shutil.copy(next(path for path in photos if path.name != shown), f"coco/train2014/{shown}")
+    assert scan(*asked).exit_code == 0
+    captions = set(re.findall(r"<figcaption>[^<]*? · (.*?)</figcaption>", page.read_text()))
+    assert f"{shown} · changed since it was extracted" in captions
+    assert [name for name in captions if "changed" in name] == [f"{shown} · changed since it was extracted"]
 
 
 def test_training_curves(inside: Path, tmp_path: Path) -> None:
     assert scan("plot", "--run", "runs/t2i_mean", "--run", "runs/t2i_mean").exit_code == 0
     assert cv2.imread("curves.png").shape[:2] == (540, 1500)
+    other = shutil.copytree("runs/t2i_mean", tmp_path / "t2i_mean")
+    first, second = training_curves([Path("runs/t2i_mean"), other]).axes[1].get_legend().get_texts()
+    assert [first.get_text(), second.get_text()] == ["runs/t2i_mean", f"{tmp_path}/t2i_mean"]  # two of one name
     formula = shutil.copytree("runs/t2i_mean", tmp_path / r"a $\frac$")  # none that matplotlib can draw
     assert scan("plot", "--run", "runs/t2i_mean", "--run", str(formula)).exit_code == 0
     said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")

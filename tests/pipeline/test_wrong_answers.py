@@ -7,6 +7,7 @@ import tarfile
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,10 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+import pipeline.runs
+from matcher.checkpoint import model_sha256, save_model
 from matcher.errors import MatcherError
+from matcher.matcher import Matcher
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, pyarrow
 from pipeline.inputs.dataset import load_dataset
@@ -234,6 +238,26 @@ def test_a_run_keeps_its_own_splits_and_calibration(project: Path) -> None:
     (run / "splits.json").unlink()
     said = scan("evaluate", "--run", str(run))
     assert (said.exit_code, "not the splits" in said.output) == (2, True)
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else embeddings of the earlier one are stored under the checksum of the later one."""
+    path, read = Path("runs/t2i_mean/best.safetensors"), pipeline.runs.load_model
+    later = read(path)
+    later.load_state_dict({name: 2 * tensor for name, tensor in later.state_dict().items()})
+
+    def slowly(*asked: Any) -> Matcher:
+        model = read(*asked)
+        save_model(path, later)
+        return model
+
+    monkeypatch.setattr(pipeline.runs, "load_model", slowly)
+    run = load_run(path.parent, torch.device("cpu"))
+    found, expected = run.model.state_dict(), later.state_dict()
+    assert run.sha256 == model_sha256(path)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_an_image_of_two_splits_is_refused(project: Path) -> None:
