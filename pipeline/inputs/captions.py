@@ -156,7 +156,9 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
 def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
-    found = ((row, _one_line(caption)) for row in read_table(path, text, SPLIT_WORDS) for caption in row.captions)
+    found = (
+        (row, _one_line(caption)) for row in read_table(path, text, SPLIT_WORDS, skipped) for caption in row.captions
+    )
     for row, caption in found:
         if not caption:
             skipped["empty captions"] += 1

@@ -36,7 +36,9 @@ class ImageIndex:
             self._by_name[_base(image_id)].append(row)
             self._by_stem[stem_of(image_id)].append(row)
         numbers = all(map(str.isdecimal, image_ids))
-        counted = all(image_id == str(row) for row, image_id in enumerate(image_ids))  # rows, not COCO's ids
+        counted = any(  # numbers of rows, not COCO's ids
+            all(image_id == str(row) for row, image_id in enumerate(image_ids, first)) for first in (0, 1)
+        )
         self._by_number = self._exact if numbers and not counted else {}
 
     def candidates(self, image: str) -> list[int]:

@@ -9,6 +9,7 @@ import csv
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -54,8 +55,10 @@ class _Layout:
     folder: int | None = None  # of the image, as in tables made of Karpathy's files
 
 
-def read_table(path: Path, text: str, split_words: Container[str]) -> Iterator[TableRow]:
+def read_table(path: Path, text: str, split_words: Container[str], skipped: Counter[str]) -> Iterator[TableRow]:
     """The rows of a table, blank ones left out; `path` is named in errors. A column of `split_words` alone tells the splits.
+
+    `skipped` takes the named columns that are not read, such as is_test, of which nobody knows what they would have changed.
 
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
@@ -68,8 +71,11 @@ def read_table(path: Path, text: str, split_words: Container[str]) -> Iterator[T
     numbered = first and _is_numbered(lines, layout)
     records = [(n, fields) for n, fields in _records(path, lines, layout) if any(field.strip() for field in fields)]
     if layout.header:
-        records = records[1:]
+        (_, header), *records = records
         layout = replace(layout, split=_split_column(records, layout, split_words))
+        read = {layout.image, layout.split, layout.folder, *layout.captions}
+        if unread := [name.strip() for column, name in enumerate(header) if name.strip() and column not in read]:
+            skipped[f"columns: {', '.join(unread)}"] = len(unread)
     elif numbered:
         records = [(number, [fields[0], *fields[2:]]) for number, fields in records]
     elif layout.delimiter != "\t":  # a second one is refused in any case
@@ -126,7 +132,9 @@ def _refuse_unnamed_column(path: Path, records: Sequence[Record], split_words: C
 def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     for delimiter in DELIMITERS:
-        names = [name.strip().strip('"').lower().replace(" ", "_") for name in first.split(delimiter)]
+        names = [
+            name.strip().strip('"').lower().replace(" ", "_") for name in next(csv.reader([first], delimiter=delimiter))
+        ]
         image = next((names.index(word) for word in IMAGE_WORDS if word in names), None)
         captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
         if image is None and captions and len(names) > 1 and not any("." in name for name in names):
