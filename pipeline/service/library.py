@@ -206,12 +206,23 @@ class Library:
         date = datetime.fromtimestamp(time).strftime("%Y-%m-%d") if time else ""
         name = str(self.collection.stores[store].path) if local else self.store_names[store]
         place = self.collection.image_place(row) if local else ""
-        return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place)
+        version = self.version(row)
+        return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place, version)
+
+    def version(self, row: int) -> str:
+        """Changes when the photo's file does, also to one with the time of the file before."""
+        made_of = self.id(row), times_of(self.collection.image_place(row))[1]
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()[:DIGITS]
+
+    def refuse_other(self, row: int, version: str) -> None:
+        """Raises a PipelineError where a photo's file is another one than was found; "": any."""
+        if version not in ("", self.version(row)):
+            raise PipelineError(f"{self.names[row]}: changed since it was found", "search again")
 
     def tag(self, row: int, side: int) -> str:
-        """Changes when the photo's file does, also to one with the time of the file before, and when its features do."""
-        _, touched = times_of(self.place(row))
-        made_of = self.id(row), self.collection.locate(row)[0].sha256, *touched, side
+        """Changes when the photo's file does, and when its features do."""
+        self.place(row)  # refused where it is gone
+        made_of = self.version(row), self.collection.locate(row)[0].sha256, side
         return f'"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:DIGITS]}"'
 
     def thumbnail(self, row: int, side: int) -> bytes:

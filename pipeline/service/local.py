@@ -140,12 +140,13 @@ class Generation:
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
         return schema.Captions(tuple(schema.Caption(texts[m], float(scores[m])) for m in best))
 
-    def explain(self, row: int, query: str) -> dict[str, Any]:
+    def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
-        known_words(self.run, query)
+        known_words(self.run, asked.query)
+        self.library.refuse_other(row, asked.version)
         self._refuse_changed(row)
         self.library.place(row)  # refused where it is gone
-        found = explain(self.run, self.collection, stored_photo(self.collection, row), query)
+        found = explain(self.run, self.collection, stored_photo(self.collection, row), asked.query)
         return {**attention_data(found), "score": found.score, "image": self.library.names[row]}
 
     def _refuse_changed(self, row: int) -> None:
@@ -286,6 +287,7 @@ class LocalService:
     async def image(self, request: Request, asked: schema.ImageQuery) -> Response:
         """A photo as JPEG."""
         library, row = self.generation.library, self._row(request)
+        library.refuse_other(row, asked.version)
         headers = NOT_WITHOUT_ASKING | {"ETag": library.tag(row, asked.size)}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
@@ -306,7 +308,7 @@ class LocalService:
 
     async def explanation(self, request: Request, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """Where each word of a sentence looks in a photo."""
-        return await self.batches.call(self.generation.explain, self._row(request), asked.query)
+        return await self.batches.call(self.generation.explain, self._row(request), asked)
 
     async def embeddings(self, request: Request, asked: None) -> dict[str, str]:
         """A photo's region embeddings, to search other nodes with."""

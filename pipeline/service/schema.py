@@ -57,11 +57,15 @@ class SearchRequest:
     among: int = knob(0, "Photos of all nodes, that weak matches are told by; 0: this one's.", min=0)
 
 
+VERSION = "As it was found; refused where the photo's file is another one by now."
+
+
 @dataclass(frozen=True)
 class ImageQuery:
     """How large a photo is sent."""
 
     size: int = knob(320, "Pixels of its longest side, at most.", min=16, max=LARGEST_SIDE)
+    version: str = knob("", VERSION)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class ExplanationQuery:
     """What a photo is explained with."""
 
     query: str = knob("", "The sentence.", longest=500)
+    version: str = knob("", VERSION)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Photo:
     width: int  # pixels; 0 where the store does not know it
     height: int
     path: str  # on the machine, for clients on it; "" for others
+    version: str  # of its file: with it, only this file is shown or explained
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
 const selection = makeSelection($("selection"), local);
 let shown = [], searched = 0, generation = "", latest = 0, loading = false, timer, typing = false;
 const state = () => Object.fromEntries(NAMES.map((name) => [name, new URLSearchParams(location.search).get(name) ?? ""]));
-const photoAt = (id, size) => `/v1/photos/${id}/image?size=${size}`;
+const photoAt = ({ id, version = "" }, size) => `/v1/photos/${id}/image?size=${size}&version=${version}`; // never another photo beside the scores of before
 const ratio = ({ width, height }) => Math.min(Math.max(width && height ? width / height : 4 / 3, 0.4), 3.5); // as pages/photos.py
 
 function go(changes, replace = false) {
@@ -86,9 +86,7 @@ function append(photos) {
     const item = make("li", { className: photo.weak ? "weak" : "" }), button = make("button", { type: "button", className: "photo" });
     const label = photo.rank ? `${photo.rank} · ${photo.score.toFixed(3)}` : photo.date;
     item.style.setProperty("--ratio", ratio(photo));
-    const image = make("img", { src: photoAt(photo.id, 480), loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` });
-    image.addEventListener("error", () => button.replaceChildren(make("span", { className: "missing faint", textContent: "cannot be shown" })));
-    button.append(image);
+    button.append(picture(photo, 480, { loading: "lazy", alt: `${photo.rank ? `Rank ${photo.rank}: ` : ""}${photo.name}` }));
     button.addEventListener("click", () => { go({ photo: photo.id }); showPhoto(); });
     const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
     pick.setAttribute("aria-label", `Select ${photo.name}`);
@@ -99,11 +97,16 @@ function append(photos) {
     gallery.append(item);
   }
 }
+function picture(photo, size, properties) {
+  const image = make("img", { src: photoAt(photo, size), ...properties });
+  image.addEventListener("error", () => image.replaceWith(make("span", { className: "missing faint", textContent: "cannot be shown, or changed since the search" })));
+  return image;
+}
 function showLike(id) {
   if (!id) { $("like").replaceChildren(); return; }
   const stop = make("button", { type: "button", className: "icon text", textContent: "Remove", ariaLabel: "Stop comparing with this photo" });
   stop.addEventListener("click", () => { go({ like: "" }); refresh(); });
-  $("like").replaceChildren(make("img", { src: photoAt(id, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
+  $("like").replaceChildren(make("img", { src: photoAt({ id }, 320), alt: "The photo to compare with" }), make("span", { textContent: "Similar to this photo; a sentence narrows it." }), stop);
 }
 
 // ---- one photo, large
@@ -120,7 +123,7 @@ function fill(index, heading, body) {
   const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
   if (state().photo !== photo.id) go({ photo: photo.id }, true);
   heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", photo.weak ? "weak match" : "", photo.changed ? "changed since it was extracted" : "", photo.name].filter(Boolean).join(" · ");
-  view.append(make("img", { className: "large", src: photoAt(photo.id, 1600), alt: photo.name }));
+  view.append(picture(photo, 1600, { className: "large", alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
   const path = photo.path || photo.name;
@@ -132,8 +135,8 @@ function fill(index, heading, body) {
   const note = make("p", { className: "faint", textContent: path });
   more();
   body.replaceChildren(view, actions, note);
-  if (query) ask(`/v1/photos/${photo.id}/explanation?query=${encodeURIComponent(query)}`).then((data) => {
-    if (view.isConnected) showAttention(view, data, photoAt(photo.id, 1600), `The photo ${photo.name}`);
+  if (query) ask(`/v1/photos/${photo.id}/explanation?query=${encodeURIComponent(query)}&version=${photo.version}`).then((data) => {
+    if (view.isConnected) showAttention(view, data, photoAt(photo, 1600), `The photo ${photo.name}`);
   }).catch((error) => { note.textContent = `${path} · ${error.message}`; });
 }
 

@@ -136,6 +136,21 @@ def test_a_photo_opens_large_and_its_words_go_with_it(page: Page) -> None:
     wait_for(lambda: page.texts(".lightbox .words button") == ["a", "boat"])  # nothing of the query before
 
 
+def test_an_open_page_shows_no_photo_that_was_put_in_the_place_of_the_one_it_found(page: Page) -> None:
+    page.ask("a dog by a tree")
+    found = Path(page.run("return shown[0].path"))
+    content, times = found.read_bytes(), found.stat()
+    try:
+        found.write_bytes(Path(page.run("return shown[1].path")).read_bytes())
+        page.all("#gallery button.photo")[0].click()
+        assert wait_for(lambda: page.texts("dialog .missing")) == ["cannot be shown, or changed since the search"]
+        wait_for(lambda: "changed since it was found; search again" in page.one("dialog .body").text)
+    finally:
+        found.write_bytes(content)
+        os.utime(found, ns=(times.st_atime_ns, times.st_mtime_ns))
+    page.driver.get_log("browser")  # two refusals
+
+
 def test_arrow_keys_go_on_past_what_is_loaded(page: Page) -> None:
     from selenium.webdriver import Keys
 

@@ -220,6 +220,26 @@ def test_photos_and_explanations(client: TestClient, generation: Generation) -> 
     assert (about["width"], about["height"]) == Image.open(about["path"]).size
 
 
+def test_a_photo_that_was_replaced_since_it_was_found_is_not_shown_as_the_found_one(
+    client: TestClient, generation: Generation
+) -> None:
+    """As by a page that was open all the time: its scores are of the photo before, and its pictures would be of the new one."""
+    hit = next(hit for hit in search(client, queries=["a dog"])["hits"] if hit["name"] == IMAGE)
+    address, version = f"/v1/photos/{hit['id']}", hit["version"]
+    shown = [f"{address}/explanation?query=a+dog&version={version}", f"{address}/image?version={version}"]
+    assert [client.get(one).status_code for one in shown] == [200, 200]
+    path = Path(hit["path"])
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content)  # by now extracted anew, for all that the page knows
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for one in shown:
+        refused = client.get(one)
+        assert refused.status_code == 400
+        assert refused.json()["error"] == f"{IMAGE}: changed since it was found; search again"
+    version = client.get(address).json()["version"]
+    assert client.get(f"{address}/image", params={"version": version}).status_code == 200
+
+
 def test_an_address_means_one_photo_and_changes_with_it(client: TestClient, generation: Generation) -> None:
     row = generation.collection.row(IMAGE)
     address = f"/v1/photos/{generation.library.id(row)}"
