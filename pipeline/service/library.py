@@ -5,8 +5,10 @@ A photo's id is made of its store and its name, so that an address means the sam
 
 import difflib
 import hashlib
+import math
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +34,8 @@ TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was take
 MOST_READ = 100  # photos that are compared with what was extracted, for an answer
 DIGITS = 16  # of a photo's id
 UNKNOWN = 0, 0  # times of a file that is not there
+REMEMBERED = 1 << 17  # photos whose EXIF data is not read again while their files stay as they are
+KEPT = 60.0  # seconds after which files are looked at again for their dates, of no more photos than are remembered
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
 
 
@@ -55,6 +59,7 @@ class Library:
         self._order = np.argsort(numbers)
         self._numbers = numbers[self._order]
         self._dates: np.ndarray | None = None
+        self._read_again = math.inf  # by the monotonic clock
         self._reader: threading.Thread | None = None  # of dates
         # When the stores were planned that are searched: another plan may stand there by now
         self._planned = {store.path: times_of(str(store.path / PLAN))[1][0] for store in collection.stores}
@@ -89,17 +94,19 @@ class Library:
         return _taken(place, touched) or changed  # a photo in a container has the date of the container
 
     def dates(self, patience: float | None = None) -> np.ndarray:
-        """(N,) of all photos' `date`, read once; where that takes longer than so many seconds, the times of the files until then."""
-        if self._dates is None:
-            with self._lock:
-                if self._reader is None:
-                    self._reader = threading.Thread(target=self._read_dates, daemon=True)
-                    self._reader.start()
-            self._reader.join(patience)
+        """(N,) of all photos' `date`, read again after `KEPT` seconds; where that takes longer than so many seconds, those of
+        before, at first the times of the files.
+        """
+        with self._lock:
+            if self._reader is None or (time.monotonic() > self._read_again and not self._reader.is_alive()):
+                self._reader = threading.Thread(target=self._read_dates, daemon=True)
+                self._reader.start()
+        self._reader.join(patience)
         return self._times_of_files if self._dates is None else self._dates
 
     def _read_dates(self) -> None:
         self._dates = np.array([self.date(row) for row in range(len(self))])
+        self._read_again = time.monotonic() + KEPT if len(self) <= REMEMBERED else math.inf
 
     @cached_property
     def _times_of_files(self) -> np.ndarray:
@@ -202,12 +209,12 @@ class Library:
         """What is known of a photo; its path on this machine only for a client on this machine."""
         height, width = map(int, self.sizes[row])
         store = int(self.store_of[row])
-        time = self.date(row)
-        date = datetime.fromtimestamp(time).strftime("%Y-%m-%d") if time else ""
+        taken = self.date(row)
+        date = datetime.fromtimestamp(taken).strftime("%Y-%m-%d") if taken else ""
         name = str(self.collection.stores[store].path) if local else self.store_names[store]
         place = self.collection.image_place(row) if local else ""
         version = self.version(row)
-        return Photo(self.id(row), self.names[row], name, date, time, max(width, 0), max(height, 0), place, version)
+        return Photo(self.id(row), self.names[row], name, date, taken, max(width, 0), max(height, 0), place, version)
 
     def version(self, row: int) -> str:
         """Changes when the photo's file does, also to one with the time of the file before."""
@@ -274,7 +281,7 @@ def times_of(place: str) -> tuple[float, tuple[int, int]]:
     return 0.0, UNKNOWN
 
 
-@lru_cache(1 << 17)
+@lru_cache(REMEMBERED)
 def _taken(place: str, touched: tuple[int, int]) -> float:
     """When a photo was taken, by its EXIF data; 0 where it does not say. `touched` is of its file."""
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files

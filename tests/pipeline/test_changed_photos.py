@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import pipeline.service.library
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.search import open_search
 from pipeline.service.library import Library
@@ -138,7 +139,9 @@ def test_a_photo_that_changed_while_its_shard_was_made_is_marked(project: Path) 
     assert [row for row in range(6) if library.is_changed(row)] == [2]
 
 
-def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(project: Path) -> None:
+def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dated(day: str) -> None:
         """As `exiftool -P` writes it."""
         path, exif = Path("photos/002.jpg"), Image.Exif()
@@ -155,3 +158,8 @@ def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(pro
     dated("2015:05:01")
     (hit,) = (hit for hit in search(client, "a dog")["hits"] if hit["name"] == "002.jpg")
     assert (hit["date"], hit["changed"]) == ("2015-05-01", True)
+    monkeypatch.setattr(pipeline.service.library, "KEPT", 0.0)
+    client = TestClient(make_server(features=("features/mine",)).app())
+    for day, found in (("2015:05:01", 1), ("2025:05:01", 0), ("2020:05:01", 1)):  # while the server runs
+        dated(day)
+        assert len(search(client, "a dog", **asked)["hits"]) == found

@@ -326,9 +326,11 @@ def test_a_damaged_shard_gives_no_answer_and_no_embeddings_that_outlive_its_repa
     assert open_search(features=["features/train2014"])("a dog by a tree") == before
 
 
-def test_photos_before_1970_have_a_date_and_those_of_no_date_have_none(project: Path) -> None:
+def test_photos_before_1970_have_a_date_and_those_of_no_date_have_none(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = Library(open_stores(["features/train2014"]))
-    library._dates = np.array([-86400.0 * 365 * 5] * 3 + [0.0] * 4 + [1.6e9] * 13)
+    monkeypatch.setattr(library, "date", ([-86400.0 * 365 * 5] * 3 + [0.0] * 4 + [1.6e9] * 13).__getitem__)
     assert library.rows(Filter(until="1966-01-01")).tolist() == [0, 1, 2]
     assert library.rows(Filter(since="1960-01-01")).tolist() == [0, 1, 2, *range(7, 20)]
     assert len(library.rows(Filter(since="0001-01-01"))) == 16
