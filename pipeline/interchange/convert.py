@@ -78,6 +78,8 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
         (target / CAPTIONS).unlink(missing_ok=True)
     store = open_store(target)
     _report_boxes(store, report)
+    if config.images and (missing := len(store) - len(store.recorded_places())):
+        report(f"no photo of {missing:,} of the {len(store):,} images is in {config.images}")
     return store
 
 

@@ -219,8 +219,10 @@ def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -
     write_photos(tmp_path / "val2014", 1, names="COCO_val2014_000000391895.jpg")
     path = tmp_path / "test2014_36.tsv"
     path.write_text(tsv_row("391895", lxmert=False) + "\r\n\r\n" + tsv_row("42", lxmert=False) + "\r\n")
-    store = import_any(path, output=str(tmp_path / "s"), images=str(tmp_path / "val2014"))
+    said: list[str] = []
+    store = import_any(path, output=str(tmp_path / "s"), images=str(tmp_path / "val2014"), report=said.append)
     assert list(store) == ["391895", "42"]
+    assert said[-1] == f"no photo of 1 of the 2 images is in {tmp_path / 'val2014'}"
     assert store.image_path(0) == tmp_path / "val2014/COCO_val2014_000000391895.jpg"
     assert store.image_path(1) is None
 

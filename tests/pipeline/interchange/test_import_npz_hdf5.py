@@ -55,7 +55,7 @@ def test_milvlg_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store["val/one"].boxes, arrays(0)["bbox"])
     assert store["val/one"].image_size == (480, 640)
     assert store.image_path(1) == tmp_path / "photos/val/two.png"
-    assert not said
+    assert said == [f"no photo of 1 of the 2 images is in {tmp_path / 'photos'}"]
     assert store.object_names == []
 
 
