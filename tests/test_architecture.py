@@ -61,6 +61,7 @@ LAYERS = [
         "judgements",
         "eccv",
         "answer",
+        "recall_table",
     },
     {"extraction", "annotations", "interchange", "gallery"},
     {"inputs", "runs"},

@@ -21,7 +21,7 @@ from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recall
 from matcher.metrics_log import read_metrics
 from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
-from pipeline.evaluate import latex_row
+from pipeline.recall_table import latex_row
 from pipeline.runs import TrainConfig, claim_run, load_run
 from tests.world import SMALL_TRAINING, scan
 
