@@ -69,8 +69,7 @@ def training_curves(runs: Sequence[Path]) -> "Figure":
             )
         label = folder.name if names.count(folder.name) == 1 else str(folder)
         style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "label": drawable(label)}
-        loss = [row["loss"] / row["captions"] for row in train]
-        losses.plot([row["step"] for row in train], loss, linewidth=1, **style)
+        losses.plot([row["step"] for row in train], [row["loss"] for row in train], linewidth=1, **style)
         if (end := _warmup_end(folder, train)) is not None:
             losses.axvline(end, color=style["color"], linestyle="--", linewidth=1)
         if dev:
@@ -128,7 +127,8 @@ def _plot_svg(figure: "Figure", plots: Sequence[Any], one: Any) -> str:
 def _warmup_end(folder: Path, train: Sequence[dict[str, Any]]) -> int | None:
     """The last step of a run's warm-up; None where it has none, or is still in it."""
     epochs = load_config(TrainConfig, config=str(folder / CONFIG)).training.warmup_epochs
-    return next((row["step"] for row in train if row["epoch"] >= epochs > 0), None)
+    steps = [row["step"] for row in train if row["epoch"] < epochs]  # an epoch's last step is logged
+    return steps[-1] if 0 < len(steps) < len(train) else None
 
 
 def _two_plots(height: float) -> tuple["Figure", np.ndarray]:

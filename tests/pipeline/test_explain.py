@@ -13,6 +13,7 @@ import torch
 
 from matcher.attention import attend
 from matcher.checkpoint import load_model
+from matcher.metrics_log import METRICS, read_metrics
 from pipeline.explain import ExplainConfig, run
 from pipeline.fields import FIGURE, PAGE, PICTURE, SIGNATURE
 from pipeline.pages.plots import training_curves
@@ -148,6 +149,10 @@ def test_training_curves(inside: Path, tmp_path: Path) -> None:
     other = shutil.copytree("runs/t2i_mean", tmp_path / "t2i_mean")
     first, second = training_curves([Path("runs/t2i_mean"), other]).axes[1].get_legend().get_texts()
     assert [first.get_text(), second.get_text()] == ["runs/t2i_mean", f"{tmp_path}/t2i_mean"]  # two of one name
+    loss, warmup = training_curves([other]).axes[0].lines
+    logged = [row for row in read_metrics(other / METRICS) if row["split"] == "train"]
+    assert loss.get_xydata().tolist() == [[row["step"], row["loss"]] for row in logged]  # which is per caption
+    assert set(warmup.get_xdata()) == {max(row["step"] for row in logged if row["epoch"] == 0)}
     formula = shutil.copytree("runs/t2i_mean", tmp_path / r"a $\frac$")  # none that matplotlib can draw
     assert scan("plot", "--run", "runs/t2i_mean", "--run", str(formula)).exit_code == 0
     said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")
