@@ -177,6 +177,11 @@ def _check_uniform(source: Path, rows: Iterator[Row], num_regions: int | None) -
             raise PipelineError(
                 f"{source}: {row.image_id!r} has features of {shape[1]} numbers, the first image {expected[1]}"
             )
+        if empty := shape[0] - int(row.regions.features.any(axis=1).sum()):  # they would be looked at as the others are
+            raise PipelineError(
+                f"{source}: {row.image_id!r} has {empty} of {shape[0]} regions whose features are all 0, as padding has",
+                "take the first K, which are no padding, with --num-regions K, or leave the image out",
+            )
         if (row.has_boxes, row.has_classes) != (first.has_boxes, first.has_classes):
             raise PipelineError(
                 f"{source}: {row.image_id!r} has other columns than the first image", "import them apart"

@@ -363,6 +363,15 @@ def test_features_of_another_type_are_refused(tmp_path: Path, dtype: type) -> No
         import_any(tmp_path / "x.tsv", output=str(tmp_path / "store"))
 
 
+def test_padding_is_not_taken_for_regions(tmp_path: Path) -> None:
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz/a.npz", x=np.ones((3, 4), np.float32))
+    np.savez(tmp_path / "npz/b.npz", x=np.array([[1.0] * 4, [2.0] * 4, [0.0] * 4], np.float32))
+    with pytest.raises(PipelineError, match=r"'b' has 1 of 3 regions whose features are all 0, .* --num-regions K"):
+        import_any(tmp_path / "npz", output=str(tmp_path / "s"))
+    assert len(import_any(tmp_path / "npz", output=str(tmp_path / "t"), num_regions=2)) == 2
+
+
 def test_boxes_beyond_the_photo_are_said(tmp_path: Path) -> None:
     """As where the detector saw a larger photo, or width and height were exchanged."""
     for number, size in enumerate(((50, 80), (80, 50))):
