@@ -1,7 +1,7 @@
 """Tables of images and captions: CSV, TSV, Flickr's token files and Flickr30k's results.csv.
 
-Delimiter and columns come from the header where there is one, else from the first row. A line that can be read in two
-ways is refused with its number.
+A header names the columns. Without one a line is image, caption, or image, number, caption where every line is so; only
+there may a caption hold delimiters without quotes. What can be read in two ways is refused, with its line.
 """
 
 import ast
@@ -25,9 +25,7 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
-NUMBER = re.compile(r"\s*[-+]?\d*\.?\d+\s*")
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
-BRACKETS = ("[", "{", "(")
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
 Record = tuple[int, list[str]]  # line number from 1, fields
@@ -68,7 +66,6 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
     lines = text.replace("\r", " " if "\n" in text else "\n").split("\n")  # a caption may hold other line separators
     first = next((line for line in lines if line.strip()), "")
     layout = _layout(path, first)
-    numbered = first and _is_numbered(lines, layout)
     records = [(n, fields) for n, fields in _records(path, lines, layout) if any(field.strip() for field in fields)]
     if layout.header:
         (_, header), *records = records
@@ -76,10 +73,14 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
         read = {layout.image, layout.split, layout.folder, *layout.captions}
         if unread := [name.strip() for column, name in enumerate(header) if name.strip() and column not in read]:
             skipped[f"columns: {', '.join(unread)}"] = len(unread)
-    elif numbered:
-        records = [(number, [fields[0], *fields[2:]]) for number, fields in records]
-    elif layout.delimiter != "\t":  # a second one is refused in any case
-        _refuse_unnamed_column(path, records, split_words)
+    elif records and all(len(fields) > 2 for _, fields in records):
+        if not all(fields[1].strip().isdecimal() for _, fields in records):
+            raise PipelineError(
+                f"{path}: every line has more than two columns, such as {str(records[0][1])[:SHOWN]}, and no header "
+                "says what they are",
+                "begin the file with a header, such as image,caption or image,caption,split",
+            )
+        layout = replace(layout, columns=3, captions=(2,))
     for number, fields in records:
         yield _row(path, number, lines[number - 1], fields, layout)
 
@@ -102,31 +103,10 @@ def _split_column(records: Sequence[Record], layout: _Layout, split_words: Conta
         (
             column
             for column in sorted(others)
-            if all(_is_in(fields[column : column + 1], split_words) for _, fields in records)
+            if all("".join(fields[column : column + 1]).strip().lower() in split_words for _, fields in records)
         ),
         None,
     )
-
-
-def _is_in(cells: Sequence[str], words: Container[str]) -> bool:
-    """Whether a row has a cell, and words have it."""
-    return bool(cells) and cells[0].strip().lower() in words
-
-
-def _refuse_unnamed_column(path: Path, records: Sequence[Record], split_words: Container[str]) -> None:
-    """Refuse a table without header whose images are in the second column, or whose captions would end with a split or a number."""
-    second = [fields[1] for _, fields in records if len(fields) > 1]
-    if second and len(second) == len(records) and all(re.fullmatch(IMAGE_NAME, n, re.IGNORECASE) for n in second):
-        raise PipelineError(
-            f"{path}: the second column names images, such as {second[0].strip()!r}, and no header says what the first is",
-            "begin the file with a header, such as number,image,caption",
-        )
-    ends = [fields[-1] for _, fields in records if len(fields) > 2]
-    if records and len(ends) == len(records) and all(_is_in([e], split_words) or NUMBER.fullmatch(e) for e in ends):
-        raise PipelineError(
-            f"{path}: every line ends with {ends[0].strip()!r} or the like, and no header says what that is",
-            "begin the file with a header, such as image,caption,split",
-        )
 
 
 def _layout(path: Path, first: str) -> _Layout:
@@ -152,22 +132,13 @@ def _layout(path: Path, first: str) -> _Layout:
         split = names.index("split") if "split" in names else None
         folder = names.index("filepath") if "filepath" in names and names[image] in ("filename", "file_name") else None
         return _Layout(delimiter, True, len(names), image, captions, split, folder)
-    named = [mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE)]
-    found = [mark for mark in DELIMITERS if mark in first]
-    return _Layout("\t" if "\t" in found else (named or [","])[0], False, 2, 0, (1,))
+    named = (mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE))
+    return _Layout("\t" if "\t" in first else next(named, ","), False, 2, 0, (1,))
 
 
 def _columns_of(word: str, names: list[str]) -> tuple[int, ...]:
     """The columns of a word and of its numbers: caption, caption_2, … are captions of one photo."""
     return tuple(index for index, name in enumerate(names) if re.fullmatch(rf"{word}(?:_?\d+)?", name))
-
-
-def _is_numbered(lines: list[str], layout: _Layout) -> bool:
-    """Whether a table without header has captions' numbers in its second column: image, 0, caption."""
-    if layout.header:
-        return False
-    rows = [line.split(layout.delimiter, 2) for line in lines if line.strip()]
-    return all(len(row) == 3 and row[1].strip().isdecimal() for row in rows)
 
 
 def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[Record]:
@@ -242,7 +213,7 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
             + (f"{columns} columns" if layout.header else "image<TAB>caption or image,caption")
         )
     for column in layout.captions:
-        if fields[column].lstrip()[:1] in BRACKETS and re.fullmatch(OBJECT, fields[column].strip(), re.DOTALL):
+        if re.fullmatch(OBJECT, fields[column].strip(), re.DOTALL):
             raise PipelineError(
                 f"{path}: line {number} has the caption {fields[column].strip()[:SHOWN]!r}, which is an object of Python or JSON",
                 "write the sentences alone",
