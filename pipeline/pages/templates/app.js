@@ -1,4 +1,4 @@
-// The page's state is its address: q, like, store, folder, since, until and the photo that is open. about: made by the server.
+// The page's state is its address: q, like, store, folder, since, until and the photo that is open. served: run and stores of the page.
 const NAMES = ["q", "like", "store", "folder", "since", "until", "photo"], PAGE = 40;
 const $ = (id) => document.getElementById(id), gallery = $("gallery"), status_ = $("status");
 const local = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
@@ -42,6 +42,7 @@ async function refresh() { // the list that the address asks for, from its begin
   try {
     const started = performance.now(), answer = await page(asked, 0);
     if (mine !== latest) return; // somebody typed on
+    if (generation && generation !== answer.generation) ask("/v1/index").then(renew);
     shown = []; searched = answer.searched; generation = answer.generation;
     gallery.replaceChildren();
     append(answer.hits);
@@ -60,6 +61,10 @@ async function refresh() { // the list that the address asks for, from its begin
   }
   if (mine === latest) { gallery.ariaBusy = "false"; showPhoto(); }
   more();
+}
+function renew({ run, stores, photos }) { // another server may answer at this one's address
+  if (JSON.stringify([run, stores]) !== JSON.stringify(served)) location.reload();
+  else $("title").textContent = document.title = `${photos.toLocaleString("en")} photos in ${stores.join(", ")}`;
 }
 async function page({ q, like, ...filter }, offset) {
   const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: offset ? 5 * PAGE : PAGE };

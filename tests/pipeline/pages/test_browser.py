@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,24 @@ def test_an_open_page_shows_no_photo_that_was_put_in_the_place_of_the_one_it_fou
         found.write_bytes(content)
         os.utime(found, ns=(times.st_atime_ns, times.st_mtime_ns))
     page.driver.get_log("browser")  # two refusals
+
+
+def test_an_open_page_says_what_is_searched_by_now(page: Page, service: LocalService) -> None:
+    """As after the app was started again with other stores."""
+    before = page.texts("h1")
+    generation, page_was = service.generation, page.run("return window.marked = 1")
+    try:
+        service.generation = Generation(replace(service.config, features=("features/album",)), lambda _: None)
+        page.one("#query").send_keys("a boat")
+        wait_for(lambda: page.texts("h1") == [f"{COUNT} photos in features/album"])
+        wait_for(lambda: page.found == str(COUNT))
+        assert (page.query, page_was, page.run("return window.marked ?? 0")) == ("a boat", 1, 0)
+        assert not page.all("#store")
+    finally:
+        service.generation = generation
+    page.one("#query").send_keys(" by a tree")
+    wait_for(lambda: page.texts("h1") == before and page.all("#store"))
+    page.settle()
 
 
 def test_arrow_keys_go_on_past_what_is_loaded(page: Page) -> None:
