@@ -45,11 +45,19 @@ class Explanation:
     boxes: np.ndarray  # (K, 4) XYXY, pixels of the photo
     names: list[str]  # (K,) "brown dog", "" where the store has no classes
     extraction: Mapping[str, Any] = field(default_factory=dict)  # what made the features
+    run: str = ""  # its name
+    unknown: tuple[str, ...] = ()  # words that the run never learned
 
     @property
     def word_scores(self) -> np.ndarray:
         """(L,) what each word adds to the score."""
         return self.contributions.sum(1)
+
+    @property
+    def origin(self) -> str:
+        """What explains the match, and which words it does not know."""
+        unknown = ", ".join(map(repr, self.unknown))
+        return f"run {self.run}" + (f", to which {unknown} is unknown" if unknown else "")
 
     @property
     def shares(self) -> np.ndarray:
@@ -65,7 +73,10 @@ class Explanation:
         """The words in the order of the sentence: share, word, region that it attends to most."""
         width = max(map(len, self.words), default=0)
         adds = self.shares.any()
-        lines = [f"score {self.score:.4f}; " + ("of what the words add to it:" if adds else "no word adds to it")]
+        lines = [
+            f"score {self.score:.4f} by {self.origin}; "
+            + ("of what the words add to it:" if adds else "no word adds to it")
+        ]
         lines += [
             f"{self.shares[index]:6.0%}  {word:{width}}  {self.names[region] or self.boxes[region].round().astype(int).tolist()}"
             for index, word in enumerate(self.words)
@@ -118,6 +129,8 @@ def explain(
         boxes=boxes,
         names=[region_name(regions, region, class_names) for region in range(len(boxes))],
         extraction=collection.extraction,
+        run=run.name,
+        unknown=tuple(model.vocabulary.unknown(caption)),
     )
 
 

@@ -26,6 +26,7 @@ def page_of(service: "Service") -> Callable[..., Any]:
         about = await service.index(request, None)
         title = f"{about.photos:,} photos in {', '.join(about.stores)}"
         content = render("app.html", title=title, about=about, note=WINDOWS.note if about.starter else "")
-        return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
+        # Else a browser that is started again shows run and stores of whatever was served here before.
+        return HTMLResponse(content, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-store"})
 
     return page

@@ -50,6 +50,7 @@ def page(explanation: Explanation) -> str:
         title=explanation.caption,
         image=explanation.image,
         score=explanation.score,
+        origin=explanation.origin,
         direction=explanation.direction,
         scale=SCALE,
         kind=kind_of(explanation.extraction),
@@ -166,6 +167,9 @@ def _figure(explanation: Explanation) -> Any:
         axis.axis("off")
     caption = "\n".join(textwrap.wrap(drawable(explanation.caption), 26 * columns))
     figure.suptitle(caption, fontsize=13)
-    notes = [f"{explanation.direction} attention. {SCALE}", kind_of(explanation.extraction).note]
+    notes = [
+        f"{drawable(explanation.origin)}; {explanation.direction} attention. {SCALE}",
+        kind_of(explanation.extraction).note,
+    ]
     figure.supxlabel("\n".join(filter(None, notes)), fontsize=8, color=FAINT)
     return figure

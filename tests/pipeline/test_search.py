@@ -380,13 +380,26 @@ def test_shares_of_words() -> None:
     photo = np.zeros((8, 8, 3), np.uint8)
     boxes, names = np.zeros((2, 4)), ["brown dog", "tree"]
     found = Explanation(
-        photo, "x", "dog runs.", "t2i", 0.5, ["dog", "runs"], contributions, 0.5, contributions, 0.3, boxes, names
+        photo,
+        "x",
+        "dog runs.",
+        "t2i",
+        0.5,
+        ["dog", "runs"],
+        contributions,
+        0.5,
+        contributions,
+        0.3,
+        boxes,
+        names,
+        {},
+        "a",
     )
     np.testing.assert_allclose(found.shares, [1, 0])  # what takes away adds nothing
     nothing = replace(found, contributions=-np.abs(contributions))
-    assert str(nothing).splitlines()[0] == "score 0.5000; no word adds to it"
+    assert str(nothing).splitlines()[0] == "score 0.5000 by run a; no word adds to it"
     assert str(found).splitlines() == [
-        "score 0.5000; of what the words add to it:",
+        "score 0.5000 by run a; of what the words add to it:",
         "  100%  dog   brown dog",
         "    0%  runs  brown dog",
         "(the words add +0.200, the sentence's start, end and punctuation +0.300)",

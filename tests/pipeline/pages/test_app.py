@@ -23,7 +23,9 @@ def client(**options: str) -> TestClient:
 def test_upload_is_offered_only_where_a_detector_serves_it(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = client(run="runs/t2i_mean").get("/").text
+    answer = client(run="runs/t2i_mean").get("/")
+    page = answer.text
+    assert answer.headers["cache-control"] == "no-store"  # it says what is served now
     assert 'id="upload"' in page
     assert "starter" not in page
     monkeypatch.delenv("SCAN_PIPELINE_WEIGHTS")
