@@ -80,7 +80,14 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
     found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-    changed = sorted(image for image in found if is_changed(search.collection, search.collection.row(image)))
+    rows = {image: search.collection.row(image) for image in sorted(found)}
+    changed = [image for image, row in rows.items() if is_changed(search.collection, row)]
+    stored = search.collection
+    gone = [image for image, row in rows.items() if stored.photo_sha256(row) and not stored.image_place(row)]
+    if gone:
+        report(
+            f"note: the files of {len(gone):,} of these photos are gone ({gone[0]}, …); extract again where they moved"
+        )
     if any(len(answer.hits) > MOST_COMPARED and not answer.hits[0].caption for answer in answers):
         report(f"note: only the first {MOST_COMPARED} photos of an answer are compared with what was extracted")
     if changed:

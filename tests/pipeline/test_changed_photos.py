@@ -85,6 +85,13 @@ def test_it_is_said_where_not_all_photos_of_an_answer_are_compared(
         assert (note in scan("retrieve", "--query", "a dog", "--top", str(top), *MINE).stderr) == said
 
 
+def test_photos_that_are_gone_are_said(project: Path) -> None:
+    extracted("photos")
+    Path("photos/003.jpg").unlink()
+    said = scan("retrieve", "--query", "a dog", *MINE)
+    assert "note: the files of 1 of these photos are gone (003.jpg, …)" in said.stderr
+
+
 def test_a_file_here_is_not_the_stored_photo_of_its_name_that_is_gone(project: Path) -> None:
     extracted("photos")
     Path("captions.tsv").write_text("".join(f"00{number}.jpg\ta dog {number}\n" for number in range(6)))
