@@ -25,6 +25,7 @@ from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.format import PLAN
+from pipeline.store.plan import read_plan
 from pipeline.store.reader import Shard, Store, StoreCollection
 from pipeline.store.roots import split_place
 
@@ -33,7 +34,7 @@ MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of
 TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
 MOST_READ = 100  # photos that are compared with what was extracted, for an answer
 DIGITS = 16  # of a photo's id
-UNKNOWN = 0, 0  # times of a file that is not there
+UNKNOWN = 0, 0, 0  # times and size of a file that is not there
 REMEMBERED = 1 << 17  # photos whose EXIF data is not read again while their files stay as they are
 KEPT = 60.0  # seconds after which files are looked at again for their dates, of no more photos than are remembered
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
@@ -63,7 +64,8 @@ class Library:
         self._reader: threading.Thread | None = None  # of dates
         # When the stores were planned that are searched: another plan may stand there by now
         self._planned = {store.path: times_of(str(store.path / PLAN))[1][0] for store in collection.stores}
-        self._compared: dict[int, tuple[tuple[int, int], bool]] = {}  # row -> times of its file, and whether it changed
+        self._files = np.concatenate([_planned_files(store) for store in collection.stores])  # (N, 2)
+        self._compared: dict[int, tuple[tuple[int, ...], bool]] = {}  # row -> state of its file, and whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -122,10 +124,14 @@ class Library:
         """
         unread, changed = MOST_READ, []
         for row in rows:
-            store = self.collection.stores[self.store_of[row]]
-            _, touched = times_of(self.collection.image_place(row))
+            store, place = self.collection.stores[self.store_of[row]], self.collection.image_place(row)
+            _, touched = times_of(place)
             # A shard's own time says less: a photo may have changed while the shard was being made.
-            is_touched = max(touched) >= self._planned[store.path]  # 0 of a store that was fetched
+            is_touched = max(touched[:2]) >= self._planned[store.path]  # 0 of a store that was fetched
+            # A folder that was renamed brings other files, which nobody touched. Of a container only the time is known here.
+            known = 1 if split_place(place)[1] else 2
+            now, planned = (touched[0], touched[2])[:known], tuple(self._files[row].tolist())[:known]
+            is_touched |= any(planned) and now != planned
             if is_touched and unread and self._compared.get(row, (UNKNOWN, False))[0] != touched:
                 self._compared[row] = touched, is_changed(self.collection, row)
                 unread -= 1
@@ -272,17 +278,29 @@ def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
 
 
-def times_of(place: str) -> tuple[float, tuple[int, int]]:
-    """When a file, of a photo its container, was changed, in seconds since 1970; and the two times that change with it, also
-    where a program restores the first, in nanoseconds. 0 where nobody knows."""
+def times_of(place: str) -> tuple[float, tuple[int, int, int]]:
+    """When a file, of a photo its container, was changed, in seconds since 1970; and what changes with it: two times, of which a
+    program may restore the first, in nanoseconds, and its size. 0 where nobody knows."""
     with suppress(OSError):
         file = os.stat(split_place(place)[0])
-        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns)
+        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns, file.st_size)
     return 0.0, UNKNOWN
 
 
+def _planned_files(store: Store) -> np.ndarray:
+    """(N, 2) time in nanoseconds and size of the photos' files when they were planned, in the store's order; 0 where unknown."""
+    known: dict[str, tuple[int, int]] = {}
+    with suppress(PipelineError):  # a damaged plan, which searches do not need
+        known = {
+            photo.image_id: (photo.mtime_ns, photo.size) for shard in read_plan(store.path) for photo in shard.photos
+        }
+    return np.array(
+        [known.get(image_id, (0, 0)) for shard in store.shards for image_id in shard.image_ids], np.int64
+    ).reshape(-1, 2)
+
+
 @lru_cache(REMEMBERED)
-def _taken(place: str, touched: tuple[int, int]) -> float:
+def _taken(place: str, touched: tuple[int, ...]) -> float:
     """When a photo was taken, by its EXIF data; 0 where it does not say. `touched` is of its file."""
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
         with open(place, "rb") as file, open_image(file) as image:

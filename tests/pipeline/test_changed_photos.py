@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,26 @@ def test_a_photo_that_changed_is_marked_wherever_in_an_answer_it_stands(
         assert sorted(marked) == sorted({last, name})
 
 
+def test_photos_of_a_folder_that_took_the_place_of_another_are_marked(project: Path) -> None:
+    """Renaming a folder touches none of its files: those of 2020 are older than the extraction of 2019."""
+    photos = sorted(Path("photos").iterdir())
+    for path in photos:
+        path.with_name(f"{path.stem}.tmp").write_bytes(photos[photos.index(path) - 1].read_bytes())
+    Path("2020").mkdir()
+    for path in photos:
+        path.with_name(f"{path.stem}.tmp").rename(Path("2020") / path.name)
+    shutil.copy2("photos/003.jpg", "2020/003.jpg")  # the same photo in both
+    time.sleep(0.05)  # a clock of files is coarse
+    extracted("photos")
+    client = TestClient(make_server(features=("features/mine",)).app())
+    assert not any(hit["changed"] for hit in search(client, "a dog")["hits"])
+    Path("photos").rename("2019")
+    Path("2020").rename("photos")
+    hits = search(client, "a dog")["hits"]
+    assert sorted(hit["name"] for hit in hits if not hit["changed"]) == ["003.jpg"]
+    assert len(hits) == 6
+
+
 def test_a_photo_that_changed_while_its_shard_was_made_is_marked(project: Path) -> None:
     extracted("photos")
     store = Path("features/mine")
@@ -152,10 +173,10 @@ def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(
     def dated(day: str) -> None:
         """As `exiftool -P` writes it."""
         path, exif = Path("photos/002.jpg"), Image.Exif()
-        time = path.stat().st_mtime_ns
+        kept = path.stat().st_mtime_ns
         exif[0x0132] = f"{day} 12:00:00"
         Image.open(path).save(path, exif=exif)
-        os.utime(path, ns=(time, time))
+        os.utime(path, ns=(kept, kept))
 
     dated("2021:05:01")
     extracted("photos")
