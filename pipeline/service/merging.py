@@ -25,7 +25,9 @@ def parts_of(asked: SearchRequest) -> SearchRequest:
 
 
 def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
-    """Reciprocal rank fusion (Cormack, Clarke, Buettcher, SIGIR 2009): ranks compare where scores do not."""
+    """Reciprocal rank fusion (Cormack, Clarke, Buettcher, SIGIR 2009): ranks compare where scores do not. A photo is weak where it is
+    for every sentence asked, however similar to a photo.
+    """
     scores: dict[str, float] = defaultdict(float)
     photos: dict[str, FoundPhoto] = {}
     for answer in answers:
@@ -34,7 +36,10 @@ def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
                 scores[hit.id] += 1 / (FUSION + hit.rank)
                 photos[hit.id] = hit
     best = sorted(scores, key=lambda photo: -scores[photo])
-    hits = [replace(photos[photo], score=scores[photo], weak=False) for photo in best]
+    of_sentences = [hit for answer in answers if answer.query for hit in answer.hits]
+    good = {hit.id for hit in of_sentences if not hit.weak}
+    marks = any(hit.weak for hit in of_sentences)
+    hits = [replace(photos[photo], score=scores[photo], weak=marks and photo not in good) for photo in best]
     return SearchAnswer(
         "; ".join(asked.queries),
         "; ".join(asked.images),

@@ -130,12 +130,15 @@ def test_a_filter_of_classes_is_brute_force(client: TestClient, generation: Gene
 
 
 def test_weak_matches_are_marked(client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = [hit["score"] for hit in search(client, "a dog")["hits"]]
+    scores = [hit["score"] for hit in search(client, "a dog", limit=20)["hits"]]
     middle = (scores[2] + scores[3]) / 2
     calibration = SimpleNamespace(is_weak=lambda score, photos: photos == 20 and score < middle)
     monkeypatch.setitem(vars(generation.run), "calibration", calibration)
-    hits = search(client, "a dog")["hits"]
+    hits = search(client, "a dog", limit=20)["hits"]
     assert [hit["weak"] for hit in hits] == [score < middle for score in scores]
+    weak = {hit["id"] for hit in hits if hit["weak"]}
+    both = search(client, "a dog", images=[hits[0]["id"]], combine=True, limit=20)["hits"]
+    assert {hit["id"] for hit in both if hit["weak"]} == weak  # for the sentence, however similar
 
 
 def test_photos_like_a_photo(client: TestClient, generation: Generation) -> None:
