@@ -1,6 +1,6 @@
 """Small stores with random content, and what it takes to compare them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def make_store(
     dtype: str = "float32",
     seed: int = 0,
     shard_size: int = 2,
+    photo_sha256: Mapping[str, str] | None = None,
     **changes: object,
 ) -> Store:
     """A store of random regions with Visual Genome's classes."""
@@ -43,7 +44,8 @@ def make_store(
     shards = [image_ids[start : start + shard_size] for start in range(0, len(image_ids), shard_size)]
     for number, names in enumerate(shards):
         regions = [random_regions(rng, num_regions, feature_dim) for _ in names]
-        rows = ShardRows(list(names), [None] * len(names), [0] * len(names), regions)
+        checksums = {name: sha256 for name, sha256 in (photo_sha256 or {}).items() if name in names}
+        rows = ShardRows(list(names), [None] * len(names), [0] * len(names), regions, photo_sha256=checksums)
         commit_shard(folder, number, rows, manifest)
     write_summary(folder, manifest, len(shards))
     return open_store(folder)

@@ -231,6 +231,12 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
     elif len(splits["dev"].store_ids) > dev_images:
         notes.append(f"selecting on the first {dev_images:,} of {len(splits['dev'].store_ids):,} dev images")
         splits["dev"] = _subset(splits["dev"], "dev", np.arange(dev_images))
+    contents = {name: list(map(dataset.stores.photo_sha256, splits[name].images.rows)) for name in ("train", "dev")}
+    trained = set(contents["train"]) - {None}
+    if copies := sum(checksum in trained for checksum in contents["dev"]):
+        notes.append(
+            f"{copies:,} dev images have the same content as train images: the dev recalls are not those of unseen photos"
+        )
     return Dataset(dataset.stores, splits, dataset.caption_files, notes)
 
 

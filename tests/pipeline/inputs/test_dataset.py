@@ -124,6 +124,14 @@ def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
     assert any("holding out 5 of 30" in note for note in dataset.notes)
 
 
+def test_copies_of_train_images_that_are_held_out_are_said(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(6)]
+    store = make_store(tmp_path / "s", names, photo_sha256=dict(zip(names, 6 * ["a" * 64], strict=True)))
+    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},A dog\n" for name in names))
+    note = "2 dev images have the same content as train images: the dev recalls are not those of unseen photos"
+    assert note in with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 5).notes
+
+
 def test_a_large_dev_split_is_cut_to_size(tmp_path: Path) -> None:
     write_store(tmp_path / "train", [4], prefix="t")
     write_store(tmp_path / "dev", [9], prefix="d")
