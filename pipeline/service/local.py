@@ -67,6 +67,7 @@ class Generation:
         if self.run.calibration is None:
             say("note: no match is marked as weak: the run is not calibrated")
         self.library = Library(self.collection)
+        self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
         self.search.open()  # now, and not while the first client waits
         stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
@@ -90,7 +91,7 @@ class Generation:
         """What is searched."""
         local, stores = self.config.local, self.collection.stores
         return schema.Index(
-            Path(self.run.name).name, self.run.sha256, self.name, True, len(self.collection), self.candidates,
+            Path(self.run.name).name, self.run.sha256, self.name, self.complete, len(self.collection), self.candidates,
             tuple(str(store.path) for store in stores) if local else tuple(self.library.store_names),
             tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
             self._takes_uploads(),
@@ -256,7 +257,7 @@ class LocalService:
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
         return schema.SearchResponse(
-            Path(run.name).name, run.sha256, generation.name, True, milliseconds, tuple(answers),
+            Path(run.name).name, run.sha256, generation.name, generation.complete, milliseconds, tuple(answers),
             generation.index.features, impossible,
         )  # fmt: skip
 

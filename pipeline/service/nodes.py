@@ -78,8 +78,8 @@ class Nodes:
         there = [one for one in found if isinstance(one, dict)]
         if not there:
             raise HTTPException(503, f"no node answers: {found[0]}")
-        complete = len(there) == len(found)
-        if complete and all(one["impossible"] for one in there):
+        all_there = len(there) == len(found)
+        if all_there and all(one["impossible"] for one in there):
             raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
         queries, answers = len(asked.queries), []
         for number in range(max(map(len, given))):
@@ -92,6 +92,7 @@ class Nodes:
         answers = [fuse(answers, asked)] if is_fused(asked) else answers
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         generation = "+".join(one["generation"] for one in there)
+        complete = all_there and all(one["complete"] for one in there)
         return schema.SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
 
     async def index(self, request: Request, asked: None) -> schema.Index:
@@ -101,7 +102,8 @@ class Nodes:
         if not there:
             raise HTTPException(503, f"no node answers: {found[0]}")
         return schema.Index(
-            there[0]["run"], self.model, "+".join(one["generation"] for one in there), len(there) == len(found),
+            there[0]["run"], self.model, "+".join(one["generation"] for one in there),
+            len(there) == len(found) and all(one["complete"] for one in there),
             sum(one["photos"] for one in there), sum(one["candidates"] for one in there),
             tuple(dict.fromkeys(store for one in there for store in one["stores"])),
             tuple(sorted({folder for one in there for folder in one["folders"]})),

@@ -123,7 +123,7 @@ class SearchResponse:
     run: str
     model: str  # sha256 of its weights
     generation: str  # changes with the photos and the model
-    complete: bool  # false: a node was not there, so its photos are missing
+    complete: bool  # false: photos are missing, as a node was not there, or a store is not extracted to its end
     milliseconds: float
     answers: tuple[SearchAnswer, ...]
     features: tuple[str, ...] = ()  # of a node: as of its index

@@ -156,6 +156,17 @@ def test_photos_of_a_folder_that_took_the_place_of_another_are_marked(project: P
     assert len(hits) == 6
 
 
+def test_a_server_says_that_a_store_is_not_extracted_to_its_end(project: Path) -> None:
+    """As while a photo that changed is extracted again, with all of its shard."""
+    extracted("photos")
+    path = Path("features/mine/manifest.json")
+    for complete in (True, False):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"complete": complete}))
+        client = TestClient(make_server(features=("features/mine",)).app())
+        told = client.post("/v1/search", json={"queries": ["a dog"]}), client.get("/v1/index")
+        assert [answer.json()["complete"] for answer in told] == [complete] * 2
+
+
 def test_a_photo_that_changed_while_its_shard_was_made_is_marked(project: Path) -> None:
     extracted("photos")
     store = Path("features/mine")

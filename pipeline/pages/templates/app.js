@@ -54,7 +54,7 @@ async function refresh() { // the list that the address asks for, from its begin
     status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
     if (!searched) status_.textContent = "No photo passes the filters.";
-    if (!answer.complete) status_.textContent += " A node is not there: its photos are missing.";
+    if (!answer.complete) status_.textContent += " Photos are missing: a store is not extracted to its end, or a node is not there.";
   } catch (error) {
     if (mine !== latest) return;
     shown = []; searched = 0; gallery.replaceChildren(); status_.textContent = error.message;
