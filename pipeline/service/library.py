@@ -61,6 +61,7 @@ class Library:
         self._numbers = numbers[self._order]
         self._dates: np.ndarray | None = None
         self._read_again = math.inf  # by the monotonic clock
+        self.order = 0  # counts the orders that `newest` has had
         self._reader: threading.Thread | None = None  # of dates
         # When the stores were planned that are searched: another plan may stand there by now
         self._planned = {store.path: times_of(str(store.path / PLAN))[1][0] for store in collection.stores}
@@ -107,7 +108,9 @@ class Library:
         return self._times_of_files if self._dates is None else self._dates
 
     def _read_dates(self) -> None:
-        self._dates = np.array([self.date(row) for row in range(len(self))])
+        dates = np.array([self.date(row) for row in range(len(self))])
+        self.order += self._dates is None or not np.array_equal(dates, self._dates)
+        self._dates = dates
         self._read_again = time.monotonic() + KEPT if len(self) <= REMEMBERED else math.inf
 
     @cached_property

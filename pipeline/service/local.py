@@ -239,7 +239,7 @@ class LocalService:
 
     async def search(self, request: Request, asked: schema.SearchRequest) -> schema.SearchResponse:
         """Find photos for sentences, and photos similar to photos."""
-        started, generation = time.perf_counter(), self.generation
+        started, generation, order = time.perf_counter(), self.generation, ""
         queries = tuple(" ".join(query.split()) for query in asked.queries)
         impossible = ""
         try:
@@ -254,10 +254,11 @@ class LocalService:
             answers = await self._find(generation, replace(asked, queries=queries))
         else:
             answers = [await asyncio.to_thread(generation.listed, asked)]
+            order = f".{generation.library.order}"  # pages of two orders do not join either
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
         return schema.SearchResponse(
-            Path(run.name).name, run.sha256, generation.name, generation.complete, milliseconds, tuple(answers),
+            Path(run.name).name, run.sha256, generation.name + order, generation.complete, milliseconds, tuple(answers),
             generation.index.features, impossible,
         )  # fmt: skip
 

@@ -37,7 +37,7 @@ from pipeline.service.schema import Filter
 from pipeline.store.reader import open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard
 from tests.photos import write_photos
-from tests.pipeline.service.servers import make_server, search
+from tests.pipeline.service.servers import make_server, search, wait_for
 from tests.stores import make_store, random_regions
 from tests.world import SMALL_TRAINING, scan
 
@@ -360,6 +360,13 @@ def test_a_filter_by_days_waits_for_the_days_on_which_photos_were_taken(
     assert library.photo(store.row(photo.name), local=True).date == "2019-07-01"
     monkeypatch.setattr("pipeline.service.library.PATIENCE", 0.01)  # a list does not wait for ever
     assert len(Library(store).newest(None)) == 20
+    server = make_server(features=("features/mine",))
+    with TestClient(server.app()) as client:
+        pages = []
+        for offset in (0, 10):  # the second one when the days are known
+            pages.append(client.post("/v1/search", json={"offset": offset, "limit": 10}).json())
+            wait_for(lambda: server.service.generation.library.order == 1)
+    assert pages[0]["generation"] != pages[1]["generation"]  # so that a client begins again
 
 
 def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(project: Path) -> None:
