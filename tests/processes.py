@@ -33,14 +33,16 @@ class Process:
         self.watched = watched or folder
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process object)
         settings = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+        # A shell's background jobs, and what they start, ignore Ctrl-C. Not in a preexec_fn: it would run beside the threads that
+        # libraries of this process have, and that of gRPC has killed the command so.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
             env=os.environ | settings | environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            # A shell's background jobs, and what they start, ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @property

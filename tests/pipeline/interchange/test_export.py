@@ -340,9 +340,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_does_not_grow_with_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.interchange.convert.SHARD_SIZE", 16)  # 5 MB
     count, shape = 300, (36, 2048)
-    with (tmp_path / "train_ims.npy").open("wb") as file:  # 88 MB of zeros that take no room
+    with (tmp_path / "train_ims.npy").open("wb") as file:  # 88 MB
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)})
-        file.truncate(file.tell() + count * 4 * shape[0] * shape[1])
+        for _ in range(count):
+            file.write(np.ones(shape, "<f4").tobytes())
     windows = np.linspace(0, 1, 36 * 4, dtype=np.float32).reshape(36, 4)
     np.save(tmp_path / "windows.npy", windows)
     import_module("pipeline.inputs.dataset")  # and torch with it: not what is measured
