@@ -157,6 +157,12 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     for path, captions in captions_of_file.items():
         if unmatched := sum(caption.image not in row_of_image for caption in captions):
             notes.append(f"{unmatched:,} captions in {path} are of images in none of the stores")
+        named = {row_of_image[caption.image]: caption.image for caption in captions if caption.image in row_of_image}
+        away = [row for row in named if not places[row].startswith(f"{path.resolve().parent}{os.sep}")]
+        if 0 < len(away) < len(named):  # a file beside photos is of these, unless some were moved
+            notes.append(
+                f"{len(away):,} images in {path} are taken from another folder: {named[away[0]]} for {places[away[0]]}"
+            )
     if bare := len(collection) - sum(map(len, rows_of_split.values())):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
     return Dataset(collection, splits, paths, notes)

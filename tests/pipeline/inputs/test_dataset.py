@@ -240,6 +240,19 @@ def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folde
     assert find_captions(open_store(tmp_path / "features/mine")) == nearest[1]
 
 
+def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_path: Path) -> None:
+    """As where photos of one camera were deleted, and those of another one go by their names."""
+    for folder, own in (("2019", names(5)[:3]), ("2020", names(5)[3:])):
+        make_store(tmp_path / "features" / folder, own, image_roots=[str(tmp_path / folder)])
+    stores = [tmp_path / "features" / folder for folder in ("2019", "2020")]
+    beside = write_coco(tmp_path / "2019/captions.json", names(5))
+    taken = f"2 images in {beside} are taken from another folder: 4.jpg for {tmp_path}/2020/4.jpg"
+    assert taken in load_dataset(stores, [beside]).notes
+    apart = write_coco(tmp_path / "annotations/captions.json", names(5))
+    above = write_coco(tmp_path / "captions.json", names(5))
+    assert not any("another folder" in note for path in (apart, above) for note in load_dataset(stores, [path]).notes)
+
+
 def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
     """As where a folder was extracted first, and then the one around it."""
     make_store(tmp_path / "2019", ["0.jpg", "1.jpg"], image_roots=["/photos/2019"])
