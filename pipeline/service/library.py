@@ -25,7 +25,7 @@ from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.format import PLAN
-from pipeline.store.plan import read_plan
+from pipeline.store.plan import planned_photos
 from pipeline.store.reader import Shard, Store, StoreCollection
 from pipeline.store.roots import split_place
 
@@ -291,15 +291,12 @@ def times_of(place: str) -> tuple[float, tuple[int, int, int]]:
 
 
 def _planned_files(store: Store) -> np.ndarray:
-    """(N, 2) time in nanoseconds and size of the photos' files when they were planned, in the store's order; 0 where unknown."""
-    known: dict[str, tuple[int, int]] = {}
-    with suppress(PipelineError):  # a damaged plan, which searches do not need
-        known = {
-            photo.image_id: (photo.mtime_ns, photo.size) for shard in read_plan(store.path) for photo in shard.photos
-        }
-    return np.array(
-        [known.get(image_id, (0, 0)) for shard in store.shards for image_id in shard.image_ids], np.int64
-    ).reshape(-1, 2)
+    """(N, 2) time in nanoseconds and size of the photos' files when they were planned; 0 where unknown."""
+    files = np.zeros((len(store), 2), np.int64)
+    for photo in planned_photos(store.path):
+        if photo.image_id in store:
+            files[store.row(photo.image_id)] = photo.mtime_ns, photo.size
+    return files
 
 
 @lru_cache(REMEMBERED)

@@ -8,10 +8,11 @@ changed would leave images out, or extract them twice.
 
 import json
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -73,13 +74,14 @@ def read_plan(folder: Path) -> list[PlannedShard]:
     return [PlannedShard(number, tuple(shards[number])) for number in sorted(shards)]
 
 
-def first_planned(folder: Path, most: int) -> list[Photo]:
-    """The first photos of the plan of a store; none where there is no plan, or a damaged one."""
-    try:
-        with (folder / PLAN).open(encoding="utf-8") as file:
-            return [_row(line)[1] for line in islice(file, most)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
+def planned_photos(folder: Path) -> Iterator[Photo]:
+    """The photos of the plan of a store, one after another; none where there is no plan, or after a damaged row."""
+    with (
+        suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        (folder / PLAN).open(encoding="utf-8") as file,
+    ):
+        for line in file:
+            yield _row(line)[1]
 
 
 def write_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from pipeline.errors import DamagedShard, PipelineError
 from pipeline.store.format import commit_marks, repair_hint, stays_inside, tensor_shapes
 from pipeline.store.manifest import read_manifest, settings_sha256
 from pipeline.store.marks import read_mark
-from pipeline.store.plan import first_planned
+from pipeline.store.plan import planned_photos
 from pipeline.store.roots import is_remote, place_of, split_place
 from pipeline.store.tensors import map_safetensors
 
@@ -278,7 +278,7 @@ def _as_copied(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     near = [os.path.normpath(os.path.join(base, root)) for root in manifest["relative_roots"]]
     if near == roots or not all(map(os.path.isdir, near)) or not any(map(os.path.isdir, roots)):
         return manifest
-    photos = [photo for photo in first_planned(folder, COMPARED) if photo.root < len(near)]
+    photos = [photo for photo in islice(planned_photos(folder), COMPARED) if photo.root < len(near)]
     places = (place_of(near[photo.root], photo.path) for photo in photos)
     sizes = [os.path.getsize(place) if os.path.isfile(place) else -1 for place in places]
     same = sum(size == photo.size for size, photo in zip(sizes, photos, strict=True))
