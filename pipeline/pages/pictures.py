@@ -80,7 +80,8 @@ def _strip(answer: Answer) -> Image.Image:
     height = HEADER + sum(row[0][1] + CAPTION + GAP for row in rows)
     strip = Image.new("RGB", (WIDTH, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    draw.text((MARGIN, 14), _fitted(answer.query, font(20), WIDTH - 2 * MARGIN), INK, font(20))
+    heading = " · ".join([answer.query, *answer.notes()])
+    draw.text((MARGIN, 14), _fitted(heading, font(20), WIDTH - 2 * MARGIN), INK, font(20))
     top, items = HEADER, iter(zip(answer.hits, photos, strict=True))
     for row in rows:
         left = MARGIN

@@ -58,13 +58,21 @@ def test_a_name_hides_no_small_box(top: int, bottom: int, row: int) -> None:
         assert tuple(drawn[(top + bottom) // 2, 20]) == (0, 0, 0)  # what is in the box is seen
 
 
-def test_a_photo_is_named_by_its_file_as_on_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_named_by_its_file_and_notes_are_told_as_on_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[str] = []
     monkeypatch.setattr("pipeline.pages.pictures._fitted", lambda text, *_: drawn.append(text) or text)
     (hit,) = answer(tmp_path, [(9, 9)], "a dog").hits
     assert hit.boxes[0].name  # which stands on its box
-    draw_answers([Answer("a dog", 1, (replace(hit, image="sea/1.png"),))], tmp_path / "p.png")
+    found = replace(hit, image="sea/1.png")
+    draw_answers([Answer("a dog", 1, (found,))], tmp_path / "p.png")
     assert "1 · 0.500 · 1.png" in drawn
+    draw_answers([Answer("a hous", 1, (replace(found, weak=True),), unknown=(("hous", "house"),))], tmp_path / "p.png")
+    notes = (
+        "unknown to the run and left out of the meaning: 'hous' (nearest: 'house') · no good match: the best is weak"
+    )
+    assert f"a hous · {notes}" in drawn
 
 
 def test_white_text_can_be_read_on_the_color_of_labels() -> None:
