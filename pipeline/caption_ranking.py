@@ -3,6 +3,7 @@
 Letters: M captions.
 """
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.answer import Hit
 from pipeline.explanation import encode_regions
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 
 
@@ -24,23 +26,30 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 
 
 def caption_hits(
-    index: ImageIndex, image: str, captions: Sequence[Caption], scores: np.ndarray, top: int
+    index: ImageIndex, photo: FoundPhoto, captions: Sequence[Caption], scores: np.ndarray, top: int
 ) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the image.
-
-    Of one that is in no store, those of its name, unless that is a photo's in another folder, or one of the stores.
-    """
-    own = index if image in index.image_ids else ImageIndex([image])
+    """The captions of the largest scores (M,); right are those written for the photo."""
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
-        caption = captions[m]
-        row = own.find(caption.image)
-        right = row is not None and own.image_ids[row] == image
-        if right and own is not index:
-            namesakes = index.candidates(caption.image)
-            right = not own.is_elsewhere(caption.image, 0) and all(
-                index.is_elsewhere(caption.image, other) for other in namesakes
-            )
+        caption, right = captions[m], _is_of(captions[m], photo, index)
         identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
     return tuple(hits)
+
+
+def _is_of(caption: Caption, photo: FoundPhoto, index: ImageIndex) -> bool:
+    """Whether a caption was written for a photo: its file lies beside this very photo, or the name means it.
+
+    Of a photo that is in no store, captions of its name are, unless that is a photo's in another folder, or one of the stores.
+    """
+    beside = os.path.join(caption.folder, caption.image)
+    if caption.folder and os.path.isfile(beside):
+        return os.path.isfile(photo.path) and os.path.samefile(beside, photo.path)
+    own = index if photo.image in index.image_ids else ImageIndex([photo.image])
+    row = own.find(caption.image)
+    if row is None or own.image_ids[row] != photo.image:
+        return False
+    namesakes = [] if own is index else index.candidates(caption.image)
+    return own is index or (
+        not own.is_elsewhere(caption.image, 0) and all(index.is_elsewhere(caption.image, other) for other in namesakes)
+    )

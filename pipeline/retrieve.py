@@ -76,6 +76,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         report(f"note: no match is marked as weak: {why}")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
+        report("note: captions are ranked, and none is marked as weak: that is known of photos for a sentence")
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)

@@ -168,7 +168,7 @@ class Search:
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):
-            hits = caption_hits(index, photo.image, captions, scores, top)
+            hits = caption_hits(index, photo, captions, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 

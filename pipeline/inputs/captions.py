@@ -4,10 +4,11 @@ The format is recognised from the content. Rows keep the order of the file, and 
 ids (COCO's integers) are kept for the results. `ImageIndex` finds the photos that the rows name.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Caption:
     image_id: int | str  # the dataset's id of the image (COCO: an integer), else `image`
     caption_id: int | str  # the dataset's id of the caption, else Flickr's convention: 1000.jpg#0, 1000.jpg#1, …
     split: str = ""  # where the file says so: "train", "dev", "test", or a word of its own
+    folder: str = field(default="", compare=False)  # that the file is in
 
 
 def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
@@ -94,7 +96,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
         images = _field(content, "images", (list,), "the file")
         read = _read_coco if "annotations" in content else _read_karpathy
-        found = read(content, images, skipped)
+        found = read(content, images, skipped, os.path.dirname(os.path.abspath(path)))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
         if repeated := len(found) - len(captions):
             skipped["captions that the file lists twice"] = repeated
@@ -110,7 +112,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 
 
-def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str]) -> list[Caption]:
+def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], folder: str) -> list[Caption]:
     names: dict[int | str, str] = {}
     for number, image in enumerate(images):
         where = f"images[{number}]"
@@ -129,16 +131,16 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
         elif not text:
             skipped["empty captions"] += 1
         else:
-            captions.append(Caption(text, names[image_id], _id(image_id), caption_id))
+            captions.append(Caption(text, names[image_id], _id(image_id), caption_id, folder=folder))
     return captions
 
 
-def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str]) -> list[Caption]:
+def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], folder: str) -> list[Caption]:
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
-        folder = _field(image, "filepath", (str,), where, default="")
-        name = _name("/".join(part for part in (folder, _field(image, "filename", (str,), where)) if part))
+        parent = _field(image, "filepath", (str,), where, default="")
+        name = _name("/".join(part for part in (parent, _field(image, "filename", (str,), where)) if part))
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
@@ -147,7 +149,7 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
             text = _one_line(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"))
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
             if text:
-                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split))
+                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split, folder))
             else:
                 skipped["empty captions"] += 1
     return captions
@@ -156,6 +158,7 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
 def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
+    folder = os.path.dirname(os.path.abspath(path))
     found = (
         (row, _one_line(caption)) for row in read_table(path, text, SPLIT_WORDS, skipped) for caption in row.captions
     )
@@ -167,7 +170,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         number = count_of_image.get(image, 0)
         count_of_image[image] = number + 1
         split = _split(row.split) if row.split else ""
-        captions.append(Caption(caption, image, image, f"{image}#{number}", split))
+        captions.append(Caption(caption, image, image, f"{image}#{number}", split, folder))
     return captions
 
 

@@ -159,7 +159,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             notes.append(f"{unmatched:,} captions in {path} are of images in none of the stores")
         named = {row_of_image[caption.image]: caption.image for caption in captions if caption.image in row_of_image}
         away = [row for row in named if not places[row].startswith(f"{path.resolve().parent}{os.sep}")]
-        if 0 < len(away) < len(named):  # a file beside photos is of these, unless some were moved
+        # A file beside photos is of these, unless some were moved.
+        if away and (len(away) < len(named) or (path.resolve().parent / named[away[0]]).is_file()):
             notes.append(
                 f"{len(away):,} images in {path} are taken from another folder: {named[away[0]]} for {places[away[0]]}"
             )

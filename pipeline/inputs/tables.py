@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.inputs.storage import SUFFIXES
 
 DELIMITERS = ("\t", "|", ";", ",")
 IMAGE_WORDS = (  # the first that is there: a file's name says more than the number of an image
@@ -23,7 +24,7 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
     *("image", "images", "img", "image_id"),
 )
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
-IMAGE_NAME = r"\s*\"?[^\t|;,\"]+\.(?:jpe?g|png|bmp|webp|gif|tiff?)(?:#\d+)?\"?\s*"
+IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
 LONGEST_FIELD = 1 << 31  # characters
@@ -61,7 +62,6 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
     """
-    csv.field_size_limit(LONGEST_FIELD)  # of the process: every reader of CSV sets its own
     text = text.replace("\r\n", "\n")
     lines = text.replace("\r", " " if "\n" in text else "\n").split("\n")  # a caption may hold other line separators
     first = next((line for line in lines if line.strip()), "")
@@ -111,6 +111,7 @@ def _split_column(records: Sequence[Record], layout: _Layout, split_words: Conta
 
 def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
+    csv.field_size_limit(LONGEST_FIELD)  # of the process: every reader of CSV sets its own
     for delimiter in DELIMITERS:
         names = [
             name.strip().strip('"').lower().replace(" ", "_") for name in next(csv.reader([first], delimiter=delimiter))

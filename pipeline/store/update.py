@@ -4,7 +4,8 @@ README.md beside this file says when a photo counts as changed, what becomes of 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from pipeline.store.format import PLAN, commit_mark, commit_marks, repair_hint
 from pipeline.store.manifest import read_manifest
 from pipeline.store.marks import Mark, read_mark
 from pipeline.store.plan import Photo, PlannedShard, check_roots, extended, is_as_planned, read_plan, write_plan
-from pipeline.store.roots import absolute, is_remote, place_of
+from pipeline.store.roots import INSIDE, absolute, is_remote, place_of
 from pipeline.store.tensors import map_safetensors
 from pipeline.store.writer import drop_images
 
@@ -79,7 +80,10 @@ def update_plan(
             if not is_as_planned(mark, planned.get(number), among=listed):
                 raise PipelineError(f"{folder / PLAN}: does not plan the images of shard {number}", repair_hint(folder))
         moved = not _same_folders(folder, manifest, folders)
-        states = dict(_states(plan, marks, listed, moved, lambda photo: checksum(folders[photo.root], photo.path)))
+        local = [root for root, name in enumerate(folders) if not is_remote(name)]
+        states = dict(
+            _states(plan, marks, listed, moved, local, lambda photo: checksum(folders[photo.root], photo.path))
+        )
         _refuse_other_photos(
             folder, manifest, folders, moved, [s for s, is_extracted in states.values() if is_extracted]
         )
@@ -114,9 +118,17 @@ def _states(
     marks: Mapping[int, Mark],
     listed: Mapping[str, Photo],
     moved: bool,
+    local: Container[int],
     checksum: Callable[[Photo], str],
 ) -> Iterable[tuple[str, tuple[State, bool]]]:
-    """Of every planned image: its id, what became of it, and whether it was extracted before."""
+    """Of every planned image: its id, what became of it, and whether it was extracted before.
+
+    Size and time tell that a photo is the same, unless another file has both as well: an archive of frames, unpacked and renumbered.
+    `local` are the roots whose files can be compared at little cost.
+    """
+    files = [photo for shard in plan for photo in shard.photos if photo.root in local and INSIDE not in photo.path]
+    counted = Counter((photo.size, photo.mtime_ns) for photo in files)
+    alike = {photo.image_id for photo in files if counted[photo.size, photo.mtime_ns] > 1}
     for shard in plan:
         mark = marks.get(shard.number)
         extracted = mark.all_ids if mark else set()
@@ -128,7 +140,7 @@ def _states(
                 state = "same"
             elif planned.image_id not in extracted or (found.path, found.root) != (planned.path, planned.root):
                 state = "changed"
-            elif found == planned and not moved:
+            elif found == planned and not moved and planned.image_id not in alike:
                 state = "same"
             else:
                 state = "same" if checksum(found) == mark.photo_sha256.get(found.image_id, "") else "changed"

@@ -1,5 +1,6 @@
 """The way to an answer: from Python, by name, with unknown words, from a cache, and between photos."""
 
+import csv
 import json
 import os
 import shlex
@@ -29,7 +30,7 @@ from pipeline.search import Search, open_search
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
 from tests.stores import make_store
-from tests.world import HEAVY, imported_by, scan
+from tests.world import HEAVY, SMALL_TRAINING, imported_by, scan
 
 ID = "COCO_train2014_{:012}.jpg"
 
@@ -224,6 +225,7 @@ def test_queries_in_another_encoding(encoding: str, inside: Path) -> None:
     ("name", "text"),
     [
         ("q.csv", "a dog\na tree\n"),
+        ("q.txt", "IMG 1.heic;A dog, running\n"),
         ("q.TSV", "a dog"),
         ("q.json", '"a dog"'),
         ("q.txt", '\n["a dog", "a tree"]'),
@@ -239,6 +241,13 @@ def test_queries_that_are_no_sentences_are_refused(name: str, text: str, inside:
     said = scan("retrieve", "--queries", name)
     expected = "a table or JSON, expected a text file, one sentence a line; write the sentences to a .txt"
     assert (said.exit_code, said.stderr) == (2, f"error: --queries {name}: {expected}\n")
+
+
+def test_a_query_of_any_length_is_no_traceback(inside: Path) -> None:
+    csv.field_size_limit(131_072)  # as in a fresh process
+    Path("long.txt").write_text("dog " * 50_000)
+    said = scan("retrieve", "--queries", "long.txt")
+    assert said.exit_code in (0, 2), said.output
 
 
 @pytest.mark.parametrize("content", ["a dog".encode("utf-16-le"), "a dog".encode("utf-32"), b"\xff\xfea", b"caf\xe9"])
@@ -404,3 +413,35 @@ def test_shares_of_words() -> None:
         "    0%  runs  brown dog",
         "(the words add +0.200, the sentence's start, end and punctuation +0.300)",
     ]
+
+
+def test_captions_beside_photos_are_of_those_and_not_of_namesakes(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras call every first photo IMG_0001.jpg, and every folder has its captions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    for folder in ("a", "b", "dl"):
+        write_photos(tmp_path / folder, 8, names="IMG_{:03}.jpg")
+        rows = [f"IMG_{number:03}.jpg\tphoto {number} of {folder}" for number in range(8)]
+        (tmp_path / folder / "captions.tsv").write_text("\n".join(rows))
+        if folder != "dl":
+            options = ["--num-regions", "4", "--workers", "0", "--device", "cpu"]
+            assert scan("extract", "--images", folder, *options).exit_code == 0
+    (tmp_path / "dl/captions.tsv").unlink()
+    write_photos(tmp_path / "more", 9)
+    shutil.copy("more/008.jpg", "dl/IMG_005.jpg")  # no copy of one that is stored
+    trained = scan("train", "--features", "features/a", "--device", "cpu", *SMALL_TRAINING)
+    assert trained.exit_code == 0, trained.output
+    both = ["--captions", "a/captions.tsv", "--captions", "b/captions.tsv"]
+    for stores, image, right in [
+        (["features/a", "features/b"], "b/IMG_005.jpg", ["photo 5 of b"]),
+        (["features/b"], "b/IMG_005.jpg", ["photo 5 of b"]),
+        (["features/b"], "dl/IMG_005.jpg", []),
+    ]:
+        features = [part for store in stores for part in ("--features", store)]
+        said = scan("retrieve", *features, "--image", image, *both, "--top", "20", "--json")
+        assert said.exit_code == 0, said.output
+        (answer,) = json.loads(said.stdout)
+        assert [hit["caption"] for hit in answer["hits"] if hit["right"]] == right, image
+        assert "none is marked as weak" in said.stderr

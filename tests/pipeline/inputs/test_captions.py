@@ -275,6 +275,10 @@ def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('image,caption\na.jpg,"A dog\nb.jpg,A cat"\n', "line 2 opens a quote that goes on over line 3"),
+        (
+            'IMG 5 (1).heic,"A boy\nIMG 5 (1).heic,A boy runs\nIMG 5 (1).heic,A boy"\n',
+            "line 1 opens a quote that goes on",
+        ),
         ('image\tcaption\n17\t"A dog\n18\truns"\n', "line 2 opens a quote that goes on over line 3"),
         ('id,image,caption\n1,a.jpg,"A dog\n2,b.jpg,runs"\n', "line 2 opens a quote that goes on over line 3"),
         ('caption,image\n"A dog,a.jpg\nruns",b.jpg\n', "line 2 opens a quote that goes on over line 2"),

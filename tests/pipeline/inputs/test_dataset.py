@@ -251,6 +251,8 @@ def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_
     apart = write_coco(tmp_path / "annotations/captions.json", names(5))
     above = write_coco(tmp_path / "captions.json", names(5))
     assert not any("another folder" in note for path in (apart, above) for note in load_dataset(stores, [path]).notes)
+    (tmp_path / "2019/4.jpg").touch()  # which no store of these has
+    assert f"2 images in {beside} are taken from another folder" in "".join(load_dataset(stores[1:], [beside]).notes)
 
 
 def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
 from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
+from tests.stores import assert_same
 from tests.world import scan
 
 
@@ -94,6 +95,21 @@ def test_a_link_to_another_photo_of_the_same_size_and_time_is_extracted_again(tm
         (tmp_path / "photos/a.jpg").symlink_to(tmp_path / f"files/{number}.jpg")
         assert extract(tmp_path / "photos", tmp_path / "store") == seen
         assert extract(tmp_path / "photos", tmp_path / "store") == 0
+
+
+def test_frames_of_one_size_and_time_are_compared_when_they_are_renumbered(tmp_path: Path) -> None:
+    photos = tmp_path / "clip"
+    write_photos(photos, 6, names="{:03}.bmp", shapes=[(48, 64)])
+    for path in photos.iterdir():
+        os.utime(path, (10**9, 10**9))
+    assert extract(photos, tmp_path / "store") == 6
+    assert extract(photos, tmp_path / "store") == 0
+    (photos / "000.bmp").unlink()
+    for number in range(1, 6):
+        (photos / f"{number:03}.bmp").rename(photos / f"{number - 1:03}.bmp")
+    assert extract(photos, tmp_path / "store") == 5
+    extract(photos, tmp_path / "fresh")
+    assert_same(open_store(tmp_path / "store"), open_store(tmp_path / "fresh"))
 
 
 def test_touched_and_copied_photos_are_not_extracted_again(photos: Path, tmp_path: Path) -> None:
