@@ -16,6 +16,7 @@ from matcher.errors import MatcherError
 
 FILE = "calibration.json"  # in a run folder
 BY_CHANCE = 2.0  # unrelated photos that score as high as a weak match; of the starter, one would mark twice as many right matches
+LEAST_SHARE = 0.05  # of unrelated pairs, which reach a score that tells nothing, however few photos are searched
 MOST_PHOTOS = 1000  # a collection larger than this holds related photos to most sentences: no more is asked of them
 LEVELS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # shares of the unrelated pairs
 
@@ -45,10 +46,8 @@ class Calibration:
         return min(photos, MOST_PHOTOS) * float(np.exp(logarithm))
 
     def is_weak(self, score: float, photos: int) -> bool:
-        """Whether chance alone may well put a photo that high: two or more of the unrelated ones, or, of fewer than four photos,
-        half of them.
-        """
-        return self.by_chance(score, photos) >= min(BY_CHANCE, self.by_chance(-np.inf, photos))
+        """Whether chance alone may well put a photo that high: two or more of the unrelated ones, or one in twenty of them."""
+        return self.by_chance(score, photos) >= min(BY_CHANCE, LEAST_SHARE * photos)
 
     def to_file(self, model_sha256: str) -> dict[str, Any]:
         """What its file says: the model that it is of, and a checksum of all of it."""
