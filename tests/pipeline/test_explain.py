@@ -84,7 +84,7 @@ def test_the_page_holds_what_it_shows(inside: Path) -> None:
     np.testing.assert_allclose(np.sum(content["attention"], axis=1), 1, atol=1e-3)
     assert page.count("</script>") == 1
     assert re.search(r"^ +\d+%  dog +attribute \d object \d+$", said.stdout, re.MULTILINE)
-    asked = ["explain", "--image", IMAGE, "--caption", "a dog asdfgh", "--output", "e.html"]
+    asked = ["explain", "--run", "runs/t2i_mean", "--image", IMAGE, "--caption", "a dog asdfgh", "--output", "e.html"]
     assert "by run runs/t2i_mean, to which 'asdfgh' is unknown; " in scan(*asked).stdout
     assert "by run runs/t2i_mean, to which &#39;asdfgh&#39; is unknown" in Path("e.html").read_text()
 
