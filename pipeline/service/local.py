@@ -302,9 +302,9 @@ class LocalService:
         place = self.generation.library.place(self._row(request))
         headers = NOT_WITHOUT_ASKING | {"X-Content-Type-Options": "nosniff"}
         name = os.path.basename(split_place(place)[1] or place)
+        headers["Content-Disposition"] = f"inline; filename*=utf-8''{quote(os.fsencode(name))}"  # of any bytes
         if os.path.isfile(place):
-            return FileResponse(place, filename=name, content_disposition_type="inline", headers=headers)
-        headers["Content-Disposition"] = f"inline; filename*=utf-8''{quote(name)}"
+            return FileResponse(place, headers=headers)
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(await asyncio.to_thread(read_photo, place), media_type=kind, headers=headers)
 

@@ -4,6 +4,7 @@ Letters: n images of a shard, K regions per image, D feature dimensions.
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,4 +61,4 @@ def stays_inside(path: str) -> bool:
 
 def repair_hint(folder: Path) -> str:
     """The remedy for a damaged file of a store."""
-    return f"repair it with: scan-pipeline inspect {folder} --repair"
+    return f"repair it with: scan-pipeline inspect {shlex.quote(str(folder))} --repair"

@@ -302,6 +302,17 @@ def test_stores_of_one_name_are_told_apart_without_the_folders_of_this_machine(
     assert refused.json()["error"].endswith("expected one of photos (1), photos (2)")
 
 
+def test_a_file_is_sent_whatever_bytes_its_name_has(
+    client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jpg")  # from a system of Latin-1
+    path.write_bytes(b"a photo")
+    monkeypatch.setattr(generation.collection, "image_place", lambda row: str(path))
+    sent = client.get(f"/v1/photos/{generation.library.id(0)}/original")
+    assert (sent.status_code, sent.content, sent.headers["content-type"]) == (200, b"a photo", "image/jpeg")
+    assert sent.headers["content-disposition"] == "inline; filename*=utf-8''caf%E9.jpg"
+
+
 def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(
     client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
