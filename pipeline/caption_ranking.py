@@ -44,7 +44,9 @@ def _is_of(caption: Caption, photo: FoundPhoto, index: ImageIndex) -> bool:
     """
     beside = os.path.join(caption.folder, caption.image)
     if caption.folder and os.path.isfile(beside):
-        return os.path.isfile(photo.path) and os.path.samefile(beside, photo.path)
+        is_it = os.path.isfile(photo.path) and os.path.samefile(beside, photo.path)
+        if not is_it or photo.image in index.image_ids:  # else the captions may be of stored photos that are gone
+            return is_it
     own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     row = own.find(caption.image)
     if row is None or own.image_ids[row] != photo.image:
