@@ -1,5 +1,6 @@
 """A folder in which the README's first commands have been typed, once for all tests."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,12 @@ def inside(world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(world)
     monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
     return world
+
+
+@pytest.fixture
+def own_world(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The world in a folder of its own, to be changed, without the index that other tests made."""
+    for name in ("runs", "features", "coco"):
+        shutil.copytree(inside / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -167,13 +167,8 @@ def test_a_run_whose_store_was_published_apart(
     assert json.loads(Path("evaluation/me/run/dev.json").read_text())["protocols"] == before["protocols"]
 
 
-def test_recalls_of_the_model_before_are_not_published(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recalls_of_the_model_before_are_not_published(own_world: Path) -> None:
     """A run is evaluated, trained on, and published: its recalls are those of a model that is gone."""
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
     shutil.rmtree("runs/t2i_mean/evaluation", ignore_errors=True)  # what other tests asked for
     ok("evaluate", "--run", "runs/t2i_mean")
     file = Path("runs/t2i_mean/evaluation/dev.json")

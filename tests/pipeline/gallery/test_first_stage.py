@@ -184,13 +184,8 @@ def test_only_recalibrate_fits_again(place: Path, monkeypatch: pytest.MonkeyPatc
     assert build(make_run(Path("runs/x"), seed=4)).head != again.head
 
 
-def test_captions_that_are_named_are_measured_with(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_that_are_named_are_measured_with(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the same photos were measured with others before."""
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
     for module in (search, index):
         monkeypatch.setattr(module, "EXACT_BELOW", 10)
     monkeypatch.setattr(first_stage, "MOST_CANDIDATES", 1)

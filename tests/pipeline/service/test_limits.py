@@ -128,12 +128,7 @@ def test_requests_that_have_begun_are_answered_when_the_server_stops(
         assert not thread.is_alive()
 
 
-def test_new_photos_are_found_without_a_lost_request(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
-) -> None:
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+def test_new_photos_are_found_without_a_lost_request(own_world: Path, pool: ThreadPoolExecutor) -> None:
     said: list[str] = []
     server = make_server(say=said.append, watch=0.02)
     answered: list[tuple[int, int]] = []
@@ -169,12 +164,7 @@ def test_new_photos_are_found_without_a_lost_request(
     assert [line for line in said if line.startswith("reloaded: 24 photos")]
 
 
-def test_photos_that_come_while_a_server_starts_are_found(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+def test_photos_that_come_while_a_server_starts_are_found(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(Path("more"), 4)
     opened = local.Library
 

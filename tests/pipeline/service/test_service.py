@@ -163,13 +163,8 @@ def test_photos_like_a_photo(client: TestClient, generation: Generation) -> None
     assert [hit["score"] for hit in foreign["hits"][1:]] == [hit["score"] for hit in alike["hits"]]
 
 
-def test_a_calibration_that_comes_after_its_model_is_taken(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_calibration_that_comes_after_its_model_is_taken(own_world: Path) -> None:
     """A training writes both, one after the other; the server may look in between."""
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
     file = Path("runs/t2i_mean/calibration.json")
     kept = file.read_bytes()
     file.write_text("{}")
@@ -181,10 +176,7 @@ def test_a_calibration_that_comes_after_its_model_is_taken(
         wait_for(lambda: server.service.generation.run.calibration)
 
 
-def test_candidates_come_from_the_index(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+def test_candidates_come_from_the_index(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (pipeline.search, pipeline.index):
         monkeypatch.setattr(module, "EXACT_BELOW", 10)
     monkeypatch.setattr(first_stage, "LEAST_MEASURED", 2)
@@ -378,12 +370,7 @@ def test_captions_for_a_photo_that_is_sent(client: TestClient, inside: Path) -> 
     assert refused.json()["error"].startswith("not an image (")
 
 
-def test_captions_that_were_edited_are_those_that_are_found(
-    inside: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+def test_captions_that_were_edited_are_those_that_are_found(own_world: Path, small_weights: Path) -> None:
     client = TestClient(make_server(weights=str(small_weights)).app())
     photo, file = Path("coco/train2014", IMAGE).read_bytes(), Path("coco/annotations/captions_train2014.json")
     assert client.post("/v1/captions", content=photo).json()["captions"][0]["text"].startswith("A ")
