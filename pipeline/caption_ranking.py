@@ -29,25 +29,26 @@ def caption_hits(
     index: ImageIndex, photo: FoundPhoto, captions: Sequence[Caption], scores: np.ndarray, top: int
 ) -> tuple[Hit, ...]:
     """The captions of the largest scores (M,); right are those written for the photo."""
+    own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
-        caption, right = captions[m], _is_of(captions[m], photo, index)
+        caption, right = captions[m], _is_of(captions[m], photo, own, index)
         identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
     return tuple(hits)
 
 
-def _is_of(caption: Caption, photo: FoundPhoto, index: ImageIndex) -> bool:
+def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageIndex) -> bool:
     """Whether a caption was written for a photo: its file lies beside this very photo, or the name means it.
 
-    Of a photo that is in no store, captions of its name are, unless that is a photo's in another folder, or one of the stores.
+    `own` is `index`, of the stores, where they have the photo; else it is of the photo alone. Then captions of its name are right,
+    unless that is a photo's in another folder, or one of the stores.
     """
     beside = os.path.join(caption.folder, caption.image)
     if caption.folder and os.path.isfile(beside):
         is_it = os.path.isfile(photo.path) and os.path.samefile(beside, photo.path)
-        if not is_it or photo.image in index.image_ids:  # else the captions may be of stored photos that are gone
+        if not is_it or own is index:  # else the captions may be of stored photos that are gone
             return is_it
-    own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     row = own.find(caption.image)
     if row is None or own.image_ids[row] != photo.image:
         return False

@@ -41,7 +41,6 @@ from pipeline.runs import (
     mean_similarity,
     relative_to_run,
 )
-from pipeline.store.marks import read_mark
 from pipeline.store.reader import Store, open_store
 
 T = TypeVar("T")
@@ -251,8 +250,8 @@ def _seen(run: TrainedRun, split: Split) -> int:
 
 def _checksums(stores: Sequence[Store]) -> dict[str, str]:
     """Of the photos of some stores, as they were extracted, by image id; not of imported ones."""
-    marks = (read_mark(shard.mark) for store in stores for shard in store.shards)
-    return {image_id: checksum for mark in marks for image_id, checksum in mark.photo_sha256.items()}
+    found = ((image_id, store.photo_sha256(row)) for store in stores for row, image_id in enumerate(store))
+    return {image_id: checksum for image_id, checksum in found if checksum}
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

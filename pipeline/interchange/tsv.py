@@ -24,10 +24,8 @@ from pipeline.store.reader import Store
 
 CAFFE_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT_COLUMNS = ("img_id", "img_h", "img_w", *(theirs for theirs, _, _ in common.CLASS_COLUMNS), *CAFFE_COLUMNS[3:])
-LARGE, UNLIKELY = (
-    1e9,
-    0.05,
-)  # of float16 or float64 read as float32, more numbers than this share are beyond 1e-9 to 1e9
+LARGE = 1e9
+UNLIKELY = 0.05  # of float16 or float64 read as float32, a larger share of the numbers is beyond 1 / LARGE to LARGE
 MAX_LINE = 1 << 27  # bytes; 100 regions of 2048 numbers are 1.1 million
 
 

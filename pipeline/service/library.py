@@ -34,7 +34,7 @@ MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of
 TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
 MOST_READ = 100  # photos that are compared with what was extracted, for an answer
 DIGITS = 16  # of a photo's id
-UNKNOWN = 0, 0, 0  # times and size of a file that is not there
+NO_FILE = 0, 0, 0  # times and size of a file that is not there
 REMEMBERED = 1 << 17  # photos whose EXIF data is not read again while their files stay as they are
 KEPT = 60.0  # seconds after which files are looked at again for their dates, of no more photos than are remembered
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
@@ -135,10 +135,10 @@ class Library:
             known = 1 if split_place(place)[1] else 2
             now, planned = (touched[0], touched[2])[:known], tuple(self._files[row].tolist())[:known]
             is_touched |= any(planned) and now != planned
-            if is_touched and unread and self._compared.get(row, (UNKNOWN, False))[0] != touched:
+            if is_touched and unread and self._compared.get(row, (NO_FILE, False))[0] != touched:
                 self._compared[row] = touched, is_changed(self.collection, row)
                 unread -= 1
-            changed.append(is_touched and self._compared.get(row, (UNKNOWN, False)) == (touched, True))
+            changed.append(is_touched and self._compared.get(row, (NO_FILE, False)) == (touched, True))
         return changed
 
     @cached_property
@@ -287,7 +287,7 @@ def times_of(place: str) -> tuple[float, tuple[int, int, int]]:
     with suppress(OSError):
         file = os.stat(split_place(place)[0])
         return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns, file.st_size)
-    return 0.0, UNKNOWN
+    return 0.0, NO_FILE
 
 
 def _planned_files(store: Store) -> np.ndarray:
