@@ -33,6 +33,8 @@ from pipeline.inputs.dataset import (
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
+    LEARNED,
+    REMEDY,
     TrainedRun,
     captions_sha256,
     features_sha256,
@@ -41,7 +43,6 @@ from pipeline.runs import (
     mean_similarity,
     relative_to_run,
 )
-from pipeline.store.reader import Store, open_store
 
 T = TypeVar("T")
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -235,23 +236,20 @@ def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
                 f"{run.folder} was trained on {seen:,} of these {count:,} photos (by image id or content): these recalls are "
                 "not those of unseen photos"
             )
+        elif not run.splits:
+            trained = run.data.get("photos", "photos that it does not record")
+            notes.append(f"{run.name} was trained on {trained}: whether some are among these is not known")
     if count < FEW:
         notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
     return notes
 
 
 def _seen(run: TrainedRun, split: Split) -> int:
-    """Number of photos that a run was trained on, by image id, or by content where its stores are there."""
-    trained, known = set(run.splits.get("train", ())), _checksums(split.stores.stores)
-    before = _checksums(_if_there(lambda: list(map(open_store, run.stores()))))
-    learned = {checksum for image_id, checksum in before.items() if image_id in trained}
-    return sum(image_id in trained or known.get(image_id) in learned for image_id in split.store_ids)
-
-
-def _checksums(stores: Sequence[Store]) -> dict[str, str]:
-    """Of the photos of some stores, as they were extracted, by image id; not of imported ones."""
-    found = ((image_id, store.photo_sha256(row)) for store in stores for row, image_id in enumerate(store))
-    return {image_id: checksum for image_id, checksum in found if checksum}
+    """Number of photos that a run was trained on, by image id, or by content where both are known."""
+    ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
+    contents = set(read_json(file, "checksums of photos", REMEDY)) if file.is_file() else set()
+    photos = zip(split.store_ids, map(split.stores.photo_sha256, split.images.rows.tolist()), strict=True)
+    return sum(image_id in ids or checksum in contents for image_id, checksum in photos)
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

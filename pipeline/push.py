@@ -24,7 +24,7 @@ from pipeline.config import to_dict, to_yaml
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
 from pipeline.files import read_json, replacing
-from pipeline.runs import CONFIG, DATA, SPLITS, load_run
+from pipeline.runs import CONFIG, DATA, LEARNED, SPLITS, load_run
 from pipeline.store.format import FAILURES, MANIFEST, commit_marks
 from pipeline.store.manifest import PUBLISHED
 from pipeline.store.reader import open_store
@@ -146,7 +146,7 @@ def _run(folder: Path, detector: str, report: Callable[[str], Any]) -> Package:
         data["weights"] = detector
     evaluations = [path for path in sorted(folder.glob("evaluation/*.json")) if not path.stem.endswith("_rankings")]
     recalls = {}
-    found = [folder / name for name in (BEST, SPLITS, CALIBRATION, "metrics.jsonl")]
+    found = [folder / name for name in (BEST, SPLITS, LEARNED, CALIBRATION, "metrics.jsonl")]
     files: dict[str, Path | bytes] = {path.name: path for path in found if path.is_file()}
     for path in evaluations:
         evaluation = read_json(path, "an evaluation")

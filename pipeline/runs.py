@@ -4,6 +4,7 @@ runs/t2i_mean/
   config.yaml         the resolved configuration; `--config runs/t2i_mean/config.yaml` repeats the run
   data.json           stores, captions files (relative to this folder) and the kind of features, to find them and to check others
   splits.json         image ids of every split
+  learned.json        checksum -> image id of every photo trained on, which may come back under another id
   best.safetensors    the model with the best recalls on dev, with its configuration and vocabulary inside
   calibration.json    what unrelated and right pairs score on dev, to tell weak matches
   last/               everything to resume from
@@ -48,6 +49,7 @@ SHIPPED = Path(__file__).parent / "starter"
 CONFIG = "config.yaml"
 DATA = "data.json"
 SPLITS = "splits.json"
+LEARNED = "learned.json"
 CHECKPOINTS = ("model_best.pth", "model_best.pth.tar")  # as the code of VSE∞, CHAN and SCAN names them
 BERT = "bert-base-uncased"  # the only one that public checkpoints have
 REMEDY = "expected a run folder made by scan-pipeline train"
@@ -393,8 +395,6 @@ def claim_run(
 
 def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Without the run's place, which may change, and its features, of which `train` says so."""
-    data = identity.get("data")
-    if not isinstance(data, Mapping):
-        return dict(identity)
-    kept = {key: value for key, value in data.items() if key not in ("folder", "features_sha256")}
+    data, place = identity.get("data"), {"folder", "features_sha256"}
+    kept = {key: data[key] for key in data if key not in place} if isinstance(data, dict) else data
     return {**identity, "data": kept}

@@ -11,13 +11,15 @@ import numpy as np
 from configs.files import json_sha256
 from matcher.fit import BEST, FitResult, fit
 from matcher.metrics import chance
+from matcher.state import STATE
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import Dataset, describe, example, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.dataset import Dataset, Split, describe, example, find_stores, load_dataset, with_training_splits
 from pipeline.runs import (
     DATA,
+    LEARNED,
     RUNS,
     SPLITS,
     TrainConfig,
@@ -77,6 +79,7 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
                 identity = {"config": _identity(config), "data": _data(folder, dataset, splits, features)}
                 stack.enter_context(claim_run(folder, config, identity))
                 write_json(folder / SPLITS, splits)
+                write_json(folder / LEARNED, _learned(folder, train))
             group.wait()
 
         device = pick_device(config.device)
@@ -116,6 +119,14 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], features
         "extraction": dataset.stores.extraction,
         "weights": dataset.stores.stores[0].manifest.get("weights", ""),
     }
+
+
+def _learned(folder: Path, train: Split) -> dict[str, str]:
+    """Checksum -> image id of every photo that was or will be trained on; a run that is continued may have had others."""
+    is_continued = (folder / LEARNED).is_file() and any((folder / file).exists() for file in (BEST, STATE))
+    before = read_json(folder / LEARNED, "checksums of photos") if is_continued else {}
+    now = zip(map(train.stores.photo_sha256, train.images.rows.tolist()), train.store_ids, strict=True)
+    return {**before, **{checksum: image_id for checksum, image_id in now if checksum}}
 
 
 def _learned_features(folder: Path) -> str:

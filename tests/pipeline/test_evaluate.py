@@ -150,6 +150,35 @@ def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside
         assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
 
 
+def test_photos_of_the_training_are_known_after_they_were_renumbered(own_world: Path) -> None:
+    splits = json.loads(Path("runs/t2i_mean/splits.json").read_text())
+    photos = Path("coco/train2014")
+    for dev, train in zip(splits["dev"], splits["train"], strict=False):
+        (photos / dev).rename(photos / "unseen.jpg")
+        (photos / train).rename(photos / dev)
+        (photos / "unseen.jpg").rename(photos / train)
+    again = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
+    assert again.exit_code == 0, again.output
+    for features in ((), ("--features", "features/train2014")):
+        said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "dev", *features)
+        assert "runs/t2i_mean was trained on 5 of these 5 photos (by image id or content)" in said.output
+    continued = scan("train", "--device", "cpu", *SMALL_TRAINING)
+    assert continued.exit_code == 0, continued.output
+    learned = json.loads(Path("runs/t2i_mean/learned.json").read_text())
+    assert len(learned) == 20  # the fifteen of before, and the five that have their names now
+
+
+def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:
+    Path("runs/t2i_mean/splits.json").unlink()
+    content = json.loads(Path("runs/t2i_mean/data.json").read_text())
+    del content["data"]["splits_sha256"]
+    Path("runs/t2i_mean/data.json").write_text(json.dumps(content))
+    Path("runs/t2i_mean/learned.json").unlink()
+    said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
+    note = "runs/t2i_mean was trained on photos that it does not record: whether some are among these is not known"
+    assert note in said.output
+
+
 def test_splits_that_a_captions_file_gives_anew_are_said(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
