@@ -58,8 +58,14 @@ def find_or_extract(
     return FoundPhoto(other, extractor([photo])[0], image)
 
 
-def stored_photo(collection: StoreCollection, row: int) -> FoundPhoto:
-    """The photo in a row."""
+def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) -> FoundPhoto:
+    """The photo in a row; `verify` compares the bytes of its shard with their checksum first.
+
+    Raises:
+        DamagedShard: they are not those that were written.
+    """
+    if verify:
+        collection.locate(row)[0].refuse_if_changed()
     return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
 
 

@@ -227,6 +227,7 @@ class Search:
                 raise
             except PipelineError as error:
                 self.report(f"note: embeddings of the photos are not stored: {error}")
+        self.collection.refuse_changed()
         return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))
 
     def _unknown(self, query: str) -> dict[str, str]:
@@ -314,7 +315,7 @@ class Search:
             row, score = int(rows[place]), float(scores[place])
             if score < min_score:
                 break
-            found = stored_photo(self.collection, row)
+            found = stored_photo(self.collection, row, verify=self.first_stage is None)  # as parts of the index are
             boxes = best_boxes(self.run, self.collection, found, words) if words is not None else ()
             weak = calibration is not None and calibration.is_weak(score, len(self.collection))
             size = found.regions.image_size

@@ -158,7 +158,7 @@ class Generation:
     def embeddings(self, row: int) -> dict[str, str]:
         """Region embeddings of a photo, to search other nodes with."""
         self._refuse_changed(row)
-        values = encode_regions(self.run, self.collection.regions(row)).cpu().numpy().astype("<f4")
+        values = encode_regions(self.run, stored_photo(self.collection, row).regions).cpu().numpy().astype("<f4")
         return {"embeddings": base64.b64encode(values.tobytes()).decode()}
 
     def answers(self, common: schema.SearchRequest, asked: list[Any]) -> list[schema.SearchAnswer]:

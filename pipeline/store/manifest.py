@@ -52,6 +52,11 @@ def settings_sha256(manifest: Mapping[str, Any]) -> str:
     return json_sha256({key: manifest.get(key) for key in SETTINGS})
 
 
+def names_sha256(manifest: Mapping[str, Any]) -> str:
+    """Checksum of what class ids mean."""
+    return json_sha256([manifest["object_names"], manifest["attribute_names"]])
+
+
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay the same when a store grows. Photos may have moved, but not to a folder of another name."""
     roots = [os.path.basename(titled(root)) for root in manifest["image_roots"]]
@@ -85,6 +90,8 @@ def _check(manifest: Mapping[str, Any]) -> None:
     for name in ("image_roots", "relative_roots", "object_names", "attribute_names"):
         if not all(isinstance(item, str) for item in manifest[name]):
             raise ValueError(f"{name} holds what is not text")
+    if manifest.get("names_sha256", found := names_sha256(manifest)) != found:  # older stores have none
+        raise ValueError("object_names or attribute_names changed since they were written")
     for name in counts(0, 0, 0):
         if type(manifest["counts"].get(name)) is not int:
             raise ValueError(f"counts has no integer {name}")

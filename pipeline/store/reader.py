@@ -51,7 +51,7 @@ class Shard:
             raise PipelineError(f"{mark}: made with other settings than its store", repair_hint(mark.parent))
         self.image_ids, self.failures = content.image_ids, content.failures
         self.sha256 = content.sha256  # of the tensors file, as it was written
-        self._paths, self._roots = content.paths, content.roots
+        self._paths, self._roots, self._is_verified = content.paths, content.roots, False
         # Of each row's photo, 32 bytes a row, not text: those of a million photos fit into 32 MB.
         photos = content.photo_sha256
         self.photo_sha256 = b"".join(bytes.fromhex(photos.get(name, UNKNOWN)) for name in self.image_ids)
@@ -83,13 +83,14 @@ class Shard:
         return maps
 
     def refuse_if_changed(self) -> None:
-        """Compare the bytes of its tensors with their checksum. Reads them all.
+        """Compare the bytes of its tensors with their checksum. Reads them all, and once only where they are right.
 
         Raises:
             DamagedShard: they are not those that were written.
         """
-        if file_sha256(self.path) != self.sha256:
+        if not self._is_verified and file_sha256(self.path) != self.sha256:
             raise DamagedShard(f"{self.path}: changed since it was written", repair_hint(self.path.parent))
+        self._is_verified = True
 
     def regions(self, row: int) -> Regions:
         """Everything about the image in a row, read from disk."""

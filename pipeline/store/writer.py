@@ -32,7 +32,7 @@ from pipeline.store.format import (
     commit_marks,
     tensor_shapes,
 )
-from pipeline.store.manifest import counts, identity, read_manifest, settings_sha256
+from pipeline.store.manifest import counts, identity, names_sha256, read_manifest, settings_sha256
 from pipeline.store.marks import SEAL, Mark, read_mark, seal
 from pipeline.store.plan import PlannedShard, is_still_planned
 from pipeline.store.roots import relative as relative_root
@@ -70,7 +70,14 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
     relative = [relative_root(root, os.path.abspath(folder)) for root in manifest["image_roots"]]
-    complete = {"format": FORMAT, "format_version": VERSION, "relative_roots": relative, **manifest}
+    names = names_sha256(manifest)
+    complete = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "relative_roots": relative,
+        **manifest,
+        "names_sha256": names,
+    }
     with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():
             stranger = _stranger(folder)

@@ -1,5 +1,6 @@
-"""A byte of a shard that changed gives no model, no recall, no export and no publication, and no update hides it."""
+"""A byte of a shard that changed gives no answer, no model, no recall, no export and no publication, and no update hides it."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -71,3 +72,31 @@ def test_a_photo_that_vanishes_hides_no_damage(tmp_path: Path, capsys: pytest.Ca
     assert "shards with lost or damaged tensors, made again: 1" in capsys.readouterr().err
     assert inspect_store(tmp_path / "store").ok
     assert (open_store(tmp_path / "store")["003.jpg"].features == before).all()
+
+
+@pytest.mark.parametrize("index", ["made before", "impossible"])
+def test_it_answers_nothing(own_world: Path, index: str) -> None:
+    asked = ("retrieve", "--run", "runs/t2i_mean", "--query", "a dog", "--device", "cpu", "--top", "20")
+    if index == "impossible":
+        Path("index").write_text("a file, so that nothing can be stored")
+    else:
+        assert scan(*asked).exit_code == 0
+    for shard in Path("features/train2014").glob("*.safetensors"):
+        flip_a_byte(shard)
+    photo = ("--image", "COCO_train2014_000000000003.jpg", "--run", "runs/t2i_mean", "--device", "cpu")
+    for command in (asked, ("retrieve", *photo), ("explain", *photo, "--caption", "a dog", "--output", "why.png")):
+        result = scan(*command)
+        assert (result.exit_code, SAID in result.stderr) == (2, True)
+
+
+def test_class_names_that_changed_are_refused_and_repaired(own_world: Path) -> None:
+    manifest = Path("features/train2014/manifest.json")
+    written = json.loads(manifest.read_text())
+    written["object_names"].reverse()
+    manifest.write_text(json.dumps(written))
+    result = scan("retrieve", "--run", "runs/t2i_mean", "--query", "a dog", "--device", "cpu")
+    assert (result.exit_code, "object_names or attribute_names changed" in result.stderr) == (2, True)
+    assert "manifest.json: moved to" in scan("inspect", "features/train2014", "--repair").output
+    del written["names_sha256"]  # a store of before, whose names nobody can compare
+    manifest.write_text(json.dumps(written))
+    assert scan("inspect", "features/train2014").exit_code == 0
