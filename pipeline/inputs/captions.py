@@ -21,6 +21,7 @@ FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
     "text lines image<TAB>caption, or CSV with columns image and caption"
 )
+MISSING = {"", "nan", "null", "none", "n/a", "#n/a", "na", "<na>"}  # what programs write for a caption that is not there
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -50,7 +51,8 @@ class Caption:
 def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
     """Read one captions file of any known format, in its order.
 
-    `notes` takes a line for every kind of row that was skipped: empty captions, annotations of unknown images.
+    `notes` takes a line for every kind of row that was skipped (empty captions, annotations of unknown images), and one
+    where more captions of a table repeat another of their image than people write twice.
 
     Raises:
         PipelineError: missing, unreadable, unknown format, or no caption in it.
@@ -69,6 +71,12 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
         raise PipelineError(f"{path}: no caption found; expected {FORMATS}")
     if notes is not None:
         notes += [f"{path}: skipped {count:,} {what}" for what, count in skipped.items()]
+        repeats = len(captions) - len({(one.image, one.text) for one in captions})
+        if repeats > len(captions) // 100 and not is_json:  # whose captions have ids
+            notes.append(
+                f"{path}: {repeats:,} of {len(captions):,} captions repeat another one of their image, and count; where the "
+                "file was joined with itself, write each once"
+            )
     return captions
 
 
@@ -123,14 +131,12 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
     captions = []
     for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
         where = f"annotations[{number}]"
-        text = _one_line(_field(row, "caption", (str,), where))
+        text = _field(row, "caption", (str,), where)
         image_id = _field(row, "image_id", (int, str), where)
         caption_id = _id(_field(row, "id", (int, str), where))
         if image_id not in names:
             skipped["annotations of images that the file does not list"] += 1
-        elif not text:
-            skipped["empty captions"] += 1
-        else:
+        elif text := _sentence(text, skipped):
             captions.append(Caption(text, names[image_id], _id(image_id), caption_id, folder=folder))
     return captions
 
@@ -146,12 +152,10 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
         )
         split = _split(_field(image, "split", (str,), where, default=""))
         for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
-            text = _one_line(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"))
+            text = _sentence(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"), skipped)
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
             if text:
                 captions.append(Caption(text, name, _id(image_id), _id(caption_id), split, folder))
-            else:
-                skipped["empty captions"] += 1
     return captions
 
 
@@ -160,11 +164,10 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     count_of_image: dict[str, int] = {}
     folder = os.path.dirname(os.path.abspath(path))
     found = (
-        (row, _one_line(caption)) for row in read_table(path, text, SPLIT_WORDS, skipped) for caption in row.captions
+        (row, _sentence(one, skipped)) for row in read_table(path, text, SPLIT_WORDS, skipped) for one in row.captions
     )
     for row, caption in found:
         if not caption:
-            skipped["empty captions"] += 1
             continue
         image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
         number = count_of_image.get(image, 0)
@@ -193,6 +196,15 @@ def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: 
 
 def _shown(value: Any) -> str:
     return ascii(value)[:40]
+
+
+def _sentence(caption: str, skipped: Counter[str]) -> str:
+    """A caption in one line; "" where there is none, which is counted."""
+    text = _one_line(caption)
+    if text.lower() in MISSING:
+        skipped[f"captions {text!r}" if text else "empty captions"] += 1
+        return ""
+    return text
 
 
 def _one_line(caption: str) -> str:

@@ -450,3 +450,27 @@ def test_captions_of_another_folder_do_not_go_to_a_photo_of_the_same_name() -> N
     assert index.match(["1.png", "1.jpg"], "d.json") == {"1.jpg": 0}
     # beside a photo's own name one of a folder that it is not in means another photo
     assert ImageIndex(["2.jpg"], ["/data/photos/2.jpg"]).match(["2.jpg", "other/2.jpg"], "d.csv") == {"2.jpg": 0}
+
+
+@pytest.mark.parametrize("missing", ["nan", "NULL", "None", "N/A", "<NA>"])
+def test_missing_values_are_no_captions(tmp_path: Path, missing: str) -> None:
+    table = f"image,caption\na.jpg,{missing}\nb.jpg,None of the dogs\nc.jpg,\n"
+    images = [{"filename": name, "sentences": [{"raw": text}]} for name, text in (("a", missing), ("b", "A nan"))]
+    for path, kept in (
+        (write(tmp_path / "c.csv", table), "None of the dogs"),
+        (write(tmp_path / "c.json", {"images": images}), "A nan"),
+    ):
+        notes: list[str] = []
+        assert [one.text for one in read_captions(path, notes)] == [kept]
+        assert f"{path}: skipped 1 captions {missing!r}" in notes
+
+
+def test_captions_that_repeat_are_said_where_they_are_many(tmp_path: Path) -> None:
+    rows = [f"{n}.jpg,A dog {n}\n{n}.jpg,Dogs {n}\n" for n in range(60)]
+    notes: list[str] = []
+    for text in ("".join(rows), "".join(rows) + rows[0]):  # people write the same now and then
+        read_captions(write(tmp_path / "c.csv", "image,caption\n" + text), notes)
+        assert notes == [] or text != "".join(rows)
+    notes.clear()
+    assert len(read_captions(write(tmp_path / "c.csv", "image,caption\n" + 2 * "".join(rows)), notes)) == 240
+    assert "120 of 240 captions repeat another one of their image" in notes[0]
