@@ -21,7 +21,16 @@ FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
     "text lines image<TAB>caption, or CSV with columns image and caption"
 )
-MISSING = {"", "nan", "null", "none", "n/a", "#n/a", "na", "<na>"}  # what programs write for a caption that is not there
+MISSING = {
+    "",
+    "nan",
+    "null",
+    "none",
+    "n/a",
+    "#n/a",
+    "na",
+    "<na>",
+}  # what programs write for a caption that is not there
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",

@@ -23,12 +23,12 @@ from detector.errors import DetectorError
 from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
-from pipeline.inputs.captions import split_of_name
+from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.storage import SHADOWS, SUFFIXES, Status, open_file, read_range, status
-from pipeline.inputs.tables import listed
+from pipeline.inputs.tables import flagged, listed, split_flags
 from pipeline.store.format import stays_inside
 
-VERSION = 6  # of the index: what another version found in a container is not read
+VERSION = 7  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -36,6 +36,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
 IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
+SPLITS = ("split", "set", "subset")  # the last two only where they hold words for splits
 # Where captions are looked for; the first of these that is there holds them: caption, caption_2, … are captions of one photo
 NUMBERED = r"(?:_?\d+)?"
 CAPTIONS = (
@@ -200,6 +201,7 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
                     f"found {', '.join(table.schema_arrow.names[:8])}"
                 )
             wanted = [name for name in table.schema_arrow.names if name != image and _is_text(name, columns)]
+            wanted += [] if "split" in wanted else split_flags(table.schema_arrow.names, SPLIT_WORDS)
             wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, count in enumerate(counts):
@@ -248,7 +250,7 @@ def _image_column(place: str, schema: Any) -> str:
 
 def _is_text(name: str, columns: Sequence[str]) -> bool:
     """Whether a column says something about the photo of its row."""
-    known = {*columns, *FILE_NAMES, *IDS, "split", "sentids"}
+    known = {*columns, *FILE_NAMES, *IDS, *SPLITS, "sentids"}
     return name in known or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
 
 
@@ -322,7 +324,10 @@ def _captions(
     ids = (
         ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{first + n}" for n in range(len(texts))]
     )
-    split = record.get("split")
+    names = [name for name in SPLITS if name == "split" or str(record.get(name)).lower() in SPLIT_WORDS]
+    split = next((value for name in names if (value := record.get(name)) not in (None, "")), None)
+    if split is None:
+        split = flagged({name: record[name] for name in split_flags(record, SPLIT_WORDS)})
     known = next((record[key] for key in IDS if isinstance(record.get(key), int | str)), name)
     yield {
         "filename": name,

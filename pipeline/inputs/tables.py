@@ -10,9 +10,9 @@ import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -52,12 +52,13 @@ class _Layout:
     captions: tuple[int, ...]
     split: int | None = None
     folder: int | None = None  # of the image, as in tables made of Karpathy's files
+    flags: dict[str, int] = field(default_factory=dict)  # columns of 0 and 1 that tell the split
 
 
 def read_table(path: Path, text: str, split_words: Container[str], skipped: Counter[str]) -> Iterator[TableRow]:
     """The rows of a table, blank ones left out; `path` is named in errors. A column of `split_words` alone tells the splits.
 
-    `skipped` takes the named columns that are not read, such as is_test, of which nobody knows what they would have changed.
+    `skipped` takes the named columns that are not read, of which nobody knows what they would have changed.
 
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
@@ -70,7 +71,9 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
     if layout.header:
         (_, header), *records = records
         layout = replace(layout, split=_split_column(records, layout, split_words))
-        read = {layout.image, layout.split, layout.folder, *layout.captions}
+        if layout.split is None:
+            layout = replace(layout, flags={name: header.index(name) for name in split_flags(header, split_words)})
+        read = {layout.image, layout.split, layout.folder, *layout.captions, *layout.flags.values()}
         if unread := [name.strip() for column, name in enumerate(header) if name.strip() and column not in read]:
             skipped[f"columns: {', '.join(unread)}"] = len(unread)
     elif records and all(len(fields) > 2 for _, fields in records):
@@ -92,6 +95,18 @@ def is_table(text: str) -> bool:
     with suppress(PipelineError):  # a header, of other columns
         return "\t" in text or named is not None or _layout(Path(), first).header
     return True
+
+
+def split_flags(names: Iterable[str], split_words: Container[str]) -> list[str]:
+    """The columns of yes and no that tell splits: is_train, or several of train, val and test (one alone may be a vehicle)."""
+    found = [name for name in names if name.strip().lower().removeprefix("is_") in split_words]
+    return found if len(found) > 1 or "is_" in "".join(found).lower() else []
+
+
+def flagged(cells: Mapping[str, object]) -> str:
+    """The one column of a row that says yes; "" where none or several do."""
+    found = [name for name, cell in cells.items() if str(cell).strip().lower() in ("1", "1.0", "true", "yes")]
+    return found[0] if len(found) == 1 else ""
 
 
 def _split_column(records: Sequence[Record], layout: _Layout, split_words: Container[str]) -> int | None:
@@ -219,7 +234,8 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
                 f"{path}: line {number} has the caption {fields[column].strip()[:SHOWN]!r}, which is an object of Python or JSON",
                 "write the sentences alone",
             )
-    split_name = "" if layout.split is None else fields[layout.split].strip()
+    split_name = flagged({name: fields[column] for name, column in layout.flags.items()})
+    split_name = split_name if layout.split is None else fields[layout.split].strip()
     captions = tuple(text for column in layout.captions for text in listed(fields[column].strip()))
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
     if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path

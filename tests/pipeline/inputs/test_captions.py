@@ -99,11 +99,23 @@ def test_a_column_of_splits_of_another_name_tells_them(tmp_path: Path) -> None:
     assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["", ""]
 
 
+def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
+    def splits(text: str) -> list[str]:
+        return [one.split for one in read_captions(write(tmp_path / "c.csv", text))]
+
+    text = (
+        "image,caption,is_train,is_val,is_test\na.jpg,A dog,1,0,0\nb.jpg,A cat,0,0,1.0\nc.jpg,A boat,False,True,False\n"
+    )
+    assert splits(text) == splits(text.replace("is_", "")) == ["train", "test", "dev"]
+    assert splits("image,caption,is_test\na.jpg,A dog,1\nb.jpg,A cat,0\n") == ["test", ""]
+    assert splits("image,caption,dog,train\na.jpg,A dog,1,0\nb.jpg,A train,0,1\n") == ["", ""]  # what is in the photo
+
+
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.csv", ",image,is_test,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
+    path = write(tmp_path / "c.csv", ",image,likes,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
     notes: list[str] = []
     assert [one.image for one in read_captions(path, notes)] == ["a.jpg", "b.jpg"]
-    assert notes == [f"{path}: skipped 2 columns: is_test, url"]
+    assert notes == [f"{path}: skipped 2 columns: likes, url"]
 
 
 def test_the_folder_of_a_tables_file_is_part_of_its_name(tmp_path: Path) -> None:

@@ -297,6 +297,25 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
         containers.index_of(str(place / "x.parquet"), ("alt", "lnog"))
 
 
+@pytest.mark.parametrize(
+    ("columns", "splits"),
+    [
+        ({"set": ["train", "Val", "indoor"]}, ["train", "Val", ""]),
+        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["is_train", "is_test", ""]),
+        (
+            {"train": [True, False, None], "val": [False, True, None], "test": [False, False, True]},
+            ["train", "val", "test"],
+        ),
+        ({"split": ["a", "b", ""], "is_test": [1, 1, 1]}, ["a", "b", ""]),
+        ({"train": [1, 0, 1]}, ["", "", ""]),  # what the photo shows
+    ],
+)
+def test_the_split_of_a_row_under_other_names(place: Path, columns: dict[str, list[Any]], splits: list[str]) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), **columns}), place / "x.parquet")
+    assert [one["split"] for one in containers.index_of(str(place / "x.parquet"), ()).captions] == splits
+
+
 def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:
     extract(config(place, "parquet"), extractor)
     captions = place / "stores/parquet/captions_of_photos.json"
