@@ -1,7 +1,8 @@
 """When is a match weak? Scores of held-out sentences tell how high photos score that have nothing to do with a query.
 
 A score means little by itself: among many photos, some unrelated one scores high by chance. So the share of unrelated pairs that
-reach a score, times the number of photos searched, is what counts: how many photos chance alone would put that high.
+reach a score, times the number of photos searched, is what counts: how many photos chance alone would put that high. Of captions
+for a photo the same counts: an unrelated pair is one whichever side asks.
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from configs.files import json_sha256
 from matcher.errors import MatcherError
 
 FILE = "calibration.json"  # in a run folder
-BY_CHANCE = 2.0  # unrelated photos that score as high as a weak match; of the starter, one would mark twice as many right matches
-LEAST_SHARE = 0.05  # of unrelated pairs, which reach a score that tells nothing, however few photos are searched
-MOST_PHOTOS = 1000  # a collection larger than this holds related photos to most sentences: no more is asked of them
+BY_CHANCE = 2.0  # unrelated photos, or captions, that score as high as a weak match; of the starter, one would mark twice as many right matches
+LEAST_SHARE = 0.05  # of unrelated pairs, which reach a score that tells nothing, however few are searched
+MOST = 1000  # a collection larger than this holds related photos to most sentences: no more is asked of them
 LEVELS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # shares of the unrelated pairs
 
 
@@ -35,19 +36,19 @@ class Calibration:
                 f"calibration of {len(self.shares)} shares and {len(self.scores)} scores; expected as many"
             )
 
-    def by_chance(self, score: float, photos: int) -> float:
-        """How many of some unrelated photos score as high, about; beyond the table its last share counts.
+    def by_chance(self, score: float, searched: int) -> float:
+        """How many of some unrelated photos, or captions, score as high, about; beyond the table its last share counts.
 
         Args:
             score: of a photo and a sentence.
-            photos: that were searched.
+            searched: photos, or captions of a photo.
         """
         logarithm = np.interp(score, self.scores, np.log(self.shares))
-        return min(photos, MOST_PHOTOS) * float(np.exp(logarithm))
+        return min(searched, MOST) * float(np.exp(logarithm))
 
-    def is_weak(self, score: float, photos: int) -> bool:
-        """Whether chance alone may well put a photo that high: two or more of the unrelated ones, or one in twenty of them."""
-        return self.by_chance(score, photos) >= min(BY_CHANCE, LEAST_SHARE * photos)
+    def is_weak(self, score: float, searched: int) -> bool:
+        """Whether chance alone may well put a photo, or a caption, that high: two or more of the unrelated ones, or one in twenty of them."""
+        return self.by_chance(score, searched) >= min(BY_CHANCE, LEAST_SHARE * searched)
 
     def to_file(self, model_sha256: str) -> dict[str, Any]:
         """What its file says: the model that it is of, and a checksum of all of it."""

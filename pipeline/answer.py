@@ -25,7 +25,7 @@ class Hit:
     right: bool = False  # of a caption: it was written for the photo asked with
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
-    weak: bool = False  # no better than a sentence about another photo scores; never of a run without calibration
+    weak: bool = False  # no better than the sentences of other photos score; never of a run without calibration
     changed: bool = False  # its file is another one than was extracted
 
     @property

@@ -26,15 +26,20 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 
 
 def caption_hits(
-    index: ImageIndex, photo: FoundPhoto, captions: Sequence[Caption], scores: np.ndarray, top: int
+    run: TrainedRun,
+    index: ImageIndex,
+    photo: FoundPhoto,
+    captions: Sequence[Caption],
+    scores: np.ndarray,
+    top: int,
 ) -> tuple[Hit, ...]:
     """The captions of the largest scores (M,); right are those written for the photo."""
     own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
         caption, right = captions[m], _is_of(captions[m], photo, own, index)
-        identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
-        hits.append(Hit(rank, float(scores[m]), caption.image, **identity))
+        score, identity = float(scores[m]), {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
+        hits.append(Hit(rank, score, caption.image, **identity, weak=run.is_weak(score, len(captions))))
     return tuple(hits)
 
 

@@ -47,11 +47,17 @@ class Explanation:
     extraction: Mapping[str, Any] = field(default_factory=dict)  # what made the features
     run: str = ""  # its name
     unknown: tuple[str, ...] = ()  # words that the run never learned
+    weak: bool = False  # no better than the sentences of other photos score
 
     @property
     def word_scores(self) -> np.ndarray:
         """(L,) what each word adds to the score."""
         return self.contributions.sum(1)
+
+    @property
+    def mark(self) -> str:
+        """What follows the score of a weak match."""
+        return " (weak match)" if self.weak else ""
 
     @property
     def origin(self) -> str:
@@ -74,7 +80,7 @@ class Explanation:
         width = max(map(len, self.words), default=0)
         adds = self.shares.any()
         lines = [
-            f"score {self.score:.4f} by {self.origin}; "
+            f"score {self.score:.4f}{self.mark} by {self.origin}; "
             + ("of what the words add to it:" if adds else "no word adds to it")
         ]
         lines += [
@@ -131,6 +137,7 @@ def explain(
         extraction=collection.extraction,
         run=run.name,
         unknown=tuple(model.vocabulary.unknown(caption)),
+        weak=used == model.direction and run.is_weak(float(score), len(collection)),
     )
 
 

@@ -67,16 +67,10 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     search = open_ensemble(config.runs, config.features, weights=config.weights, device=config.device, report=report)
     stores = ", ".join(pinned(store.path) or str(store.path) for store in search.collection.stores)
     report(f"run: {search.name}; searching {len(search.collection):,} photos in {stores}")
-    if config.query and search.run.calibration is None:
-        why = (
-            "scores of several runs together are not calibrated"
-            if len(config.runs) > 1
-            else "the run is not calibrated"
-        )
-        report(f"note: no match is marked as weak: {why}")
+    if len(config.runs) > 1:
+        report("note: no match is marked as weak: scores of several runs together are not calibrated")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []
     if config.image:
-        report("note: captions are ranked, and none is marked as weak: that is known of photos for a sentence")
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)

@@ -96,6 +96,10 @@ class TrainedRun:
         """Whether files may be added to its folder: it is neither in the package nor in a cache of published runs."""
         return not self.is_shipped and not self.published
 
+    def is_weak(self, score: float, searched: int) -> bool:
+        """Whether a match among so many photos, or captions, is no better than chance; never, without calibration."""
+        return self.calibration is not None and self.calibration.is_weak(score, searched)
+
     @property
     def name(self) -> str:
         """As `--run` takes it: "starter" of the shipped run, the name of a published one, else its folder."""

@@ -168,7 +168,7 @@ class Search:
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):
-            hits = caption_hits(index, photo, captions, scores, top)
+            hits = caption_hits(self.run, index, photo, captions, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 
@@ -308,7 +308,6 @@ class Search:
         """The photos (n,) of the largest scores (n,) for a sentence, or "": for a photo, which has no boxes."""
         with torch.inference_mode():
             words = self.run.model.caption_parts(sentence) if with_boxes else None  # (L, E)
-        calibration = self.run.calibration if sentence else None
         hits = []
         order = np.argsort(-scores, kind="stable")[wanted]
         for rank, place in enumerate(order.tolist(), start=wanted.start + 1):
@@ -317,7 +316,7 @@ class Search:
                 break
             found = stored_photo(self.collection, row, verify=self.first_stage is None)  # as parts of the index are
             boxes = best_boxes(self.run, self.collection, found, words) if words is not None else ()
-            weak = calibration is not None and calibration.is_weak(score, len(self.collection))
+            weak = bool(sentence) and self.run.is_weak(score, len(self.collection))
             size = found.regions.image_size
             hits.append(Hit(rank, score, found.image, found.path, boxes=boxes, image_size=size, weak=weak))
         return tuple(hits)
@@ -348,6 +347,8 @@ def open_search(
         collection = fitting_stores(trained, features, report)
     else:
         trained, collection = newest_that_fits(features, where, report)
+    if trained.calibration is None:
+        report("note: no match is marked as weak: the run is not calibrated")
     return Search(
         trained,
         collection,

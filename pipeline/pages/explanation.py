@@ -49,7 +49,7 @@ def page(explanation: Explanation) -> str:
         "explain.html",
         title=explanation.caption,
         image=explanation.image,
-        score=explanation.score,
+        score=f"{explanation.score:.3f}{explanation.mark}",
         origin=explanation.origin,
         direction=explanation.direction,
         scale=SCALE,
@@ -157,7 +157,7 @@ def _figure(explanation: Explanation) -> Any:
     axes = figure.subplots(rows, columns, squeeze=False).flat
     first = next(axes)
     first.imshow(cv2.cvtColor(shrunk(explanation.photo, 2 * PANEL_PIXELS), cv2.COLOR_BGR2RGB))
-    first.set_title(f"score {explanation.score:.3f}", fontsize=10)
+    first.set_title(f"score {explanation.score:.3f}{explanation.mark}", fontsize=10)
     first.axis("off")
     for index, dimmed in enumerate(dimmed_photos(explanation)):
         axis = next(axes)

@@ -64,8 +64,6 @@ class Generation:
         self.config, self.say = config, say
         self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
         self.run, self.collection = self.search.run, self.search.collection
-        if self.run.calibration is None:
-            say("note: no match is marked as weak: the run is not calibrated")
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
@@ -139,7 +137,8 @@ class Generation:
         texts, words = self.captions()
         scores = caption_scores(self.run, regions, words)
         best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
-        return schema.Captions(tuple(schema.Caption(texts[m], float(scores[m])) for m in best))
+        weak = [self.run.is_weak(score, len(texts)) for score in scores[best].tolist()]
+        return schema.Captions(tuple(map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak)))
 
     def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
@@ -184,14 +183,14 @@ class Generation:
     def _described(
         self, common: schema.SearchRequest, answer: Answer, query: str = "", image: str = ""
     ) -> schema.SearchAnswer:
-        calibration, among = self.run.calibration if query else None, common.among or len(self.collection)
+        among = common.among or len(self.collection)
         rows = [self.collection.row(hit.image) for hit in answer.hits]
         found = [
             schema.FoundPhoto(
                 **vars(self.photo(row)),
                 rank=hit.rank,
                 score=hit.score,
-                weak=calibration is not None and calibration.is_weak(hit.score, among),
+                weak=bool(query) and self.run.is_weak(hit.score, among),
                 boxes=hit.boxes,
                 changed=changed,
             )

@@ -152,6 +152,7 @@ class Caption:
 
     text: str
     score: float
+    weak: bool  # no better than a caption of another photo scores
 
 
 @dataclass(frozen=True)

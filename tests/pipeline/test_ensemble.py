@@ -116,7 +116,8 @@ def test_the_command_line_takes_several_runs(inside: Path, tmp_path: Path) -> No
     assert f"{unmarked}scores of several runs together are not calibrated" in found.stderr
     assert unmarked not in scan(*query).stderr
     (other / "calibration.json").unlink()
-    assert f"{unmarked}the run is not calibrated" in scan(*query[:-1], str(other)).stderr
+    for command in (query, ["explain", "--image", "COCO_train2014_000000000003", "--caption", *query[2:]]):
+        assert f"{unmarked}the run is not calibrated" in scan(*command[:-1], str(other)).stderr
     assert "--run runs/t2i_mean" in found.output.split("next:")[1]
     one, both = (json.loads(scan(*query, *more, "--json").stdout) for more in ((), ("--run", str(other))))
     assert [hit["image"] for hit in one[0]["hits"]] == [hit["image"] for hit in both[0]["hits"]]  # the same model twice

@@ -23,7 +23,9 @@ from pipeline.caption_cache import StoredWords, caption_embeddings
 from pipeline.caption_ranking import caption_scores
 from pipeline.errors import PipelineError
 from pipeline.explanation import Explanation, best_boxes, class_names_of, region_name
-from pipeline.inputs.captions import read_captions
+from pipeline.inputs.captions import Caption, read_captions
+from pipeline.pages.answers import write_page
+from pipeline.pages.explanation import draw
 from pipeline.photo_lookup import find_row, stored_photo
 from pipeline.runs import find_run, load_run
 from pipeline.search import Search, open_search
@@ -321,6 +323,31 @@ def test_weak_matches(opened: Search) -> None:
     assert "note: no good match: the best is weak" in str(hopeless)
 
 
+def test_captions_that_fit_a_photo_by_chance_are_weak(opened: Search, tmp_path: Path) -> None:
+    texts = ("a dog", "a cat by a tree", "a house", "two boats")
+    captions = [Caption(text, ID.format(0), 0, number) for number, text in enumerate(texts)]
+    (answer,) = opened.captions([ID.format(3)], captions, 4)
+    limit = (answer.hits[1].score + answer.hits[2].score) / 2
+    judge = SimpleNamespace(is_weak=lambda score, searched: searched == 4 and score < limit)  # of the captions
+    (answer,) = with_calibration(opened, judge).captions([ID.format(3)], captions, 4)
+    assert [hit.weak for hit in answer.hits] == [False, False, True, True]
+    assert str(answer).count("(weak)") == 2
+    write_page([answer], tmp_path / "page.html", opened)
+    assert (tmp_path / "page.html").read_text().count("weak match") == 2
+
+
+def test_an_explanation_marks_what_a_search_marks(opened: Search, tmp_path: Path) -> None:
+    (hit,) = with_calibration(opened, weak_below(2.0)).photos(["a dog"], 1)[0].hits
+    assert hit.weak
+    for limit, count in ((hit.score + 1e-4, 1), (hit.score - 1e-4, 0)):
+        found = with_calibration(opened, weak_below(limit)).explain(hit.image, "a dog")
+        draw(found, tmp_path / "page.html")
+        for shown in (str(found), (tmp_path / "page.html").read_text()):
+            assert shown.count(" (weak match) by run") == count
+    other = "i2t" if opened.run.model.direction == "t2i" else "t2i"  # whose scores are others
+    assert not with_calibration(opened, weak_below(2.0)).explain(hit.image, "a dog", other).weak
+
+
 def test_the_newest_run_that_fits_is_taken_and_else_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,4 +471,3 @@ def test_captions_beside_photos_are_of_those_and_not_of_namesakes(
         assert said.exit_code == 0, said.output
         (answer,) = json.loads(said.stdout)
         assert [hit["caption"] for hit in answer["hits"] if hit["right"]] == right, image
-        assert "none is marked as weak" in said.stderr

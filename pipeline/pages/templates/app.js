@@ -26,6 +26,7 @@ const make = (tag, properties = {}) => Object.assign(document.createElement(tag)
 
 // ---- the list: the library, or the answers of a query, a page at a time
 let listed = "";
+const NONE_GOOD = " No good match: even the best is weak.";
 const BY = { // what a score is, by what was asked with
   sentence: "A score says how well the regions of a photo and the words of the sentence fit. It ranks photos for this one query: scores of two queries do not compare, and a score is no probability. A match is weak where a sentence about another photo would score as much.",
   photo: "A score says how well the regions of a photo fit those of the photo to compare with. It ranks photos for that one photo, and is no probability.",
@@ -48,7 +49,7 @@ async function refresh() { // the list that the address asks for, from its begin
     append(answer.hits);
     const query = asked.q || asked.like, time = Math.round(performance.now() - started);
     const unknown = Object.entries(answer.unknown ?? {}).map(([word, near]) => near ? `“${word}” (nearest: “${near}”)` : `“${word}”`);
-    const note = (unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "") + (shown[0]?.weak ? " No good match: even the best is weak." : "");
+    const note = (unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "") + (shown[0]?.weak ? NONE_GOOD : "");
     $("scores").hidden = !query;
     $("meaning").textContent = BY[asked.q && asked.like ? "both" : asked.like ? "photo" : "sentence"];
     status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
@@ -176,8 +177,8 @@ $("upload")?.addEventListener("change", async (event) => {
     const waits = () => { if (mine === latest) status_.textContent = `Looking at ${file.name} … the captions are read for the first time`; return mine === latest; };
     const answer = await ask("/v1/captions", { method: "POST", body: file }, waits);
     if (mine !== latest) return;
-    list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)})` })));
-    status_.textContent = `Captions for ${file.name}, best first`;
+    list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)}${caption.weak ? " · weak match" : ""})` })));
+    status_.textContent = `Captions for ${file.name}, best first${answer.captions[0]?.weak ? `.${NONE_GOOD}` : ""}`;
   } catch (error) { if (mine === latest) status_.textContent = `${file.name}: ${error.message}`; }
   event.target.value = "";
 });

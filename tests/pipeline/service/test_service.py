@@ -360,11 +360,18 @@ def test_thumbnails_are_kept_within_bounds(generation: Generation, monkeypatch: 
     assert sum(map(len, generation.library._thumbnails.values())) <= 3000
 
 
-def test_captions_for_a_photo_that_is_sent(client: TestClient, inside: Path) -> None:
+def test_captions_for_a_photo_that_is_sent(
+    client: TestClient, inside: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = client.post("/v1/captions", content=(inside / "coco/train2014" / IMAGE).read_bytes()).json()
     scores = [caption["score"] for caption in answer["captions"]]
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
+    middle = (scores[0] + scores[-1]) / 2
+    judge = SimpleNamespace(is_weak=lambda score, captions: captions == 40 and score < middle)
+    monkeypatch.setitem(vars(generation.run), "calibration", judge)
+    answer = client.post("/v1/captions", content=(inside / "coco/train2014" / IMAGE).read_bytes()).json()
+    assert [caption["weak"] for caption in answer["captions"]] == [score < middle for score in scores]
     refused = client.post("/v1/captions", content=b"no photo")
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("not an image (")
