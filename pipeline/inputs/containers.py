@@ -24,7 +24,7 @@ from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
-from pipeline.inputs.storage import SHADOWS, SUFFIXES, Status, open_file, read_range, status
+from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
 from pipeline.inputs.tables import flagged, listed, split_flags
 from pipeline.store.format import stays_inside
 
@@ -129,7 +129,7 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                     name = member.name.removeprefix("./")
                     suffix = os.path.splitext(name)[1].lower()
                     parts = name.split("/")
-                    hidden = any(part.startswith(".") or part in SHADOWS for part in parts) or not stays_inside(name)
+                    hidden = any(part.startswith(".") for part in parts) or shadow_of(name) or not stays_inside(name)
                     if member.isreg() and suffix in SUFFIXES and not hidden:
                         index.photos.pop(name, None)  # of two members of a name the last counts, as when tar unpacks
                         index.photos[name] = (member.offset_data, member.size)

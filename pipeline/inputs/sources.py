@@ -20,7 +20,18 @@ from urllib.parse import unquote
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, read_member
-from pipeline.inputs.storage import SHADOWS, SUFFIXES, Gone, Status, files_below, forget, matching, read_all, status
+from pipeline.inputs.storage import (
+    SUFFIXES,
+    Gone,
+    Status,
+    files_below,
+    forget,
+    matching,
+    read_all,
+    shadow,
+    shadow_of,
+    status,
+)
 from pipeline.store.plan import Photo
 from pipeline.store.reader import StoredImages
 from pipeline.store.roots import (
@@ -61,7 +72,7 @@ class Source(ABC):
 
 
 class Folder(Source):
-    """Image files below a folder. Hidden files and `SHADOWS` are skipped, links are followed."""
+    """Image files below a folder. Hidden files and those of a `shadow` are skipped, links are followed."""
 
     def __init__(self, root: str):
         self.root = Path(root)
@@ -127,8 +138,7 @@ class RemoteFolder(Source):
         """All of them, by path."""
         photos: Listed = []
         for file, found in self.files.items():
-            shadows = SHADOWS.intersection(file.split("/"))
-            if (kind := min(shadows, default="") or os.path.splitext(file)[1].lower()) in SUFFIXES:
+            if (kind := shadow_of(file) or os.path.splitext(file)[1].lower()) in SUFFIXES:
                 photos.append((file, found._replace(size=max(found.size, 0))))
             else:
                 skipped[kind] += 1
@@ -317,8 +327,8 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]], skipped: Count
         # DirEntry's own raises for a link that points at itself
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             below = _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here}, skipped)
-            if entry.name in SHADOWS:
-                skipped.update(entry.name for _ in below)
+            if kind := shadow(folder.name, entry.name):
+                skipped.update(kind for _ in below)
             else:
                 yield from below
         elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:

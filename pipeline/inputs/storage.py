@@ -28,6 +28,8 @@ SUFFIXES = {
 SHADOWS = {  # folders in which disks of the network, Windows and Macs keep thumbnails, deleted files and notes of photos
     *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "__MACOSX"),
 }
+LIBRARIES = (".photoslibrary", ".photolibrary")  # of Macs, with thumbnails and edited copies beside the photos in
+ORIGINALS = {"originals", "masters"}
 AGAIN = "run the same command again to continue"
 PROTOCOLS = ("s3", "gs", "http", "https", "hf")  # fsspec knows more, some of which read this machine
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before what did not answer is asked again
@@ -45,6 +47,19 @@ MARKS = (
     "mtime",
     "updated",
 )
+
+
+def shadow(above: str, name: str) -> str:
+    """What to call a folder in a folder where its files are no photos to extract; "" where they are."""
+    if above.lower().endswith(LIBRARIES) and name.lower() not in ORIGINALS:
+        return f"{above}/{name}"
+    return name if name in SHADOWS else ""
+
+
+def shadow_of(path: str) -> str:
+    """`shadow` of the first folder of a path that is one."""
+    folders = ["", *path.split("/")[:-1]]
+    return next(filter(None, map(shadow, folders, folders[1:])), "")
 
 
 class Gone(PipelineError):

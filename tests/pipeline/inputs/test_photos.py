@@ -279,16 +279,26 @@ def test_listing_is_recursive_sorted_and_survives_loops(tmp_path: Path) -> None:
 
 def test_thumbnails_and_deleted_photos_that_systems_keep_are_no_photos(tmp_path: Path) -> None:
     names = ["1.jpg", "a/2.jpg", "@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "a/@eaDir/2.jpg/x.jpg", "#recycle/3.jpg"]
+    names += [
+        f"b.photoslibrary/{name}/F/F1.jpeg" for name in ("originals", "resources/derivatives", "resources/renders")
+    ]
+    names += [f"c.photolibrary/{name}/2009/4.jpg" for name in ("Masters", "Thumbnails")]
+    kept = ["1.jpg", "a/2.jpg", "b.photoslibrary/originals/F/F1.jpeg", "c.photolibrary/Masters/2009/4.jpg"]
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         for name in names:
             (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "photos" / name).touch()
             archive.add(tmp_path / "photos" / name, name)
     skipped: Counter[str] = Counter()
-    assert [photo.image_id for photo in list_photos([tmp_path / "photos"], skipped=skipped)] == ["1.jpg", "a/2.jpg"]
-    assert describe_skipped(skipped) == "skipped 3 other files (2 @eaDir, 1 #recycle)"
-    assert len(list_photos([tmp_path / "photos.tar"])) == 2
-    assert len(RemoteFolder("s3://x", dict.fromkeys(names, Status(1, 1))).photos(skipped)) == 2
+    assert [photo.image_id for photo in list_photos([tmp_path / "photos"], skipped=skipped)] == kept
+    assert describe_skipped(skipped) == (
+        "skipped 6 other files (2 @eaDir, 2 b.photoslibrary/resources, 1 #recycle, 1 c.photolibrary/Thumbnails)"
+    )
+    assert len(list_photos([tmp_path / "photos/b.photoslibrary"])) == 1
+    assert [photo.image_id for photo in list_photos([tmp_path / "photos.tar"])] == kept
+    found = Counter[str]()
+    assert [name for name, _ in RemoteFolder("s3://x", dict.fromkeys(names, Status(1, 1))).photos(found)] == kept
+    assert found == skipped
 
 
 def test_several_folders_prefix_their_ids(tmp_path: Path) -> None:
