@@ -283,6 +283,6 @@ def _states(encoder: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
 
 def _not_loaded(name: str, error: Exception) -> MatcherError:
     return MatcherError(
-        f"text encoder {name}: could not be loaded ({first_line(error)}); expected gru, a folder with config.json, "
+        f"text encoder {name or repr(name)}: could not be loaded ({first_line(error)}); expected gru, a folder with config.json, "
         "tokenizer.json and model.safetensors, package: and an installed package, or a hub name that this machine can reach"
     )

@@ -51,7 +51,8 @@ def process_share(part: str = "") -> tuple[int, int]:
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True)]
     if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[1]):
         raise PipelineError(
-            f"{names[0]}={values[0]}, {names[1]}={values[1]}: expected a rank below the number of processes"
+            f"{names[0]}={values[0]}, {names[1]}={values[1]}: expected a rank below the number of processes",
+            f"unset {names[1]} where neither torchrun nor srun started this",
         )
     rank, processes = map(int, values)
     return (int(job) * processes + rank, int(jobs) * processes) if part else (rank, processes)

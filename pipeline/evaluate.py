@@ -47,6 +47,7 @@ from pipeline.runs import (
 T = TypeVar("T")
 RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
+FEWEST_SAMPLES = 40  # whose lowest is the 2.5 % quantile
 FEW = 100  # images; below that a recall says little
 
 
@@ -80,6 +81,11 @@ class EvaluateConfig(CommandConfig):
     latex: bool = option(False, "Also a LaTeX row.")
     verify: bool = option(False, "Exit code 1 where rsum falls short of the preset's expected value.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.bootstrap < FEWEST_SAMPLES:
+            raise PipelineError(f"--bootstrap {self.bootstrap}: expected at least {FEWEST_SAMPLES}, such as 1000")
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ def convert(hint: Any, value: Any) -> Any:
 
 def _number(kind: type, value: Any) -> Any:
     allowed = (str, int) if kind is int else (str, int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed):
+    is_odd = isinstance(value, str) and ("_" in value or not value.isascii())  # Python reads 1_0 and full-width digits
+    if isinstance(value, bool) or not isinstance(value, allowed) or is_odd:
         raise ValueError(NUMBERS[kind])
     try:
         return kind(value)

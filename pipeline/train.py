@@ -57,6 +57,12 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     report(f"stores: {', '.join(map(str, stores))}; captions: {', '.join(map(str, dataset.caption_files))}")
     report(f"{describe([train, dev])}; {example(train)}")
 
+    fit_config = config.training
+    if fit_config.loss == "hinge" and fit_config.hardest_negatives and fit_config.warmup_epochs >= fit_config.epochs:
+        report(
+            f"note: training.warmup_epochs={fit_config.warmup_epochs}: no epoch of {fit_config.epochs} trains on the hardest negatives"
+        )
+
     model = replace(config.model, feature_dim=dataset.stores.feature_dim)
     folder = choose_folder(config.run, RUNS, config.preset, model.variant)
     config = replace(config, model=model, run=str(folder))

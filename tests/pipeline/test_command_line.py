@@ -83,6 +83,10 @@ def test_presets_and_fields_are_listed(name: str) -> None:
         ("extract --num-regions 100000", "--num-regions 100000: expected at most 1000"),
         ("evaluate --folds -3", "--folds -3: expected at least 0"),
         ("evaluate --bootstrap -5", "--bootstrap -5: expected at least 0"),
+        ("evaluate --bootstrap 1", "--bootstrap 1: expected at least 40, such as 1000"),
+        ("train --epochs 1_0", "--epochs 1_0: expected a whole number"),
+        ("train training.epochs=１０", "training.epochs=１０: expected a whole number"),
+        ("train training.margin=0_1.5", "training.margin=0_1.5: expected a number"),
         ("train training.seed=-1", "training.seed=-1: expected at least 0"),
         ("train dev_images=-1", "dev_images=-1: expected at least 1"),
         ("train training.grad_clip=-1", "training.grad_clip=-1: expected at least 0"),
@@ -163,7 +167,7 @@ LINES = [
         "--output",
         "e.png",
     ],
-    ["evaluate", "--html", "v.html", "--bootstrap", "9"],
+    ["evaluate", "--html", "v.html", "--bootstrap", "40"],
     ["plot", "--output", "curves.png"],
 ]
 

@@ -89,5 +89,5 @@ def test_devices_that_are_not_here(name: str) -> None:
 )
 def test_numbers_of_processes_that_are_none(monkeypatch: pytest.MonkeyPatch, environment: dict) -> None:
     set_environment(monkeypatch, environment)
-    with pytest.raises(PipelineError, match="expected a rank below the number of processes"):
+    with pytest.raises(PipelineError, match="expected a rank below the number of processes; unset WORLD_SIZE"):
         join_processes("cpu")
