@@ -32,7 +32,7 @@ from pipeline.explanation import Explanation, best_boxes, encode_regions, explai
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import distinct, find_captions, full_paths
+from pipeline.inputs.dataset import captions_of, distinct, full_paths
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, stored_photo
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
@@ -79,10 +79,14 @@ class Search:
         try:
             return distinct(self.run.captions())
         except PipelineError as gone:
+            notes: list[str] = []
             try:
-                return distinct([find_captions(store) for store in self.collection.stores])
+                found = distinct(captions_of(self.collection.stores, notes))
             except PipelineError:
                 raise gone from None
+            for note in [f"{gone.message}; searching {', '.join(map(str, found))}", *notes]:
+                self.report(f"note: {note}")
+            return found
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
         """The best photos for a sentence."""

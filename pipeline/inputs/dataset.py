@@ -132,7 +132,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         for store in collection.stores
         if not store.complete
     ]
-    paths = distinct([Path(path) for path in caption_files] or _captions_of(collection.stores, notes))
+    paths = distinct([Path(path) for path in caption_files] or captions_of(collection.stores, notes))
     places = full_paths(collection)
     index = ImageIndex(collection.image_ids, places)
     captions_of_file = {path: read_captions(path, notes) for path in paths}
@@ -297,7 +297,7 @@ def full_paths(collection: StoreCollection) -> list[str]:
     return paths
 
 
-def _captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
+def captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     """The captions files of some stores. One without is noted, as photos to search need none; raises where all lack them."""
     found: dict[Path, None] = {}
     errors = []

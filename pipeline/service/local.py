@@ -67,6 +67,7 @@ class Generation:
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
+        self.takes_uploads = self._takes_uploads()  # captions may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
         stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
         self.candidates = stage.candidates if stage else 0
@@ -92,7 +93,7 @@ class Generation:
             Path(self.run.name).name, self.run.sha256, self.name, self.complete, len(self.collection), self.candidates,
             tuple(str(store.path) for store in stores) if local else tuple(self.library.store_names),
             tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
-            self._takes_uploads(),
+            self.takes_uploads,
             is_starter(self.collection.extraction),
             {},
             tuple(store.shards[0].sha256 for store in stores),
@@ -102,18 +103,24 @@ class Generation:
         """Whether a detector is there that makes the run's features, and captions to choose among."""
         extraction = self.run.data["extraction"]
         there = is_starter(extraction) or bool(self.config.weights or self.run.weights) or has_weights()
-        return "weights_sha256" in extraction and bool(self.run.data["captions"]) and there
+        return "weights_sha256" in extraction and there and bool(self.caption_files)
+
+    @cached_property
+    def caption_files(self) -> list[Path]:
+        """Those that the run was trained on, or of the photos searched; none where there are none."""
+        with suppress(PipelineError):
+            return self.search.caption_files()
+        return []
 
     def photo(self, row: int) -> schema.Photo:
         """What is known of a photo."""
         return self.library.photo(row, local=self.config.local)
 
     def captions(self) -> tuple[list[str], Any]:
-        """Those that the run was trained on, or of the photos searched, and embeddings of their words; read again where a file changed."""
-        files = self.search.caption_files()
-        made_of = [(path, times_of(str(path))[1]) for path in files]
+        """Those of `caption_files`, and embeddings of their words; read again where a file changed."""
+        made_of = [(path, times_of(str(path))[1]) for path in self.caption_files]
         if self._captions is None or self._captions[0] != made_of:
-            texts = [caption.text for path in files for caption in read_captions(path)]
+            texts = [caption.text for path in self.caption_files for caption in read_captions(path)]
             self._captions = made_of, texts, caption_embeddings(self.run, texts, self.say)
         return self._captions[1:]
 
@@ -131,8 +138,10 @@ class Generation:
         Raises:
             PipelineError: no photo, or features that no detector makes.
         """
-        if not self.index.uploads:
-            raise PipelineError("no captions for a new photo: the run has none, or no detector makes its features here")
+        if not self.takes_uploads:
+            raise PipelineError(
+                "no captions for a new photo: neither the run nor the photos have any, or no detector makes its features here"
+            )
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
         texts, words = self.captions()
         scores = caption_scores(self.run, regions, words)

@@ -171,14 +171,35 @@ def test_a_name_in_another_folder_is_asked_about(tmp_path: Path, monkeypatch: py
         assert caught.value.message.endswith("neither an image of the stores searched nor a file")
         assert caught.value.remedy == "did you mean 2019/x0.jpg?"
     Path("link.jpg").symlink_to("photos/2019/x1.jpg")
-    for image in ("2019/x1.jpg", "photos/2019/x1.jpg", "x1", "elsewhere/2019/x1", "link.jpg"):
+    for image in ("2019/x1.jpg", "photos/2019/x1.jpg", "x1", "2019/x1", "link.jpg"):
         assert find_row(collection, image, True, lambda note: None) == 1
 
 
 def test_a_name_alone_is_said(opened: Search) -> None:
     notes: list[str] = []
-    assert find_row(opened.collection, f"elsewhere/{ID.format(2)}", True, notes.append) == 2
-    assert notes == [f"note: elsewhere/{ID.format(2)} is no file; taking the store's {ID.format(2)}"]
+    assert find_row(opened.collection, f"train2014/{ID.format(2)}", True, notes.append) == 2
+    assert notes == [f"note: train2014/{ID.format(2)} is no file; taking the store's {ID.format(2)}"]
+
+
+@pytest.mark.parametrize("stores", [["2019"], ["2019", "2021"]])
+def test_a_photo_of_another_year_is_not_taken(
+    stores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the folders of the stores were called tells photos apart as well as what is in their ids."""
+    monkeypatch.chdir(tmp_path)
+    for year in stores:
+        write_photos(tmp_path / year / "garden", 1, names="IMG_{}.jpg")
+        options = ["--weights", "starter", "--workers", "0", "--device", "cpu", "--output", f"features/{year}"]
+        assert scan("extract", "--images", year, *options).exit_code == 0
+    collection = open_stores([f"features/{year}" for year in stores], tell_apart=True)
+    with pytest.raises(PipelineError) as caught:
+        find_row(collection, "2020/garden/IMG_0.jpg", True)
+    assert str(caught.value).endswith(
+        "did you mean garden/IMG_0.jpg?"
+        if len(stores) == 1
+        else "2019/garden/IMG_0.jpg, 2021/garden/IMG_0.jpg; give one of these ids"
+    )
+    assert find_row(collection, "2019/garden/IMG_0", True, lambda note: None) == 0
 
 
 def test_names_of_classes_belong_to_their_store(tmp_path: Path) -> None:

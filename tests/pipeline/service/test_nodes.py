@@ -268,7 +268,7 @@ def test_captions_are_asked_of_every_node(inside: Path, small_weights: Path) -> 
     photo = min(Path("coco/train2014").glob("*.jpg")).read_bytes()
     without, having = make_server(), make_server(weights=str(small_weights))
     assert isinstance(without.service, LocalService)
-    without.service.generation.run.data["captions"] = []
+    without.service.generation.takes_uploads = False
     with on_a_thread(without) as (_, _, url), on_a_thread(having) as (_, _, second):
         nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
         with TestClient(Server(nodes, Metrics()).app()) as client:
