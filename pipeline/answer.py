@@ -57,6 +57,7 @@ class Answer:
         lines += [f"note: {text}" for text in self.notes()]
         for hit in self.hits:
             what = f"{hit.caption}  [{hit.image}]" if hit.caption else hit.path or hit.image
+            what = what.replace("\n", r"\n").replace("\t", r"\t")  # a name may hold them, and is one row
             lines.append(
                 f"{hit.rank:4}{'*' if hit.right else ' '} {hit.score:7.4f}  {what}{'  (weak)' if hit.weak else ''}{'  (changed)' if hit.changed else ''}"
             )

@@ -1,5 +1,6 @@
 """Colors of pictures and figures, and matplotlib's settings for all of them."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -34,7 +35,9 @@ def write_figure(figure: "Figure", file: IO[bytes], suffix: str, dpi: int) -> No
     signed: dict[str, Any] = {"metadata": {"Creator": SIGNATURE}}
     if kind in ("jpg", "jpeg"):  # which matplotlib leaves to Pillow
         signed = {"pil_kwargs": {"comment": SIGNATURE}}
-    figure.savefig(file, format=kind, dpi=dpi, **signed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box shows it
+        figure.savefig(file, format=kind, dpi=dpi, **signed)
 
 
 def drawable(text: str) -> str:

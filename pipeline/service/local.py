@@ -305,9 +305,11 @@ class LocalService:
             content = await asyncio.to_thread(library.thumbnail, row, asked.size)
         return Response(content, media_type="image/jpeg", headers=headers)
 
-    async def original(self, request: Request, asked: None) -> Response:
+    async def original(self, request: Request, asked: schema.FileQuery) -> Response:
         """A photo's file."""
-        place = self.generation.library.place(self._row(request))
+        library, row = self.generation.library, self._row(request)
+        library.refuse_other(row, asked.version)
+        place = library.place(row)
         headers = NOT_WITHOUT_ASKING | {"X-Content-Type-Options": "nosniff"}
         name = os.path.basename(split_place(place)[1] or place)
         headers["Content-Disposition"] = f"inline; filename*=utf-8''{quote(os.fsencode(name))}"  # of any bytes

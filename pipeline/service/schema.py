@@ -57,23 +57,25 @@ class SearchRequest:
     among: int = knob(0, "Photos of all nodes, that weak matches are told by; 0: this one's.", min=0)
 
 
-VERSION = "As it was found; refused where the photo's file is another one by now."
+@dataclass(frozen=True)
+class FileQuery:
+    """Which file of a photo is sent."""
+
+    version: str = knob("", "As it was found; refused where the photo's file is another one by now.")
 
 
 @dataclass(frozen=True)
-class ImageQuery:
+class ImageQuery(FileQuery):
     """How large a photo is sent."""
 
     size: int = knob(320, "Pixels of its longest side, at most.", min=16, max=LARGEST_SIDE)
-    version: str = knob("", VERSION)
 
 
 @dataclass(frozen=True)
-class ExplanationQuery:
+class ExplanationQuery(FileQuery):
     """What a photo is explained with."""
 
     query: str = knob("", "The sentence.", longest=500)
-    version: str = knob("", VERSION)
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ OF_SERVICE = (
     Endpoint("index", "/v1/index", "What is searched.", answer=Index),
     Endpoint("photo", PHOTO, "What is known of a photo.", answer=Photo),
     Endpoint("image", f"{PHOTO}/image", "A photo as JPEG.", query=ImageQuery, answer="image/jpeg"),
-    Endpoint("original", f"{PHOTO}/original", "A photo's file.", answer=FILE),
+    Endpoint("original", f"{PHOTO}/original", "A photo's file.", query=FileQuery, answer=FILE),
     Endpoint("explanation", f"{PHOTO}/explanation", "Where each word of a sentence looks.", query=ExplanationQuery),
     Endpoint("embeddings", f"{PHOTO}/embeddings", "A photo's region embeddings, to search other nodes with."),
 )

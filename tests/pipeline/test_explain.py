@@ -47,6 +47,14 @@ def assert_self_contained(page: str) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
 
 
+def test_letters_that_the_font_lacks_are_no_warning(inside: Path, recwarn: pytest.WarningsRecorder) -> None:
+    said = scan(
+        "explain", "--image", IMAGE, "--caption", "a dog \U0001f436", "--run", "runs/t2i_mean", "--output", "e.svg"
+    )
+    assert said.exit_code == 0, said.output
+    assert not [str(one.message) for one in recwarn if "Glyph" in str(one.message)]
+
+
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_attention_is_the_matchers(inside: Path, direction: str) -> None:
     found = run(ExplainConfig(image=IMAGE, caption=CAPTION, run="runs/t2i_mean", output="e.png", attention=direction))

@@ -357,6 +357,12 @@ def test_captions_that_fit_a_photo_by_chance_are_weak(opened: Search, tmp_path: 
     assert (tmp_path / "page.html").read_text().count("weak match") == 2
 
 
+def test_a_name_with_line_breaks_is_one_row() -> None:
+    answer = Answer("a dog", 2, (Hit(1, 0.5, "a\nb\tc.jpg"), Hit(2, 0.4, "d.jpg", caption="a dog\nruns")))
+    _, *rows = str(answer).splitlines()
+    assert rows == [r"   1   0.5000  a\nb\tc.jpg", r"   2   0.4000  a dog\nruns  [d.jpg]"]
+
+
 def test_an_explanation_marks_what_a_search_marks(opened: Search, tmp_path: Path) -> None:
     (hit,) = with_calibration(opened, weak_below(2.0)).photos(["a dog"], 1)[0].hits
     assert hit.weak

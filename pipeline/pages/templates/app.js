@@ -132,10 +132,10 @@ function fill(index, heading, body) {
   view.append(picture(photo, 1600, { className: "large", alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };
-  const path = photo.path || photo.name;
+  const path = photo.path || photo.name, original = `/v1/photos/${photo.id}/original?version=${photo.version}`;
   actions.append(
     button("Similar photos", () => { lightbox.close(); go({ like: photo.id, q: "", photo: "" }); refresh(); scrollTo(0, 0); }),
-    link("Original", `/v1/photos/${photo.id}/original`), link("Download", `/v1/photos/${photo.id}/original`, true),
+    link("Original", original), link("Download", original, true),
     button(photo.path ? "Copy path" : "Copy name", async (event) => { await navigator.clipboard.writeText(path); event.target.textContent = "Copied"; }),
     make("span", { className: "faint", textContent: [photo.date, photo.width ? `${photo.width} × ${photo.height}` : "", photo.store].filter(Boolean).join(" · ") }));
   const note = make("p", { className: "faint", textContent: path });

@@ -197,6 +197,9 @@ def test_what_can_be_done_with_a_photo(page: Page, album: Path) -> None:
         == path.stat().st_size
     )
     assert original.get_attribute("target") == "_blank"
+    assert all(
+        "/original?version=" in link.get_attribute("href") for link in (original, download)
+    )  # never a later file
     assert download.get_attribute("download") is not None
     page.button("Copy path").click()
     wait_for(lambda: "Copied" in page.texts(".actions button"))

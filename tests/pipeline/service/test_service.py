@@ -221,8 +221,9 @@ def test_a_photo_that_was_replaced_since_it_was_found_is_not_shown_as_the_found_
     """As by a page that was open all the time: its scores are of the photo before, and its pictures would be of the new one."""
     hit = next(hit for hit in search(client, queries=["a dog"])["hits"] if hit["name"] == IMAGE)
     address, version = f"/v1/photos/{hit['id']}", hit["version"]
-    shown = [f"{address}/explanation?query=a+dog&version={version}", f"{address}/image?version={version}"]
-    assert [client.get(one).status_code for one in shown] == [200, 200]
+    of_version = ("explanation?query=a+dog&", "image?", "original?")
+    shown = [f"{address}/{part}version={version}" for part in of_version]
+    assert [client.get(one).status_code for one in shown] == [200, 200, 200]
     path = Path(hit["path"])
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(content)  # by now extracted anew, for all that the page knows
