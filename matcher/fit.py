@@ -75,7 +75,7 @@ def fit(
         device: to train on.
         progress: show a bar.
         before_writing: called when the model is made and on its device, before anything is written to the folder.
-        report: takes a line on how many words have a vector.
+        report: takes a line on how many words have a vector, and one on captions that are cut.
 
     Raises:
         KeyboardInterrupt: stopped.
@@ -88,6 +88,8 @@ def fit(
     before_writing()
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, config, train, dev, run_dir, progress)
+    if cut := trainer.batches.cut:
+        report(f"note: {cut:,} training captions are longer than the text encoder reads: their ends are left out")
     return trainer.run()
 
 

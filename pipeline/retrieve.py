@@ -130,7 +130,9 @@ def _read_queries(path: str) -> list[str]:
     except ValueError as error:
         raise PipelineError(f"--queries {path}: not readable as {what} ({error})", "write it as UTF-8") from error
     if Path(path).suffix.lower() in NO_TEXT or text.lstrip().startswith(("{", "[")) or is_table(text):
-        raise PipelineError(f"--queries {path}: a table or JSON, expected {what}", "write the sentences to a .txt")
+        raise PipelineError(
+            f"--queries {path}: a table, a list or JSON, expected {what}", "write the sentences alone to a .txt"
+        )
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

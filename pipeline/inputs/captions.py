@@ -31,6 +31,7 @@ MISSING = {
     "na",
     "<na>",
 }  # what programs write for a caption that is not there
+LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -76,10 +77,11 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
     skipped: Counter[str] = Counter()
     is_json = text.lstrip()[:1] in {"{", "["}
     captions = _read_json(path, text, skipped) if is_json else _read_rows(path, text, skipped)
+    whys = [f"skipped {count:,} {what}" for what, count in skipped.items()]
     if not captions:
-        raise PipelineError(f"{path}: no caption found; expected {FORMATS}")
+        raise PipelineError(f"{path}: {', '.join(['no caption found', *whys])}; expected {FORMATS}")
     if notes is not None:
-        notes += [f"{path}: skipped {count:,} {what}" for what, count in skipped.items()]
+        notes += [f"{path}: {why}" for why in whys]
         repeats = len(captions) - len({(one.image, one.text) for one in captions})
         if repeats > len(captions) // 100 and not is_json:  # whose captions have ids
             notes.append(
@@ -208,8 +210,11 @@ def _shown(value: Any) -> str:
 
 
 def _sentence(caption: str, skipped: Counter[str]) -> str:
-    """A caption in one line; "" where there is none, which is counted."""
+    """A caption in one line; "" where there is none, or a book, which is counted."""
     text = _one_line(caption)
+    if len(text) > LONGEST_CAPTION:
+        skipped[f"captions of over {LONGEST_CAPTION:,} characters"] += 1
+        return ""
     if text.lower() in MISSING:
         skipped[f"captions {text!r}" if text else "empty captions"] += 1
         return ""

@@ -27,6 +27,7 @@ CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "descript
 IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
+ITEM = r"\s*(?:[-*+\u2022]\s|\d+\s*[,;|.):])"  # of a list or a table without images: "- a dog", "1. a dog", "1,a dog"
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
 Record = tuple[int, list[str]]  # line number from 1, fields
@@ -89,8 +90,10 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
 
 
 def is_table(text: str) -> bool:
-    """Whether text begins as a table of images does, or has tabs, which no sentence has."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    """Whether text begins as a table of images does, has tabs, which no sentence has, or numbers or dashes before every line."""
+    first, *others = [line for line in text.splitlines() if line.strip()] or [""]
+    if all(re.match(ITEM, line) for line in others or [first]):  # the first may be a header
+        return True
     named = re.match(IMAGE_NAME + r"[|;,]", first, re.IGNORECASE)
     with suppress(PipelineError):  # a header, of other columns
         return "\t" in text or named is not None or _layout(Path(), first).header

@@ -55,7 +55,10 @@ def test_a_pretrained_encoder_starts_pretrained_and_learns_at_its_own_rate(tiny_
 
 def test_trains_and_its_file_needs_nothing_else(tiny_bert: str, tmp_path: Path) -> None:
     model = dataclasses.replace(MODEL, text_encoder=tiny_bert)
-    result = fit(model, RECIPE, toy_world(40), toy_world(12, seed=5), tmp_path, progress=False)
+    train, notes = toy_world(40), list[str]()
+    train.captions[:3] = (f"{'the ' * words}dog" for words in (27, 28, 29))  # one fits the encoder's 30 positions
+    result = fit(model, RECIPE, train, toy_world(12, seed=5), tmp_path, progress=False, report=notes.append)
+    assert notes[-1].startswith("note: 2 training captions are longer than the text encoder reads")
     assert result.best_rsum > 250  # chance is about 200
     again = fit(
         model, dataclasses.replace(RECIPE, epochs=5), toy_world(40), toy_world(12, seed=5), tmp_path, progress=False

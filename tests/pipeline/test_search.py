@@ -227,9 +227,9 @@ def test_unknown_words_are_named(inside: Path) -> None:
 
 
 def test_queries_from_a_file(inside: Path) -> None:
-    Path("queries.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\na tree\r\n")
+    Path("queries.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\na tree\r\n3 dogs, 1 tree\r\n")
     said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1")
-    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog", "a tree"]
+    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog", "a tree", "3 dogs, 1 tree"]
     assert json.loads(said.stdout)[0]["unknown"] == []  # no mark at the beginning
     said = scan("retrieve", "--queries", "/dev/urandom")
     assert said.exit_code == 2
@@ -257,12 +257,16 @@ def test_queries_in_another_encoding(encoding: str, inside: Path) -> None:
         ("q.txt", "image;split\n1.jpg;train\n"),
         ("q.txt", "1.jpg,a dog\n"),
         ("q.txt", "a dog\n1.jpg#0\ta dog\n"),
+        ("q.txt", "1,a dog\n\n2,a tree\n"),
+        ("q.txt", "id,query\n1,a dog\n2,a tree\n"),
+        ("q.txt", "- a dog\n- a tree"),
+        ("q.txt", "1. a dog"),
     ],
 )
 def test_queries_that_are_no_sentences_are_refused(name: str, text: str, inside: Path) -> None:
     Path(name).write_text(text)
     said = scan("retrieve", "--queries", name)
-    expected = "a table or JSON, expected a text file, one sentence a line; write the sentences to a .txt"
+    expected = "a table, a list or JSON, expected a text file, one sentence a line; write the sentences alone to a .txt"
     assert (said.exit_code, said.stderr) == (2, f"error: --queries {name}: {expected}\n")
 
 

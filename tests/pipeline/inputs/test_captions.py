@@ -255,7 +255,7 @@ def test_real_coco_captions(shared: Path) -> None:
             ['"Stop" , says the sign', '"A dog', 'runs"'],
         ),
         ('17\t"A dog\n18\truns"\n', ['"A dog', 'runs"']),
-        ("a.jpg," + "dog " * 50_000 + "\n", [("dog " * 50_000).strip()]),
+        ("a.jpg,A dog\nb.jpg," + "dog " * 50_000 + "\n", ["A dog"]),
         ("a.jpg,A dog\n\nb.jpg,\nc.jpg,A cat", ["A dog", "A cat"]),
     ],
     ids=[
@@ -486,3 +486,12 @@ def test_captions_that_repeat_are_said_where_they_are_many(tmp_path: Path) -> No
     notes.clear()
     assert len(read_captions(write(tmp_path / "c.csv", "image,caption\n" + 2 * "".join(rows)), notes)) == 240
     assert "120 of 240 captions repeat another one of their image" in notes[0]
+
+
+def test_a_book_is_no_caption(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", f"image,caption\na.jpg,{'dog ' * 2500}\nb.jpg,{'dog ' * 2501}\n")
+    notes: list[str] = []
+    assert [one.image for one in read_captions(path, notes)] == ["a.jpg"]
+    assert f"{path}: skipped 1 captions of over 10,000 characters" in notes
+    with pytest.raises(PipelineError, match="no caption found, skipped 1 captions of over 10,000 characters; expected"):
+        read_captions(write(tmp_path / "d.csv", f"image,caption\nb.jpg,{'dog ' * 2501}\n"))
