@@ -27,6 +27,7 @@ CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "descript
 IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 ITEM = r"\s*(?:[-*+\u2022]\s|\d+\s*[,;|.):])"  # of a list or a table without images: "- a dog", "1. a dog", "1,a dog"
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
@@ -72,8 +73,10 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
     if layout.header:
         (_, header), *records = records
         layout = replace(layout, split=_split_column(records, layout, split_words))
-        if layout.split is None:
-            layout = replace(layout, flags={name: header.index(name) for name in split_flags(header, split_words)})
+        flags = {name: header.index(name) for name in split_flags(header, split_words)}
+        cells = {"".join(fields[column : column + 1]) for _, fields in records for column in flags.values()}
+        if layout.split is None and {cell.strip().lower() for cell in cells} <= {*YES, *NO}:
+            layout = replace(layout, flags=flags)
         read = {layout.image, layout.split, layout.folder, *layout.captions, *layout.flags.values()}
         if unread := [name.strip() for column, name in enumerate(header) if name.strip() and column not in read]:
             skipped[f"columns: {', '.join(unread)}"] = len(unread)
@@ -108,7 +111,7 @@ def split_flags(names: Iterable[str], split_words: Container[str]) -> list[str]:
 
 def flagged(cells: Mapping[str, object]) -> str:
     """The one column of a row that says yes; "" where none or several do."""
-    found = [name for name, cell in cells.items() if str(cell).strip().lower() in ("1", "1.0", "true", "yes")]
+    found = [name for name, cell in cells.items() if str(cell).strip().lower() in YES]
     return found[0] if len(found) == 1 else ""
 
 

@@ -108,6 +108,10 @@ def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
     )
     assert splits(text) == splits(text.replace("is_", "")) == ["train", "test", "dev"]
     assert splits("image,caption,is_test\na.jpg,A dog,1\nb.jpg,A cat,0\n") == ["test", ""]
+    notes: list[str] = []
+    path = write(tmp_path / "d.csv", "image,caption,is_test\na.jpg,A dog,x\nb.jpg,A cat,\n")
+    assert [one.split for one in read_captions(path, notes)] == ["", ""]
+    assert notes == [f"{path}: skipped 1 columns: is_test"]  # who knows what x says
     assert splits("image,caption,dog,train\na.jpg,A dog,1,0\nb.jpg,A train,0,1\n") == ["", ""]  # what is in the photo
 
 
