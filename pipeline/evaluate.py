@@ -245,6 +245,8 @@ def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
         elif not run.splits:
             trained = run.data.get("photos", "photos that it does not record")
             notes.append(f"{run.name} was trained on {trained}: whether some are among these is not known")
+        if cut := sum(map(run.model.vocabulary.is_cut, split.images.captions)):
+            notes.append(f"{cut:,} captions are longer than {run.name} reads: their ends are left out")
     if count < FEW:
         notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
     return notes

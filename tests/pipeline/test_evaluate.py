@@ -19,6 +19,7 @@ from matcher.checkpoint import FORMAT, digest, load_model
 from matcher.errors import MatcherError
 from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recalls
 from matcher.metrics_log import read_metrics
+from matcher.vocabulary import Vocabulary
 from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
 from pipeline.recall_table import latex_row
@@ -417,3 +418,14 @@ def test_any_metadata_of_a_model_is_refused(tmp_path: Path, content: object) -> 
         (tmp_path / "m.safetensors").write_bytes(save(tensors, {FORMAT: json.dumps(content)}))
         with pytest.raises(MatcherError):
             load_model(tmp_path / "m.safetensors")
+
+
+def test_captions_that_a_run_cuts_are_counted(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("evaluate", "--run", "runs/t2i_mean", "--device", "cpu")
+    assert "longer than" not in scan(*asked).output
+    monkeypatch.setattr(
+        Vocabulary, "is_cut", lambda self, caption: "dog" in caption
+    )  # as WordPieces, beyond 510 pieces
+    assert re.search(
+        r"note: \d+ captions are longer than .*t2i_mean reads: their ends are left out", scan(*asked).output
+    )
