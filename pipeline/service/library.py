@@ -63,10 +63,12 @@ class Library:
         self._read_again = math.inf  # by the monotonic clock
         self.order = 0  # counts the orders that `newest` has had
         self._reader: threading.Thread | None = None  # of dates
-        # When the stores were planned that are searched: another plan may stand there by now
-        self._planned = {store.path: times_of(str(store.path / PLAN))[1][0] for store in collection.stores}
+        # When each store was planned: another plan may stand there by now. 0 of one that was fetched
+        self._planned = [times_of(str(store.path / PLAN))[1][0] for store in collection.stores]
         self._files = np.concatenate([_planned_files(store) for store in collection.stores])  # (N, 2)
-        self._compared: dict[int, tuple[tuple[int, ...], bool]] = {}  # row -> state of its file, and whether it changed
+        self._compared: dict[
+            tuple[int, tuple[int, int, int]], bool
+        ] = {}  # row and state of its file -> whether it changed
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -127,19 +129,23 @@ class Library:
         """
         unread, changed = MOST_READ, []
         for row in rows:
-            store, place = self.collection.stores[self.store_of[row]], self.collection.image_place(row)
-            _, touched = times_of(place)
-            # A shard's own time says less: a photo may have changed while the shard was being made.
-            is_touched = max(touched[:2]) >= self._planned[store.path]  # 0 of a store that was fetched
-            # A folder that was renamed brings other files, which nobody touched. Of a container only the time is known here.
-            known = 1 if split_place(place)[1] else 2
-            now, planned = (touched[0], touched[2])[:known], tuple(self._files[row].tolist())[:known]
-            is_touched |= any(planned) and now != planned
-            if is_touched and unread and self._compared.get(row, (NO_FILE, False))[0] != touched:
-                self._compared[row] = touched, is_changed(self.collection, row)
+            photo = row, times_of(self.collection.image_place(row))[1]
+            if unread and photo not in self._compared and self._is_touched(*photo):
+                self._compared[photo] = is_changed(self.collection, row)
                 unread -= 1
-            changed.append(is_touched and self._compared.get(row, (NO_FILE, False)) == (touched, True))
+            changed.append(self._compared.get(photo, False))
         return changed
+
+    def _is_touched(self, row: int, file: tuple[int, int, int]) -> bool:
+        """Whether a photo's file, of which `times_of` says that, may be another one than was extracted; not where it is gone."""
+        written, touched, size = file
+        # A shard's own time says less: a photo may have changed while the shard was being made.
+        if file == NO_FILE or max(written, touched) >= self._planned[self.store_of[row]]:
+            return file != NO_FILE
+        # A folder that was renamed brings other files, which nobody touched. Of a container only the time is known here.
+        is_inside = bool(split_place(self.collection.image_place(row))[1])
+        written_then, size_then = self._files[row].tolist()
+        return written_then not in (0, written) or (not is_inside and size_then not in (0, size))
 
     @cached_property
     def _distinct_folders(self) -> tuple[list[str], np.ndarray]:
