@@ -52,7 +52,6 @@ MOST_FOLDERS = 500  # that an index lists
 CLOCK = 20_000_000  # nanoseconds that the times of files are behind the clock, at most
 DECODERS = 2  # photos that are decoded at a time
 UPLOADS = 8  # photos that may wait for the detector
-CAPTIONS = 10  # for a photo that is sent
 UPLOAD_SIDE = 6000  # pixels; larger photos are made smaller while they are decoded, and no network takes as much
 NOT_WITHOUT_ASKING = {"Cache-Control": "private, no-cache"}  # else a browser shows a photo that was replaced
 
@@ -145,7 +144,7 @@ class Generation:
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
         texts, words = self.captions()
         scores = caption_scores(self.run, regions, words)
-        best = np.argsort(-scores, kind="stable")[:CAPTIONS].tolist()
+        best = np.argsort(-scores, kind="stable")[: schema.CAPTIONS].tolist()
         weak = [self.run.is_weak(score, len(texts)) for score in scores[best].tolist()]
         return schema.Captions(tuple(map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak)))
 

@@ -9,6 +9,7 @@ before their id.
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -113,17 +114,23 @@ class Nodes:
         )  # fmt: skip
 
     async def captions(self, request: Request, asked: bytes) -> dict[str, Any]:
-        """Find captions for a photo that is sent."""
-        reasons: list[Exception] = []
-        for node in range(len(self.urls)):
-            try:
-                return (await self._ask(node, "POST", "/v1/captions", content=asked)).json()
-            except (NodeDown, HTTPException) as error:  # which may have no captions
-                reasons.append(error)
-        raise next(
-            (one for one in reasons if isinstance(one, HTTPException)),
-            HTTPException(503, f"no node answers: {reasons[0]}"),
-        )
+        """Find captions for a photo that is sent: the best of all nodes. What each node has, as captions of the run, counts once."""
+        having = [node for node, one in enumerate(await self._indexes()) if isinstance(one, dict) and one["uploads"]]
+        if not having:
+            raise PipelineError(
+                "no captions for a new photo: no node that answers has any, or a detector of its features"
+            )
+        asking = [self._ask(node, "POST", "/v1/captions", content=asked) for node in having]
+        try:
+            answers = [one.json()["captions"] for one in await asyncio.gather(*asking)]
+        except NodeDown as error:  # what it has may be better
+            raise HTTPException(503, f"a node does not answer: {error}") from None
+        captions = {caption["text"]: caption for some in answers for caption in some}
+        times: Counter[str] = Counter()
+        for some in answers:
+            times |= Counter(caption["text"] for caption in some)
+        best = sorted((captions[text] for text in times.elements()), key=lambda caption: -caption["score"])
+        return {"captions": best[: schema.CAPTIONS]}
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
         """What is known of a photo."""

@@ -18,6 +18,7 @@ LIMITS |= {"longest": "maxLength", "help": "description"}
 JSON, FILE = "application/json", "application/octet-stream"
 LARGEST_SIDE = 1600  # pixels
 DEEPEST = 10_000  # results that one answer holds
+CAPTIONS = 10  # of an answer
 
 
 class NotFound(PipelineError):

@@ -20,6 +20,7 @@ from pipeline.service.http import Server
 from pipeline.service.local import LocalService
 from pipeline.service.metrics import Metrics
 from pipeline.service.nodes import Nodes
+from tests.photos import write_photos
 from tests.pipeline.service.servers import Process, make_server, on_a_thread, wait_for
 from tests.world import scan
 
@@ -264,17 +265,44 @@ def test_a_store_of_two_nodes_counts_once(inside: Path) -> None:
             assert index["nodes"][second] == "has a store that a node before it has: its photos would count twice"
 
 
-def test_captions_are_asked_of_every_node(inside: Path, small_weights: Path) -> None:
+def test_captions_are_asked_of_every_node_that_has_any(
+    inside: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photo = min(Path("coco/train2014").glob("*.jpg")).read_bytes()
     without, having = make_server(), make_server(weights=str(small_weights))
     assert isinstance(without.service, LocalService)
-    without.service.generation.takes_uploads = False
+    index = without.service.generation.index
+    monkeypatch.setitem(vars(without.service.generation), "index", replace(index, uploads=False, features=()))
     with on_a_thread(without) as (_, _, url), on_a_thread(having) as (_, _, second):
         nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
         with TestClient(Server(nodes, Metrics()).app()) as client:
             assert client.post("/v1/captions", content=photo).json()["captions"]
             refused = client.post("/v1/captions", content=b"no photo")
             assert refused.status_code == 400
+            assert refused.json()["error"].startswith("not an image (")
+        alone = Nodes(ServeConfig(node=(url,)), Metrics())
+        with TestClient(Server(alone, Metrics()).app()) as client:
+            refused = client.post("/v1/captions", content=photo)
+            assert refused.status_code == 400
+            assert "no node that answers has any" in refused.json()["error"]
+
+
+def test_captions_are_the_best_of_all_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the starter, each node has those beside its own photos."""
+    monkeypatch.chdir(tmp_path)
+    for name, texts in (("a", ("a dog by a tree", "a boat", "a boat")), ("b", ("a man on a horse", "two dogs"))):
+        write_photos(tmp_path / name, 1 + (name == "b"))  # two stores
+        Path(name, "captions.tsv").write_text("".join(f"000.jpg\t{text}\n" for text in texts))
+        assert scan("extract", "--images", name, "--weights", "starter", "--workers", "0").exit_code == 0
+    photo = Path("a/000.jpg").read_bytes()
+    both = make_server(run="starter", features=("features/a", "features/b"))
+    wanted = TestClient(both.app()).post("/v1/captions", content=photo).json()["captions"]
+    nodes = [make_server(run="starter", features=(f"features/{name}",)) for name in "ab"]
+    with on_a_thread(nodes[0]) as (_, _, url), on_a_thread(nodes[1]) as (_, _, second):
+        server = Server(Nodes(ServeConfig(node=(url, second)), Metrics()), Metrics())
+        with TestClient(server.app()) as client:
+            found = client.post("/v1/captions", content=photo).json()["captions"]
+    assert [one["text"] for one in wanted] == [one["text"] for one in found]
 
 
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
