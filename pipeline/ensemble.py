@@ -14,6 +14,7 @@ from detector.regions import Regions
 from matcher.collection import EncodedCaptions
 from pipeline.answer import Answer
 from pipeline.errors import PipelineError
+from pipeline.gallery.ranking import Compared
 from pipeline.inputs.captions import Caption
 from pipeline.search import Search, known_words, open_search
 
@@ -49,20 +50,29 @@ class Ensemble(Search):
     def _unknown(self, query: str) -> dict[str, str]:
         return {word: near for member in self.members for word, near in known_words(member.run, query).items()}
 
-    def _for_sentences(
-        self, queries: Sequence[str], rows: np.ndarray | None, count: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _fewest(self) -> int:
+        of_members = [member._fewest() for member in self.members]
+        return max(of_members) if all(of_members) else 0
+
+    def _for_sentences(self, queries: Sequence[str], rows: np.ndarray | None, counts: Sequence[int]) -> list[Compared]:
         encoded = [(member, EncodedCaptions(member.run.model, queries)) for member in self.members]
-        found = [member._candidates(words, rows, count) for member, words in encoded]
-        if any(some is None for some in found):
-            of_runs = [member._compared(words, rows, 0) for member, words in encoded]
+        of_members = [member._candidates(words, rows, counts) for member, words in encoded]
+        candidates = [found for found in of_members if found is not None]  # of all members, or none
+        if not candidates:
+            of_runs = [member._compared(words, rows, ()) for member, words in encoded]
             return [
-                (of_query[0][0], _mean([scores for _, scores in of_query])) for of_query in zip(*of_runs, strict=True)
+                Compared(of_query[0].rows, _mean([one.scores for one in of_query]))
+                for of_query in zip(*of_runs, strict=True)
             ]
         compared = []
-        for query, candidates in enumerate(zip(*found, strict=True)):
-            every = np.unique(np.concatenate(candidates))
-            compared.append((every, _mean([member._scores(words, query, every) for member, words in encoded])))
+        for query, found in enumerate(zip(*candidates, strict=True)):
+            every = np.unique(np.concatenate([rows for rows, _ in found]))
+            places = np.full(len(every), np.iinfo(np.int64).max)
+            for some, of_member in found:  # a photo is where the first of them puts it
+                own = np.searchsorted(every, some)
+                places[own] = np.minimum(places[own], of_member)
+            scores = _mean([member._scores(words, query, every) for member, words in encoded])
+            compared.append(Compared(every, scores, places))
         return compared
 
     def _scored_captions(self, photos: Sequence[Regions], captions: Sequence[Caption]) -> list[np.ndarray]:

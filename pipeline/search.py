@@ -31,6 +31,7 @@ from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
+from pipeline.gallery.ranking import Compared, depths
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import captions_of, distinct, full_paths
 from pipeline.inputs.image_index import ImageIndex
@@ -43,7 +44,6 @@ ENCODE_BLOCK = 256  # photos
 MANY = 5000  # photos; fewer need no bar
 # Times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
 FOR_PHOTOS = 2
-DEEPER = 4  # candidates for each result that is asked for, at least
 EXACT_BELOW = 20_000  # photos: so few are compared exactly, all of them
 
 
@@ -123,12 +123,12 @@ class Search:
             raise TypeError(f"queries: {queries!r}, expected a list of sentences")
         rows = self._chosen(rows, top, offset)
         unknown = [self._unknown(query) for query in queries]
-        count = 0 if exact else max(candidates, DEEPER * (offset + top))
-        compared = self._for_sentences(queries, rows, count)
+        counts = self._counts(candidates, offset + top, exact)
         answers = []
-        for query, strange, (some, scores) in zip(queries, unknown, compared, strict=True):
-            hits = self._hits(some, scores, slice(offset, offset + top), query, boxes, min_score)
-            answers.append(self._answer(query, rows, some, hits, unknown=tuple(strange.items())))
+        for query, strange, compared in zip(queries, unknown, self._for_sentences(queries, rows, counts), strict=True):
+            order = compared.order(counts, min_score)[: offset + top]
+            hits = self._hits(compared, order, offset, query, boxes)
+            answers.append(self._answer(query, rows, compared, hits, unknown=tuple(strange.items())))
         return answers
 
     def similar(
@@ -156,10 +156,10 @@ class Search:
         if name in self.collection:
             rows = np.arange(len(self.collection)) if rows is None else rows
             rows = rows[rows != self.collection.row(name)]
-        count = 0 if exact else max(candidates, DEEPER * (offset + top))
-        ((some, scores),) = self._compared(PaddedWords(words, [words.shape[1]]), rows, count, between_photos=True)
-        hits = self._hits(some, scores, slice(offset, offset + top), "", False, min_score)
-        return self._answer(name, rows, some, hits, path=path)
+        counts = self._counts(candidates, offset + top, exact, FOR_PHOTOS)
+        (compared,) = self._compared(PaddedWords(words, [words.shape[1]]), rows, counts, between_photos=True)
+        hits = self._hits(compared, compared.order(counts, min_score)[: offset + top], offset, "", False)
+        return self._answer(name, rows, compared, hits, path=path)
 
     def captions(self, images: Sequence[str], captions: Sequence[Caption], top: int = 10) -> list[Answer]:
         """The best captions for each photo, an id, a name or a path.
@@ -243,23 +243,30 @@ class Search:
         encoded = caption_embeddings(self.run, [caption.text for caption in captions], self.report)
         return [caption_scores(self.run, regions, encoded) for regions in photos]
 
-    def _for_sentences(
-        self, queries: Sequence[str], rows: np.ndarray | None, count: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _fewest(self) -> int:
+        """Candidates that hold the exact best; 0: every photo is compared."""
+        return self.first_stage.candidates if self.first_stage else 0
+
+    def _counts(self, candidates: int, results: int, exact: bool, factor: int = 1) -> list[int]:
+        """How many candidates are compared, of `depths`; none: every photo is."""
+        fewest = 0 if exact else self._fewest()
+        return depths(max(candidates, factor * fewest), results) if fewest else []
+
+    def _for_sentences(self, queries: Sequence[str], rows: np.ndarray | None, counts: Sequence[int]) -> list[Compared]:
         """`_compared` with sentences."""
-        return self._compared(EncodedCaptions(self.run.model, queries), rows, count)
+        return self._compared(EncodedCaptions(self.run.model, queries), rows, counts)
 
     def _compared(
-        self, words: WordEmbeddings, rows: np.ndarray | None, count: int, *, between_photos: bool = False
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each query the rows (n,) of the photos compared with it, ascending, and their similarities (n,).
-
-        count: candidates, at least; 0: all photos are compared.
-        """
+        self, words: WordEmbeddings, rows: np.ndarray | None, counts: Sequence[int], *, between_photos: bool = False
+    ) -> list[Compared]:
+        """Each query with the last number of candidates, or with all photos where that is no less."""
         regions = self.embeddings
-        found = self._candidates(words, rows, count, between_photos)
+        found = self._candidates(words, rows, counts)
         if found is not None:
-            return [(some, self._scores(words, query, some, between_photos)) for query, some in enumerate(found)]
+            return [
+                Compared(some, self._scores(words, query, some, between_photos), places)
+                for query, (some, places) in enumerate(found)
+            ]
         every = np.arange(len(self.collection)) if rows is None else rows
         some = regions.among(every) if isinstance(regions, StoredEmbeddings) else regions
         similarity = self.run.model.similarities(
@@ -269,18 +276,28 @@ class Search:
             bytes_per_region=getattr(some, "bytes_per_region", 0),
             progress=not isinstance(some, Tensor) and some.shape[0] > MANY,
         )  # (N, Q), or (n, Q) of those asked for
-        return [(every, column[every] if some is regions else column) for column in similarity.T]
+        return [Compared(every, column[every] if some is regions else column) for column in similarity.T]
 
     def _candidates(
-        self, words: WordEmbeddings, rows: np.ndarray | None, count: int, between_photos: bool = False
-    ) -> list[np.ndarray] | None:
-        """For each query the rows (n,) of at least so many photos to compare exactly, ascending; None: all are to be."""
-        if self.first_stage is None or not count:
+        self, words: WordEmbeddings, rows: np.ndarray | None, counts: Sequence[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """For each query the rows (n,) to compare exactly, ascending, and their places (n,) in the first stage.
+
+        None: the first page is ranked among all photos, and so are the others. Where a later one is, the pages before it still
+        show what they did.
+        """
+        fewer = [count for count in counts if count < len(self.collection if rows is None else rows)]
+        if self.first_stage is None or not fewer:
             return None
-        count = max(count, self.first_stage.candidates * (FOR_PHOTOS if between_photos else 1))
-        if count >= len(self.collection if rows is None else rows):
-            return None
-        return [np.sort(best) for best in self.first_stage.search(words, count, rows)]
+        found = []
+        for best in self.first_stage.search(words, fewer[-1], rows):
+            some = np.sort(best)
+            if len(fewer) < len(counts):
+                some = np.arange(len(self.collection)) if rows is None else rows
+            places = np.full(len(some), fewer[-1])
+            places[np.searchsorted(some, best)] = np.arange(len(best))
+            found.append((some, places))
+        return found
 
     def _scores(self, words: WordEmbeddings, query: int, rows: np.ndarray, between_photos: bool = False) -> np.ndarray:
         """Similarities (n,) of one of the queries to some candidates."""
@@ -302,22 +319,19 @@ class Search:
         chosen[rows] = True
         return np.flatnonzero(chosen)
 
-    def _answer(self, query: str, rows: np.ndarray | None, compared: np.ndarray, hits: Any, **more: Any) -> Answer:
-        searched = len(self.collection if rows is None else rows)
-        return Answer(query, searched, hits, compared=len(compared) if len(compared) < searched else 0, **more)
+    def _answer(self, query: str, rows: np.ndarray | None, compared: Compared, hits: Any, **more: Any) -> Answer:
+        searched, count = len(self.collection if rows is None else rows), len(compared.rows)
+        return Answer(query, searched, hits, compared=count if count < searched else 0, **more)
 
     def _hits(
-        self, rows: np.ndarray, scores: np.ndarray, wanted: slice, sentence: str, with_boxes: bool, min_score: float
+        self, compared: Compared, order: np.ndarray, offset: int, sentence: str, with_boxes: bool
     ) -> tuple[Hit, ...]:
-        """The photos (n,) of the largest scores (n,) for a sentence, or "": for a photo, which has no boxes."""
+        """The photos from `offset` on in the order for a sentence, or "": for a photo, which has no boxes."""
         with torch.inference_mode():
             words = self.run.model.caption_parts(sentence) if with_boxes else None  # (L, E)
         hits = []
-        order = np.argsort(-scores, kind="stable")[wanted]
-        for rank, place in enumerate(order.tolist(), start=wanted.start + 1):
-            row, score = int(rows[place]), float(scores[place])
-            if score < min_score:
-                break
+        for rank, place in enumerate(order[offset:].tolist(), start=offset + 1):
+            row, score = int(compared.rows[place]), float(compared.scores[place])
             found = stored_photo(self.collection, row, verify=self.first_stage is None)  # as parts of the index are
             boxes = best_boxes(self.run, self.collection, found, words) if words is not None else ()
             weak = bool(sentence) and self.run.is_weak(score, len(self.collection))

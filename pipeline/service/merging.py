@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from heapq import merge as merge_ordered
 
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
 
@@ -52,9 +53,11 @@ def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
 
 def merge(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
     """The answers of several nodes to one query: their scores compare, for all of them use one model."""
-    hits = [hit for answer in answers for hit in answer.hits]
-    listed = not any(hit.rank for hit in hits)
-    hits.sort(key=lambda hit: hit.time if listed else hit.score, reverse=True)
+    listed = not any(hit.rank for answer in answers for hit in answer.hits)
+    # Each node's order stays: sorted anew, a photo that a node found late would move others to the next page.
+    hits = list(
+        merge_ordered(*(answer.hits for answer in answers), key=lambda hit: -(hit.time if listed else hit.score))
+    )
     return SearchAnswer(
         answers[0].query,
         max(answer.image for answer in answers),  # only its own node names it

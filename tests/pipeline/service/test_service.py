@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 import pipeline.index
 import pipeline.search
-from pipeline.gallery import first_stage
+from pipeline.gallery import first_stage, ranking
 from pipeline.service import library, local, merging
 from pipeline.service.http import Server
 from pipeline.service.local import Generation, LocalService
@@ -187,7 +187,7 @@ def test_candidates_come_from_the_index(own_world: Path, monkeypatch: pytest.Mon
     seen = before.service.generation.stamp()
     assert scan("index", "--run", "runs/t2i_mean", "--device", "cpu").exit_code == 0
     assert before.service.generation.stamp() != seen  # so the server opens them again
-    monkeypatch.setattr(pipeline.search, "DEEPER", 1)
+    monkeypatch.setattr(ranking, "DEEPER", 1)
     monkeypatch.setattr(first_stage.Measured, "among", lambda self, photos: 12)
     client = TestClient(make_server().app())
     index = client.get("/v1/index").json()

@@ -1,0 +1,47 @@
+"""The order in which photos are shown, page by page, where a first stage chooses whom to compare: one list, whatever page is asked for.
+
+A later page is ranked among more candidates. Their places in the first stage tell which of them the pages before it had.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DEEPER = 4  # candidates for each result that is asked for, at least
+
+
+def depths(candidates: int, results: int) -> list[int]:
+    """How many candidates rank so many results, and, for the results before, how many fewer: each number is twice the one before."""
+    counts = [candidates]
+    while counts[-1] < DEEPER * results:
+        counts.append(2 * counts[-1])
+    return counts
+
+
+class Compared(NamedTuple):
+    """The photos that were compared with a query."""
+
+    rows: np.ndarray  # (n,) ascending
+    scores: np.ndarray  # (n,)
+    places: np.ndarray | None = None  # (n,) in the first stage, those beyond it last; None: it chose none
+
+    def order(self, counts: Sequence[int], min_score: float) -> np.ndarray:
+        """Which photos reach a score, in the order in which they are shown.
+
+        First come the best of the first candidates, then the best of twice as many less those before, and so on.
+
+        Args:
+            counts: of `depths`.
+        """
+        left = np.argsort(-self.scores, kind="stable")
+        left = left[self.scores[left] >= min_score]
+        if self.places is None:
+            return left
+        shown, total = [], 0
+        for count in counts:
+            fits = self.places[left] < count
+            fits &= np.cumsum(fits) <= count // DEEPER - total
+            shown.append(left[fits])
+            left, total = left[~fits], total + int(fits.sum())
+        return np.concatenate(shown)
