@@ -150,7 +150,7 @@ class Search:
         """
         name, path, rows = "", "", self._chosen(rows, top, offset)
         if not isinstance(image, Tensor):
-            found = stored_photo(self.collection, image) if isinstance(image, int) else self.find(image)
+            found = self.find(image) if isinstance(image, str) else stored_photo(self.collection, int(image))
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
         if name in self.collection:

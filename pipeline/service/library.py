@@ -5,24 +5,22 @@ A photo's id is made of its store and its name, so that an address means the sam
 
 import difflib
 import hashlib
-import math
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.explanation import LIKELY
 from pipeline.extraction.detectors import is_starter
-from pipeline.inputs.photos import decode_thumbnail, open_image
+from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
+from pipeline.service.dates import NO_FILE, Dates, day, times_of
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.format import PLAN
 from pipeline.store.plan import planned_photos
@@ -31,12 +29,8 @@ from pipeline.store.roots import split_place
 
 CACHE = 64 << 20  # bytes of thumbnails that are kept
 MOST_PIXELS = 50_000_000  # decoded at a time; a JPEG is decoded at an eighth of its size where that is enough
-TAKEN, CHANGED, CAMERA = 0x9003, 0x0132, 0x8769  # EXIF: when the photo was taken, changed; where the first stands
 MOST_READ = 100  # photos that are compared with what was extracted, for an answer
 DIGITS = 16  # of a photo's id
-NO_FILE = 0, 0, 0  # times and size of a file that is not there
-REMEMBERED = 1 << 17  # photos whose EXIF data is not read again while their files stay as they are
-KEPT = 60.0  # seconds after which files are looked at again for their dates, of no more photos than are remembered
 PATIENCE = 5.0  # seconds that a list of photos waits for their dates: of some ten thousand
 
 
@@ -59,16 +53,12 @@ class Library:
         numbers = np.array([int(self.id(row), 16) for row in range(len(self))], np.uint64)
         self._order = np.argsort(numbers)
         self._numbers = numbers[self._order]
-        self._dates: np.ndarray | None = None
-        self._read_again = math.inf  # by the monotonic clock
-        self.order = 0  # counts the orders that `newest` has had
-        self._reader: threading.Thread | None = None  # of dates
+        self.dates = Dates(collection)
         # When each store was planned: another plan may stand there by now. 0 of one that was fetched
         self._planned = [times_of(str(store.path / PLAN))[1][0] for store in collection.stores]
         self._files = np.concatenate([_planned_files(store) for store in collection.stores])  # (N, 2)
-        self._compared: dict[
-            tuple[int, tuple[int, int, int]], bool
-        ] = {}  # row and state of its file -> whether it changed
+        # Row and state of its file -> whether it changed
+        self._compared: dict[tuple[int, tuple[int, int, int]], bool] = {}
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -91,33 +81,6 @@ class Library:
             if place < len(self) and self.id(row := int(self._order[place])) == photo:
                 return row
         raise NotFound(f"{photo}: no such photo in the stores searched")
-
-    def date(self, row: int) -> float:
-        """When a photo was taken, else when its file was changed: seconds since 1970, 0 where unknown."""
-        place = self.collection.image_place(row)
-        changed, touched = times_of(place)
-        return _taken(place, touched) or changed  # a photo in a container has the date of the container
-
-    def dates(self, patience: float | None = None) -> np.ndarray:
-        """(N,) of all photos' `date`, read again after `KEPT` seconds; where that takes longer than so many seconds, those of
-        before, at first the times of the files.
-        """
-        with self._lock:
-            if self._reader is None or (time.monotonic() > self._read_again and not self._reader.is_alive()):
-                self._reader = threading.Thread(target=self._read_dates, daemon=True)
-                self._reader.start()
-        self._reader.join(patience)
-        return self._times_of_files if self._dates is None else self._dates
-
-    def _read_dates(self) -> None:
-        dates = np.array([self.date(row) for row in range(len(self))])
-        self.order += self._dates is None or not np.array_equal(dates, self._dates)
-        self._dates = dates
-        self._read_again = time.monotonic() + KEPT if len(self) <= REMEMBERED else math.inf
-
-    @cached_property
-    def _times_of_files(self) -> np.ndarray:
-        return np.array([times_of(self.collection.image_place(row))[0] for row in range(len(self))])
 
     def is_changed(self, row: int) -> bool:
         """Whether a photo is another one than is searched."""
@@ -170,8 +133,8 @@ class Library:
         if wanted.store and wanted.store not in {*stores, *self.store_names}:
             raise PipelineError(f"filter.store {wanted.store!r}: no such store", f"expected one of {', '.join(stores)}")
         if wanted.since or wanted.until:
-            self.dates()  # read now, and not where others wait for the model
-        if wanted.since and wanted.until and _day(wanted.since) > _day(wanted.until):
+            self.dates.all()  # read now, and not where others wait for the model
+        if wanted.since and wanted.until and day(wanted.since) > day(wanted.until):
             raise PipelineError(f"filter: since {wanted.since} is after until {wanted.until}")
         if wanted.folder and not self._is_below(wanted.folder).any():
             raise PipelineError(f"filter.folder {wanted.folder!r}: no photo's name has such a folder")
@@ -204,11 +167,11 @@ class Library:
         if wanted.folder:
             passing &= self._is_below(wanted.folder)
         if wanted.since or wanted.until:
-            passing &= self.dates() != 0
+            passing &= self.dates.all() != 0
         if wanted.since:
-            passing &= self.dates() >= _day(wanted.since)
+            passing &= self.dates.all() >= day(wanted.since)
         if wanted.until:
-            passing &= self.dates() < _day(wanted.until, 1)
+            passing &= self.dates.all() < day(wanted.until, 1)
         if wanted.object:
             least = LIKELY if is_starter(self.collection.extraction) else 0.0
             shows = [_shows(shard, wanted.object, least) for shard in self.collection.shards]
@@ -218,13 +181,13 @@ class Library:
     def newest(self, rows: np.ndarray | None) -> np.ndarray:
         """Some rows, the newest photo first; None: all."""
         rows = np.arange(len(self)) if rows is None else rows
-        return rows[np.argsort(-self.dates(PATIENCE)[rows], kind="stable")]
+        return rows[np.argsort(-self.dates.all(PATIENCE)[rows], kind="stable")]
 
     def photo(self, row: int, *, local: bool) -> Photo:
         """What is known of a photo; its path on this machine only for a client on this machine."""
         height, width = map(int, self.sizes[row])
         store = int(self.store_of[row])
-        taken = self.date(row)
+        taken = self.dates.of(row)
         date = datetime.fromtimestamp(taken).strftime("%Y-%m-%d") if taken else ""
         name = str(self.collection.stores[store].path) if local else self.store_names[store]
         place = self.collection.image_place(row) if local else ""
@@ -287,15 +250,6 @@ def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
 
 
-def times_of(place: str) -> tuple[float, tuple[int, int, int]]:
-    """When a file, of a photo its container, was changed, in seconds since 1970; and what changes with it: two times, of which a
-    program may restore the first, in nanoseconds, and its size. 0 where nobody knows."""
-    with suppress(OSError):
-        file = os.stat(split_place(place)[0])
-        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns, file.st_size)
-    return 0.0, NO_FILE
-
-
 def _planned_files(store: Store) -> np.ndarray:
     """(N, 2) time in nanoseconds and size of the photos' files when they were planned; 0 where unknown."""
     files = np.zeros((len(store), 2), np.int64)
@@ -303,24 +257,3 @@ def _planned_files(store: Store) -> np.ndarray:
         if photo.image_id in store:
             files[store.row(photo.image_id)] = photo.mtime_ns, photo.size
     return files
-
-
-@lru_cache(REMEMBERED)
-def _taken(place: str, touched: tuple[int, ...]) -> float:
-    """When a photo was taken, by its EXIF data; 0 where it does not say. `touched` is of its file."""
-    with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
-        with open(place, "rb") as file, open_image(file) as image:
-            exif = image.getexif()
-        text = exif.get_ifd(CAMERA).get(TAKEN) or exif.get(CHANGED)
-        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S").timestamp()
-    return 0.0
-
-
-def _day(text: str, later: int = 0) -> float:
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d")
-        # A day from either end: the clock here may be ahead of UTC, or behind it.
-        day = min(max(day, datetime.min + timedelta(days=1)), datetime.max - timedelta(days=1 + later))
-        return (day + timedelta(days=later)).timestamp()
-    except (ValueError, OverflowError, OSError) as error:
-        raise PipelineError(f"{text!r}: expected a day, such as 2024-05-31") from error

@@ -42,7 +42,8 @@ from pipeline.search import known_words, open_search
 from pipeline.service import schema
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
-from pipeline.service.library import MOST_PIXELS, Library, times_of
+from pipeline.service.dates import times_of
+from pipeline.service.library import MOST_PIXELS, Library
 from pipeline.service.merging import fuse, is_fused, parts_of
 from pipeline.service.metrics import Metrics
 from pipeline.store.format import FEATURES
@@ -261,7 +262,7 @@ class LocalService:
             answers = await self._find(generation, replace(asked, queries=queries))
         else:
             answers = [await asyncio.to_thread(generation.listed, asked)]
-            order = f".{generation.library.order}"  # pages of two orders do not join either
+            order = f".{generation.library.dates.changes}"  # pages of two orders do not join either
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
         return schema.SearchResponse(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-import pipeline.service.library
+import pipeline.service.dates
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.search import open_search
 from pipeline.service.library import Library
@@ -197,7 +197,7 @@ def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(
     dated("2015:05:01")
     (hit,) = (hit for hit in search(client, "a dog")["hits"] if hit["name"] == "002.jpg")
     assert (hit["date"], hit["changed"]) == ("2015-05-01", True)
-    monkeypatch.setattr(pipeline.service.library, "KEPT", 0.0)
+    monkeypatch.setattr(pipeline.service.dates, "KEPT", 0.0)
     client = TestClient(make_server(features=("features/mine",)).app())
     for day, found in (("2015:05:01", 1), ("2025:05:01", 0), ("2020:05:01", 1)):  # while the server runs
         dated(day)

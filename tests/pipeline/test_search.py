@@ -106,6 +106,7 @@ def test_similar_photos(opened: Search) -> None:
     answer = opened.similar(own, 19)
     assert len(answer.hits) == 19
     assert own not in {hit.image for hit in answer.hits}  # itself apart
+    assert opened.similar(np.int64(opened.collection.row(own)), 19) == answer
     assert answer.hits[0].score >= answer.hits[-1].score
     words = search.PaddedWords(search.encode_regions(opened.run, opened.collection[own])[None], [6])
     model_scores = opened.run.model.similarities(opened.embeddings, words, between_photos=True)[:, 0]

@@ -5,13 +5,11 @@ import os
 import shutil
 import tarfile
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pillow_heif
 import pytest
 import torch
 from PIL import Image
@@ -32,7 +30,8 @@ from pipeline.interchange.convert import import_features
 from pipeline.interchange.hdf5 import _ids_from
 from pipeline.runs import find_run, load_run
 from pipeline.search import open_search
-from pipeline.service.library import Library, _taken
+from pipeline.service.dates import _taken
+from pipeline.service.library import Library
 from pipeline.service.schema import Filter
 from pipeline.store.reader import open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard
@@ -176,14 +175,6 @@ def test_features_that_float16_makes_zero_are_refused(tmp_path: Path) -> None:
         commit_shard(tmp_path / "store", 0, rows, manifest)
 
 
-def test_the_date_of_an_iphones_photo_is_when_it_was_taken(tmp_path: Path) -> None:
-    pillow_heif.register_heif_opener()
-    exif = Image.Exif()
-    exif[0x0132] = "2019:07:01 12:00:00"
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.heic", "HEIF", exif=exif)
-    assert _taken(str(tmp_path / "a.heic"), (0, 0)) == datetime(2019, 7, 1, 12).timestamp()
-
-
 def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:
     large = cv2.imencode(".jpg", np.zeros((8000, 9000, 3), np.uint8))[1].tobytes()
     assert max(decode_thumbnail(large, 4000, max_pixels=20_000_000).shape) <= 4000
@@ -309,7 +300,7 @@ def test_captions_of_a_folder_of_the_same_name_elsewhere_are_said(tmp_path: Path
 def test_days_at_the_ends_of_the_calendar(project: Path) -> None:
     library = Library(open_stores(["features/train2014"]))
     assert library.rows(Filter(until="9999-12-31")).tolist() == list(range(20))
-    library._dates = np.where(np.arange(20) < 5, 0.0, library.dates())  # photos of no known date
+    library.dates._known = np.where(np.arange(20) < 5, 0.0, library.dates.all())  # photos of no known date
     assert len(library.rows(Filter(until="2999-01-01"))) == 15
 
 
@@ -330,7 +321,7 @@ def test_photos_before_1970_have_a_date_and_those_of_no_date_have_none(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library(open_stores(["features/train2014"]))
-    monkeypatch.setattr(library, "date", ([-86400.0 * 365 * 5] * 3 + [0.0] * 4 + [1.6e9] * 13).__getitem__)
+    monkeypatch.setattr(library.dates, "of", ([-86400.0 * 365 * 5] * 3 + [0.0] * 4 + [1.6e9] * 13).__getitem__)
     assert library.rows(Filter(until="1966-01-01")).tolist() == [0, 1, 2]
     assert library.rows(Filter(since="1960-01-01")).tolist() == [0, 1, 2, *range(7, 20)]
     assert len(library.rows(Filter(since="0001-01-01"))) == 16
@@ -352,7 +343,7 @@ def test_a_filter_by_days_waits_for_the_days_on_which_photos_were_taken(
     Image.open(photo).save(photo, exif=exif)
     extract()
     taken = _taken.__wrapped__
-    monkeypatch.setattr("pipeline.service.library._taken", lambda *of: time.sleep(0.02) or taken(*of))
+    monkeypatch.setattr("pipeline.service.dates._taken", lambda *of: time.sleep(0.02) or taken(*of))
     store = open_stores(["features/mine"])
     library = Library(store)
     assert [store.image_ids[row] for row in library.rows(Filter(until="2019-12-31"))] == [photo.name]
@@ -365,7 +356,7 @@ def test_a_filter_by_days_waits_for_the_days_on_which_photos_were_taken(
         pages = []
         for offset in (0, 10):  # the second one when the days are known
             pages.append(client.post("/v1/search", json={"offset": offset, "limit": 10}).json())
-            wait_for(lambda: server.service.generation.library.order == 1)
+            wait_for(lambda: server.service.generation.library.dates.changes == 1)
     assert pages[0]["generation"] != pages[1]["generation"]  # so that a client begins again
 
 
