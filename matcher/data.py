@@ -86,9 +86,8 @@ class Batches:
         encoded = [np.asarray(vocabulary.encode(caption), dtype=np.int32) for caption in data.captions]
         self._lengths = np.array([len(ids) for ids in encoded])
         longest = np.flatnonzero(self._lengths == self._lengths.max(initial=0))
-        self.cut = sum(
-            vocabulary.is_cut(data.captions[caption]) for caption in longest
-        )  # captions whose ends are left out
+        # Captions whose ends are left out
+        self.cut = sum(vocabulary.is_cut(data.captions[caption]) for caption in longest)
         self._starts = np.cumsum([0, *self._lengths[:-1]])
         self._ids = np.concatenate(encoded)  # flat: half a million small arrays would cost more than the words
 

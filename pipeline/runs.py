@@ -1,4 +1,4 @@
-"""Run folders of the matcher: what is in them, choosing and claiming one, finding and loading one.
+"""Run folders of the matcher: what is in them, finding and loading one.
 
 runs/t2i_mean/
   config.yaml         the resolved configuration; `--config runs/t2i_mean/config.yaml` repeats the run
@@ -13,8 +13,7 @@ runs/t2i_mean/
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,10 @@ from matcher.errors import MatcherError
 from matcher.fit import BEST
 from matcher.matcher import Matcher
 from matcher.original import OriginalCheckpoint, load_original, read_vocabulary
-from matcher.state import STATE
 from pipeline.config import config_diff, load_config, save_config, to_dict
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.files import locked, read_json, write_json
+from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import Split, find_stores
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
@@ -350,55 +348,6 @@ def mean_similarity(
     return similarity
 
 
-def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
-    """The folder of a new run: as asked, else in `root` after the preset, else after what is trained."""
-    name = otherwise if preset in {"", Path(CONFIG).stem} else preset  # every run folder has a config.yaml
-    return Path(run or root / name)
-
-
 def relative_to_run(folder: Path, path: Path) -> str:
     """A path as a run records it: what came from the hub by its name there."""
     return pinned(path) or os.path.relpath(path.resolve(), folder.resolve())
-
-
-@contextmanager
-def claim_run(
-    folder: Path, config: Any, identity: Mapping[str, Any], work: Sequence[str] = (BEST, str(STATE))
-) -> Iterator[None]:
-    """Write the configuration and the identity of a run, what must not change while it goes on, and keep others out of it.
-
-    Args:
-        folder: of the run.
-        config: its configuration, a dataclass.
-        identity: compared with that of the run in the folder, except for `data.folder`.
-        work: names of the files that training has made; where there is none, nothing is lost with other settings.
-
-    Raises:
-        PipelineError: the folder holds another run (the message names what differs) or other files, or is in use.
-    """
-    path = folder / DATA
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".") if folder.is_dir() else []
-    if others and not path.is_file():
-        raise PipelineError(
-            f"{folder}: holds other files ({', '.join(others[:3])}) and no run", "choose another folder with --run"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    busy = PipelineError(f"{folder}: another process is training in it", "wait for it, or choose another --run")
-    with locked(folder, busy):
-        if path.is_file() and any((folder / name).exists() for name in work):
-            before = _comparable(read_json(path, "a run's identity", REMEDY))
-            if changed := config_diff(before, _comparable(identity), ("run", "asked")):
-                raise PipelineError(
-                    f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
-                    "choose another folder with --run, or delete this one",
-                )
-        save_config(config, folder / CONFIG)
-        write_json(path, identity, indent=1)
-        yield
-
-
-def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the run's place, which may change, and its features, of which `train` says so."""
-    data, place = identity.get("data"), {"folder", "features_sha256"}
-    kept = {key: data[key] for key in data if key not in place} if isinstance(data, dict) else data
-    return {**identity, "data": kept}

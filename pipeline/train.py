@@ -12,6 +12,7 @@ from configs.files import json_sha256
 from matcher.fit import BEST, FitResult, fit
 from matcher.metrics import chance
 from matcher.state import STATE
+from pipeline.claim import choose_folder, claim_run
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
@@ -24,8 +25,6 @@ from pipeline.runs import (
     SPLITS,
     TrainConfig,
     captions_sha256,
-    choose_folder,
-    claim_run,
     features_sha256,
     relative_to_run,
 )

@@ -26,12 +26,13 @@ from matcher.checkpoint import digest
 from pipeline.annotations.coco import read_coco
 from pipeline.annotations.records import DetectionRecords, check_photos, read_class_vocabulary
 from pipeline.annotations.visual_genome import read_held_out, read_visual_genome
+from pipeline.claim import choose_folder, claim_run
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json
-from pipeline.runs import DATA, choose_folder, claim_run
+from pipeline.runs import DATA
 
 DETECTORS = Path("detectors")
 WORK = ("checkpoints", WEIGHTS)  # what a training has made

@@ -64,7 +64,7 @@ LAYERS = [
         "recall_table",
     },
     {"extraction", "annotations", "interchange", "gallery"},
-    {"inputs", "runs"},
+    {"inputs", "runs", "claim"},
     {"store"},
     {"command_line", "config", "device", "errors", "fields", "files"},
 ]

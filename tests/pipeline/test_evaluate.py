@@ -20,10 +20,11 @@ from matcher.errors import MatcherError
 from matcher.metrics import RetrievalMetrics, TaskMetrics, chance, ranks, recalls
 from matcher.metrics_log import read_metrics
 from matcher.vocabulary import Vocabulary
+from pipeline.claim import claim_run
 from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
 from pipeline.recall_table import latex_row
-from pipeline.runs import TrainConfig, claim_run, load_run
+from pipeline.runs import TrainConfig, load_run
 from tests.world import SMALL_TRAINING, scan
 
 
