@@ -98,9 +98,9 @@ def split_of_name(name: str) -> str:
 
 
 def _split(word: str) -> str:
-    """The split that a file means by a word: one of ours, else the word itself, as in "fold 3"."""
+    """The split that a file means by a word: one of ours, else the word itself, as "fold 3" or "not train". "val2014" is COCO's."""
     word = _one_line(word).lower()
-    return SPLIT_WORDS.get(word) or split_of_name(word) or word
+    return SPLIT_WORDS.get(re.sub(r"20\d\d$", "", word), word)
 
 
 class _Mismatch(Exception):

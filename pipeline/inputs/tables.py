@@ -110,8 +110,10 @@ def split_flags(names: Iterable[str], split_words: Container[str]) -> list[str]:
 
 
 def flagged(cells: Mapping[str, object]) -> str:
-    """The one column of a row that says yes; "" where none or several do."""
-    found = [name for name, cell in cells.items() if str(cell).strip().lower() in YES]
+    """The split whose column alone says yes in a row; "" where none or several do."""
+    found = [
+        name.strip().lower().removeprefix("is_") for name, cell in cells.items() if str(cell).strip().lower() in YES
+    ]
     return found[0] if len(found) == 1 else ""
 
 

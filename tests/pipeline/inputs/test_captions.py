@@ -84,6 +84,8 @@ def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> N
         ("val2014", "dev"),
         ("Fold 3", "fold 3"),
         ("train-dev", "train-dev"),
+        ("not train", "not train"),
+        ("excluded-from-train", "excluded-from-train"),
         ("", ""),
     ]
     table = "image,caption,split\n" + "".join(f"{n}.jpg,A dog,{word}\n" for n, (word, _) in enumerate(rows))

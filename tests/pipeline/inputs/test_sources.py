@@ -301,7 +301,7 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
     ("columns", "splits"),
     [
         ({"set": ["train", "Val", "indoor"]}, ["train", "Val", ""]),
-        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["is_train", "is_test", ""]),
+        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["train", "test", ""]),
         (
             {"train": [True, False, None], "val": [False, True, None], "test": [False, False, True]},
             ["train", "val", "test"],
