@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,8 +20,8 @@ import numpy as np
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
-from pipeline.inputs.dataset import Split, full_paths
-from pipeline.inputs.image_index import ImageIndex, stem_of
+from pipeline.inputs.dataset import Split, folders, index_of
+from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.tables import CAPTION_WORDS
 from pipeline.runs import TrainedRun, mean_similarity
 
@@ -139,15 +140,18 @@ class Agreement:
 def locate(
     judgements: Sequence[Judgement], split: Split, runs: Sequence[TrainedRun], notes: list[str] | None = None
 ) -> list[tuple[int, str]]:
-    """Row in the stores and text of every judged pair. `notes` takes a line about images that are named in other folders.
+    """Row in the stores and text of every judged pair. `notes` takes lines about images that only a part of their name finds.
 
     Raises:
         PipelineError: an image that is in no store, or a caption that is neither an id of the split nor a sentence with a
             word that every run knows.
     """
-    index = ImageIndex(split.stores.image_ids, full_paths(split.stores))
-    elsewhere: dict[str, int] = {}
+    index = index_of(split.stores)
     rows = _by_id(split.image_ids, split.images.rows.tolist())
+    of_id = {image: next(iter(found)) for image, found in rows.items()}
+    images = dict.fromkeys(judgement.image for judgement in judgements)  # an id may be a name as well
+    named = index.match([[one for one in images if of_id.get(one) in (None, index.find(one))]], "--judgements")
+    named |= {image: of_id[image] for image in images if image in of_id}
     texts = _by_id(split.caption_ids, split.images.captions)
     found = []
     for judgement in judgements:
@@ -157,14 +161,12 @@ def locate(
                     f"{judgement.where}: {kind} {name!r} is the id of several in the split {split.name}",
                     f"name the {kind} by its {'file' if kind == 'image' else 'sentence'}, or one captions file with --captions",
                 )
-        row = next(iter(rows.get(judgement.image, ())), index.find(judgement.image))
+        row = named.get(judgement.image)
         if row is None:
             raise PipelineError(
                 f"{judgement.where}: image {judgement.image!r} is in no store of the evaluation",
                 "name the stores of all judged photos with --features",
             )
-        if judgement.image not in rows and index.contradicts(judgement.image, row):
-            elsewhere[judgement.image] = row
         text = next(iter(texts.get(judgement.caption, ())), judgement.caption)
         # A word alone may be a sentence; 1056338697_4798441efc.jpg#2 and 7041 are ids, of captions that are not evaluated.
         is_id = text == judgement.caption and len(text.split()) == 1 and not text.isalpha()
@@ -175,10 +177,15 @@ def locate(
                 "evaluate all judged captions with --split all, or name their files with --captions",
             )
         found.append((row, text))
-    if elsewhere and notes is not None:
-        image, row = next(iter(elsewhere.items()))
-        taken = split.stores.image_ids[row]
-        notes.append(f"{len(elsewhere):,} judged images are named in other folders: {image} is taken for {taken}")
+    elsewhere = {image: row for image, row in named.items() if image not in rows and index.contradicts(image, row)}
+    weaker = index.weaker(named, folders(split.stores))
+    said = [
+        f"{len(some):,} judged images are named {how}: {image} is taken for {split.stores.image_ids[row]}"
+        for some, how in ((elsewhere, "in other folders"), (weaker, "otherwise than most"))
+        for image, row in islice(some.items(), 1)
+    ]
+    if notes is not None:
+        notes += said
     return found
 
 

@@ -10,8 +10,8 @@ from detector.regions import Regions
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
-from pipeline.inputs.dataset import full_paths
-from pipeline.inputs.image_index import ImageIndex, stem_of
+from pipeline.inputs.dataset import index_of
+from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import is_changed, is_place, read_photo
 from pipeline.runs import TrainedRun
@@ -108,7 +108,7 @@ def find_row(
 
 def _by_name(collection: StoreCollection, image: str, report: Callable[[str], Any]) -> int:
     """The one image of a name that is neither an id nor a file."""
-    index = ImageIndex(collection.image_ids, full_paths(collection))
+    index = index_of(collection)
     row = index.find(image)
     if row is not None and not index.contradicts(image, row):
         report(f"note: {image} is no file; taking the store's {collection.image_ids[row]}")

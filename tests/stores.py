@@ -23,9 +23,11 @@ def make_store(
     seed: int = 0,
     shard_size: int = 2,
     photo_sha256: Mapping[str, str] | None = None,
+    failed: Sequence[str] = (),
+    roots: Sequence[int] = (),
     **changes: object,
 ) -> Store:
-    """A store of random regions with Visual Genome's classes."""
+    """A store of random regions with Visual Genome's classes; the photos that failed are in its first shard."""
     from pipeline.interchange.common import visual_genome_names
 
     rng = np.random.default_rng(seed)
@@ -45,7 +47,10 @@ def make_store(
     for number, names in enumerate(shards):
         regions = [random_regions(rng, num_regions, feature_dim) for _ in names]
         checksums = {name: sha256 for name, sha256 in (photo_sha256 or {}).items() if name in names}
-        rows = ShardRows(list(names), [None] * len(names), [0] * len(names), regions, photo_sha256=checksums)
+        where = roots[number * shard_size :][: len(names)] or [0] * len(names)
+        rows = ShardRows(list(names), [None] * len(names), list(where), regions, photo_sha256=checksums)
+        if number == 0:
+            rows.failures += [{"image_id": name, "path": name, "reason": "truncated"} for name in failed]
         commit_shard(folder, number, rows, manifest)
     write_summary(folder, manifest, len(shards))
     return open_store(folder)

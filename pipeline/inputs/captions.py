@@ -55,7 +55,7 @@ class Caption:
     image_id: int | str  # the dataset's id of the image (COCO: an integer), else `image`
     caption_id: int | str  # the dataset's id of the caption, else Flickr's convention: 1000.jpg#0, 1000.jpg#1, …
     split: str = ""  # where the file says so: "train", "dev", "test", or a word of its own
-    folder: str = field(default="", compare=False)  # that the file is in
+    file: str = field(default="", compare=False)  # absolute path of the captions file
 
 
 def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
@@ -115,7 +115,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     try:
         images = _field(content, "images", (list,), "the file")
         read = _read_coco if "annotations" in content else _read_karpathy
-        found = read(content, images, skipped, os.path.dirname(os.path.abspath(path)))
+        found = read(content, images, skipped, os.path.abspath(path))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
         if repeated := len(found) - len(captions):
             skipped["captions that the file lists twice"] = repeated
@@ -131,7 +131,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 
 
-def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], folder: str) -> list[Caption]:
+def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], file: str) -> list[Caption]:
     names: dict[int | str, str] = {}
     for number, image in enumerate(images):
         where = f"images[{number}]"
@@ -148,11 +148,11 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
         if image_id not in names:
             skipped["annotations of images that the file does not list"] += 1
         elif text := _sentence(text, skipped):
-            captions.append(Caption(text, names[image_id], _id(image_id), caption_id, folder=folder))
+            captions.append(Caption(text, names[image_id], _id(image_id), caption_id, file=file))
     return captions
 
 
-def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], folder: str) -> list[Caption]:
+def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], file: str) -> list[Caption]:
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
@@ -166,14 +166,14 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
             text = _sentence(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"), skipped)
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
             if text:
-                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split, folder))
+                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split, file))
     return captions
 
 
 def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
-    folder = os.path.dirname(os.path.abspath(path))
+    file = os.path.abspath(path)
     found = (
         (row, _sentence(one, skipped)) for row in read_table(path, text, SPLIT_WORDS, skipped) for one in row.captions
     )
@@ -184,7 +184,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         number = count_of_image.get(image, 0)
         count_of_image[image] = number + 1
         split = _split(row.split) if row.split else ""
-        captions.append(Caption(caption, image, image, f"{image}#{number}", split, folder))
+        captions.append(Caption(caption, image, image, f"{image}#{number}", split, file))
     return captions
 
 

@@ -7,8 +7,9 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -133,10 +134,9 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or captions_of(collection.stores, notes))
-    places = full_paths(collection)
-    index = ImageIndex(collection.image_ids, places)
+    index = index_of(collection)
     captions_of_file = {path: read_captions(path, notes) for path in paths}
-    names = (caption.image for captions in captions_of_file.values() for caption in captions)
+    names = ((caption.image for caption in captions) for captions in captions_of_file.values())
     row_of_image = index.match(names, ", ".join(map(str, paths)))
     elsewhere = [image for image, row in row_of_image.items() if index.contradicts(image, row)]
     if elsewhere:
@@ -148,25 +148,41 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
             "expected image names such as " + ", ".join(collection.image_ids[:2])
         )
+    places = full_paths(collection)
     counted = Counter(places[row] for rows in rows_of_split.values() for row in rows)
     if twice := next((place for place, number in counted.items() if number > 1), None):  # trained on and evaluated on
         raise PipelineError(
             f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
     splits = {name: _split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
+    parts = folders(collection)
     for path, captions in captions_of_file.items():
-        if unmatched := sum(caption.image not in row_of_image for caption in captions):
-            notes.append(f"{unmatched:,} captions in {path} are of images in none of the stores")
-        named = {row_of_image[caption.image]: caption.image for caption in captions if caption.image in row_of_image}
-        away = [row for row in named if not places[row].startswith(f"{path.resolve().parent}{os.sep}")]
-        # A file beside photos is of these, unless some were moved.
-        if away and (len(away) < len(named) or (path.resolve().parent / named[away[0]]).is_file()):
+        if unmatched := [caption.image for caption in captions if caption.image not in row_of_image]:
             notes.append(
-                f"{len(away):,} images in {path} are taken from another folder: {named[away[0]]} for {places[away[0]]}"
+                f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             )
+        own = {caption.image: row_of_image[caption.image] for caption in captions if caption.image in row_of_image}
+        notes += _doubts(path, own, index, places, parts)
     if bare := len(collection) - sum(map(len, rows_of_split.values())):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
     return Dataset(collection, splits, paths, notes)
+
+
+def _doubts(
+    path: Path, row_of_image: Mapping[str, int], index: ImageIndex, places: Sequence[str], parts: Sequence[str]
+) -> Iterator[str]:
+    """What a user may not expect of the images that the captions in a file were matched with."""
+    counts = Counter(parts[row] for row in row_of_image.values())
+    if len(counts) > 1:
+        yield f"images in {path}: {', '.join(f'{count:,} in {part}' for part, count in counts.items())}"
+    weaker = index.weaker(row_of_image, parts)
+    for image, row in islice(weaker.items(), 1):
+        yield f"{len(weaker):,} images in {path} are named otherwise than most: {image} is taken for {index.image_ids[row]}"
+    folder = path.resolve().parent
+    away = {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
+    for image, row in islice(away.items(), 1):
+        if len(away) < len(row_of_image) or (folder / image).is_file():  # a file is of the photos beside it
+            yield f"{len(away):,} images in {path} are taken from another folder: {image} for {places[row]}"
 
 
 def _by_split(
@@ -290,11 +306,28 @@ def _roots(store: Store) -> list[Path]:
 
 def full_paths(collection: StoreCollection) -> list[str]:
     """What is known of each photo's path: its id, below its root where the store has one root alone."""
-    paths = []
-    for store in collection.stores:
-        roots = store.manifest["image_roots"]
-        paths += [f"{titled(roots[0])}/{image_id}" if len(roots) == 1 else image_id for image_id in store.image_ids]
-    return paths
+    return [path for store in collection.stores for path in _paths(store, store.image_ids)]
+
+
+def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
+    roots = store.manifest["image_roots"]  # of several, the ids begin with the names
+    return [f"{titled(roots[0])}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
+
+
+def index_of(collection: StoreCollection) -> ImageIndex:
+    """Finds the photos of some stores by name, and knows those that could not be read."""
+    failures = [
+        (store, [failure["image_id"] for shard in store.shards for failure in shard.failures])
+        for store in collection.stores
+    ]
+    failed = [image_id for _, image_ids in failures for image_id in image_ids]
+    paths = full_paths(collection) + [path for store, image_ids in failures for path in _paths(store, image_ids)]
+    return ImageIndex(collection.image_ids, paths, failed)
+
+
+def folders(collection: StoreCollection) -> list[str]:
+    """What a user named for each photo: its store, or its folder where the store has several."""
+    return [folder for store in collection.stores for shard in store.shards for folder in shard.folders()]
 
 
 def captions_of(stores: Sequence[Store], notes: list[str]) -> list[Path]:

@@ -3,8 +3,8 @@
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from pipeline.errors import PipelineError
@@ -23,16 +23,19 @@ class ImageIndex:
     one, which Macs write. Where all ids are numbers, as in Caffe's files, COCO's file names are found
     by theirs.
 
-    `paths` (N,) is what is known of the photos' paths, each ending in its id; None: the ids (N,).
+    `failed` (F,) are the ids of photos that could not be read: a name that means one of these means no other.
+    `paths` (N + F,) is what is known of the photos' paths, each ending in its id; None: the ids.
     """
 
-    def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None):
+    def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None, failed: Sequence[str] = ()):
         self.image_ids = image_ids
-        self._folders = [_composed(path).split("/")[-2::-1] for path in paths or image_ids]  # from the base name up
+        everything = [*image_ids, *failed]
+        self._folders = [_composed(path).split("/")[-2::-1] for path in paths or everything]  # from the base name up
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
+        self._failed = {image_id: row for row, image_id in enumerate(failed, start=len(image_ids))}
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_stem: dict[str, list[int]] = defaultdict(list)
-        for row, image_id in enumerate(image_ids):
+        for row, image_id in enumerate(everything):
             self._by_name[_base(image_id)].append(row)
             self._by_stem[stem_of(image_id)].append(row)
         numbers = all(map(str.isdecimal, image_ids))
@@ -43,15 +46,14 @@ class ImageIndex:
 
     def candidates(self, image: str) -> list[int]:
         """Rows of the images that a name means: none, one, or several where it is ambiguous."""
-        if image in self._exact:
-            return [self._exact[image]]
-        rows = self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
+        rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
+        rows = rows or self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
         if not rows and self._by_number and (number := COCO_NAME.fullmatch(stem_of(image))):
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
-        if len(rows) < 2:
-            return rows
-        agreement = [self._agreement(image, row) for row in rows]
-        return [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
+        if len(rows) > 1:
+            agreement = [self._agreement(image, row) for row in rows]
+            rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
+        return [] if any(row >= len(self.image_ids) for row in rows) else rows
 
     def find(self, image: str) -> int | None:
         """Row of the image, or None where no image or more than one has the name."""
@@ -66,43 +68,92 @@ class ImageIndex:
         """Whether a folder of a name differs from the image's at its place: 2019/photos/1.jpg and 2020/photos/1.jpg."""
         return self._agreement(image, row) < min(image.count("/"), len(self._folders[row]))
 
-    def match(self, images: Iterable[str], where: str) -> dict[str, int]:
-        """The row of each name that has one. `train/1.jpg` and `val/1.jpg` are never one photo.
+    def match(self, files: Iterable[Iterable[str]], where: str) -> dict[str, int]:
+        """The row of each name that has one, of the names in each of some files.
+
+        Two names in one file are two photos: where both mean one, the name that agrees with it best has it, and the other none.
+        Names in two files may be forms of one; `train/1.jpg` and `val/1.jpg` never are.
 
         Raises:
             PipelineError: a name that means several images, or an image that several names mean equally well; it names
                 `where`, what holds the names.
         """
-        names_of_row: dict[int, list[str]] = defaultdict(list)
-        for image in dict.fromkeys(images):
-            rows = self.candidates(image)
-            if len(rows) > 1:
-                shown = " or ".join(self.image_ids[row] for row in rows[:CANDIDATES_SHOWN])
-                raise PipelineError(f"{where}: image {image!r} can be {shown}", "name images by their folder as well")
-            if rows:
-                names_of_row[rows[0]].append(image)
-        return {image: row for row, names in names_of_row.items() for image in self._best(names, row, where)}
+        names_of_row: dict[int, dict[str, None]] = defaultdict(dict)
+        others: set[str] = set()  # whose photos are not here
+        for images in files:
+            found: dict[int, list[str]] = defaultdict(list)
+            names = dict.fromkeys(images)
+            listed = {self._exact[image] for image in names if image in self._exact}
+            for image in names:
+                rows = self.candidates(image)
+                if len(rows) > 1 and not listed.issuperset(rows):  # else it is a photo that is gone
+                    shown = " or ".join(self.image_ids[row] for row in rows[:CANDIDATES_SHOWN])
+                    raise PipelineError(
+                        f"{where}: image {image!r} can be {shown}", "name images by their folder as well"
+                    )
+                if len(rows) == 1:
+                    found[rows[0]].append(image)
+            for row, images_of_row in found.items():
+                own = self._own(images_of_row, row, where, _is_equal)
+                names_of_row[row] |= dict.fromkeys(own)
+                others.update(set(images_of_row).difference(own))
+        return {
+            image: row
+            for row, names in names_of_row.items()
+            for image in self._own([name for name in names if name not in others], row, where, _is_same)
+        }
 
-    def _best(self, names: list[str], row: int, where: str) -> list[str]:
-        """Of the names of one image, those that agree with it best, and shorter or longer forms of them."""
-        if len(names) == 1:
+    def best(self, names: Sequence[str], row: int) -> list[str]:
+        """Of several names that mean an image, those that agree with it best."""
+        own = self.image_ids[row]
+        grades = [
+            (_base(name) == _base(own), self._agreement(name, row), not self.is_elsewhere(name, row), name == own)
+            for name in names
+        ]
+        return [name for name, grade in zip(names, grades, strict=True) if grade == max(grades)]
+
+    def _own(self, names: list[str], row: int, where: str, is_same: Callable[[str, str], bool]) -> list[str]:
+        """Of the names that mean an image, the one that agrees with it best, and those that are the same as that."""
+        if len(names) < 2:
             return names
-        own = _base(self.image_ids[row])
-        elsewhere = {name: self.is_elsewhere(name, row) for name in names}
-        grades = [(_base(name) == own, self._agreement(name, row), not elsewhere[name]) for name in names]
-        best = names[grades.index(max(grades))]
-        for name, grade in zip(names, grades, strict=True):
-            if grade == max(grades) and not _is_same(name, best):
-                raise PipelineError(
-                    f"{where}: images {best!r} and {name!r} both can be {self.image_ids[row]}",
-                    "extract each folder with its name in the ids, or name another captions file",
-                )
-        return [name for name in names if _is_same(name, best) and elsewhere[name] == elsewhere[best]]
+        best, *equals = self.best(names, row)
+        if other := next((name for name in equals if not is_same(name, best)), None):
+            raise PipelineError(
+                f"{where}: images {best!r} and {other!r} both can be {self.image_ids[row]}",
+                "extract each folder with its name in the ids, or name another captions file",
+            )
+        is_elsewhere = self.is_elsewhere(best, row)
+        return [name for name in names if is_same(name, best) and self.is_elsewhere(name, row) == is_elsewhere]
+
+    def weaker(self, row_of_image: Mapping[str, int], parts: Sequence[Hashable]) -> dict[str, int]:
+        """Of some matches, those whose name tells less of its image than most names in the same part do.
+
+        `parts` (N,) is the part that each row is in, as a store. Names that contradict their image are not among them.
+        """
+        forms = {image: self._form(image, row) for image, row in row_of_image.items()}
+        counts: dict[Hashable, Counter[int]] = defaultdict(Counter)
+        for image, form in forms.items():
+            counts[parts[row_of_image[image]]][form] += 1
+        usual = {part: max(count, key=lambda form: (count[form], form)) for part, count in counts.items()}
+        return {
+            image: row
+            for image, row in row_of_image.items()
+            if forms[image] < usual[parts[row]] and not self.contradicts(image, row)
+        }
+
+    def _form(self, image: str, row: int) -> int:
+        """How much of an image a name tells: 2 its id, 1 its base name without all folders of the id, 0 less than the base name."""
+        own = self.image_ids[row]
+        return 1 + (self._agreement(image, row) >= own.count("/")) if _base(image) == _base(own) else 0
 
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""
         pairs = zip(_composed(image).split("/")[-2::-1], self._folders[row], strict=False)
         return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def _is_equal(left: str, right: str) -> bool:
+    return _composed(left) == _composed(right)
 
 
 def _is_same(left: str, right: str) -> bool:

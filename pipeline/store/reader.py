@@ -103,6 +103,12 @@ class Shard:
         """What its object and attribute ids index."""
         return ClassNames(self._manifest["object_names"], self._manifest["attribute_names"])
 
+    def folders(self) -> Iterator[str]:
+        """The folder of photos that each row is of; the store where it has one alone, or none."""
+        roots = self._manifest["image_roots"]
+        for root in self._roots:
+            yield roots[root] if len(roots) > 1 and 0 <= root < len(roots) else str(self.path.parent)
+
     def recorded_places(self) -> Iterator[str]:
         """Where each photo of a known, absolute folder was when it was extracted."""
         roots = self._manifest["image_roots"]

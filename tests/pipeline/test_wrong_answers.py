@@ -106,7 +106,7 @@ def test_right_captions_are_those_of_the_photo_and_not_of_one_of_its_name(
 
 def test_a_number_at_the_end_of_a_name_is_no_suffix() -> None:
     index = ImageIndex(["frame.001", "IMG_1.jpg"])
-    assert index.match(["frame.002", "IMG_1"], "captions.tsv") == {"IMG_1": 1}
+    assert index.match([["frame.002", "IMG_1"]], "captions.tsv") == {"IMG_1": 1}
 
 
 def test_part_of_a_store_is_said(project: Path) -> None:

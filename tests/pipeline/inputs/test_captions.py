@@ -142,7 +142,7 @@ def test_what_stands_behind_a_second_tab_is_no_caption(tmp_path: Path, text: str
 def test_composed_and_decomposed_letters_name_one_photo() -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     index = ImageIndex([f"{decomposed}/1.jpg", "b/1.jpg", f"{decomposed}.jpg"])
-    assert index.match([f"{composed}/1.jpg", f"{composed}.jpg"], "c.tsv") == {
+    assert index.match([[f"{composed}/1.jpg", f"{composed}.jpg"]], "c.tsv") == {
         f"{composed}/1.jpg": 0,
         f"{composed}.jpg": 2,
     }
@@ -451,23 +451,23 @@ def test_the_folder_decides_between_photos_of_one_name() -> None:
     index = ImageIndex(["train/1.jpg", "val/1.jpg", "val/2.jpg"])
     assert index.candidates("1.jpg") == [0, 1]
     assert index.find("coco/val/1.jpg") == 1
-    assert index.match(["x/train/1.jpg", "x/val/1.jpg", "2.jpg"], "c.json") == {
+    assert index.match([["x/train/1.jpg", "x/val/1.jpg", "2.jpg"]], "c.json") == {
         "x/train/1.jpg": 0,
         "x/val/1.jpg": 1,
         "2.jpg": 2,
     }
     with pytest.raises(PipelineError, match=r"c\.json: image '1\.jpg' can be train/1\.jpg or val/1\.jpg"):
-        index.match(["1.jpg"], "c.json")
+        index.match([["1.jpg"]], "c.json")
 
 
 def test_captions_of_another_folder_do_not_go_to_a_photo_of_the_same_name() -> None:
     index = ImageIndex(["1.jpg", "2.jpg"], ["/data/coco/train/1.jpg", "/data/coco/train/2.jpg"])
-    assert index.match(["train/1.jpg", "val/1.jpg", "1.jpg"], "d.json") == {"train/1.jpg": 0, "1.jpg": 0}
+    assert index.match([["train/1.jpg", "val/1.jpg", "1.jpg"]], "d.json") == {"train/1.jpg": 0}
     with pytest.raises(PipelineError, match=r"'a/1\.jpg' and 'b/1\.jpg' both can be 1\.jpg"):
-        index.match(["a/1.jpg", "b/1.jpg"], "d.json")
-    assert index.match(["1.png", "1.jpg"], "d.json") == {"1.jpg": 0}
+        index.match([["a/1.jpg", "b/1.jpg"]], "d.json")
+    assert index.match([["1.png", "1.jpg"]], "d.json") == {"1.jpg": 0}
     # beside a photo's own name one of a folder that it is not in means another photo
-    assert ImageIndex(["2.jpg"], ["/data/photos/2.jpg"]).match(["2.jpg", "other/2.jpg"], "d.csv") == {"2.jpg": 0}
+    assert ImageIndex(["2.jpg"], ["/data/photos/2.jpg"]).match([["2.jpg", "other/2.jpg"]], "d.csv") == {"2.jpg": 0}
 
 
 @pytest.mark.parametrize("missing", ["nan", "NULL", "None", "N/A", "<NA>"])

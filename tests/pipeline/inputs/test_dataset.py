@@ -72,7 +72,10 @@ def test_splits_come_from_the_file_or_from_names(tmp_path: Path) -> None:
         "test": ["t1.jpg"],
         "train": ["t0.jpg", "v0.jpg"],
     }
-    assert dataset.notes == ["1 of 5 images have no caption and are left out"]
+    assert dataset.notes == [
+        f"images in {karpathy}: 2 in {tmp_path}/train2014, 2 in {tmp_path}/val2014",
+        "1 of 5 images have no caption and are left out",
+    ]
     assert len(all_splits(dataset).store_ids) == 4
 
 

@@ -1,0 +1,179 @@
+"""Captions of a photo that is gone, or could not be read, do not go to another photo of its name."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.regions import Regions
+from pipeline.caption_ranking import caption_hits
+from pipeline.errors import PipelineError
+from pipeline.inputs.captions import read_captions
+from pipeline.inputs.dataset import Dataset, Split, index_of, load_dataset
+from pipeline.inputs.image_index import ImageIndex
+from pipeline.judgements import Judgement, locate
+from pipeline.photo_lookup import FoundPhoto, find_row
+from pipeline.store.reader import open_stores
+from tests.stores import make_store
+
+TOP, LOWER = [f"IMG_{k}.jpg" for k in range(1, 7)], [f"2020/IMG_{k}.jpg" for k in range(1, 7)]
+LOST = "IMG_3.jpg"
+REST = [name for name in TOP + LOWER if name != LOST]
+
+
+def captions_of(path: Path, names: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        rows = [{"id": number, "image_id": number, "caption": f"of {name}"} for number, name in enumerate(names)]
+        path.write_text(json.dumps({"images": images, "annotations": rows}))
+    else:
+        path.write_text("image,caption\n" + "".join(f"{name},of {name}\n" for name in names))
+    return path
+
+
+def texts(dataset: Dataset) -> dict[str, list[str]]:
+    split: Split = dataset.splits[""]
+    owners = split.images.image_of_caption.tolist()
+    return {
+        name: [text for text, owner in zip(split.images.captions, owners, strict=True) if owner == number]
+        for number, name in enumerate(split.store_ids)
+    }
+
+
+@pytest.mark.parametrize("failed", [[], [LOST]], ids=["deleted", "unreadable"])
+@pytest.mark.parametrize("file", ["captions.csv", "captions.json"])
+def test_a_photo_below_does_not_get_the_captions_of_one_above(tmp_path: Path, failed: list[str], file: str) -> None:
+    store = make_store(tmp_path / "store", REST, failed=failed, image_roots=[str(tmp_path / "photos")])
+    path = captions_of(tmp_path / "photos" / file, TOP + LOWER)
+    dataset = load_dataset([store.path], [path])
+    assert texts(dataset) == {name: [f"of {name}"] for name in REST}
+    assert dataset.notes == [f"1 captions in {path} are of images in none of the stores, such as {LOST}"]
+    if file.endswith(".json"):
+        split = dataset.splits[""]
+        assert dict(zip(split.store_ids, split.image_ids, strict=True))[LOWER[2]] == 8
+
+
+def test_a_folder_alone_gets_its_own_of_its_parents_captions(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", TOP, image_roots=[str(tmp_path / "photos/2020")])
+    path = captions_of(tmp_path / "photos/captions.csv", TOP + LOWER)
+    assert texts(load_dataset([store.path], [path])) == {name: [f"of 2020/{name}"] for name in TOP}
+
+
+def test_names_that_tell_less_than_the_others_are_said(tmp_path: Path) -> None:
+    """As where the captions of a folder alone are given, and the photo in it is gone."""
+    store = make_store(tmp_path / "store", REST, image_roots=[str(tmp_path / "photos")])
+    path = captions_of(tmp_path / "captions.csv", TOP)
+    note = f"1 images in {path} are named otherwise than most: {LOST} is taken for 2020/{LOST}"
+    assert note in load_dataset([store.path], [path]).notes
+    make_store(tmp_path / "failed", REST, failed=[LOST], image_roots=[str(tmp_path / "photos")])
+    assert "2020/IMG_3.jpg" not in texts(load_dataset([tmp_path / "failed"], [path]))
+    below = make_store(tmp_path / "below", LOWER, image_roots=[str(tmp_path / "photos")])
+    assert not any("otherwise" in note for note in load_dataset([below.path], [path]).notes)  # as are all
+
+
+@pytest.mark.parametrize("failed", [[], ["1.png"]], ids=["deleted", "unreadable"])
+def test_a_photo_of_another_suffix_is_another_photo(tmp_path: Path, failed: list[str]) -> None:
+    store = make_store(tmp_path / "store", ["1.jpg", "2.jpg", "3.jpg"], failed=failed)
+    path = captions_of(tmp_path / "captions.csv", ["1.png", "2.jpg", "3.jpg"])
+    dataset = load_dataset([store.path], [path])
+    said = f"1 images in {path} are named otherwise than most: 1.png is taken for 1.jpg"
+    assert (said in dataset.notes) != bool(failed)
+    assert ("1.jpg" in texts(dataset)) != bool(failed)
+    converted = captions_of(tmp_path / "png.csv", ["1.png", "2.png", "3.png"])
+    fine = make_store(tmp_path / "fine", ["1.jpg", "2.jpg", "3.jpg"])
+    assert load_dataset([fine.path], [converted]).notes == []
+
+
+@pytest.mark.parametrize("failed", [[], [LOST]], ids=["deleted", "unreadable"])
+def test_of_two_stores_each_is_told_how_many_images_a_file_has_in_it(tmp_path: Path, failed: list[str]) -> None:
+    own = [name for name in TOP[:5] if name != LOST]
+    make_store(tmp_path / "photos", own, failed=failed, image_roots=[str(tmp_path / "a/photos")])
+    make_store(tmp_path / "extra", [LOST, *TOP[5:]], image_roots=[str(tmp_path / "a/extra")])
+    path = captions_of(tmp_path / "annotations/captions_photos.csv", TOP[:5])
+    dataset = load_dataset([tmp_path / "photos", tmp_path / "extra"], [path])
+    line = f"images in {path}: 4 in {tmp_path}/photos, 1 in {tmp_path}/extra"
+    assert (line in dataset.notes) != bool(failed)
+    assert (LOST in texts(dataset)) != bool(failed)
+    both = captions_of(tmp_path / "all.csv", [f"photos/{name}" for name in TOP[:5]] + [f"extra/{LOST}"])
+    found = texts(load_dataset([tmp_path / "photos", tmp_path / "extra"], [both]))
+    assert found[LOST] == [f"of extra/{LOST}"]
+
+
+def test_of_a_store_of_two_folders_each_is_told_how_many_images_a_file_has_in_it(tmp_path: Path) -> None:
+    ids = [f"photos/{name}" for name in TOP[:2]] + [f"extra/{LOST}"]
+    make_store(tmp_path / "store", ids, roots=[0, 0, 1], image_roots=["/a/photos", "/a/extra"])
+    path = captions_of(tmp_path / "captions.csv", TOP[:3])
+    assert f"images in {path}: 2 in /a/photos, 1 in /a/extra" in load_dataset([tmp_path / "store"], [path]).notes
+
+
+class NothingIsWeak:
+    """What ranking asks a run."""
+
+    def is_weak(self, score: float, count: int) -> bool:
+        return False
+
+
+def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", REST, image_roots=[str(tmp_path / "photos")])
+    collection = open_stores([store.path])
+    captions = read_captions(captions_of(tmp_path / "photos/captions.csv", TOP + LOWER))
+    photo = FoundPhoto(LOWER[2], cast(Regions, None), "")
+    run: Any = NothingIsWeak()
+    hits = caption_hits(run, index_of(collection), photo, captions, np.zeros(12), 12)
+    assert [hit.caption for hit in hits if hit.right] == [f"of {LOWER[2]}"]
+
+
+def test_judgements_of_a_photo_that_is_gone_are_not_its_namesakes(tmp_path: Path) -> None:
+    photos = str(tmp_path / "photos")
+    path = captions_of(tmp_path / "photos/captions.csv", TOP + LOWER)
+    for name, failed in (("deleted", []), ("unreadable", [LOST])):
+        store = make_store(tmp_path / name, REST, failed=failed, image_roots=[photos])
+        split = load_dataset([store.path], [path]).splits[""]
+        judged = [Judgement(image, f"{image}#0", (1.0,), f"line {image}") for image in (TOP[0], TOP[1], LOWER[2])]
+        assert [split.stores.image_ids[row] for row, _ in locate(judged, split, [])] == [TOP[0], TOP[1], LOWER[2]]
+        gone = Judgement(LOST, f"{TOP[0]}#0", (1.0,), "line 9")
+        with pytest.raises(PipelineError, match=rf"line 9: image '{LOST}' is in no store of the evaluation"):
+            locate([*judged, gone], split, [])
+        notes: list[str] = []
+        if not failed:
+            locate([*judged[:2], gone], split, [], notes)
+            assert notes == [f"1 judged images are named otherwise than most: {LOST} is taken for {LOWER[2]}"]
+
+
+def test_an_unreadable_photo_that_is_asked_for_is_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    collection = open_stores([make_store(tmp_path / "store", REST, failed=[LOST]).path])
+    with pytest.raises(PipelineError, match=rf"--image {LOST}: neither an image .* did you mean 2020/{LOST}"):
+        find_row(collection, LOST, extractable=True)
+
+
+def test_a_file_that_names_all_photos_of_a_base_name_means_another_one_by_the_base_name() -> None:
+    index = ImageIndex(["2020/1.jpg", "2021/1.jpg"])
+    names = ["1.jpg", "2020/1.jpg", "2021/1.jpg"]
+    assert index.match([names], "c.csv") == {"2020/1.jpg": 0, "2021/1.jpg": 1}
+    with pytest.raises(PipelineError, match=r"image '1\.jpg' can be 2020/1\.jpg or 2021/1\.jpg"):
+        index.match([names[:2]], "c.csv")
+
+
+NAMES = st.sampled_from([f"{folder}{number}{suffix}" for folder in ("", "a/", "b/", "b/a/") for number in "12" for suffix in (".jpg", ".png", "")])  # fmt: skip
+
+
+@given(planned=st.sets(NAMES, min_size=1), data=st.data(), root=st.sampled_from(["", "/photos/"]))
+def test_captions_of_every_photo_that_was_planned_go_to_no_other(
+    planned: set[str], data: st.DataObject, root: str
+) -> None:
+    """Whatever is deleted and unreadable: a file that lists all photos by their ids, and one that lists some."""
+    names = sorted(planned)
+    fate = dict(
+        zip(names, data.draw(st.lists(st.sampled_from("+-?"), min_size=len(names), max_size=len(names))), strict=True)
+    )
+    kept, failed = ([name for name in names if fate[name] == mark] for mark in "+?")
+    index = ImageIndex(kept, [root + name for name in kept + failed], failed)
+    assert index.match([names], "c.csv") == {name: kept.index(name) for name in kept}
+    some = [name for name in names if fate[name] == "?"]
+    assert index.match([some], "c.csv") == {}
