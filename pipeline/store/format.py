@@ -3,6 +3,7 @@
 Letters: n images of a shard, K regions per image, D feature dimensions.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pipeline.errors import PipelineError
 
 FORMAT = "scan-pipeline/shards"
 VERSION = 1
@@ -42,8 +45,19 @@ def commit_mark(folder: Path, number: int) -> Path:
 
 
 def commit_marks(folder: Path) -> list[Path]:
-    """The commit marks of a store, in order."""
-    return sorted((path for path in folder.glob("shard-*.json") if MARK_NAME.fullmatch(path.name)), key=shard_number)
+    """The commit marks of a store, in order.
+
+    Raises:
+        PipelineError: a file of the store that this user may not read; nothing is damaged then.
+    """
+    marks = sorted((path for path in folder.glob("shard-*.json") if MARK_NAME.fullmatch(path.name)), key=shard_number)
+    tensors = (mark.with_suffix(".safetensors") for mark in marks)
+    for path in (folder / MANIFEST, folder / PLAN, *marks, *tensors):
+        if not os.access(path, os.R_OK) and path.exists():
+            raise PipelineError(
+                f"{path}: no permission to read it", f"run as its owner, or: chmod a+r {shlex.quote(str(path))}"
+            )
+    return marks
 
 
 def shard_number(mark: Path) -> int:

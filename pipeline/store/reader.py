@@ -242,14 +242,14 @@ class Store(StoredImages):
     """One store. Cheap to open, cheap to send to another process."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, marks = path, commit_marks(path)
         self.manifest = _as_copied(path, read_manifest(path))
         self.extraction: dict[str, Any] = self.manifest["extraction"]
         self.object_names: list[str] = self.manifest["object_names"]
         self.attribute_names: list[str] = self.manifest["attribute_names"]
         self.has_boxes: bool = self.manifest["has_boxes"]
         super().__init__(
-            [Shard(mark, self.manifest) for mark in commit_marks(path)],
+            [Shard(mark, self.manifest) for mark in marks],
             num_regions=self.manifest["num_regions"],
             feature_dim=self.manifest["feature_dim"],
             dtype=np.dtype(self.manifest["dtype"]),

@@ -292,3 +292,15 @@ def test_the_command_and_its_exit_codes(store: Path) -> None:
     assert (said.exit_code, "4 of 10 photos to extract" in said.output) == (0, True)
     said = scan("inspect", str(store.parent / "photos"), "--repair")
     assert (said.exit_code, "not a feature store" in said.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "images.jsonl", "shard-00001.json", "shard-00001.safetensors"])
+def test_files_that_may_not_be_read_are_not_damaged(store: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`access` in place of `chmod`, which does not hold the superuser, who runs tests in containers."""
+    before, may = contents(store), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != name and may(path, mode))
+    message = rf"{name}: no permission to read it; run as its owner, or: chmod a\+r .*{name}"
+    for command in (open_store, inspect_store, repair_store):
+        with pytest.raises(PipelineError, match=message):
+            command(store)
+    assert contents(store) == before
