@@ -15,6 +15,7 @@ from typing import Any
 from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
+from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.tables import read_table
 
 FORMATS = (
@@ -174,17 +175,17 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
     file = os.path.abspath(path)
-    found = (
-        (row, _sentence(one, skipped)) for row in read_table(path, text, SPLIT_WORDS, skipped) for one in row.captions
-    )
-    for row, caption in found:
-        if not caption:
-            continue
-        image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already
-        number = count_of_image.get(image, 0)
-        count_of_image[image] = number + 1
+    rows = list(read_table(path, text, SPLIT_WORDS, skipped))
+    first = {row.image.removesuffix("#0") for row in rows if row.image.endswith("#0")}
+    for row in rows:
+        image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already, from 0
+        if image not in first and stem_of(image) == image:  # dog#1 is a name
+            image = row.image
         split = _split(row.split) if row.split else ""
-        captions.append(Caption(caption, image, image, f"{image}#{number}", split, file))
+        for caption in filter(None, (_sentence(one, skipped) for one in row.captions)):
+            number = count_of_image.get(image, 0)
+            count_of_image[image] = number + 1
+            captions.append(Caption(caption, image, image, f"{image}#{number}", split, file))
     return captions
 
 

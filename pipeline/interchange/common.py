@@ -9,6 +9,7 @@ Letters: N images, K regions, D feature dimensions.
 """
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,13 +280,14 @@ def not_held(store: Store, held: Collection[str]) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file as they are, without their ends. LF and CRLF end a line, nothing else does.
+    """The lines of a text file as they are, without their ends. LF and CRLF end a line, nothing else does; a byte order
+    mark, as editors write it, is none of the text.
 
     Raises:
         PipelineError: not readable.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
     except OSError as error:
         raise PipelineError(f"{path}: not readable ({error.strerror})") from error
     lines = lines[:-1] if not lines[-1] else lines

@@ -129,6 +129,8 @@ def _five_each(split: "Split") -> tuple[list[str], list[str]]:
 
 def cannot_hold(image_id: str) -> str | None:
     """Why a line of SPLIT_ids.txt cannot hold an id."""
+    if image_id.startswith("\ufeff"):
+        return "it begins with a byte order mark"
     return "it holds a line end" if "\n" in image_id or image_id.endswith("\r") else None
 
 

@@ -284,6 +284,15 @@ def test_tables_as_people_have_them(tmp_path: Path, text: str, expected: list[st
     assert [caption.text for caption in read_captions(write(tmp_path / "c.csv", text))] == expected
 
 
+def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts_from_0(tmp_path: Path) -> None:
+    for text, images in (
+        ("image,caption\ndog#1,A dog\ndog#2,Two\n", ["dog#1", "dog#2"]),
+        ("17#0\tA dog\n17#1\tA dog runs\n18#0\tA cat\n", ["17", "17", "18"]),
+        ("a.jpg#3\tA dog\n", ["a.jpg"]),
+    ):
+        assert [caption.image for caption in read_captions(write(tmp_path / "c.csv", text))] == images
+
+
 def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes("image\tcaption\na.jpg\tdéjà vu\n".encode("utf-16"))
     assert [caption.text for caption in read_captions(tmp_path / "c.txt")] == ["déjà vu"]

@@ -59,7 +59,7 @@ def holds(name: str, image_id: str) -> bool:
     if "\0" in image_id:
         return False
     if name == "original":
-        return "\n" not in image_id and not image_id.endswith("\r")
+        return "\n" not in image_id and not image_id.endswith("\r") and not image_id.startswith("\ufeff")
     if name == "npz":
         parts = image_id.split("/")
         return not {"", ".", ".."} & set(parts)

@@ -110,6 +110,16 @@ def test_ids_are_kept_as_they_stand(tmp_path: Path) -> None:
     assert captions[19].text == "caption 4 of image 3"
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id_or_a_caption(tmp_path: Path) -> None:
+    folder = tmp_path / "precomp"
+    write_precomputed(folder, images=4)
+    for name in ("dev_ids.txt", "dev_caps.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    store = import_any(folder, split="dev", output=str(tmp_path / "s"))
+    assert next(iter(store)) == "photo0"
+    assert read_captions(find_captions(store))[0].text == "caption 0 of image 0"
+
+
 def test_one_caption_an_image_is_not_taken_for_five(tmp_path: Path) -> None:
     """15 different photos with a caption each are not three photos with five."""
     write_precomputed(tmp_path / "precomp", images=3, repeat=5, ids=False)

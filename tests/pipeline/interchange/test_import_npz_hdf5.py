@@ -162,6 +162,8 @@ def write_hdf5(path: Path, count: int = 3, *, ids: Any = ("a", "b", "c"), **chan
         ("imgid2idx.json", json.dumps({"7": 1, "42": 0, "x": 2})),
         ("ids.txt", "42\n7\nx\n"),
         ("ids.txt", "42\r\n7\r\nx"),
+        ("ids.txt", "\ufeff42\n7\nx\n"),
+        ("ids.json", '\ufeff["42", 7, "x"]'),
     ],
 )
 def test_hdf5_with_ids_of_their_own_file(tmp_path: Path, name: str, content: str) -> None:
