@@ -161,6 +161,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             notes.append(
                 f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             )
+            if failed := [image for image in unmatched if index.may_be_failed(image)]:
+                notes.append(f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}")
         own = {caption.image: row_of_image[caption.image] for caption in captions if caption.image in row_of_image}
         notes += _doubts(path, own, index, places, parts)
     if bare := len(collection) - sum(map(len, rows_of_split.values())):

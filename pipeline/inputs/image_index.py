@@ -46,6 +46,13 @@ class ImageIndex:
 
     def candidates(self, image: str) -> list[int]:
         """Rows of the images that a name means: none, one, or several where it is ambiguous."""
+        return [] if self.may_be_failed(image) else self._meant(image)
+
+    def may_be_failed(self, image: str) -> bool:
+        """Whether a name means a photo that could not be read, or may mean it."""
+        return bool(self._failed) and any(row >= len(self.image_ids) for row in self._meant(image))
+
+    def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
         rows = rows or self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
         if not rows and self._by_number and (number := COCO_NAME.fullmatch(stem_of(image))):
@@ -53,7 +60,7 @@ class ImageIndex:
         if len(rows) > 1:
             agreement = [self._agreement(image, row) for row in rows]
             rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
-        return [] if any(row >= len(self.image_ids) for row in rows) else rows
+        return rows
 
     def find(self, image: str) -> int | None:
         """Row of the image, or None where no image or more than one has the name."""
