@@ -22,16 +22,8 @@ FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
     "text lines image<TAB>caption, or CSV with columns image and caption"
 )
-MISSING = {
-    "",
-    "nan",
-    "null",
-    "none",
-    "n/a",
-    "#n/a",
-    "na",
-    "<na>",
-}  # what programs write for a caption that is not there
+# What programs write for a caption that is not there
+MISSING = ("", "nan", "null", "none", "n/a", "#n/a", "na", "<na>")
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
 SPLIT_WORDS = {
     "train": "train",
