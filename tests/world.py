@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from pipeline.cli import main
 from tests.photos import write_photos
 
+PHOTO = "COCO_train2014_{:012}.jpg"  # name of a photo by its number, from 0
 THINGS = ["dog", "tree", "ball", "boat", "house"]
 SMALL_TRAINING = [
     "--epochs", "2", "--batch-size", "8", "model.embed_dim=16", "model.word_dim=8", "training.min_word_count=1",
@@ -34,10 +35,17 @@ def imported_by(*arguments: str) -> set[str]:
     return set(done.stdout.split("IMPORTED ")[1].split())
 
 
+def extract_again(*options: str) -> None:
+    """The folder's photos into features/mine: its other store finds those that it was copied from."""
+    command = ["extract", "--images", "coco/train2014", "--output", "features/mine", "--num-regions", "6", *options]
+    extracted = scan(*command, "--workers", "0", "--device", "cpu")
+    assert extracted.exit_code == 0, extracted.output
+
+
 def lay_out_coco(folder: Path, count: int = 20) -> None:
     """coco/train2014 and its captions as COCO lays them out."""
-    write_photos(folder / "coco/train2014", count, names="COCO_train2014_{:012}.jpg")
-    images = [{"id": index, "file_name": f"COCO_train2014_{index:012}.jpg"} for index in range(count)]
+    write_photos(folder / "coco/train2014", count, names=PHOTO)
+    images = [{"id": index, "file_name": PHOTO.format(index)} for index in range(count)]
     rows = [
         {
             "id": 700 + 2 * index + number,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.search import Search, open_search
 from tests.world import SMALL_TRAINING, lay_out_coco, scan
 
 
@@ -47,3 +48,9 @@ def own_world(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         shutil.copytree(inside / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def opened(inside: Path) -> Search:
+    """A search over the world's photos."""
+    return open_search(report=lambda line: None)

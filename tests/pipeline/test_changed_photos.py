@@ -7,10 +7,12 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import pipeline.runs
 import pipeline.service.dates
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.search import open_search
@@ -19,7 +21,7 @@ from pipeline.store.format import PLAN
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
 from tests.pipeline.service.servers import make_server, search
-from tests.world import scan
+from tests.world import PHOTO, scan
 
 EXTRACT = ["extract", "--num-regions", "6", "--workers", "0", "--device", "cpu", "--output", "features/mine"]
 MINE = ["--features", "features/mine"]
@@ -202,3 +204,27 @@ def test_a_day_that_was_corrected_is_told_also_where_the_files_time_was_kept(
     for day, found in (("2015:05:01", 1), ("2025:05:01", 0), ("2020:05:01", 1)):  # while the server runs
         dated(day)
         assert len(search(client, "a dog", **asked)["hits"]) == found
+
+
+def test_a_photo_that_changed_is_not_answered_with_its_old_regions(own_world: Path) -> None:
+    # The store finds its photos by absolute path first: those of the copy have to be the ones that are there.
+    extracted = scan("extract", "--images", "coco/train2014", "--output", "features/mine", "--num-regions", "6", "--workers", "0", "--device", "cpu")  # fmt: skip
+    assert extracted.exit_code == 0, extracted.output
+    first, second = (Path("coco/train2014") / PHOTO.format(number) for number in (3, 4))
+    old, new = (open_search(features=["features/mine"]).find(path.name).regions for path in (first, second))
+    first.write_bytes(second.read_bytes())
+    said: list[str] = []
+    search = open_search(features=["features/mine"], report=said.append)
+    found = search.find(first.name).regions
+    np.testing.assert_allclose(found.boxes, new.boxes, atol=0.1)
+    assert not np.array_equal(found.boxes, old.boxes)
+    assert "changed since it was extracted; run extract again" in said[-2]
+    asked = scan("retrieve", "--query", "a dog by a tree", "--top", "20", "--features", "features/mine")
+    (line,) = [line for line in asked.stdout.splitlines() if line.endswith("(changed)")]
+    assert first.name in line
+    told = scan(
+        "retrieve", "--query", "dog", "--top", "20", "--features", "features/mine", "--html", "a.html", "--json"
+    )
+    assert [hit["image"] for hit in json.loads(told.stdout)[0]["hits"] if hit["changed"]] == [first.name]
+    assert Path("a.html").read_text().count("changed since it was extracted") == 1
+    assert f"1 of these photos changed since they were extracted ({first.name}, …)" in asked.stderr

@@ -13,6 +13,7 @@ from pipeline.interchange.common import ExportFeaturesConfig
 from pipeline.interchange.convert import export_features
 from pipeline.push import PushConfig
 from pipeline.push import run as push
+from pipeline.search import open_search
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import open_store
 from tests.faults import QuickDetector, small_config
@@ -100,3 +101,16 @@ def test_class_names_that_changed_are_refused_and_repaired(own_world: Path) -> N
     del written["names_sha256"]  # a store of before, whose names nobody can compare
     manifest.write_text(json.dumps(written))
     assert scan("inspect", "features/train2014").exit_code == 0
+
+
+def test_a_damaged_shard_gives_no_answer_and_no_embeddings_that_outlive_its_repair(own_world: Path) -> None:
+    before = open_search(features=["features/train2014"])("a dog by a tree")
+    shutil.rmtree("index")
+    shard = Path("features/train2014/shard-00000.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: -len(whole) // 4] + bytes(reversed(whole[-len(whole) // 4 :])))
+    said = scan("retrieve", "--query", "a dog by a tree")
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert "shard-00000.safetensors: changed since it was written; repair it with: scan-pipeline inspect" in said.stderr
+    shard.write_bytes(whole)
+    assert open_search(features=["features/train2014"])("a dog by a tree") == before

@@ -21,7 +21,7 @@ from pipeline.store.reader import open_stores
 from tests.pipeline.gallery.test_embeddings import make_run
 from tests.pipeline.gallery.test_first_stage import PHOTOS, ROOT, SENTENCES, ids
 from tests.stores import make_store
-from tests.world import scan
+from tests.world import PHOTO, scan
 
 QUERIES = ["a dog", "a dog by a tree", "tree tree dog"]
 
@@ -129,3 +129,14 @@ def test_the_command_line_takes_several_runs(inside: Path, tmp_path: Path) -> No
 def test_one_run_or_none_is_a_search_as_ever(inside: Path) -> None:
     for runs in ([], ["runs/t2i_mean"]):
         assert type(open_ensemble(runs, report=lambda line: None)) is Search
+
+
+def test_a_search_takes_each_caption_once_and_ignores_no_option(own_world: Path) -> None:
+    own = "coco/annotations/captions_train2014.json"
+    asked = ["retrieve", "--image", PHOTO.format(3), "--json"]
+    once, twice = (scan(*asked, *["--captions", own] * times) for times in (1, 2))
+    assert twice.stdout == once.stdout != ""
+    for option in ("--captions", "--weights"):
+        refused = scan("retrieve", "--query", "a dog", option, own)
+        assert refused.exit_code == 2
+        assert "give --image ID|PATH" in refused.stderr

@@ -28,6 +28,7 @@ from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
 from pipeline.store.writer import commit_shard
 from tests.photos import write_photos
+from tests.world import scan
 
 
 class Killed(BaseException):
@@ -365,3 +366,31 @@ def test_next_steps_can_succeed(photos: Path, extractor: RegionExtractor, monkey
     assert extract.next_steps(store) == [("inspect", store.path)]  # no captions
     (photos / "captions.tsv").write_text("000.jpg\ta dog\n")
     assert extract.next_steps(store) == [("train",), ("inspect", store.path)]
+
+
+def test_part_of_a_store_is_said(own_world: Path) -> None:
+    options = ["--num-regions", "6", "--workers", "0", "--device", "cpu", "shard_size=4", "--output", "features/part"]
+    assert scan("extract", "--images", "coco/train2014", *options, "--limit", "8").exit_code == 0
+    assert scan("extract", "--images", "coco/train2014", *options, "share=1/2").exit_code == 0
+    asked = scan("retrieve", "--query", "a dog by a tree", "--features", "features/part")
+    assert "note: features/part is not complete: searching the 12 photos that it holds so far" in asked.stderr
+    judged = scan("evaluate", "--features", "features/part", "--captions", "coco/annotations/captions_train2014.json")
+    assert "note: features/part is not complete: these are the 12 images that it holds so far" in judged.output
+
+
+def test_a_part_without_work_says_so(own_world: Path) -> None:
+    options = ["--num-regions", "6", "--workers", "0", "--device", "cpu", "--output", "features/part", "share=3/9"]
+    said = scan("extract", "--images", "coco/train2014", *options)
+    assert "features/part: nothing to do for this part, the store has 1 shards" in said.stderr
+
+
+def test_bars_show_no_escape_sequences(tmp_path: Path, small_weights: Path) -> None:
+    write_photos(tmp_path / "p\x1b[31mq", 2)
+    (tmp_path / "p\x1b[31mq/a.\x1b[32mx").touch()
+    options = ["--num-regions", "4", "--workers", "0", "--device", "cpu", "--weights", str(small_weights)]
+    said = scan("extract", "--images", str(tmp_path / "p\x1b[31mq"), "--output", str(tmp_path / "p\x1b[2Jq"), *options)
+    assert said.exit_code == 0, said.output
+    assert r"p\x1b[2Jq" in said.stderr
+    assert "\x1b[31m" not in said.output
+    assert "\x1b[32m" not in said.output
+    assert "\x1b[2J" not in said.output

@@ -1,6 +1,5 @@
 """The way to an answer: from Python, by name, with unknown words, from a cache, and between photos."""
 
-import csv
 import json
 import os
 import shlex
@@ -10,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,24 +20,15 @@ from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import StoredWords, caption_embeddings
 from pipeline.caption_ranking import caption_scores
 from pipeline.errors import PipelineError
-from pipeline.explanation import Explanation, best_boxes, class_names_of, region_name
+from pipeline.explanation import Explanation, best_boxes
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.pages.answers import write_page
 from pipeline.pages.explanation import draw
-from pipeline.photo_lookup import find_row, stored_photo
+from pipeline.photo_lookup import stored_photo
 from pipeline.runs import find_run, load_run
 from pipeline.search import Search, open_search
-from pipeline.store.reader import open_stores
-from tests.photos import write_photos
 from tests.stores import make_store
-from tests.world import HEAVY, SMALL_TRAINING, imported_by, scan
-
-ID = "COCO_train2014_{:012}.jpg"
-
-
-@pytest.fixture
-def opened(inside: Path) -> Search:
-    return open_search(report=lambda line: None)
+from tests.world import HEAVY, PHOTO, imported_by, scan
 
 
 def test_five_lines_of_python(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,13 +85,13 @@ def test_a_mask_chooses_rows_and_what_means_nothing_is_refused(opened: Search) -
 def test_the_json_is_as_its_schema_says(inside: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((Path(pipeline.__file__).parent / "retrieve.schema.json").read_text())
-    for asked in (["--query", "a dog"], ["--query", "a hous"], ["--image", ID.format(3)]):
+    for asked in (["--query", "a dog"], ["--query", "a hous"], ["--image", PHOTO.format(3)]):
         said = scan("retrieve", *asked, "--json", "--device", "cpu")
         jsonschema.validate(json.loads(said.stdout), schema, jsonschema.Draft202012Validator)
 
 
 def test_similar_photos(opened: Search) -> None:
-    own = ID.format(4)
+    own = PHOTO.format(4)
     answer = opened.similar(own, 19)
     assert len(answer.hits) == 19
     assert own not in {hit.image for hit in answer.hits}  # itself apart
@@ -119,172 +108,6 @@ def test_regions_are_found_only_where_they_are_asked_for(opened: Search) -> None
     shown, bare = (opened.photos(["a dog"], 5, boxes=boxes)[0].hits for boxes in (True, False))
     assert all(hit.boxes for hit in shown)
     assert tuple(replace(hit, boxes=()) for hit in shown) == bare
-
-
-def test_a_file_is_never_another_photo(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, collection = ID.format(3), opened.collection
-    assert find_row(collection, name, True) == 3
-    assert find_row(collection, f"coco/train2014/{name}", True) == 3
-    Path("copies").mkdir()
-    shutil.copy(f"coco/train2014/{name}", f"copies/{name}")
-    assert find_row(collection, f"copies/{name}", True) == 3  # the same bytes
-    for other in (
-        f"copies/{ID.format(5)}",
-        f"copies/{Path(ID.format(5)).stem}.png",
-    ):  # the same base name, the same stem
-        cv2.imwrite(other, np.full((40, 60, 3), 9, np.uint8))
-        assert find_row(collection, other, True) is None
-    said = scan("retrieve", "--image", f"copies/{ID.format(5)}", "--json", "--device", "cpu")
-    assert said.exit_code == 0, said.output
-    assert "is in no store: extracting its regions" in said.stderr
-    monkeypatch.chdir("copies")
-    with pytest.raises(PipelineError, match=r"another photo of that name in this folder; name the file with ./"):
-        find_row(collection, ID.format(5), True)
-
-
-def test_names_that_fit_several_images(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for year in ("2019", "2020"):
-        write_photos(inside / "albums" / year, 2, names="photo{}.jpg")
-    assert scan("extract", "--images", "albums", "--workers", "0", "--device", "cpu").exit_code == 0
-    collection = open_stores(["features/albums"])
-    with pytest.raises(PipelineError, match=r"fits 2 images of the stores: 2019/photo0.jpg, 2020/photo0.jpg; give one"):
-        find_row(collection, "photo0.jpg", True)
-    notes: list[str] = []
-    assert find_row(collection, "2020/photo0.jpg", True, notes.append) == collection.row("2020/photo0.jpg")
-    assert notes == []
-    monkeypatch.setattr(type(collection), "image_place", lambda self, row: "")  # as of features without photos
-    Path("photo0.jpg").write_bytes(b"")
-    with pytest.raises(PipelineError, match="fits 2 images"):
-        find_row(collection, "photo0.jpg", False)
-    assert find_row(collection, "photo0.jpg", True) is None
-    shutil.rmtree("features/albums")
-
-
-def test_a_name_in_another_folder_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_photos(tmp_path / "photos/2019", 2, names="x{}.jpg")
-    options = ["--weights", "starter", "--workers", "0", "--device", "cpu"]
-    assert scan("extract", "--images", "photos", *options).exit_code == 0
-    collection = open_stores(["features/photos"])
-    for image in ("2020/x0.jpg", "2020/x0", "photos/2020/x0.jpg", "a.tar::x0.jpg"):
-        with pytest.raises(PipelineError) as caught:
-            find_row(collection, image, True)
-        assert caught.value.message.endswith("neither an image of the stores searched nor a file")
-        assert caught.value.remedy == "did you mean 2019/x0.jpg?"
-    Path("link.jpg").symlink_to("photos/2019/x1.jpg")
-    for image in ("2019/x1.jpg", "photos/2019/x1.jpg", "x1", "2019/x1", "link.jpg"):
-        assert find_row(collection, image, True, lambda note: None) == 1
-
-
-def test_a_name_alone_is_said(opened: Search) -> None:
-    notes: list[str] = []
-    assert find_row(opened.collection, f"train2014/{ID.format(2)}", True, notes.append) == 2
-    assert notes == [f"note: train2014/{ID.format(2)} is no file; taking the store's {ID.format(2)}"]
-
-
-@pytest.mark.parametrize("stores", [["2019"], ["2019", "2021"]])
-def test_a_photo_of_another_year_is_not_taken(
-    stores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the folders of the stores were called tells photos apart as well as what is in their ids."""
-    monkeypatch.chdir(tmp_path)
-    for year in stores:
-        write_photos(tmp_path / year / "garden", 1, names="IMG_{}.jpg")
-        options = ["--weights", "starter", "--workers", "0", "--device", "cpu", "--output", f"features/{year}"]
-        assert scan("extract", "--images", year, *options).exit_code == 0
-    collection = open_stores([f"features/{year}" for year in stores], tell_apart=True)
-    with pytest.raises(PipelineError) as caught:
-        find_row(collection, "2020/garden/IMG_0.jpg", True)
-    assert str(caught.value).endswith(
-        "did you mean garden/IMG_0.jpg?"
-        if len(stores) == 1
-        else "2019/garden/IMG_0.jpg, 2021/garden/IMG_0.jpg; give one of these ids"
-    )
-    assert find_row(collection, "2019/garden/IMG_0", True, lambda note: None) == 0
-
-
-def test_names_of_classes_belong_to_their_store(tmp_path: Path) -> None:
-    """Regions of a store without classes have no names, whatever store is searched with it, and in whatever order."""
-    make_store(tmp_path / "named", ["a.jpg"])
-    make_store(tmp_path / "bare", ["b.jpg"], object_names=[], attribute_names=[])
-    for order in (("named", "bare"), ("bare", "named")):
-        collection = open_stores([tmp_path / name for name in order])
-        assert region_name(collection["a.jpg"], 0, class_names_of(collection, "a.jpg"))
-        assert region_name(collection["b.jpg"], 0, class_names_of(collection, "b.jpg")) == ""
-        assert region_name(collection["a.jpg"], 0, class_names_of(collection, "new.jpg"))  # extracted just now
-
-
-def test_unknown_words_are_named(inside: Path) -> None:
-    said = scan("retrieve", "--query", "a dgo by a tree", "--query", "a dog", "--top", "2")
-    assert said.exit_code == 0, said.output
-    assert said.stdout.count("note: unknown to the run and left out of the meaning: 'dgo'") == 1
-    said = scan("retrieve", "--query", "a hous", "--json", "--top", "1")
-    assert json.loads(said.stdout)[0]["unknown"] == [["hous", "house"]]
-    for query, message in {"asdfgh qwerty zxcv": "knows none of these words", "!!!": "no word in it"}.items():
-        for command in (["retrieve", "--query", query], ["explain", "--image", ID.format(3), "--caption", query]):
-            said = scan(*command)
-            assert said.exit_code == 2
-            assert message in said.stderr
-
-
-def test_queries_from_a_file(inside: Path) -> None:
-    Path("queries.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\na tree\r\n3 dogs, 1 tree\r\n")
-    said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1")
-    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog", "a tree", "3 dogs, 1 tree"]
-    assert json.loads(said.stdout)[0]["unknown"] == []  # no mark at the beginning
-    said = scan("retrieve", "--queries", "/dev/urandom")
-    assert said.exit_code == 2
-    assert "/dev/urandom: not a regular file, expected a text file" in said.stderr
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
-def test_queries_in_another_encoding(encoding: str, inside: Path) -> None:
-    mark = "" if encoding == "utf-16" else "\ufeff"
-    Path("queries.txt").write_bytes(f"{mark}a dog, a tree\r\na caf\u00e9\r\n".encode(encoding))
-    said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1", "--query", "a tree")
-    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a tree", "a dog, a tree", "a caf\u00e9"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("q.csv", "a dog\na tree\n"),
-        ("q.txt", "IMG 1.heic;A dog, running\n"),
-        ("q.TSV", "a dog"),
-        ("q.json", '"a dog"'),
-        ("q.txt", '\n["a dog", "a tree"]'),
-        ("q.txt", '{"query": "a dog"}'),
-        ("q.txt", "image,caption\n1.jpg,a dog\n"),
-        ("q.txt", "image;split\n1.jpg;train\n"),
-        ("q.txt", "1.jpg,a dog\n"),
-        ("q.txt", "a dog\n1.jpg#0\ta dog\n"),
-        ("q.txt", "1,a dog\n\n2,a tree\n"),
-        ("q.txt", "id,query\n1,a dog\n2,a tree\n"),
-        ("q.txt", "- a dog\n- a tree"),
-        ("q.txt", "1. a dog"),
-    ],
-)
-def test_queries_that_are_no_sentences_are_refused(name: str, text: str, inside: Path) -> None:
-    Path(name).write_text(text)
-    said = scan("retrieve", "--queries", name)
-    expected = "a table, a list or JSON, expected a text file, one sentence a line; write the sentences alone to a .txt"
-    assert (said.exit_code, said.stderr) == (2, f"error: --queries {name}: {expected}\n")
-
-
-def test_a_query_of_any_length_is_no_traceback(inside: Path) -> None:
-    csv.field_size_limit(131_072)  # as in a fresh process
-    Path("long.txt").write_text("dog " * 50_000)
-    said = scan("retrieve", "--queries", "long.txt")
-    assert said.exit_code in (0, 2), said.output
-
-
-@pytest.mark.parametrize("content", ["a dog".encode("utf-16-le"), "a dog".encode("utf-32"), b"\xff\xfea", b"caf\xe9"])
-def test_queries_in_no_known_encoding_are_refused(content: bytes, inside: Path) -> None:
-    Path("queries.txt").write_bytes(content)
-    said = scan("retrieve", "--queries", "queries.txt")
-    assert said.exit_code == 2
-    assert said.stderr.startswith("error: --queries queries.txt: not readable as a text file, one sentence a line (")
-    assert said.stderr.endswith("write it as UTF-8\n")
 
 
 def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +127,7 @@ def test_caption_embeddings_are_kept(opened: Search, inside: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(EncodedCaptions, "pack", no_pass)
-        answer = opened.captions([ID.format(3)], captions, 5)[0]
+        answer = opened.captions([PHOTO.format(3)], captions, 5)[0]
         np.testing.assert_allclose([hit.score for hit in answer.hits], sorted(wanted, reverse=True)[:5], atol=1e-3)
     content = path.read_bytes()
     for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:], b""):  # truncated, changed, empty: rebuilt
@@ -351,11 +174,11 @@ def test_weak_matches(opened: Search) -> None:
 
 def test_captions_that_fit_a_photo_by_chance_are_weak(opened: Search, tmp_path: Path) -> None:
     texts = ("a dog", "a cat by a tree", "a house", "two boats")
-    captions = [Caption(text, ID.format(0), 0, number) for number, text in enumerate(texts)]
-    (answer,) = opened.captions([ID.format(3)], captions, 4)
+    captions = [Caption(text, PHOTO.format(0), 0, number) for number, text in enumerate(texts)]
+    (answer,) = opened.captions([PHOTO.format(3)], captions, 4)
     limit = (answer.hits[1].score + answer.hits[2].score) / 2
     judge = SimpleNamespace(is_weak=lambda score, searched: searched == 4 and score < limit)  # of the captions
-    (answer,) = with_calibration(opened, judge).captions([ID.format(3)], captions, 4)
+    (answer,) = with_calibration(opened, judge).captions([PHOTO.format(3)], captions, 4)
     assert [hit.weak for hit in answer.hits] == [False, False, True, True]
     assert str(answer).count("(weak)") == 2
     write_page([answer], tmp_path / "page.html", opened)
@@ -472,34 +295,3 @@ def test_shares_of_words() -> None:
         "    0%  runs  brown dog",
         "(the words add +0.200, the sentence's start, end and punctuation +0.300)",
     ]
-
-
-def test_captions_beside_photos_are_of_those_and_not_of_namesakes(
-    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cameras call every first photo IMG_0001.jpg, and every folder has its captions."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
-    for folder in ("a", "b", "dl"):
-        write_photos(tmp_path / folder, 8, names="IMG_{:03}.jpg")
-        rows = [f"IMG_{number:03}.jpg\tphoto {number} of {folder}" for number in range(8)]
-        (tmp_path / folder / "captions.tsv").write_text("\n".join(rows))
-        if folder != "dl":
-            options = ["--num-regions", "4", "--workers", "0", "--device", "cpu"]
-            assert scan("extract", "--images", folder, *options).exit_code == 0
-    (tmp_path / "dl/captions.tsv").unlink()
-    write_photos(tmp_path / "more", 9)
-    shutil.copy("more/008.jpg", "dl/IMG_005.jpg")  # no copy of one that is stored
-    trained = scan("train", "--features", "features/a", "--device", "cpu", *SMALL_TRAINING)
-    assert trained.exit_code == 0, trained.output
-    both = ["--captions", "a/captions.tsv", "--captions", "b/captions.tsv"]
-    for stores, image, right in [
-        (["features/a", "features/b"], "b/IMG_005.jpg", ["photo 5 of b"]),
-        (["features/b"], "b/IMG_005.jpg", ["photo 5 of b"]),
-        (["features/b"], "dl/IMG_005.jpg", []),
-    ]:
-        features = [part for store in stores for part in ("--features", store)]
-        said = scan("retrieve", *features, "--image", image, *both, "--top", "20", "--json")
-        assert said.exit_code == 0, said.output
-        (answer,) = json.loads(said.stdout)
-        assert [hit["caption"] for hit in answer["hits"] if hit["right"]] == right, image

@@ -1,14 +1,18 @@
 """What may change between a run and its continuation."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from matcher.config import FitConfig
+from pipeline.errors import PipelineError
+from pipeline.inputs.dataset import load_dataset
 from pipeline.runs import TrainConfig
 from pipeline.train import _identity
-from tests.world import SMALL_TRAINING, scan
+from tests.world import PHOTO, SMALL_TRAINING, scan
 
 
 @pytest.mark.parametrize(("schedule", "same"), [("step", True), ("cosine", False)])
@@ -22,3 +26,37 @@ def test_a_run_that_is_all_warm_up_says_so(own_world: Path) -> None:
     said = scan("train", "--run", "runs/short", "--device", "cpu", *SMALL_TRAINING, "training.warmup_epochs=5")
     assert "note: training.warmup_epochs=5: no epoch of 2 trains on the hardest negatives" in said.output
     assert "hardest negatives" not in scan("train", "--run", "runs/other", "--device", "cpu", *SMALL_TRAINING).output
+
+
+def test_captions_named_twice_count_once(own_world: Path) -> None:
+    captions = "coco/annotations/captions_train2014.json"
+    said = scan("evaluate", "--split", "all", "--captions", captions, "--captions", str(own_world / captions))
+    assert "all 20 images / 40 captions" in said.output
+
+
+def test_an_image_of_two_splits_is_refused(own_world: Path) -> None:
+    Path("train.tsv").write_text("".join(f"{PHOTO.format(number)}\tA dog\n" for number in range(20)))
+    Path("test.tsv").write_text("".join(f"{PHOTO.format(number)}\tA cat\n" for number in range(9, 15)))
+    shutil.copytree("features/train2014", "features/photos")
+    with pytest.raises(
+        PipelineError, match=rf"test\.tsv: image '{PHOTO.format(9)}' is in the split test, and before in train"
+    ):
+        load_dataset([Path("features/photos")], ["train.tsv", "test.tsv"])
+
+
+def test_a_run_is_not_continued_with_other_captions_and_says_that_features_changed(own_world: Path) -> None:
+    path = Path("coco/annotations/captions_train2014.json")
+    again = ["train", "--device", "cpu", "--run", "runs/mine", "--features", "features/train2014"]
+    again += ["--captions", str(path), *SMALL_TRAINING]
+    assert scan(*again).exit_code == 0
+    assert "has learned from other features" not in scan(*again).output
+    whole = json.loads(path.read_text())
+    texts = [row["caption"] for row in whole["annotations"]]
+    rows = [{**row, "caption": text} for row, text in zip(whole["annotations"], texts[::-1], strict=True)]  # swapped
+    path.write_text(json.dumps({**whole, "annotations": rows}))
+    assert "holds a run with other settings (data.captions_sha256" in scan(*again).output
+    path.write_text(json.dumps(whole))
+    (Path("coco/train2014") / PHOTO.format(3)).write_bytes((Path("coco/train2014") / PHOTO.format(4)).read_bytes())
+    extracted = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
+    assert "1 changed photo" in extracted.stderr, extracted.output
+    assert "note: runs/mine has learned from other features than its stores hold now" in scan(*again).output

@@ -8,7 +8,9 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.dataset import all_splits, example, find_captions, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.sources import list_photos
 from pipeline.store.reader import open_store
+from tests.photos import write_photos
 from tests.pipeline.store.test_store import write_store
 from tests.stores import make_store
 
@@ -267,3 +269,11 @@ def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: P
     (tmp_path / "c.csv").write_text("2019/0.jpg,A dog\n0.jpg,A dog\n")
     with pytest.raises(PipelineError, match=r"/photos/2019/0\.jpg is in two of .*2019, .*all; choose stores"):
         load_dataset([tmp_path / "2019", tmp_path / "all"], [tmp_path / "c.csv"])
+
+
+def test_a_folder_within_another_brings_no_photo_twice(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/2019", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for roots in ([tmp_path / "photos", tmp_path / "photos/2019"], [tmp_path / "photos", tmp_path / "link"]):
+        with pytest.raises(PipelineError, match=r"photos(/2019)? is part of .*photos; name the outer folder alone"):
+            list_photos(roots)

@@ -1,6 +1,7 @@
 """Captions of a photo that is gone, or could not be read, do not go to another photo of its name."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from pipeline.inputs.image_index import ImageIndex
 from pipeline.judgements import Judgement, locate
 from pipeline.photo_lookup import FoundPhoto, find_row
 from pipeline.store.reader import open_stores
+from tests.photos import write_photos
 from tests.stores import make_store
+from tests.world import SMALL_TRAINING, scan
 
 TOP, LOWER = [f"IMG_{k}.jpg" for k in range(1, 7)], [f"2020/IMG_{k}.jpg" for k in range(1, 7)]
 LOST = "IMG_3.jpg"
@@ -178,3 +181,45 @@ def test_captions_of_every_photo_that_was_planned_go_to_no_other(
     assert index.match([names], "c.csv") == {name: kept.index(name) for name in kept}
     some = [name for name in names if fate[name] == "?"]
     assert index.match([some], "c.csv") == {}
+
+
+def test_right_captions_are_those_of_the_photo_and_not_of_one_of_its_name(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
+    for folder in ("a", "b"):
+        write_photos(tmp_path / "photos" / folder, 6)
+    rows = [f"{folder}/{number:03}.jpg\tphoto {number} of {folder}" for folder in "ab" for number in range(6)]
+    (tmp_path / "photos_captions.tsv").write_text("\n".join(rows))
+    options = ["--num-regions", "4", "--workers", "0", "--device", "cpu"]
+    assert scan("extract", "--images", "photos", *options).exit_code == 0
+    assert scan("train", "--device", "cpu", *SMALL_TRAINING).exit_code == 0
+    # Another photo, of a name that photos of the store have; one that the captions, but not the store, know.
+    (tmp_path / "own.tsv").write_text("own/003.jpg\tmy photo\n" + "\n".join(rows))
+    for folder, number in (("copies", 5), ("own", 4)):
+        Path(folder).mkdir()
+        shutil.copy(f"photos/a/{number:03}.jpg", f"{folder}/003.jpg")
+    for image, written_for_it in (
+        ("a/003.jpg", ["photo 3 of a"]),
+        ("copies/003.jpg", []),
+        ("own/003.jpg", ["my photo"]),
+    ):
+        said = scan("retrieve", "--image", image, "--captions", "own.tsv", "--top", "20", "--json", "--device", "cpu")
+        assert said.exit_code == 0, said.output
+        right = [hit["caption"] for hit in json.loads(said.stdout)[0]["hits"] if hit["right"]]
+        assert right == written_for_it
+
+
+def test_a_base_name_that_decides_alone_is_said(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", ["a/1.jpg", "a/2.jpg"])
+    (tmp_path / "captions.tsv").write_text("b/1.jpg\tA dog\na/2.jpg\tA cat\n")
+    notes = load_dataset([tmp_path / "store"], [tmp_path / "captions.tsv"]).notes
+    assert "1 images are named in other folders: b/1.jpg is taken for a/1.jpg" in notes
+
+
+def test_captions_of_a_folder_of_the_same_name_elsewhere_are_said(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "2020/photos")])
+    (tmp_path / "captions.tsv").write_text("2019/photos/1.jpg\tA dog\n")
+    notes = load_dataset([tmp_path / "store"], [tmp_path / "captions.tsv"]).notes
+    assert "1 images are named in other folders: 2019/photos/1.jpg is taken for 1.jpg" in notes

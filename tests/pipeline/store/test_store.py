@@ -19,6 +19,7 @@ from pipeline.store.inspect import inspect_store
 from pipeline.store.marks import seal
 from pipeline.store.reader import Shard, open_store, open_stores
 from pipeline.store.writer import ShardRows, claim_store, commit_shard, write_summary
+from tests.stores import make_store
 
 K, D = 3, 5
 
@@ -330,3 +331,10 @@ def test_shards_that_a_copy_left_from_before_are_refused(tmp_path: Path) -> None
     shutil.copytree(tmp_path / "s", tmp_path / "copy", dirs_exist_ok=True)
     with pytest.raises(PipelineError, match="3 shards, and its manifest counts 2: some are left over"):
         open_store(tmp_path / "copy")
+
+
+def test_a_store_that_was_copied_half_way_is_not_complete(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", list("abcdef"))
+    assert store.complete
+    store.shards[1].mark.unlink()
+    assert not open_store(tmp_path / "store").complete

@@ -1,0 +1,53 @@
+"""What an answer of the service says of its photos."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from pipeline.errors import UnreadableImage
+from pipeline.inputs.photos import decode_thumbnail
+from pipeline.runs import find_run, load_run
+from pipeline.service.library import Library
+from pipeline.service.schema import Filter
+from pipeline.store.reader import open_stores
+from tests.pipeline.service.servers import make_server, search
+from tests.stores import make_store
+from tests.world import PHOTO, extract_again
+
+
+def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:
+    large = cv2.imencode(".jpg", np.zeros((8000, 9000, 3), np.uint8))[1].tobytes()
+    assert max(decode_thumbnail(large, 4000, max_pixels=20_000_000).shape) <= 4000
+    png = cv2.imencode(".png", np.zeros((6000, 6000, 3), np.uint8))[1].tobytes()
+    with pytest.raises(UnreadableImage, match="6000 x 6000 pixels: more than 20,000,000"):
+        decode_thumbnail(png, 4000, max_pixels=20_000_000)
+
+
+def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(own_world: Path) -> None:
+    extract_again()
+    touched, changed = (Path("coco/train2014", PHOTO.format(number)) for number in (4, 5))
+    with TestClient(make_server(features=("features/mine",)).app()) as client:
+        found = lambda: {hit["name"] for hit in search(client, "a dog", limit=20)["hits"] if hit["changed"]}  # noqa: E731
+        assert found() == set()
+        touched.touch()
+        changed.write_bytes(touched.read_bytes())
+        os.utime(changed, (1_000_000_000,) * 2)  # as cp -p leaves it
+        assert found() == {changed.name}
+
+
+def test_a_filter_by_class_takes_a_windows_class_only_where_it_has_a_name(tmp_path: Path) -> None:
+    kind = load_run(find_run("starter"), torch.device("cpu")).data["extraction"]
+    for name, extraction, least in (("windows", kind, 0.6), ("regions", {"by": "a detector"}, 0.0)):
+        store = make_store(tmp_path / name, [f"{number}.jpg" for number in range(40)], extraction=extraction)
+        library = Library(open_stores([store.path]))
+        regions = [store.regions(row) for row in range(40)]
+        for wanted in {one.object_ids[0] for one in regions}:
+            shown = [np.any((one.object_ids == wanted) & (one.object_scores >= least)) for one in regions]
+            found = library.rows(Filter(object=store.object_names[wanted]))
+            assert found is not None
+            assert found.tolist() == np.flatnonzero(shown).tolist()
