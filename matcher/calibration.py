@@ -36,19 +36,13 @@ class Calibration:
                 f"calibration of {len(self.shares)} shares and {len(self.scores)} scores; expected as many"
             )
 
-    def by_chance(self, score: float, searched: int) -> float:
-        """How many of some unrelated photos, or captions, score as high, about; beyond the table its last share counts.
-
-        Args:
-            score: of a photo and a sentence.
-            searched: photos, or captions of a photo.
-        """
-        logarithm = np.interp(score, self.scores, np.log(self.shares))
-        return min(searched, MOST) * float(np.exp(logarithm))
+    def share(self, score: float) -> float:
+        """Share of unrelated pairs of photo and sentence that score as high, about; beyond the table its last share counts."""
+        return float(np.exp(np.interp(score, self.scores, np.log(self.shares))))
 
     def is_weak(self, score: float, searched: int) -> bool:
-        """Whether chance alone may well put a photo, or a caption, that high: two or more of the unrelated ones, or one in twenty of them."""
-        return self.by_chance(score, searched) >= min(BY_CHANCE, LEAST_SHARE * searched)
+        """Whether chance alone may well put a photo, or a caption, that high among so many."""
+        return is_by_chance(self.share(score), searched)
 
     def to_file(self, model_sha256: str) -> dict[str, Any]:
         """What its file says: the model that it is of, and a checksum of all of it."""
@@ -71,6 +65,11 @@ class Calibration:
             return cls(*(tuple(map(float, content[name])) for name in ("shares", "scores", "right")))
         except (KeyError, TypeError, ValueError) as error:
             raise MatcherError(f"{path}: not a calibration ({type(error).__name__}: {error})") from error
+
+
+def is_by_chance(share: float, searched: int) -> bool:
+    """Whether a share of unrelated pairs is two or more of so many photos, or of captions of a photo, or one in twenty of them."""
+    return min(searched, MOST) * share >= min(BY_CHANCE, LEAST_SHARE * searched)
 
 
 def calibrate(similarity: np.ndarray, image_of_caption: np.ndarray) -> Calibration | None:

@@ -16,7 +16,8 @@ from pipeline.answer import Answer
 from pipeline.errors import PipelineError
 from pipeline.gallery.ranking import Compared
 from pipeline.inputs.captions import Caption
-from pipeline.search import Search, known_words, open_search
+from pipeline.queries import known_words
+from pipeline.search import Search, open_search
 
 
 class Ensemble(Search):
@@ -71,7 +72,7 @@ class Ensemble(Search):
             for some, of_member in found:  # a photo is where the first of them puts it
                 own = np.searchsorted(every, some)
                 places[own] = np.minimum(places[own], of_member)
-            scores = _mean([member._scores(words, query, every) for member, words in encoded])
+            scores = _mean([member._scores(words, query, every, places, counts) for member, words in encoded])
             compared.append(Compared(every, scores, places))
         return compared
 

@@ -1,12 +1,13 @@
 """Which photo `--image ID|PATH` means: one of a store, or a file whose regions are extracted. Never one for another."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detector.regions import Regions
+from pipeline.answer import Answer
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
@@ -18,6 +19,7 @@ from pipeline.runs import TrainedRun
 from pipeline.store.reader import StoreCollection
 from pipeline.store.roots import split_place
 
+MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
 LISTED = 5  # candidates that a message names
 
 
@@ -57,6 +59,18 @@ def find_or_extract(
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
     other = os.path.join(os.curdir, image) if image in collection else image  # no stored photo's name
     return FoundPhoto(other, extractor([photo])[0], image)
+
+
+def marked(collection: StoreCollection, answers: Sequence[Answer]) -> list[Answer]:
+    """The same answers, with the photos marked that changed since they were extracted, of the first `MOST_COMPARED` of each."""
+    found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
+    changed = {image for image in found if is_changed(collection, collection.row(image))}
+    return [
+        replace(
+            answer, hits=tuple(replace(hit, changed=not hit.caption and hit.image in changed) for hit in answer.hits)
+        )
+        for answer in answers
+    ]
 
 
 def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) -> FoundPhoto:

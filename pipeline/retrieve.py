@@ -12,18 +12,13 @@ from pipeline.command_line import as_text
 from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
 from pipeline.fields import PAGE, PICTURE, CommandConfig, option
-from pipeline.files import as_unicode, read_bytes
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.dataset import distinct
-from pipeline.inputs.sources import is_changed
-from pipeline.inputs.tables import is_table
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-
-LONGEST_QUERIES = 16 << 20  # bytes of --queries
-NO_TEXT = {".csv", ".tsv", ".json", ".jsonl"}  # suffixes of what holds more than sentences
-MOST_COMPARED = 100  # photos of an answer that are compared with what was extracted
+from pipeline.photo_lookup import MOST_COMPARED, marked
+from pipeline.queries import read_queries
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     Raises:
         PipelineError: nothing asked, no run, no store that fits it, or an image that is nowhere.
     """
-    config = replace(config, query=(*map(as_text, config.query), *_read_queries(config.queries)))
+    config = replace(config, query=(*map(as_text, config.query), *read_queries(config.queries)))
     if not config.query and not config.image:
         raise PipelineError('nothing to look for: give --query "two dogs play by a tree" or --image ID|PATH')
     if (config.captions or config.weights) and not config.image:
@@ -74,10 +69,8 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
-    found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-    rows = {image: search.collection.row(image) for image in sorted(found)}
-    changed = [image for image, row in rows.items() if is_changed(search.collection, row)]
-    stored = search.collection
+    photos = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
+    rows, stored = {image: search.collection.row(image) for image in sorted(photos)}, search.collection
     gone = [image for image, row in rows.items() if stored.photo_sha256(row) and not stored.image_place(row)]
     if gone:
         report(
@@ -85,17 +78,11 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         )
     if any(len(answer.hits) > MOST_COMPARED and not answer.hits[0].caption for answer in answers):
         report(f"note: only the first {MOST_COMPARED} photos of an answer are compared with what was extracted")
-    if changed:
+    answers = marked(stored, answers)
+    if changed := sorted({hit.image for answer in answers for hit in answer.hits if hit.changed}):
         report(
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"
         )
-        answers = [
-            replace(
-                answer,
-                hits=tuple(replace(hit, changed=hit.image in changed and not hit.caption) for hit in answer.hits),
-            )
-            for answer in answers
-        ]
     if config.picture:
         header = f"run {search.name} · {len(search.collection):,} photos in {stores}"
         draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))
@@ -118,22 +105,6 @@ def next_steps(config: RetrieveConfig, answers: Sequence[Answer]) -> list[tuple[
 def searched(features: Sequence[str], run: str) -> list[str]:
     """The options that search the same again."""
     return [part for name in features for part in ("--features", name)] + (["--run", run] if run else [])
-
-
-def _read_queries(path: str) -> list[str]:
-    if not path:
-        return []
-    what = "a text file, one sentence a line"
-    content = read_bytes(Path(path), what, limit=LONGEST_QUERIES)
-    try:
-        text = as_unicode(content)
-    except ValueError as error:
-        raise PipelineError(f"--queries {path}: not readable as {what} ({error})", "write it as UTF-8") from error
-    if Path(path).suffix.lower() in NO_TEXT or text.lstrip().startswith(("{", "[")) or is_table(text):
-        raise PipelineError(
-            f"--queries {path}: a table, a list or JSON, expected {what}", "write the sentences alone to a .txt"
-        )
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def to_json(answers: Sequence[Answer]) -> str:

@@ -94,6 +94,10 @@ class TrainedRun:
         """Whether files may be added to its folder: it is neither in the package nor in a cache of published runs."""
         return not self.is_shipped and not self.published
 
+    def share(self, score: float) -> float:
+        """Share of unrelated pairs of photo and sentence that score as high; 0 without calibration."""
+        return self.calibration.share(score) if self.calibration else 0.0
+
     def is_weak(self, score: float, searched: int) -> bool:
         """Whether a match among so many photos, or captions, is no better than chance; never, without calibration."""
         return self.calibration is not None and self.calibration.is_weak(score, searched)

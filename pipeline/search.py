@@ -31,10 +31,11 @@ from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
 from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
-from pipeline.gallery.ranking import Compared, depths
+from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.dataset import captions_of, distinct, index_of
-from pipeline.photo_lookup import FoundPhoto, find_or_extract, stored_photo
+from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
+from pipeline.queries import known_words
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
 from pipeline.store.reader import StoreCollection
 
@@ -88,8 +89,8 @@ class Search:
             return found
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
-        """The best photos for a sentence."""
-        return self.photos([query], top)[0].hits
+        """The best photos for a sentence, those marked that changed since they were extracted."""
+        return marked(self.collection, self.photos([query], top))[0].hits
 
     def photos(
         self,
@@ -234,7 +235,7 @@ class Search:
         return EncodedImages(self.run.model, self.collection, np.arange(len(self.collection)))
 
     def _unknown(self, query: str) -> dict[str, str]:
-        """See `known_words`."""
+        """`known_words`, of one run or of several."""
         return known_words(self.run, query)
 
     def _scored_captions(self, photos: Sequence[Regions], captions: Sequence[Caption]) -> list[np.ndarray]:
@@ -263,7 +264,7 @@ class Search:
         found = self._candidates(words, rows, counts)
         if found is not None:
             return [
-                Compared(some, self._scores(words, query, some, between_photos), places)
+                Compared(some, self._scores(words, query, some, places, counts, between_photos), places)
                 for query, (some, places) in enumerate(found)
             ]
         every = np.arange(len(self.collection)) if rows is None else rows
@@ -298,15 +299,25 @@ class Search:
             found.append((some, places))
         return found
 
-    def _scores(self, words: WordEmbeddings, query: int, rows: np.ndarray, between_photos: bool = False) -> np.ndarray:
+    def _scores(
+        self,
+        words: WordEmbeddings,
+        query: int,
+        rows: np.ndarray,
+        places: np.ndarray,
+        counts: Sequence[int],
+        between_photos: bool = False,
+    ) -> np.ndarray:
         """Similarities (n,) of one of the queries to some candidates."""
         assert isinstance(self._embeddings, StoredEmbeddings)
         one = words.pack(torch.tensor([query]))[None]  # (1, L, E)
-        padded = PaddedWords(one, [one.shape[1]])
-        # block by block, in the cache: all at once, as float32, they would go through memory twice
-        some = self._embeddings.among(rows).read_ahead()
-        similarity: np.ndarray = self.run.model.similarities(some, padded, between_photos=between_photos)
-        return similarity[:, 0]
+        padded, scores = PaddedWords(one, [one.shape[1]]), np.empty(len(rows), np.float32)
+        for own in by_depth(places, counts):
+            if len(own):
+                # block by block, in the cache: all at once, as float32, they would go through memory twice
+                some = self._embeddings.among(rows[own]).read_ahead()
+                scores[own] = self.run.model.similarities(some, padded, between_photos=between_photos)[:, 0]
+        return scores
 
     def _chosen(self, rows: np.ndarray | None, top: int, offset: int) -> np.ndarray | None:
         """The rows (n,) of a request as numbers, ascending, each once; None: all."""
@@ -375,25 +386,3 @@ def open_search(
         memory_budget=memory_budget,
         report=report,
     )
-
-
-def known_words(run: TrainedRun, query: str) -> dict[str, str]:
-    """The words of a query that the run does not know, each with the nearest that it does, or "".
-
-    Raises:
-        PipelineError: it knows none of them, or reads no sentence as long; or the query is no text.
-    """
-    if any("\ud800" <= letter <= "\udfff" for letter in query):
-        raise PipelineError(f"{query!r}: not readable as text", "ask in UTF-8")
-    if run.model.vocabulary.is_cut(query):
-        raise PipelineError(f"{query[:40]!r}…: longer than the run {run.name} reads", "ask with a shorter sentence")
-    unknown = run.model.vocabulary.unknown(query)
-    if not run.model.vocabulary.known(query):
-        if not unknown:
-            raise PipelineError(f"{query!r}: no word in it", 'ask with a sentence, such as "two dogs play by a tree"')
-        nearest = ", ".join(near for near in unknown.values() if near)
-        raise PipelineError(
-            f"{query!r}: the run {run.name} knows none of these words",
-            f"nearest known: {nearest}" if nearest else "ask in other words",
-        )
-    return unknown

@@ -59,6 +59,7 @@ LAYERS = [
         "caption_cache",
         "caption_ranking",
         "judgements",
+        "queries",
         "eccv",
         "answer",
         "recall_table",

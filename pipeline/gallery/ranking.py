@@ -19,6 +19,14 @@ def depths(candidates: int, results: int) -> list[int]:
     return counts
 
 
+def by_depth(places: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    """Which candidates (n,) each depth adds, to be scored by themselves: scores differ in their last digit by what is scored together,
+    and copies of a photo would change places from page to page.
+    """
+    depths_of = np.searchsorted(counts, places, side="right").clip(max=len(counts) - 1)
+    return [np.flatnonzero(depths_of == depth) for depth in range(len(counts))]
+
+
 class Compared(NamedTuple):
     """The photos that were compared with a query."""
 

@@ -21,8 +21,10 @@ import torch
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from configs.files import json_sha256
 from detector.locate import has_weights
 from matcher.calibration import FILE as CALIBRATION
+from matcher.calibration import is_by_chance
 from matcher.fit import BEST
 from pipeline.answer import Answer
 from pipeline.caption_cache import caption_embeddings
@@ -38,7 +40,8 @@ from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
 from pipeline.photo_lookup import stored_photo
-from pipeline.search import known_words, open_search
+from pipeline.queries import known_words
+from pipeline.search import open_search
 from pipeline.service import schema
 from pipeline.service.batches import Batches
 from pipeline.service.config import ServeConfig
@@ -146,8 +149,10 @@ class Generation:
         texts, words = self.captions()
         scores = caption_scores(self.run, regions, words)
         best = np.argsort(-scores, kind="stable")[: schema.CAPTIONS].tolist()
-        weak = [self.run.is_weak(score, len(texts)) for score in scores[best].tolist()]
-        return schema.Captions(tuple(map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak)))
+        shares = [self.run.share(score) for score in scores[best].tolist()]
+        weak = [is_by_chance(share, len(texts)) for share in shares]
+        found = map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak, shares)
+        return schema.Captions(tuple(found), len(texts), json_sha256(texts))
 
     def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""

@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from configs.files import json_sha256
+from matcher.calibration import is_by_chance
 from pipeline.errors import PipelineError
 from pipeline.service import schema
 from pipeline.service.config import ServeConfig
@@ -122,15 +124,23 @@ class Nodes:
             )
         asking = [self._ask(node, "POST", "/v1/captions", content=asked) for node in having]
         try:
-            answers = [one.json()["captions"] for one in await asyncio.gather(*asking)]
+            answers = [one.json() for one in await asyncio.gather(*asking)]
         except NodeDown as error:  # what it has may be better
             raise HTTPException(503, f"a node does not answer: {error}") from None
-        captions = {caption["text"]: caption for some in answers for caption in some}
+        captions = {caption["text"]: caption for one in answers for caption in one["captions"]}
         times: Counter[str] = Counter()
-        for some in answers:
-            times |= Counter(caption["text"] for caption in some)
+        for one in answers:
+            times |= Counter(caption["text"] for caption in one["captions"])
         best = sorted((captions[text] for text in times.elements()), key=lambda caption: -caption["score"])
-        return {"captions": best[: schema.CAPTIONS]}
+        counts = {one["source"]: one["searched"] for one in answers}
+        searched = sum(counts.values())
+        found = [one | {"weak": is_by_chance(one["share"], searched)} for one in best[: schema.CAPTIONS]]
+        source, *others = sorted(counts)
+        return {
+            "captions": found,
+            "searched": searched,
+            "source": json_sha256([source, *others]) if others else source,
+        }
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:
         """What is known of a photo."""

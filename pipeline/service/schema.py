@@ -156,6 +156,7 @@ class Caption:
     text: str
     score: float
     weak: bool  # no better than a caption of another photo scores
+    share: float  # of unrelated pairs that score as high, which tells whether it is weak; 0 where the run is not calibrated
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class Captions:
     """The best captions for a photo."""
 
     captions: tuple[Caption, ...]
+    searched: int  # captions
+    source: str  # checksum of them: nodes may have the same
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ def scores(photos: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_chance_is_counted_in_photos() -> None:
     found = calibrate(*scores())
     assert found is not None
-    assert found.by_chance(1.2816, 100) == pytest.approx(10, rel=0.05)  # a tenth of a normal distribution
-    assert found.by_chance(2.3263, 300) == pytest.approx(3, rel=0.1)
-    assert found.by_chance(99.0, 10) == pytest.approx(10 * 1e-4)
+    assert found.share(1.2816) == pytest.approx(0.1, rel=0.05)  # a tenth of a normal distribution
+    assert found.share(2.3263) == pytest.approx(0.01, rel=0.1)
+    assert found.share(99.0) == pytest.approx(1e-4)
     assert found.right[1] == pytest.approx(4, abs=0.2)
 
 

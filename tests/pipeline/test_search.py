@@ -28,7 +28,7 @@ from pipeline.photo_lookup import stored_photo
 from pipeline.runs import find_run, load_run
 from pipeline.search import Search, open_search
 from tests.stores import make_store
-from tests.world import HEAVY, PHOTO, imported_by, scan
+from tests.world import HEAVY, PHOTO, extract_again, imported_by, scan
 
 
 def test_five_lines_of_python(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,3 +295,13 @@ def test_shares_of_words() -> None:
         "    0%  runs  brown dog",
         "(the words add +0.200, the sentence's start, end and punctuation +0.300)",
     ]
+
+
+def test_a_search_that_is_called_marks_photos_that_changed(own_world: Path) -> None:
+    extract_again()
+    called = open_search(features=["features/mine"], report=lambda line: None)
+    first, second = called("a dog by a tree", 2)
+    assert not first.changed
+    Path(first.path).write_bytes(Path(second.path).read_bytes())
+    again = called("a dog by a tree", 2)
+    assert [hit.changed for hit in again] == [True, False]

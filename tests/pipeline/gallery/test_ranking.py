@@ -66,6 +66,22 @@ def test_pages_of_a_search_hold_every_photo_once(place: Path, step: int) -> None
     assert len({hit.image for hits in similar for hit in hits}) == PHOTOS - 1
 
 
+def test_a_candidate_is_scored_with_the_same_others_on_every_page(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else copies of a photo, of which one has a last digit more, would change places."""
+    run = make_run(Path("runs/x"))
+    build(run)
+    search, together = searching(run), []
+    assert search.first_stage is not None
+    search.first_stage.candidates = 20
+    score = run.model.similarities
+    monkeypatch.setattr(
+        run.model, "similarities", lambda some, *a, **k: (together.append(some.shape[0]), score(some, *a, **k))[1]
+    )
+    for results in (5, 10, 20, 40):
+        search.photos(SENTENCES[:1], results, boxes=False)
+    assert together == [20, *(20, 20), *(20, 20, 40), *(20, 20, 40, 40)]
+
+
 def test_the_pages_of_nodes_are_of_one_list() -> None:
     rng = np.random.default_rng(0)
     lists = [

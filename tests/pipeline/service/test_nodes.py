@@ -296,13 +296,22 @@ def test_captions_are_the_best_of_all_nodes(tmp_path: Path, monkeypatch: pytest.
         assert scan("extract", "--images", name, "--weights", "starter", "--workers", "0").exit_code == 0
     photo = Path("a/000.jpg").read_bytes()
     both = make_server(run="starter", features=("features/a", "features/b"))
-    wanted = TestClient(both.app()).post("/v1/captions", content=photo).json()["captions"]
+    whole = TestClient(both.app())
+    least = (
+        4 * whole.post("/v1/captions", content=photo).json()["captions"][0]["share"]
+    )  # of 4 captions: the best is weak among 5
+    monkeypatch.setattr("matcher.calibration.BY_CHANCE", least)
+    monkeypatch.setattr("matcher.calibration.LEAST_SHARE", 1.0)
+    wanted = whole.post("/v1/captions", content=photo).json()
+    assert (wanted["searched"], wanted["captions"][0]["weak"]) == (5, True)
     nodes = [make_server(run="starter", features=(f"features/{name}",)) for name in "ab"]
     with on_a_thread(nodes[0]) as (_, _, url), on_a_thread(nodes[1]) as (_, _, second):
         server = Server(Nodes(ServeConfig(node=(url, second)), Metrics()), Metrics())
         with TestClient(server.app()) as client:
-            found = client.post("/v1/captions", content=photo).json()["captions"]
-    assert [one["text"] for one in wanted] == [one["text"] for one in found]
+            found = client.post("/v1/captions", content=photo).json()
+    for own, others in zip(wanted["captions"], found["captions"], strict=True):
+        assert (own["text"], own["weak"]) == (others["text"], others["weak"])
+    assert found["searched"] == 5
 
 
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -369,9 +369,10 @@ def test_captions_for_a_photo_that_is_sent(
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
     middle = (scores[0] + scores[-1]) / 2
-    judge = SimpleNamespace(is_weak=lambda score, captions: captions == 40 and score < middle)
+    judge = SimpleNamespace(share=lambda score: float(score < middle))
     monkeypatch.setitem(vars(generation.run), "calibration", judge)
     answer = client.post("/v1/captions", content=(inside / "coco/train2014" / IMAGE).read_bytes()).json()
+    assert answer["searched"] == 40
     assert [caption["weak"] for caption in answer["captions"]] == [score < middle for score in scores]
     refused = client.post("/v1/captions", content=b"no photo")
     assert refused.status_code == 400
