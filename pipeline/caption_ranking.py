@@ -3,8 +3,12 @@
 Letters: M captions.
 """
 
+import filecmp
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +21,7 @@ from pipeline.inputs.captions import Caption
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
+from pipeline.store.format import stays_inside
 
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
@@ -25,45 +30,85 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
     return run.model.similarities(encode_regions(run, regions)[None], encoded)[0]
 
 
+class CaptionFiles:
+    """What the files of some captions name, and whose folder they are of; made once for all photos."""
+
+    def __init__(self, captions: Iterable[Caption]):
+        self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # by file and stem
+        for file, image in {(caption.file, caption.image) for caption in captions}:
+            self._names[file][stem_of(image)].add(image)
+        self._has_photos: dict[str, bool] = {}
+
+    def namesakes(self, caption: Caption) -> set[str]:
+        """The names in the file of a caption that have the stem of its image, this one among them."""
+        return self._names[caption.file][stem_of(caption.image)]
+
+    def is_of_another_folder(self, file: str, path: str) -> bool:
+        """Whether images that a file names lie beside it or below, and a photo lies in neither."""
+        if not file or not path:
+            return False
+        folder = os.path.dirname(file)
+        if Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(folder)):
+            return False
+        if file not in self._has_photos:
+            self._has_photos[file] = self._lists_photos(file, folder)
+        return self._has_photos[file]
+
+    def _lists_photos(self, file: str, folder: str) -> bool:
+        names = self._names[file]
+        for part in {os.path.dirname(name) for same in names.values() for name in same if stays_inside(name)}:
+            with suppress(OSError), os.scandir(os.path.join(folder, part)) as entries:
+                found = (name for entry in entries for name in names.get(stem_of(entry.name), ()))
+                if any(os.path.dirname(name) == part for name in found):
+                    return True
+        return False
+
+
 def caption_hits(
     run: TrainedRun,
     index: ImageIndex,
     photo: FoundPhoto,
     captions: Sequence[Caption],
+    files: CaptionFiles,
     scores: np.ndarray,
     top: int,
 ) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the photo."""
+    """The captions of the largest scores (M,); right are those written for the photo. `files` are those of the captions."""
     own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     hits = []
     for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
-        caption, right = captions[m], _is_of(captions[m], photo, own, index, captions)
+        caption, right = captions[m], _is_of(captions[m], photo, own, index, files)
         score, identity = float(scores[m]), {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, score, caption.image, **identity, weak=run.is_weak(score, len(captions))))
     return tuple(hits)
 
 
-def _is_of(
-    caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageIndex, captions: Sequence[Caption]
-) -> bool:
-    """Whether a caption was written for a photo: its file lies beside this very photo, or the name means it.
+def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageIndex, files: CaptionFiles) -> bool:
+    """Whether a caption was written for a photo: its file lies beside this very photo or a copy, or the name means it.
 
     `own` is `index`, of the stores, where they have the photo; else it is of the photo alone. Then captions of its name are right,
     unless that is a photo's in another folder, or one of the stores. Of the names in one file, the best alone means the photo.
+    A file with photos beside it is of those: the name of one that is gone means no photo of another folder.
     """
     beside = os.path.join(os.path.dirname(caption.file), caption.image)
     if caption.file and os.path.isfile(beside):
-        is_it = os.path.isfile(photo.path) and os.path.samefile(beside, photo.path)
+        is_it = _is_copy(beside, photo.path)
         if not is_it or own is index:  # else the captions may be of stored photos that are gone
             return is_it
     row = own.find(caption.image)
-    if row is None or own.image_ids[row] != photo.image:
+    if row is None or own.image_ids[row] != photo.image or files.is_of_another_folder(caption.file, photo.path):
         return False
-    stem = stem_of(photo.image)
-    others = {one.image for one in captions if stem in one.image and one.file == caption.file} | {caption.image}
-    if caption.image not in own.best([image for image in others if own.find(image) == row], row):
+    others = [image for image in files.namesakes(caption) if own.find(image) == row]
+    if caption.image not in own.best(others, row):
         return False
     namesakes = [] if own is index else index.candidates(caption.image)
     return own is index or (
         not own.is_elsewhere(caption.image, 0) and all(index.is_elsewhere(caption.image, other) for other in namesakes)
     )
+
+
+def _is_copy(beside: str, path: str) -> bool:
+    try:
+        return os.path.samefile(beside, path) or filecmp.cmp(beside, path, shallow=False)
+    except OSError:  # a photo that is gone, or not readable
+        return False

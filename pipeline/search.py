@@ -25,7 +25,7 @@ from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
 from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import caption_embeddings
-from pipeline.caption_ranking import caption_hits, caption_scores
+from pipeline.caption_ranking import CaptionFiles, caption_hits, caption_scores
 from pipeline.device import pick_device
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
@@ -168,11 +168,11 @@ class Search:
             PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
         """
         found = [self.find(image) for image in images]
-        index = index_of(self.collection)
+        index, files = index_of(self.collection), CaptionFiles(captions)
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):
-            hits = caption_hits(self.run, index, photo, captions, scores, top)
+            hits = caption_hits(self.run, index, photo, captions, files, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
         return answers
 

@@ -117,8 +117,8 @@ def test_captions_beside_photos_are_of_those_and_not_of_namesakes(
     """Cameras call every first photo IMG_0001.jpg, and every folder has its captions."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
-    for folder in ("a", "b", "dl"):
-        write_photos(tmp_path / folder, 8, names="IMG_{:03}.jpg")
+    for folder, width in (("a", 64), ("b", 60), ("dl", 56)):  # different photos
+        write_photos(tmp_path / folder, 8, names="IMG_{:03}.jpg", shapes=[(48, width)])
         rows = [f"IMG_{number:03}.jpg\tphoto {number} of {folder}" for number in range(8)]
         (tmp_path / folder / "captions.tsv").write_text("\n".join(rows))
         if folder != "dl":

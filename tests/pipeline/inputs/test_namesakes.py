@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.regions import Regions
-from pipeline.caption_ranking import caption_hits
+from pipeline.caption_ranking import CaptionFiles, caption_hits
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import read_captions
+from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.dataset import Dataset, Split, index_of, load_dataset
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.judgements import Judgement, locate
 from pipeline.photo_lookup import FoundPhoto, find_row
-from pipeline.store.reader import open_stores
+from pipeline.store.reader import StoreCollection, open_stores
 from tests.photos import write_photos
 from tests.stores import make_store
 from tests.world import SMALL_TRAINING, scan
@@ -126,10 +127,74 @@ def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_pat
     store = make_store(tmp_path / "store", REST, image_roots=[str(tmp_path / "photos")])
     collection = open_stores([store.path])
     captions = read_captions(captions_of(tmp_path / "photos/captions.csv", TOP + LOWER))
-    photo = FoundPhoto(LOWER[2], cast(Regions, None), "")
+    assert right_captions(collection, LOWER[2], "", captions) == [f"of {LOWER[2]}"]
+
+
+def right_captions(collection: StoreCollection, image: str, path: Path | str, captions: list[Caption]) -> list[str]:
     run: Any = NothingIsWeak()
-    hits = caption_hits(run, index_of(collection), photo, captions, np.zeros(12), 12)
-    assert [hit.caption for hit in hits if hit.right] == [f"of {LOWER[2]}"]
+    photo, scores = FoundPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
+    hits = caption_hits(run, index_of(collection), photo, captions, CaptionFiles(captions), scores, len(captions))
+    return [hit.caption for hit in hits if hit.right]
+
+
+@pytest.mark.parametrize("named", ["{}.jpg", "{}"])
+def test_captions_beside_photos_are_of_no_photo_of_another_folder(tmp_path: Path, named: str) -> None:
+    """Of anna's photos one is gone; ben's and a downloaded one have its name."""
+    captions: list[Caption] = []
+    for folder in ("anna", "ben", "downloads"):
+        (tmp_path / folder).mkdir()
+        for name in TOP:
+            (tmp_path / folder / name).write_text(f"{folder}'s {name}")
+        rows = [f"{named.format(Path(name).stem)},{folder} took {name}\n" for name in TOP]
+        (tmp_path / folder / "captions.csv").write_text("".join(["image,caption\n", *rows]))
+        if folder != "downloads":
+            captions += read_captions(tmp_path / folder / "captions.csv")
+    (tmp_path / "anna" / LOST).unlink()
+    below = [f"anna/{name}" for name in TOP if name != LOST] + [f"ben/{name}" for name in TOP]
+    collection = open_stores([make_store(tmp_path / "store", below, image_roots=[str(tmp_path)]).path])
+    path = tmp_path / "ben" / LOST
+    assert right_captions(collection, f"ben/{LOST}", path, captions) == [f"ben took {LOST}"]
+    (tmp_path / "link").symlink_to("ben")
+    assert right_captions(collection, f"ben/{LOST}", tmp_path / "link" / LOST, captions) == [f"ben took {LOST}"]
+    anna = open_stores([make_store(tmp_path / "anna's", below[:5], image_roots=[str(tmp_path)]).path])
+    assert right_captions(anna, str(path), path, captions[: len(TOP)]) == []
+    downloaded = tmp_path / "downloads" / LOST
+    assert right_captions(anna, str(downloaded), downloaded, captions[: len(TOP)]) == []
+
+
+def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: Path) -> None:
+    """Annotations without photos beside them; those above the photos, by base names; and photos that moved."""
+    for name in TOP:
+        (tmp_path / "photos/2020").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos/2020" / name).write_text(name)
+    collection = open_stores([make_store(tmp_path / "store", TOP, image_roots=[str(tmp_path / "photos/2020")]).path])
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "other.jpg").touch()
+    for place in ("annotations", "photos"):
+        for names in (TOP, LOWER):
+            captions = read_captions(captions_of(tmp_path / place / "captions.json", names))
+            for path in (tmp_path / "photos/2020" / LOST, tmp_path / "moved" / LOST):
+                if (place, names, path.parent.name) != ("photos", LOWER, "moved"):  # photos lie below this file
+                    assert right_captions(collection, LOST, path, captions) == [f"of {names[2]}"]
+
+
+def test_a_copy_of_a_photo_has_its_captions(tmp_path: Path) -> None:
+    captions = read_captions(captions_of(tmp_path / "original/captions.csv", TOP))
+    for folder, name in ((folder, name) for folder in ("original", "fast") for name in TOP):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(name)
+    collection = open_stores([make_store(tmp_path / "store", TOP, image_roots=[str(tmp_path / "fast")]).path])
+    assert right_captions(collection, LOST, tmp_path / "fast" / LOST, captions) == [f"of {LOST}"]
+    (tmp_path / "original" / LOST).write_text("img_3.jpg")  # of the same size
+    assert right_captions(collection, LOST, tmp_path / "fast" / LOST, captions) == []
+
+
+def test_of_names_with_accents_the_best_alone_means_a_photo(tmp_path: Path) -> None:
+    """Macs write the letters and their accents apart."""
+    name = unicodedata.normalize("NFD", "café.jpg")
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [name, f"2020/{name}"]))
+    collection = open_stores([make_store(tmp_path / "store", [f"2020/{name}"], image_roots=["/photos"]).path])
+    assert right_captions(collection, f"2020/{name}", "", captions) == [f"of 2020/{name}"]
 
 
 def test_judgements_of_a_photo_that_is_gone_are_not_its_namesakes(tmp_path: Path) -> None:
