@@ -24,6 +24,7 @@ from pipeline.store.reader import Store, StoreCollection, open_stores
 from pipeline.store.roots import titled
 
 LONGEST_SHOWN, MOST_SHOWN = 80, 5  # characters of a caption, and captions, in an example
+FOLDERS_SHOWN = 4  # that a note names
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 
 
@@ -174,17 +175,30 @@ def _doubts(
     path: Path, row_of_image: Mapping[str, int], index: ImageIndex, places: Sequence[str], parts: Sequence[str]
 ) -> Iterator[str]:
     """What a user may not expect of the images that the captions in a file were matched with."""
-    counts = Counter(parts[row] for row in row_of_image.values())
-    if len(counts) > 1:
-        yield f"images in {path}: {', '.join(f'{count:,} in {part}' for part, count in counts.items())}"
     weaker = index.weaker(row_of_image, parts)
     for image, row in islice(weaker.items(), 1):
         yield f"{len(weaker):,} images in {path} are named otherwise than most: {image} is taken for {index.image_ids[row]}"
     folder = path.resolve().parent
     away = {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
+    if len(away) == len(row_of_image) and not (folder / next(iter(away), "")).is_file():
+        away = {}  # else a file is of the photos beside it
     for image, row in islice(away.items(), 1):
-        if len(away) < len(row_of_image) or (folder / image).is_file():  # a file is of the photos beside it
-            yield f"{len(away):,} images in {path} are taken from another folder: {image} for {places[row]}"
+        yield f"{len(away):,} images in {path} are taken from another folder: {image} for {places[row]}"
+    bare = [
+        row for image, row in row_of_image.items() if "/" not in image and image not in weaker and image not in away
+    ]
+    below = Counter(os.path.dirname(places[row]) for row in bare)
+    counts = Counter(parts[row] for row in row_of_image.values())
+    if len(below) > len({parts[row] for row in bare}):  # as of a camera's numbers, which begin anew
+        yield f"images in {path} are named without folders: {_listed(below)}"
+    elif len(counts) > 1:
+        yield f"images in {path}: {_listed(counts)}"
+
+
+def _listed(counts: Counter[str]) -> str:
+    """Folders with their numbers of images: all, or the largest of many."""
+    shown = ", ".join(f"{count:,} in {folder or os.curdir}" for folder, count in counts.most_common(FOLDERS_SHOWN))
+    return f"{shown}, and the others in {len(counts) - FOLDERS_SHOWN:,} more" if len(counts) > FOLDERS_SHOWN else shown
 
 
 def _by_split(
