@@ -25,10 +25,10 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
-from pipeline.inputs.tables import flagged, listed, split_flags
+from pipeline.inputs.tables import SPLIT_NAMES, listed, splits_told
 from pipeline.store.format import stays_inside
 
-VERSION = 7  # of the index: what another version found in a container is not read
+VERSION = 8  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -36,7 +36,6 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
 IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
-SPLITS = ("split", "set", "subset")  # the last two only where they hold words for splits
 # Where captions are looked for; the first of these that is there holds them: caption, caption_2, … are captions of one photo
 NUMBERED = r"(?:_?\d+)?"
 CAPTIONS = (
@@ -151,9 +150,10 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                 ) from error
             index.fault = f"a damaged or truncated tar ({error}): what follows its {len(index.photos):,} photos is lost"
     photos_of_key = Counter(map(_key, index.photos))
+    told = dict(zip(records, _splits(list(records.values()), place, columns, skipped), strict=True))
     for name in index.photos:
-        if photos_of_key[_key(name)] == 1:
-            index.captions += _captions(name, records.get(_key(name), {}), place, columns)
+        if photos_of_key[key := _key(name)] == 1 and key in records:
+            index.captions += _captions(name, records[key], told[key], columns)
     if several := sum(key in records for key, count in photos_of_key.items() if count > 1):
         skipped["captions of several images"] = several  # a photo and its mask, say: nobody knows which one they are of
     index.skipped = dict(skipped)
@@ -189,7 +189,7 @@ def _key(name: str) -> str:
 
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     arrow, parquet = pyarrow()
-    index = Index()
+    types, index, skipped = arrow.types, Index(), Counter[str]()
     rows: list[tuple[int, int, dict[str, Any]]] = []
     try:
         with open_file(place) as file, _damage("a damaged or truncated parquet file"):
@@ -200,9 +200,20 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
                     f"{place}: no column {' or '.join(sorted(missing))}, which caption_columns names; "
                     f"found {', '.join(table.schema_arrow.names[:8])}"
                 )
-            wanted = [name for name in table.schema_arrow.names if name != image and _is_text(name, columns)]
-            wanted += [] if "split" in wanted else split_flags(table.schema_arrow.names, SPLIT_WORDS)
-            wanted += [f"{image}.path"] if arrow.types.is_struct(table.schema_arrow.field(image).type) else []
+            plain = (
+                types.is_string,
+                types.is_large_string,
+                types.is_dictionary,
+                types.is_boolean,
+                types.is_integer,
+                types.is_floating,
+            )
+            wanted = [
+                item.name
+                for item in table.schema_arrow
+                if item.name != image and (_is_text(item.name, columns) or any(is_of(item.type) for is_of in plain))
+            ]
+            wanted += [f"{image}.path"] if types.is_struct(table.schema_arrow.field(image).type) else []
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, count in enumerate(counts):
                 records: list[dict[str, Any]] = [{}] * count
@@ -220,11 +231,13 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     if not _same_for_one_name(place, titles, rows):
         titles = [f"{stem}/{row:06}" for row in range(len(rows))]
     numbers = Counter[str]()  # of captions so far: a photo may have a row for each
-    for title, (group, row, record) in zip(titles, rows, strict=True):
+    told = _splits([record for _, _, record in rows], place, columns, skipped)
+    for title, split, (group, row, record) in zip(titles, told, rows, strict=True):
         index.photos.setdefault(title, (group, row))
-        for one in _captions(title, record, place, columns, numbers[title]):
+        for one in _captions(title, record, split, columns, numbers[title]):
             numbers[title] += len(one["sentences"])
             index.captions.append(one)
+    index.skipped = dict(skipped)
     return index
 
 
@@ -250,8 +263,12 @@ def _image_column(place: str, schema: Any) -> str:
 
 def _is_text(name: str, columns: Sequence[str]) -> bool:
     """Whether a column says something about the photo of its row."""
-    known = {*columns, *FILE_NAMES, *IDS, *SPLITS, "sentids"}
-    return name in known or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
+    known = {*columns, *FILE_NAMES, *IDS, "sentids"}
+    return (
+        name in known
+        or name.strip().lower() in SPLIT_NAMES
+        or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
+    )
 
 
 def _title(record: Mapping[str, Any], image: str) -> str:
@@ -313,8 +330,23 @@ def _damage(what: str) -> Iterator[None]:
         raise UnreadableImage(f"{what} ({first_line(error)})") from error
 
 
+def _splits(
+    records: Sequence[Mapping[str, Any]], place: str, columns: Sequence[str], skipped: Counter[str]
+) -> list[str]:
+    """The split of each record of a container: what its fields tell, else the name of the container."""
+    own = {*columns, *FILE_NAMES, *IDS, "sentids"}
+    names = [name for name in dict.fromkeys(name for record in records for name in record) if name not in own]
+    names = [name for name in names if not any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)]
+    told = splits_told({name: [_cell(record.get(name)) for record in records] for name in names}, SPLIT_WORDS, skipped)
+    return [split or split_of_name(os.path.basename(place)) for split in told or [""] * len(records)]
+
+
+def _cell(value: Any) -> str:
+    return str(value).strip() if isinstance(value, str | int | float) else ""
+
+
 def _captions(
-    name: str, record: Mapping[str, Any], place: str, columns: Sequence[str], first: int = 0
+    name: str, record: Mapping[str, Any], split: str, columns: Sequence[str], first: int = 0
 ) -> Iterator[dict[str, Any]]:
     """The captions of a photo, numbered from `first`, as an image of Karpathy's files; nothing where it has none."""
     texts = _texts(record, columns)
@@ -324,15 +356,11 @@ def _captions(
     ids = (
         ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{first + n}" for n in range(len(texts))]
     )
-    names = [name for name in SPLITS if name == "split" or str(record.get(name)).lower() in SPLIT_WORDS]
-    split = next((value for name in names if (value := record.get(name)) not in (None, "")), None)
-    if split is None:
-        split = flagged({name: record[name] for name in split_flags(record, SPLIT_WORDS)})
     known = next((record[key] for key in IDS if isinstance(record.get(key), int | str)), name)
     yield {
         "filename": name,
         "cocoid": known,
-        "split": str(split) if isinstance(split, str | int) and split != "" else split_of_name(os.path.basename(place)),
+        "split": split,
         "sentences": [{"raw": text, "sentid": number} for text, number in zip(texts, ids, strict=True)],
     }
 

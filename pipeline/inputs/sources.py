@@ -32,6 +32,7 @@ from pipeline.inputs.storage import (
     shadow_of,
     status,
 )
+from pipeline.inputs.tables import UNREAD
 from pipeline.store.plan import Photo
 from pipeline.store.reader import StoredImages
 from pipeline.store.roots import (
@@ -247,12 +248,17 @@ def refuse_lost_sources(roots: Sequence[str]) -> None:
 
 
 def describe_skipped(skipped: Counter[str]) -> str:
-    """Files that are no photos, as one line: how many of which kind, and how to include camera raw files."""
-    kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common(8))
-    more = f", {len(skipped) - 8} more kinds" if len(skipped) > 8 else ""
-    raw = "; camera raw files have to be converted to JPEG first" if RAW_SUFFIXES & skipped.keys() else ""
-    noun = "file" if skipped.total() == 1 else "files"
-    return f"skipped {skipped.total():,} other {noun} ({kinds}{more}){raw}"
+    """Files that are no photos, as one line: how many of which kind, and how to include camera raw files; and fields that are not read."""
+    files = Counter({kind: count for kind, count in skipped.items() if not kind.startswith(UNREAD)})
+    fields = ", ".join(kind.removeprefix(UNREAD) for kind in skipped if kind.startswith(UNREAD))
+    unread = [f"{fields} of parquet or JSON not read, which may tell splits"] if fields else []
+    if not files:
+        return "".join(unread)
+    kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in files.most_common(8))
+    more = f", {len(files) - 8} more kinds" if len(files) > 8 else ""
+    raw = ["camera raw files have to be converted to JPEG first"] if RAW_SUFFIXES & files.keys() else []
+    noun = "file" if files.total() == 1 else "files"
+    return "; ".join([f"skipped {files.total():,} other {noun} ({kinds}{more})", *raw, *unread])
 
 
 def read_photo(place: Path | str, *, ahead: int = 0) -> bytes:

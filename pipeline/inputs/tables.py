@@ -10,7 +10,7 @@ import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,9 @@ CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "descript
 IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
+UNREAD = "column "  # begins what is counted of columns that are not read
+SPLIT_NAMES = ("split", "splits", "set", "subset", "partition", "fold")  # of a column; the first that is there
+YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "false", "no", "n", "")
 ITEM = r"\s*(?:[-*+\u2022]\s|\d+\s*[,;|.):])"  # of a list or a table without images: "- a dog", "1. a dog", "1,a dog"
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
@@ -72,11 +74,7 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
     records = [(n, fields) for n, fields in _records(path, lines, layout) if any(field.strip() for field in fields)]
     if layout.header:
         (_, header), *records = records
-        layout = replace(layout, split=_split_column(records, layout, split_words))
-        flags = {name: header.index(name) for name in split_flags(header, split_words)}
-        cells = {"".join(fields[column : column + 1]) for _, fields in records for column in flags.values()}
-        if layout.split is None and {cell.strip().lower() for cell in cells} <= {*YES, *NO}:
-            layout = replace(layout, flags=flags)
+        layout = _with_splits(layout, header, records, split_words)
         read = {layout.image, layout.split, layout.folder, *layout.captions, *layout.flags.values()}
         if unread := [name.strip() for column, name in enumerate(header) if name.strip() and column not in read]:
             skipped[f"columns: {', '.join(unread)}"] = len(unread)
@@ -103,33 +101,72 @@ def is_table(text: str) -> bool:
     return True
 
 
-def split_flags(names: Iterable[str], split_words: Container[str]) -> list[str]:
-    """The columns of yes and no that tell splits: is_train, or several of train, val and test (one alone may be a vehicle)."""
-    found = [name for name in names if name.strip().lower().removeprefix("is_") in split_words]
-    return found if len(found) > 1 or "is_" in "".join(found).lower() else []
+def split_column(cells: Mapping[str, Sequence[str]], split_words: Container[str]) -> str | None:
+    """The column that tells the splits, of some that hold neither images nor captions.
 
+    It is called split; or set or the like, and holds a word for a split; or it holds nothing else, as everybody may call it.
 
-def flagged(cells: Mapping[str, object]) -> str:
-    """The split whose column alone says yes in a row; "" where none or several do."""
-    found = [
-        name.strip().lower().removeprefix("is_") for name, cell in cells.items() if str(cell).strip().lower() in YES
-    ]
-    return found[0] if len(found) == 1 else ""
-
-
-def _split_column(records: Sequence[Record], layout: _Layout, split_words: Container[str]) -> int | None:
-    """The column of splits: the one of that name, else one that holds nothing else, as where it is called set or subset."""
-    if layout.split is not None or not records:
-        return layout.split
-    others = set(range(layout.columns)) - {layout.image, layout.folder, *layout.captions}
+    Args:
+        cells: of each column.
+    """
+    named = {name.strip().lower(): name for name in reversed(list(cells))}
+    for word in SPLIT_NAMES:
+        name = named.get(word)
+        if name is not None and (word == "split" or any(_is_word(cell, split_words) for cell in cells[name])):
+            return name
     return next(
-        (
-            column
-            for column in sorted(others)
-            if all("".join(fields[column : column + 1]).strip().lower() in split_words for _, fields in records)
-        ),
-        None,
+        (name for name in cells if cells[name] and all(_is_word(one, split_words) for one in cells[name])), None
     )
+
+
+def split_flags(cells: Mapping[str, Sequence[str]], split_words: Container[str]) -> list[str]:
+    """The columns of yes and no that tell splits: is_train, or several of train, val and test (one alone may be a vehicle)."""
+    found = [name for name in cells if name.strip().lower().removeprefix("is_") in split_words]
+    all_told = {cell.strip().lower() for name in found for cell in cells[name]} <= {*YES, *NO}
+    return found if all_told and (len(found) > 1 or "is_" in "".join(found).lower()) else []
+
+
+def flagged(cells: Mapping[str, str]) -> str:
+    """The split that columns of yes and no tell for a row: none but "not train", where they say that, of those that say no alone."""
+    told = {name.strip().lower().removeprefix("is_"): cell.strip().lower() for name, cell in cells.items()}
+    found = [name for name, cell in told.items() if cell in YES]
+    return " and ".join(found) or ("not train" if told.get("train") else "")
+
+
+def splits_told(cells: Mapping[str, Sequence[str]], split_words: Container[str], skipped: Counter[str]) -> list[str]:
+    """The split of each row, by its columns that hold neither images nor captions; "" where they tell none.
+
+    `skipped` takes the columns that are not read and hold a word for a split.
+    """
+    column = split_column(cells, split_words)
+    flags = [] if column else split_flags(cells, split_words)
+    unread = [
+        name
+        for name in cells
+        if name not in (column, *flags) and any(_is_word(one, split_words) for one in cells[name])
+    ]
+    skipped.update(f"{UNREAD}{name}" for name in unread)
+    if column:
+        return list(cells[column])
+    return [flagged(dict(zip(flags, row, strict=True))) for row in zip(*(cells[name] for name in flags), strict=True)]
+
+
+def _is_word(cell: str, split_words: Container[str]) -> bool:
+    return cell.strip().lower() in split_words
+
+
+def _with_splits(
+    layout: _Layout, header: Sequence[str], records: Sequence[Record], split_words: Container[str]
+) -> _Layout:
+    """The layout, with the columns that tell the splits."""
+    if layout.split is not None:
+        return layout
+    own = {layout.image, layout.folder, *layout.captions}
+    columns = {name: column for column, name in enumerate(header) if column not in own}
+    cells = {name: ["".join(fields[column : column + 1]) for _, fields in records] for name, column in columns.items()}
+    if name := split_column(cells, split_words):
+        return replace(layout, split=columns[name])
+    return replace(layout, flags={name: columns[name] for name in split_flags(cells, split_words)})
 
 
 def _layout(path: Path, first: str) -> _Layout:

@@ -117,6 +117,13 @@ def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
     assert splits("image,caption,dog,train\na.jpg,A dog,1,0\nb.jpg,A train,0,1\n") == ["", ""]  # what is in the photo
 
 
+def test_a_row_that_is_kept_from_training_is_not_of_a_file_called_train(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "image,caption,is_train\n1.jpg,a dog,yes\n2.jpg,a cat,n\n")
+    assert [caption.split for caption in read_captions(path)] == ["train", "not train"]
+    path = write(tmp_path / "train2.csv", "image,caption,Set\n1.jpg,a dog,train\n2.jpg,a cat,holdout\n")
+    assert [caption.split for caption in read_captions(path)] == ["train", "holdout"]
+
+
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", ",image,likes,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
     notes: list[str] = []

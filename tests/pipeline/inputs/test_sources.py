@@ -24,7 +24,7 @@ from pipeline.extract import run
 from pipeline.extraction.job import ExtractConfig
 from pipeline.inputs import containers, decode
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.sources import captions_of, list_photos, open_source, read_photo
+from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, open_source, read_photo
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
 from tests.photos import write_photos
@@ -300,8 +300,15 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
 @pytest.mark.parametrize(
     ("columns", "splits"),
     [
-        ({"set": ["train", "Val", "indoor"]}, ["train", "Val", ""]),
-        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["train", "test", ""]),
+        ({"set": ["train", "Val", "indoor"]}, ["train", "Val", "indoor"]),
+        ({"Split": ["train", "test ", "holdout"]}, ["train", "test", "holdout"]),
+        ({"partition": ["train", "test", "test"]}, ["train", "test", "test"]),
+        ({"kind": ["train", "test", "val"]}, ["train", "test", "val"]),
+        ({"kind": ["train", "car", "dog"]}, ["", "", ""]),  # what the photo shows
+        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["train", "test", "not train"]),
+        ({"is_train": ["yes", "n", "y"]}, ["train", "not train", "train"]),
+        ({"is_test": [1, 0, 0]}, ["test", "", ""]),
+        ({"is_train": [1, 1, 0], "is_test": [0, 1, 1]}, ["train", "train and test", "test"]),
         (
             {"train": [True, False, None], "val": [False, True, None], "test": [False, False, True]},
             ["train", "val", "test"],
@@ -314,6 +321,20 @@ def test_the_split_of_a_row_under_other_names(place: Path, columns: dict[str, li
     data = next((place / "photos").iterdir()).read_bytes()
     pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), **columns}), place / "x.parquet")
     assert [one["split"] for one in containers.index_of(str(place / "x.parquet"), ()).captions] == splits
+
+
+def test_fields_that_may_tell_splits_and_are_not_read_are_said(place: Path) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    table = {"jpg": 3 * [data], "caption": list("abc"), "kind": ["train", "car", "dog"]}
+    pq.write_table(pa.table(table), place / "x.parquet")
+    skipped = Counter[str]()
+    list_photos([place / "x.parquet"], skipped=skipped)
+    assert describe_skipped(skipped) == "kind of parquet or JSON not read, which may tell splits"
+    skipped[".txt"] += 2
+    assert (
+        describe_skipped(skipped)
+        == "skipped 2 other files (2 .txt); kind of parquet or JSON not read, which may tell splits"
+    )
 
 
 def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:
