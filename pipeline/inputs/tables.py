@@ -127,7 +127,7 @@ def split_flags(cells: Mapping[str, Sequence[str]], split_words: Container[str])
 
 
 def flagged(cells: Mapping[str, str]) -> str:
-    """The split that columns of yes and no tell for a row: none but "not train", where they say that, of those that say no alone."""
+    """The split of a row by its columns of yes and no: those that say yes; "not train" where none does and that of train says no."""
     told = {name.strip().lower().removeprefix("is_"): cell.strip().lower() for name, cell in cells.items()}
     found = [name for name, cell in told.items() if cell in YES]
     return " and ".join(found) or ("not train" if told.get("train") else "")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from matcher.calibration import Calibration
 from pipeline.pages.app import page_of
 from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server
@@ -295,8 +296,8 @@ def test_scores_are_explained_and_weak_matches_said(
 def test_captions_for_a_photo_are_marked_and_leave_with_the_next_query(
     page: Page, album: Path, service: LocalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = SimpleNamespace(is_weak=lambda score, among: True)
-    monkeypatch.setitem(vars(service.generation.run), "calibration", judge)
+    all_weak = Calibration((1.0,), (0.0,), ())
+    monkeypatch.setitem(vars(service.generation.run), "calibration", all_weak)
     page.one("#upload").send_keys(str(album / "coco/train2014" / IMAGE))
     wait_for(lambda: len(page.all("#captions li")) == 10)
     assert page.status.endswith(", best first. No good match: even the best is weak.")
