@@ -16,7 +16,7 @@ from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
-from pipeline.inputs.tables import read_table
+from pipeline.inputs.tables import read_table, tells_split
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
@@ -107,6 +107,9 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         raise PipelineError(f"{path}: not valid JSON ({error})", "download or write it again") from error
     try:
         images = _field(content, "images", (list,), "the file")
+        fields = {field for image in images if isinstance(image, dict) for field in image} - {"split"}
+        if unread := sorted(field for field in fields if tells_split(field, SPLIT_WORDS)):
+            skipped[f"fields of images: {', '.join(unread)}"] = len(unread)
         read = _read_coco if "annotations" in content else _read_karpathy
         found = read(content, images, skipped, os.path.abspath(path))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
@@ -126,12 +129,14 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
 
 def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], file: str) -> list[Caption]:
     names: dict[int | str, str] = {}
+    splits: dict[int | str, str] = {}
     for number, image in enumerate(images):
         where = f"images[{number}]"
         image_id = _field(image, "id", (int, str), where)
         name = _name(_field(image, "file_name", (str,), where))
         if names.setdefault(image_id, name) != name:
             raise _Mismatch(f"{where}: id {image_id!r} is also that of {names[image_id]!r}")
+        splits[image_id] = _split(_field(image, "split", (str,), where, default=""))
     captions = []
     for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
         where = f"annotations[{number}]"
@@ -141,7 +146,7 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
         if image_id not in names:
             skipped["annotations of images that the file does not list"] += 1
         elif text := _sentence(text, skipped):
-            captions.append(Caption(text, names[image_id], _id(image_id), caption_id, file=file))
+            captions.append(Caption(text, names[image_id], _id(image_id), caption_id, splits[image_id], file))
     return captions
 
 

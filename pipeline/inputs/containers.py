@@ -28,7 +28,7 @@ from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, sha
 from pipeline.inputs.tables import SPLIT_NAMES, listed, splits_told
 from pipeline.store.format import stays_inside
 
-VERSION = 8  # of the index: what another version found in a container is not read
+VERSION = 9  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -342,7 +342,8 @@ def _splits(
 
 
 def _cell(value: Any) -> str:
-    return str(value).strip() if isinstance(value, str | int | float) else ""
+    is_told = isinstance(value, str | int | float) and value == value  # nan is what pandas has for a missing value
+    return str(value).strip() if is_told else ""
 
 
 def _captions(

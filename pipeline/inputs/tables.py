@@ -10,7 +10,7 @@ import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895,
 OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
 UNREAD = "column "  # begins what is counted of columns that are not read
 SPLIT_NAMES = ("split", "splits", "set", "subset", "partition", "fold")  # of a column; the first that is there
-YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "false", "no", "n", "")
+YES, NO = ("1", "1.0", "true", "yes", "y", "t"), ("0", "0.0", "false", "no", "n", "f", "")
 ITEM = r"\s*(?:[-*+\u2022]\s|\d+\s*[,;|.):])"  # of a list or a table without images: "- a dog", "1. a dog", "1,a dog"
 LONGEST_FIELD = 1 << 31  # characters
 SHOWN = 60  # characters of a line in a message
@@ -59,7 +59,7 @@ class _Layout:
     flags: dict[str, int] = field(default_factory=dict)  # columns of 0 and 1 that tell the split
 
 
-def read_table(path: Path, text: str, split_words: Container[str], skipped: Counter[str]) -> Iterator[TableRow]:
+def read_table(path: Path, text: str, split_words: Mapping[str, str], skipped: Counter[str]) -> Iterator[TableRow]:
     """The rows of a table, blank ones left out; `path` is named in errors. A column of `split_words` alone tells the splits.
 
     `skipped` takes the named columns that are not read, of which nobody knows what they would have changed.
@@ -87,7 +87,7 @@ def read_table(path: Path, text: str, split_words: Container[str], skipped: Coun
             )
         layout = replace(layout, columns=3, captions=(2,))
     for number, fields in records:
-        yield _row(path, number, lines[number - 1], fields, layout)
+        yield _row(path, number, lines[number - 1], fields, layout, split_words)
 
 
 def is_table(text: str) -> bool:
@@ -101,62 +101,80 @@ def is_table(text: str) -> bool:
     return True
 
 
-def split_column(cells: Mapping[str, Sequence[str]], split_words: Container[str]) -> str | None:
+def split_column(cells: Mapping[str, Sequence[str]], split_words: Mapping[str, str], least: int = 1) -> str | None:
     """The column that tells the splits, of some that hold neither images nor captions.
 
     It is called split; or set or the like, and holds a word for a split; or it holds nothing else, as everybody may call it.
 
     Args:
         cells: of each column.
+        least: different splits that a column of any name has to hold.
     """
     named = {name.strip().lower(): name for name in reversed(list(cells))}
     for word in SPLIT_NAMES:
         name = named.get(word)
-        if name is not None and (word == "split" or any(_is_word(cell, split_words) for cell in cells[name])):
+        known = () if name is None else cells[name]
+        if any(known if word == "split" else (split_of_word(cell, split_words) for cell in known)):
             return name
-    return next(
-        (name for name in cells if cells[name] and all(_is_word(one, split_words) for one in cells[name])), None
-    )
+    for name, column in cells.items():
+        found = {split_of_word(cell, split_words) for cell in column}
+        if len(found) >= least and "" not in found:
+            return name
+    return None
 
 
-def split_flags(cells: Mapping[str, Sequence[str]], split_words: Container[str]) -> list[str]:
+def split_flags(cells: Mapping[str, Sequence[str]], split_words: Mapping[str, str]) -> list[str]:
     """The columns of yes and no that tell splits: is_train, or several of train, val and test (one alone may be a vehicle)."""
-    found = [name for name in cells if name.strip().lower().removeprefix("is_") in split_words]
+    found = [name for name in cells if _flag(name) in split_words]
     all_told = {cell.strip().lower() for name in found for cell in cells[name]} <= {*YES, *NO}
-    return found if all_told and (len(found) > 1 or "is_" in "".join(found).lower()) else []
+    return found if all_told and (len(found) > 1 or any(map(_is_flag, found))) else []
 
 
-def flagged(cells: Mapping[str, str]) -> str:
+def flagged(cells: Mapping[str, str], split_words: Mapping[str, str]) -> str:
     """The split of a row by its columns of yes and no: those that say yes; "not train" where none does and that of train says no."""
-    told = {name.strip().lower().removeprefix("is_"): cell.strip().lower() for name, cell in cells.items()}
+    told = {split_words[_flag(name)]: cell.strip().lower() for name, cell in cells.items()}
     found = [name for name, cell in told.items() if cell in YES]
     return " and ".join(found) or ("not train" if told.get("train") else "")
 
 
-def splits_told(cells: Mapping[str, Sequence[str]], split_words: Container[str], skipped: Counter[str]) -> list[str]:
-    """The split of each row, by its columns that hold neither images nor captions; "" where they tell none.
+def splits_told(cells: Mapping[str, Sequence[str]], split_words: Mapping[str, str], skipped: Counter[str]) -> list[str]:
+    """The split of each row of a part of a dataset, by its columns that hold neither images nor captions; "" where they tell none.
 
-    `skipped` takes the columns that are not read and hold a word for a split.
+    `skipped` takes the columns that are not read and may tell splits, by their name or a word in them.
     """
-    column = split_column(cells, split_words)
+    column = split_column(cells, split_words, least=2)  # of one class a part may hold nothing else: train, a vehicle
     flags = [] if column else split_flags(cells, split_words)
-    unread = [
-        name
-        for name in cells
-        if name not in (column, *flags) and any(_is_word(one, split_words) for one in cells[name])
-    ]
-    skipped.update(f"{UNREAD}{name}" for name in unread)
+    for name in cells:
+        may = tells_split(name, split_words) and any(cells[name])
+        if name not in (column, *flags) and (may or any(split_of_word(one, split_words) for one in cells[name])):
+            skipped[f"{UNREAD}{name}"] += 1
     if column:
         return list(cells[column])
-    return [flagged(dict(zip(flags, row, strict=True))) for row in zip(*(cells[name] for name in flags), strict=True)]
+    rows = zip(*(cells[name] for name in flags), strict=True)
+    return [flagged(dict(zip(flags, row, strict=True)), split_words) for row in rows]
 
 
-def _is_word(cell: str, split_words: Container[str]) -> bool:
-    return cell.strip().lower() in split_words
+def split_of_word(word: str, split_words: Mapping[str, str]) -> str:
+    """The split that a word means, such as "val2014", COCO's; "" where it is none."""
+    return split_words.get(re.sub(r"20\d\d$", "", word.strip().lower()), "")
+
+
+def tells_split(name: str, split_words: Mapping[str, str]) -> bool:
+    """Whether a column or field of a name should tell splits."""
+    return name.strip().lower() in SPLIT_NAMES or (_is_flag(name) and _flag(name) in split_words)
+
+
+def _is_flag(name: str) -> bool:
+    return name.strip().lower().startswith("is")
+
+
+def _flag(name: str) -> str:
+    """What a column of yes and no says something of: is_train, isTrain, train."""
+    return re.sub(r"^is[_ ]?", "", name.strip().lower())
 
 
 def _with_splits(
-    layout: _Layout, header: Sequence[str], records: Sequence[Record], split_words: Container[str]
+    layout: _Layout, header: Sequence[str], records: Sequence[Record], split_words: Mapping[str, str]
 ) -> _Layout:
     """The layout, with the columns that tell the splits."""
     if layout.split is not None:
@@ -256,7 +274,9 @@ def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _La
             )
 
 
-def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout) -> TableRow:
+def _row(
+    path: Path, number: int, line: str, fields: list[str], layout: _Layout, split_words: Mapping[str, str]
+) -> TableRow:
     columns, caption = layout.columns, layout.captions[0]
     # Delimiters of a caption without quotes; a tab is in none, so what it separates is something else
     if len(fields) > columns and caption == columns - 1 and layout.delimiter != "\t":
@@ -279,7 +299,7 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout)
                 f"{path}: line {number} has the caption {fields[column].strip()[:SHOWN]!r}, which is an object of Python or JSON",
                 "write the sentences alone",
             )
-    split_name = flagged({name: fields[column] for name, column in layout.flags.items()})
+    split_name = flagged({name: fields[column] for name, column in layout.flags.items()}, split_words)
     split_name = split_name if layout.split is None else fields[layout.split].strip()
     captions = tuple(text for column in layout.captions for text in listed(fields[column].strip()))
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()

@@ -124,6 +124,17 @@ def test_a_row_that_is_kept_from_training_is_not_of_a_file_called_train(tmp_path
     assert [caption.split for caption in read_captions(path)] == ["train", "holdout"]
 
 
+def test_images_of_json_tell_their_split_or_the_field_is_said(tmp_path: Path) -> None:
+    images = [
+        {"id": n, "file_name": f"{n}.jpg", "split": split, "Set": split} for n, split in enumerate(("train", "val2014"))
+    ]
+    annotations = [{"id": n, "image_id": n, "caption": "a dog"} for n in range(2)]
+    notes: list[str] = []
+    path = write(tmp_path / "train.json", {"images": images, "annotations": annotations})
+    assert [caption.split for caption in read_captions(path, notes)] == ["train", "dev"]
+    assert notes == [f"{path}: skipped 1 fields of images: Set"]
+
+
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", ",image,likes,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
     notes: list[str] = []

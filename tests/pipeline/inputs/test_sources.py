@@ -305,13 +305,19 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
         ({"partition": ["train", "test", "test"]}, ["train", "test", "test"]),
         ({"kind": ["train", "test", "val"]}, ["train", "test", "val"]),
         ({"kind": ["train", "car", "dog"]}, ["", "", ""]),  # what the photo shows
+        ({"kind": ["train", "train", "train"]}, ["", "", ""]),  # of one class, in a part of a dataset
+        ({"subset": ["train2014", "val2014", "val2014"]}, ["train2014", "val2014", "val2014"]),
+        ({"is_training": [1, 0, 0]}, ["train", "not train", "not train"]),
+        ({"isTrain": ["t", "f", "t"]}, ["train", "not train", "train"]),
+        ({"is_train": [1.0, float("nan"), 0.0]}, ["train", "", "not train"]),
+        ({"split": [None, None, None], "is_train": [1, 0, 0]}, ["train", "not train", "not train"]),
         ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["train", "test", "not train"]),
         ({"is_train": ["yes", "n", "y"]}, ["train", "not train", "train"]),
         ({"is_test": [1, 0, 0]}, ["test", "", ""]),
         ({"is_train": [1, 1, 0], "is_test": [0, 1, 1]}, ["train", "train and test", "test"]),
         (
             {"train": [True, False, None], "val": [False, True, None], "test": [False, False, True]},
-            ["train", "val", "test"],
+            ["train", "dev", "test"],
         ),
         ({"split": ["a", "b", ""], "is_test": [1, 1, 1]}, ["a", "b", ""]),
         ({"train": [1, 0, 1]}, ["", "", ""]),  # what the photo shows
@@ -330,6 +336,11 @@ def test_fields_that_may_tell_splits_and_are_not_read_are_said(place: Path) -> N
     skipped = Counter[str]()
     list_photos([place / "x.parquet"], skipped=skipped)
     assert describe_skipped(skipped) == "kind of parquet or JSON not read, which may tell splits"
+    for name, cells in (("subset", ["holdout"] * 3), ("is_train", ["yes", "perhaps", "no"]), ("kind", ["train"] * 3)):
+        pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), name: cells}), place / f"{name}.parquet")
+        told = Counter[str]()
+        list_photos([place / f"{name}.parquet"], skipped=told)
+        assert describe_skipped(told) == f"{name} of parquet or JSON not read, which may tell splits"
     skipped[".txt"] += 2
     assert (
         describe_skipped(skipped)
