@@ -26,7 +26,7 @@ class Hit:
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
     weak: bool = False  # no better than the sentences of other photos score; never of a run without calibration
-    changed: bool = False  # its file is another one than was extracted; of `retrieve`, and of a search that is called
+    changed: bool = False  # its file is another one than was extracted; of `retrieve`, and of a search that is called; of the first 100
 
     @property
     def marks(self) -> list[str]:

@@ -89,7 +89,7 @@ class Search:
             return found
 
     def __call__(self, query: str, top: int = 10) -> tuple[Hit, ...]:
-        """The best photos for a sentence, those marked that changed since they were extracted."""
+        """The best photos for a sentence; of the first 100, those are marked that changed since they were extracted."""
         return marked(self.collection, self.photos([query], top))[0].hits
 
     def photos(

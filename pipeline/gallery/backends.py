@@ -70,5 +70,13 @@ class FaissIndex:
             parameters = self._faiss.SearchParameters(sel=selector)
         if not available:
             return [np.zeros(0, np.int64)] * len(vectors)
-        _, found = self._index.search(vectors.astype(np.float32), min(count, available), params=parameters)
-        return [ids[ids >= 0] for ids in found]
+        count = min(count, available)
+        asked, are_told = min(count + 1, available), False
+        while (
+            not are_told
+        ):  # Of copies of a photo, which score alike, any may be missing at the end of what is asked for
+            scores, found = self._index.search(vectors.astype(np.float32), asked, params=parameters)
+            are_told = asked == available or bool((scores[:, -1] < scores[:, count - 1]).all())
+            asked = min(2 * asked, available)
+        best = [np.lexsort((ids, -own))[:count] for ids, own in zip(found, scores, strict=True)]
+        return [ids[order][ids[order] >= 0] for ids, order in zip(found, best, strict=True)]

@@ -152,7 +152,7 @@ class Generation:
         shares = [self.run.share(score) for score in scores[best].tolist()]
         weak = [is_by_chance(share, len(texts)) for share in shares]
         found = map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak, shares)
-        return schema.Captions(tuple(found), len(texts), json_sha256(texts))
+        return schema.Captions(tuple(found), len(texts), json_sha256(texts), True)
 
     def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""

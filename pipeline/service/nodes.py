@@ -117,7 +117,8 @@ class Nodes:
 
     async def captions(self, request: Request, asked: bytes) -> dict[str, Any]:
         """Find captions for a photo that is sent: the best of all nodes. What each node has, as captions of the run, counts once."""
-        having = [node for node, one in enumerate(await self._indexes()) if isinstance(one, dict) and one["uploads"]]
+        indexes = await self._indexes()
+        having = [node for node, one in enumerate(indexes) if isinstance(one, dict) and one["uploads"]]
         if not having:
             raise PipelineError(
                 "no captions for a new photo: no node that answers has any, or a detector of its features"
@@ -139,6 +140,7 @@ class Nodes:
         return {
             "captions": found,
             "searched": searched,
+            "complete": all(isinstance(one, dict) for one in indexes) and all(one["complete"] for one in answers),
             "source": json_sha256([source, *others]) if others else source,
         }
 

@@ -179,6 +179,7 @@ $("upload")?.addEventListener("change", async (event) => {
     if (mine !== latest) return;
     list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)}${caption.weak ? " · weak match" : ""})` })));
     status_.textContent = `Captions for ${file.name}, best first${answer.captions[0]?.weak ? `.${NONE_GOOD}` : ""}`;
+    if (!answer.complete) status_.textContent += " Captions are missing: a node is not there.";
   } catch (error) { if (mine === latest) status_.textContent = `${file.name}: ${error.message}`; }
   event.target.value = "";
 });

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ensemble import Ensemble
+from pipeline.gallery.backends import FaissIndex
 from pipeline.gallery.ranking import DEEPER, Compared, depths
 from pipeline.search import Search
 from pipeline.service.merging import merge
@@ -80,6 +81,20 @@ def test_a_candidate_is_scored_with_the_same_others_on_every_page(place: Path, m
     for results in (5, 10, 20, 40):
         search.photos(SENTENCES[:1], results, boxes=False)
     assert together == [20, *(20, 20), *(20, 20, 40), *(20, 20, 40, 40)]
+
+
+def test_of_many_copies_of_a_photo_the_same_are_candidates_however_many_are_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(-100, 100, (200, 16)).astype(np.int8)
+    vectors[rng.permutation(200)[:60]] = vectors[0]
+    index = FaissIndex(16)
+    index.add(np.arange(200), vectors)
+    queries = np.stack([vectors[0], *rng.normal(size=(3, 16))]).astype(np.float32)
+    for rows in (None, np.arange(0, 200, 2)):
+        whole = index.search(queries, 200, rows)
+        for count in (1, 18, 36, 72, 144):
+            for all_of_them, some in zip(whole, index.search(queries, count, rows), strict=True):
+                assert some.tolist() == all_of_them[:count].tolist()
 
 
 def test_the_pages_of_nodes_are_of_one_list() -> None:

@@ -311,7 +311,11 @@ def test_captions_are_the_best_of_all_nodes(tmp_path: Path, monkeypatch: pytest.
             found = client.post("/v1/captions", content=photo).json()
     for own, others in zip(wanted["captions"], found["captions"], strict=True):
         assert (own["text"], own["weak"]) == (others["text"], others["weak"])
-    assert found["searched"] == 5
+    assert (found["searched"], found["complete"]) == (5, True)
+    with on_a_thread(make_server(run="starter", features=("features/a",))) as (_, _, url):
+        server = Server(Nodes(ServeConfig(node=(url, "http://localhost:1")), Metrics()), Metrics())
+        with TestClient(server.app()) as client:
+            assert client.post("/v1/captions", content=photo).json()["complete"] is False
 
 
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
