@@ -61,10 +61,14 @@ def find_or_extract(
     return FoundPhoto(other, extractor([photo])[0], image)
 
 
+def compared(answers: Sequence[Answer]) -> set[str]:
+    """The photos that are compared with what was extracted: the first `MOST_COMPARED` of each answer."""
+    return {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
+
+
 def marked(collection: StoreCollection, answers: Sequence[Answer]) -> list[Answer]:
-    """The same answers, with the photos marked that changed since they were extracted, of the first `MOST_COMPARED` of each."""
-    found = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-    changed = {image for image in found if is_changed(collection, collection.row(image))}
+    """The same answers, with the photos marked that changed since they were extracted, of `compared`."""
+    changed = {image for image in compared(answers) if is_changed(collection, collection.row(image))}
     return [
         replace(
             answer, hits=tuple(replace(hit, changed=not hit.caption and hit.image in changed) for hit in answer.hits)

@@ -17,7 +17,7 @@ from pipeline.inputs.dataset import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.photo_lookup import MOST_COMPARED, marked
+from pipeline.photo_lookup import MOST_COMPARED, compared, marked
 from pipeline.queries import read_queries
 
 
@@ -69,8 +69,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
-    photos = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-    rows, stored = {image: search.collection.row(image) for image in sorted(photos)}, search.collection
+    rows, stored = {image: search.collection.row(image) for image in sorted(compared(answers))}, search.collection
     gone = [image for image, row in rows.items() if stored.photo_sha256(row) and not stored.image_place(row)]
     if gone:
         report(

@@ -72,9 +72,8 @@ class FaissIndex:
             return [np.zeros(0, np.int64)] * len(vectors)
         count = min(count, available)
         asked, are_told = min(count + 1, available), False
-        while (
-            not are_told
-        ):  # Of copies of a photo, which score alike, any may be missing at the end of what is asked for
+        # Copies of a photo score alike: where they reach the end of what was asked for, any of them may be missing
+        while not are_told:
             scores, found = self._index.search(vectors.astype(np.float32), asked, params=parameters)
             are_told = asked == available or bool((scores[:, -1] < scores[:, count - 1]).all())
             asked = min(2 * asked, available)

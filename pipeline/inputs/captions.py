@@ -16,7 +16,7 @@ from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
-from pipeline.inputs.tables import read_table, tells_split
+from pipeline.inputs.tables import read_table, split_of_word, tells_split
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
@@ -93,7 +93,7 @@ def split_of_name(name: str) -> str:
 def _split(word: str) -> str:
     """The split that a file means by a word: one of ours, else the word itself, as "fold 3" or "not train". "val2014" is COCO's."""
     word = _one_line(word).lower()
-    return SPLIT_WORDS.get(re.sub(r"20\d\d$", "", word), word)
+    return split_of_word(word, SPLIT_WORDS) or word
 
 
 class _Mismatch(Exception):

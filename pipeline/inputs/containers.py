@@ -25,7 +25,7 @@ from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
 from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
-from pipeline.inputs.tables import SPLIT_NAMES, listed, splits_told
+from pipeline.inputs.tables import listed, splits_told
 from pipeline.store.format import stays_inside
 
 VERSION = 9  # of the index: what another version found in a container is not read
@@ -262,13 +262,9 @@ def _image_column(place: str, schema: Any) -> str:
 
 
 def _is_text(name: str, columns: Sequence[str]) -> bool:
-    """Whether a column says something about the photo of its row."""
+    """Whether a field names the photo of its record, or holds captions."""
     known = {*columns, *FILE_NAMES, *IDS, "sentids"}
-    return (
-        name in known
-        or name.strip().lower() in SPLIT_NAMES
-        or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
-    )
+    return name in known or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
 
 
 def _title(record: Mapping[str, Any], image: str) -> str:
@@ -334,9 +330,8 @@ def _splits(
     records: Sequence[Mapping[str, Any]], place: str, columns: Sequence[str], skipped: Counter[str]
 ) -> list[str]:
     """The split of each record of a container: what its fields tell, else the name of the container."""
-    own = {*columns, *FILE_NAMES, *IDS, "sentids"}
-    names = [name for name in dict.fromkeys(name for record in records for name in record) if name not in own]
-    names = [name for name in names if not any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)]
+    fields = dict.fromkeys(name for record in records for name in record)
+    names = [name for name in fields if not _is_text(name, columns)]
     told = splits_told({name: [_cell(record.get(name)) for record in records] for name in names}, SPLIT_WORDS, skipped)
     return [split or split_of_name(os.path.basename(place)) for split in told or [""] * len(records)]
 

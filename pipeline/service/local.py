@@ -69,7 +69,7 @@ class Generation:
         self.run, self.collection = self.search.run, self.search.collection
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
-        self._captions: tuple[list[Any], list[str], Any] | None = None  # what they were read from, and they
+        self._captions: tuple[list[Any], list[str], str, Any] | None = None  # what they were read from, and they
         self.takes_uploads = self._takes_uploads()  # captions may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
         stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
@@ -119,12 +119,12 @@ class Generation:
         """What is known of a photo."""
         return self.library.photo(row, local=self.config.local)
 
-    def captions(self) -> tuple[list[str], Any]:
-        """Those of `caption_files`, and embeddings of their words; read again where a file changed."""
+    def captions(self) -> tuple[list[str], str, Any]:
+        """Those of `caption_files`, their checksum, and embeddings of their words; read again where a file changed."""
         made_of = [(path, times_of(str(path))[1]) for path in self.caption_files]
         if self._captions is None or self._captions[0] != made_of:
             texts = [caption.text for path in self.caption_files for caption in read_captions(path)]
-            self._captions = made_of, texts, caption_embeddings(self.run, texts, self.say)
+            self._captions = made_of, texts, json_sha256(texts), caption_embeddings(self.run, texts, self.say)
         return self._captions[1:]
 
     @cached_property
@@ -146,13 +146,13 @@ class Generation:
                 "no captions for a new photo: neither the run nor the photos have any, or no detector makes its features here"
             )
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
-        texts, words = self.captions()
+        texts, source, words = self.captions()
         scores = caption_scores(self.run, regions, words)
         best = np.argsort(-scores, kind="stable")[: schema.CAPTIONS].tolist()
         shares = [self.run.share(score) for score in scores[best].tolist()]
         weak = [is_by_chance(share, len(texts)) for share in shares]
         found = map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak, shares)
-        return schema.Captions(tuple(found), len(texts), json_sha256(texts), True)
+        return schema.Captions(tuple(found), len(texts), source, True)
 
     def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""

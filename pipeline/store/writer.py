@@ -70,14 +70,8 @@ def claim_store(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         PipelineError: another kind of store, naming what differs; or a folder of something else.
     """
     relative = [relative_root(root, os.path.abspath(folder)) for root in manifest["image_roots"]]
-    names = names_sha256(manifest)
-    complete = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "relative_roots": relative,
-        **manifest,
-        "names_sha256": names,
-    }
+    complete = {"format": FORMAT, "format_version": VERSION, "relative_roots": relative, **manifest}
+    complete["names_sha256"] = names_sha256(manifest)
     with disk_errors(folder):
         if not (folder / MANIFEST).is_file() and folder.is_dir():
             stranger = _stranger(folder)
