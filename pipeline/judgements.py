@@ -20,7 +20,7 @@ import numpy as np
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
-from pipeline.inputs.dataset import Split, folders, index_of
+from pipeline.inputs.dataset import Split, folders, image_index_of
 from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.tables import CAPTION_WORDS
 from pipeline.runs import TrainedRun, mean_similarity
@@ -146,7 +146,7 @@ def locate(
         PipelineError: an image that is in no store, or a caption that is neither an id of the split nor a sentence with a
             word that every run knows.
     """
-    index = index_of(split.stores)
+    index = image_index_of(split.stores)
     rows = _by_id(split.image_ids, split.images.rows.tolist())
     of_id = {image: next(iter(found)) for image, found in rows.items()}
     images = dict.fromkeys(judgement.image for judgement in judgements)  # an id may be a name as well

@@ -11,7 +11,7 @@ from pipeline.answer import Answer
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
-from pipeline.inputs.dataset import index_of
+from pipeline.inputs.dataset import image_index_of
 from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import is_changed, is_place, read_photo
@@ -126,7 +126,7 @@ def find_row(
 
 def _by_name(collection: StoreCollection, image: str, report: Callable[[str], Any]) -> int:
     """The one image of a name that is neither an id nor a file."""
-    index = index_of(collection)
+    index = image_index_of(collection)
     row = index.find(image)
     if row is not None and not index.contradicts(image, row):
         report(f"note: {image} is no file; taking the store's {collection.image_ids[row]}")

@@ -33,7 +33,7 @@ from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embedding
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import captions_of, distinct, index_of
+from pipeline.inputs.dataset import captions_of, distinct, image_index_of
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
 from pipeline.queries import known_words
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
@@ -168,7 +168,7 @@ class Search:
             PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
         """
         found = [self.find(image) for image in images]
-        index, files = index_of(self.collection), CaptionFiles(captions)
+        index, files = image_index_of(self.collection), CaptionFiles(captions)
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):

@@ -135,7 +135,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or captions_of(collection.stores, notes))
-    index = index_of(collection)
+    index = image_index_of(collection)
     captions_of_file = {path: read_captions(path, notes) for path in paths}
     names = ((caption.image for caption in captions) for captions in captions_of_file.values())
     row_of_image = index.match(names, ", ".join(map(str, paths)))
@@ -330,7 +330,7 @@ def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
     return [f"{titled(roots[0])}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
 
 
-def index_of(collection: StoreCollection) -> ImageIndex:
+def image_index_of(collection: StoreCollection) -> ImageIndex:
     """Finds the photos of some stores by name, and knows those that could not be read."""
     failures = [
         (store, [failure["image_id"] for shard in store.shards for failure in shard.failures])

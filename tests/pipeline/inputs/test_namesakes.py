@@ -15,7 +15,7 @@ from detector.regions import Regions
 from pipeline.caption_ranking import CaptionFiles, caption_hits
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.dataset import Dataset, Split, index_of, load_dataset
+from pipeline.inputs.dataset import Dataset, Split, image_index_of, load_dataset
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.judgements import Judgement, locate
 from pipeline.photo_lookup import FoundPhoto, find_row
@@ -162,7 +162,7 @@ def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_pat
 def right_captions(collection: StoreCollection, image: str, path: Path | str, captions: list[Caption]) -> list[str]:
     run: Any = NothingIsWeak()
     photo, scores = FoundPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
-    hits = caption_hits(run, index_of(collection), photo, captions, CaptionFiles(captions), scores, len(captions))
+    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), scores, len(captions))
     return [hit.caption for hit in hits if hit.right]
 
 
