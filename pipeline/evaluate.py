@@ -20,16 +20,9 @@ from pipeline.eccv import check_eccv, eccv_caption, eccv_text
 from pipeline.errors import PipelineError
 from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import (
-    Dataset,
-    Split,
-    all_splits,
-    describe,
-    example,
-    find_stores,
-    load_dataset,
-    with_recorded_splits,
-)
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.finding import find_stores
+from pipeline.inputs.splits import Dataset, Split, all_splits, describe, example, with_recorded_splits
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (

@@ -25,7 +25,7 @@ from pipeline.extraction.detectors import NO_WEIGHTS, is_starter
 from pipeline.extraction.job import Engine, ExtractConfig
 from pipeline.extraction.local import LocalEngine
 from pipeline.files import disk_errors, write_json
-from pipeline.inputs.dataset import find_captions
+from pipeline.inputs.finding import find_captions
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, photo_sha256
 from pipeline.store.format import CAPTIONS, FAILURES, FEATURES, commit_mark
 from pipeline.store.marks import read_mark

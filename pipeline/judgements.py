@@ -20,8 +20,9 @@ import numpy as np
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
 from pipeline.files import read_bytes
-from pipeline.inputs.dataset import Split, folders, image_index_of
+from pipeline.inputs.finding import folders, image_index_of
 from pipeline.inputs.image_index import stem_of
+from pipeline.inputs.splits import Split
 from pipeline.inputs.tables import CAPTION_WORDS
 from pipeline.runs import TrainedRun, mean_similarity
 

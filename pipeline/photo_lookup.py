@@ -11,7 +11,7 @@ from pipeline.answer import Answer
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
-from pipeline.inputs.dataset import image_index_of
+from pipeline.inputs.finding import image_index_of
 from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.photos import decode_image
 from pipeline.inputs.sources import is_changed, is_place, read_photo

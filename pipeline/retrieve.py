@@ -13,7 +13,7 @@ from pipeline.ensemble import open_ensemble
 from pipeline.errors import PipelineError
 from pipeline.fields import PAGE, PICTURE, CommandConfig, option
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.dataset import distinct
+from pipeline.inputs.finding import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers

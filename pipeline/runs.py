@@ -37,7 +37,8 @@ from pipeline.config import config_diff, load_config, save_config, to_dict
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import Split, find_stores
+from pipeline.inputs.finding import find_stores
+from pipeline.inputs.splits import Split
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
 

@@ -33,7 +33,7 @@ from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embedding
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.dataset import captions_of, distinct, image_index_of
+from pipeline.inputs.finding import distinct, find_all_captions, image_index_of
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
 from pipeline.queries import known_words
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
@@ -81,7 +81,7 @@ class Search:
         except PipelineError as gone:
             notes: list[str] = []
             try:
-                found = distinct(captions_of(self.collection.stores, notes))
+                found = distinct(find_all_captions(self.collection.stores, notes))
             except PipelineError:
                 raise gone from None
             for note in [f"{gone.message}; searching {', '.join(map(str, found))}", *notes]:

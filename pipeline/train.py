@@ -17,7 +17,9 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.extraction.detectors import is_starter
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import Dataset, Split, describe, example, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.finding import find_stores
+from pipeline.inputs.splits import Dataset, Split, describe, example, with_training_splits
 from pipeline.runs import (
     DATA,
     LEARNED,

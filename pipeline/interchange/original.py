@@ -20,7 +20,7 @@ from pipeline.interchange import common
 from pipeline.store.reader import Store
 
 if TYPE_CHECKING:
-    from pipeline.inputs.dataset import Split
+    from pipeline.inputs.splits import Split
 
 CAPTIONS_PER_IMAGE = 5
 MAPPED = 128  # images read through one memory map: what was read through it stays in memory as long as it does

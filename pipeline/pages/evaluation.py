@@ -12,8 +12,8 @@ import numpy as np
 from matcher.metrics import RetrievalMetrics, ranks
 from matcher.metrics_log import METRICS
 from pipeline.files import replacing
-from pipeline.inputs.dataset import Split
 from pipeline.inputs.sources import is_changed
+from pipeline.inputs.splits import Split
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import data_uri, photo_of
 from pipeline.pages.plots import as_svg, rank_histograms, training_curves

@@ -28,7 +28,8 @@ from matcher.metrics import ranks, recalls
 from matcher.transformer import TransformerEncoder
 from pipeline.config import save_config
 from pipeline.files import read_json, write_json
-from pipeline.inputs.dataset import all_splits, load_dataset
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.splits import all_splits
 from pipeline.runs import BEST, CALIBRATION, CONFIG, DATA, load_run
 
 SHARE = 0.3  # of every product; less is better on Flickr8k, more on other photos

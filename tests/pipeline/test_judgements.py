@@ -9,7 +9,7 @@ import pytest
 from matcher.data import CaptionedImages
 from matcher.metrics import kendall
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import Split
+from pipeline.inputs.splits import Split
 from pipeline.judgements import Judgement, locate, read_judgements
 from pipeline.store.reader import open_stores
 from tests.world import scan

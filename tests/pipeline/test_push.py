@@ -16,7 +16,7 @@ from detector.hub import HubName, fetch_file, fetch_folder, hub_name
 from matcher.vocabulary import SPECIAL
 from pipeline import push
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import find_captions
+from pipeline.inputs.finding import find_captions
 from pipeline.runs import load_run
 from pipeline.store.reader import open_store
 from tests.hub import TOKEN, Hub, hub

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import all_splits, example, find_captions, find_stores, load_dataset, with_training_splits
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.finding import find_captions, find_stores
 from pipeline.inputs.sources import list_photos
+from pipeline.inputs.splits import all_splits, example, with_training_splits
 from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.pipeline.store.test_store import write_store
@@ -79,6 +81,16 @@ def test_splits_come_from_the_file_or_from_names(tmp_path: Path) -> None:
         "1 of 5 images have no caption and are left out",
     ]
     assert len(all_splits(dataset).store_ids) == 4
+
+
+def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> None:
+    write_store(tmp_path / "train_photos", [4])
+    train = write_coco(tmp_path / "captions_train.json", ["0.jpg", "1.jpg", "2.jpg"])
+    dev = write_coco(tmp_path / "captions_dev.json", ["3.jpg"])
+    dataset = load_dataset([tmp_path / "train_photos"], [train, dev])
+    splits = {name: sorted(split.store_ids) for name, split in dataset.splits.items()}
+    assert splits == {"dev": ["3.jpg"], "train": ["0.jpg", "1.jpg", "2.jpg"]}
+    assert dataset.notes == [f"1 images in {dev} are dev as the file is named; their stores are not"]
 
 
 @pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])

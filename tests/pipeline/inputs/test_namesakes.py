@@ -15,8 +15,10 @@ from detector.regions import Regions
 from pipeline.caption_ranking import CaptionFiles, caption_hits
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.dataset import Dataset, Split, image_index_of, load_dataset
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.finding import image_index_of
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.splits import Dataset, Split
 from pipeline.judgements import Judgement, locate
 from pipeline.photo_lookup import FoundPhoto, find_row
 from pipeline.store.reader import StoreCollection, open_stores

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.dataset import find_captions
+from pipeline.inputs.finding import find_captions
 from pipeline.interchange.convert import ExportFeaturesConfig, export_features
 from pipeline.store.format import CAPTIONS
 from pipeline.store.inspect import inspect_store

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.extract import run
 from pipeline.files import temporary_files
-from pipeline.inputs.dataset import find_captions
+from pipeline.inputs.finding import find_captions
 from pipeline.store import update
 from pipeline.store.format import FEATURES
 from pipeline.store.inspect import inspect_store
