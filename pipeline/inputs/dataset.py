@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import Caption, read_captions, split_of_name
+from pipeline.inputs.captions import SPLIT_WORDS, Caption, read_captions, split_of_name
 from pipeline.inputs.finding import distinct, find_all_captions, folders, full_paths, image_index_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.splits import Dataset, make_split
+from pipeline.inputs.tables import split_of_word
 from pipeline.store.reader import StoreCollection, open_stores
 
 FOLDERS_SHOWN = 4  # that a note names
@@ -22,8 +23,8 @@ FOLDERS_SHOWN = 4  # that a note names
 def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = ()) -> Dataset:
     """Open stores, read captions, match them, and group the images by split.
 
-    An image's split is what its captions file says (Karpathy), else what the name of the captions file or of its
-    store tells ("train2014", "flickr8k_dev"), else "" (no split).
+    An image's split is what its captions file says (Karpathy), else what the name of the captions file, its folder
+    or its store tells ("flickr8k_dev", "train2014"), else "" (no split).
 
     Raises:
         PipelineError: no captions, or none of them for an image of the stores.
@@ -116,7 +117,7 @@ def _by_split(
     notes: list[str],
 ) -> dict[str, dict[int, list[Caption]]]:
     """The captions of each image, by split and by the image's row; those that a file before has count once."""
-    store_splits = [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
+    told = _splits_of_places(collection)
     split_of_row: dict[int, str] = {}
     found: dict[str, dict[int, list[Caption]]] = {}
     before: set[tuple[int | str | None, ...]] = set()  # row and text; and row, text and number, None in a table
@@ -128,14 +129,14 @@ def _by_split(
         ]
         if any(is_repeated):
             notes.append(f"{sum(is_repeated):,} captions in {path} are in a file before it as well: they count once")
-        of_file = split_of_name(path.name)  # before the store's: several files may be of one folder
-        others = {
-            row: store_splits[row] for row, one in own if not one.split and store_splits[row] not in ("", of_file)
-        }
+        of_file = split_of_name(path.name)  # before that of a place: several files may be of one folder
+        others = {row for row, caption in own if not caption.split and told[row] not in ("", of_file)}
         if of_file and others:
-            notes.append(f"{len(others):,} images in {path} are {of_file} as the file is named; their stores are not")
+            notes.append(
+                f"{len(others):,} images in {path} are {of_file} as the file is named; their folders or stores are not"
+            )
         for (row, caption), repeats in zip(own, is_repeated, strict=True):
-            name = caption.split or of_file or store_splits[row]
+            name = caption.split or of_file or told[row]
             if split_of_row.setdefault(row, name) != name:
                 raise PipelineError(
                     f"{path}: image {caption.image!r} is in the split {name or '(none)'}, and before in "
@@ -146,3 +147,12 @@ def _by_split(
                 found.setdefault(name, {}).setdefault(row, []).append(caption)
         before.update(keys, (key[:2] for key in keys))
     return found
+
+
+def _splits_of_places(collection: StoreCollection) -> list[str]:
+    """The split that each photo's folder tells where the folders tell several (one alone may be of vehicles), else its store."""
+    folders = [image_id.split("/")[:-1] for image_id in collection.image_ids]
+    told = [next(filter(None, (split_of_word(name, SPLIT_WORDS) for name in names)), "") for names in folders]
+    if len(set(told) - {""}) > 1:
+        return told
+    return [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]

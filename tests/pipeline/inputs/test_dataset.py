@@ -90,7 +90,24 @@ def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> 
     dataset = load_dataset([tmp_path / "train_photos"], [train, dev])
     splits = {name: sorted(split.store_ids) for name, split in dataset.splits.items()}
     assert splits == {"dev": ["3.jpg"], "train": ["0.jpg", "1.jpg", "2.jpg"]}
-    assert dataset.notes == [f"1 images in {dev} are dev as the file is named; their stores are not"]
+    assert dataset.notes == [f"1 images in {dev} are dev as the file is named; their folders or stores are not"]
+
+
+def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
+    """As in the hub's folders of images; a folder of trains alone tells none."""
+    ids = ["train/0.jpg", "train/1.jpg", "val/dogs/0.jpg", "test/0.jpg", "extra/0.jpg"]
+    captions = write_coco(tmp_path / "captions.json", ids)
+    make_store(tmp_path / "mine", ids)
+    splits = load_dataset([tmp_path / "mine"], [captions]).splits
+    assert {name: sorted(split.store_ids) for name, split in splits.items()} == {
+        "": ["extra/0.jpg"],
+        "dev": ["val/dogs/0.jpg"],
+        "test": ["test/0.jpg"],
+        "train": ["train/0.jpg", "train/1.jpg"],
+    }
+    make_store(tmp_path / "vehicles", ["train/0.jpg", "bus/0.jpg"])
+    captions = write_coco(tmp_path / "vehicles.json", ["train/0.jpg", "bus/0.jpg"])
+    assert list(load_dataset([tmp_path / "vehicles"], [captions]).splits) == [""]
 
 
 @pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])
