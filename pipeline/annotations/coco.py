@@ -69,6 +69,7 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
         classes = {category: index for index, category in enumerate(categories)}
         boxes: dict[int, list[tuple[Any, int]]] = {}
         listed: dict[Any, Any] = {}
+        places: Counter[str] = Counter()
         for annotation in content["annotations"]:
             same_id = listed.setdefault(annotation["id"], annotation) if "id" in annotation else annotation
             if same_id is not annotation and same_id == annotation:
@@ -76,7 +77,10 @@ def _read(folder: Path, path: Path, report: Report) -> tuple[dict[int, str], lis
                 continue
             if not annotation.get("iscrowd"):  # a crowd is one box around many objects
                 row = (annotation["bbox"], classes[annotation["category_id"]])
+                places[repr((annotation["image_id"], row))] += 1
                 boxes.setdefault(annotation["image_id"], []).append(row)
+        if copies := places.total() - len(places):  # as in a file that was joined with itself under new ids
+            report.boxes["used, though another has its place and class"] += copies
         images = [(item["id"], str(item["file_name"]), (item["height"], item["width"])) for item in content["images"]]
         named = [("image", image_id, name) for image_id, name, _ in images]
         named += [("category", item["id"], item["name"]) for item in content["categories"]]

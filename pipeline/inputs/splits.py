@@ -142,7 +142,7 @@ def all_splits(dataset: Dataset) -> Split:
 def describe(splits: Iterable[Split]) -> str:
     """One line: "train 6,000 images / 30,000 captions, dev 1,000 / 5,000"."""
     return ", ".join(
-        f"{split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
+        f"{repr(split.name) if ' ' in split.name else split.name or 'unnamed'} {len(split.store_ids):,} images / {len(split.caption_ids):,} captions"
         for split in splits
     )
 

@@ -58,6 +58,16 @@ def test_a_file_that_was_joined_with_itself_counts_once(tmp_path: Path) -> None:
     assert found.report.boxes == {"used": 6, "listed twice": 9}
 
 
+def test_boxes_that_repeat_another_are_counted(tmp_path: Path) -> None:
+    """As in a file that was joined with itself under new ids."""
+    write_coco(tmp_path)
+    path = tmp_path / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] += [{**row, "id": 900 + number} for number, row in enumerate(content["annotations"])]
+    path.write_text(json.dumps(content))
+    assert read_coco(tmp_path).report.boxes["used, though another has its place and class"] == 4
+
+
 def test_photos_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
     write_coco(tmp_path)
     (tmp_path / "val2017/000000000000.jpg").write_bytes((tmp_path / "train2017/000000000000.jpg").read_bytes())

@@ -237,7 +237,7 @@ def test_splits_that_training_does_not_know_are_said(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("\n".join(["image,caption,split", *rows]))
     dataset = with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 1000)
     assert len(dataset.splits["train"].store_ids) == 4
-    assert "left out are the splits fold 3 2 images / 2 captions; training knows train, dev and test" in dataset.notes
+    assert "left out are the splits 'fold 3' 2 images / 2 captions; training knows train, dev and test" in dataset.notes
     (tmp_path / "c.csv").write_text("image,caption,split\n1.jpg,A dog,a\n2.jpg,A cat,b\n")
     with pytest.raises(
         PipelineError, match="no image is in a split that training knows; found a 1 images / 1 captions, b"
