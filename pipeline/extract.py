@@ -83,11 +83,11 @@ def _listed(config: ExtractConfig) -> tuple[list[Photo], list[dict[str, Any]]]:
     """The photos, and the captions that lie with them."""
     skipped: Counter[str] = Counter()
     photos = list_photos(config.images, skipped=skipped)
+    captions = captions_of(config.images, config.caption_columns, skipped=skipped)
     if skipped:
         note(f"--images: {describe_skipped(skipped)}")
     if undated := sum(is_remote(config.images[photo.root]) and not (photo.size or photo.mtime_ns) for photo in photos):
         note(f"--images: of {undated:,} photos their server tells neither size nor date: changed ones are not noticed")
-    captions = captions_of(config.images, config.caption_columns)
     if config.caption_columns and not captions:
         raise PipelineError(
             f"caption_columns={','.join(config.caption_columns)}: no caption is in these of {', '.join(config.images)}",

@@ -25,8 +25,8 @@ from pipeline.annotations.records import (
     make_record,
 )
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import SPLIT_WORDS
 from pipeline.inputs.photos import read_image
+from pipeline.inputs.split_words import SPLIT_WORDS
 from pipeline.inputs.storage import SUFFIXES
 
 MOST_ATTRIBUTES = 16  # of a box, as published

@@ -16,7 +16,8 @@ from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
-from pipeline.inputs.tables import read_table, split_of_word, tells_split
+from pipeline.inputs.split_words import cells_of, split_of_word, splits_told
+from pipeline.inputs.tables import read_table
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
@@ -25,18 +26,7 @@ FORMATS = (
 # What programs write for a caption that is not there
 MISSING = ("", "nan", "null", "none", "n/a", "#n/a", "na", "<na>")
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "restval": "train",  # Karpathy's name for the COCO val images that everyone trains on
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "dev": "dev",
-    "test": "test",
-    "testing": "test",
-    "testall": "test",  # the original code's name for COCO's 5K test images
-}
+FIELDS = {"file_name", "filename", "filepath", "sentences"}  # of images, beside those that everybody knows
 
 
 @dataclass(frozen=True)
@@ -84,16 +74,10 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
     return captions
 
 
-def split_of_name(name: str) -> str:
-    """The one split that a file or folder name tells, or "": "train2014" -> "train", "flickr8k_dev" -> "dev", "train-dev" -> ""."""
-    found = {SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_WORDS}
-    return found.pop() if len(found) == 1 else ""
-
-
 def _split(word: str) -> str:
     """The split that a file means by a word: one of ours, else the word itself, as "fold 3" or "not train". "val2014" is COCO's."""
     word = _one_line(word).lower()
-    return split_of_word(word, SPLIT_WORDS) or word
+    return split_of_word(word) or word
 
 
 class _Mismatch(Exception):
@@ -107,11 +91,12 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         raise PipelineError(f"{path}: not valid JSON ({error})", "download or write it again") from error
     try:
         images = _field(content, "images", (list,), "the file")
-        fields = {field for image in images if isinstance(image, dict) for field in image} - {"split"}
-        if unread := sorted(field for field in fields if tells_split(field, SPLIT_WORDS)):
+        records = [image if isinstance(image, dict) else {} for image in images]
+        told, unread = splits_told(cells_of(records, FIELDS.__contains__), len(images))
+        if unread:
             skipped[f"fields of images: {', '.join(unread)}"] = len(unread)
         read = _read_coco if "annotations" in content else _read_karpathy
-        found = read(content, images, skipped, os.path.abspath(path))
+        found = read(content, images, list(map(_split, told)), skipped, os.path.abspath(path))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
         if repeated := len(found) - len(captions):
             skipped["captions that the file lists twice"] = repeated
@@ -127,7 +112,9 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         raise PipelineError(f"{path}: JSON, but not captions ({error}); expected {FORMATS}") from error
 
 
-def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], file: str) -> list[Caption]:
+def _read_coco(
+    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], file: str
+) -> list[Caption]:
     names: dict[int | str, str] = {}
     splits: dict[int | str, str] = {}
     for number, image in enumerate(images):
@@ -136,7 +123,7 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
         name = _name(_field(image, "file_name", (str,), where))
         if names.setdefault(image_id, name) != name:
             raise _Mismatch(f"{where}: id {image_id!r} is also that of {names[image_id]!r}")
-        splits[image_id] = _split(_field(image, "split", (str,), where, default=""))
+        splits[image_id] = told[number]
     captions = []
     for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
         where = f"annotations[{number}]"
@@ -150,7 +137,9 @@ def _read_coco(content: Mapping[str, Any], images: list[Any], skipped: Counter[s
     return captions
 
 
-def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Counter[str], file: str) -> list[Caption]:
+def _read_karpathy(
+    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], file: str
+) -> list[Caption]:
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
@@ -159,12 +148,11 @@ def _read_karpathy(content: Mapping[str, Any], images: list[Any], skipped: Count
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
-        split = _split(_field(image, "split", (str,), where, default=""))
         for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
             text = _sentence(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"), skipped)
             caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
             if text:
-                captions.append(Caption(text, name, _id(image_id), _id(caption_id), split, file))
+                captions.append(Caption(text, name, _id(image_id), _id(caption_id), told[index], file))
     return captions
 
 
@@ -172,7 +160,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
     file = os.path.abspath(path)
-    rows = list(read_table(path, text, SPLIT_WORDS, skipped))
+    rows = list(read_table(path, text, skipped))
     first = {row.image.removesuffix("#0") for row in rows if row.image.endswith("#0")}
     for row in rows:
         image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already, from 0

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,12 +23,12 @@ from detector.errors import DetectorError
 from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
-from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
+from pipeline.inputs.split_words import ORDINARY, Cells, cells_of
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
-from pipeline.inputs.tables import listed, splits_told
+from pipeline.inputs.tables import listed
 from pipeline.store.format import stays_inside
 
-VERSION = 9  # of the index: what another version found in a container is not read
+VERSION = 10  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -52,7 +52,10 @@ class Index:
     """What a container holds."""
 
     photos: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> offset and size, or row group and row
-    captions: list[dict[str, Any]] = field(default_factory=list)  # of photos, as Karpathy's files have them
+    captions: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of photos, as Karpathy's files have them, without splits
+    cells: dict[str, Cells] = field(default_factory=dict)  # of other fields, beside each of these
     fault: str = ""  # why the container may hold more than that
     skipped: dict[str, int] = field(default_factory=dict)  # other members by suffix
     columns: tuple[str, ...] | None = ()  # that the user named as captions
@@ -150,10 +153,8 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                 ) from error
             index.fault = f"a damaged or truncated tar ({error}): what follows its {len(index.photos):,} photos is lost"
     photos_of_key = Counter(map(_key, index.photos))
-    told = dict(zip(records, _splits(list(records.values()), place, columns, skipped), strict=True))
-    for name in index.photos:
-        if photos_of_key[key := _key(name)] == 1 and key in records:
-            index.captions += _captions(name, records[key], told[key], columns)
+    own = {name: records[key] for name in index.photos if photos_of_key[key := _key(name)] == 1 and key in records}
+    _take_captions(index, own.items(), columns)
     if several := sum(key in records for key, count in photos_of_key.items() if count > 1):
         skipped["captions of several images"] = several  # a photo and its mask, say: nobody knows which one they are of
     index.skipped = dict(skipped)
@@ -189,7 +190,7 @@ def _key(name: str) -> str:
 
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     arrow, parquet = pyarrow()
-    types, index, skipped = arrow.types, Index(), Counter[str]()
+    types, index = arrow.types, Index()
     rows: list[tuple[int, int, dict[str, Any]]] = []
     try:
         with open_file(place) as file, _damage("a damaged or truncated parquet file"):
@@ -207,12 +208,14 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
                 types.is_boolean,
                 types.is_integer,
                 types.is_floating,
+                types.is_null,
             )
             wanted = [
                 item.name
                 for item in table.schema_arrow
                 if item.name != image and (_is_text(item.name, columns) or any(is_of(item.type) for is_of in plain))
             ]
+            others = set(table.schema_arrow.names).difference(wanted, ORDINARY, [image])
             wanted += [f"{image}.path"] if types.is_struct(table.schema_arrow.field(image).type) else []
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, count in enumerate(counts):
@@ -230,14 +233,10 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
     titles = [_title(record, image) or f"{stem}/{row:06}" for row, (_, _, record) in enumerate(rows)]
     if not _same_for_one_name(place, titles, rows):
         titles = [f"{stem}/{row:06}" for row in range(len(rows))]
-    numbers = Counter[str]()  # of captions so far: a photo may have a row for each
-    told = _splits([record for _, _, record in rows], place, columns, skipped)
-    for title, split, (group, row, record) in zip(titles, told, rows, strict=True):
+    for title, (group, row, _) in zip(titles, rows, strict=True):
         index.photos.setdefault(title, (group, row))
-        for one in _captions(title, record, split, columns, numbers[title]):
-            numbers[title] += len(one["sentences"])
-            index.captions.append(one)
-    index.skipped = dict(skipped)
+    texts = ((title, record) for title, (_, _, record) in zip(titles, rows, strict=True))
+    _take_captions(index, texts, columns, image, others)
     return index
 
 
@@ -326,24 +325,26 @@ def _damage(what: str) -> Iterator[None]:
         raise UnreadableImage(f"{what} ({first_line(error)})") from error
 
 
-def _splits(
-    records: Sequence[Mapping[str, Any]], place: str, columns: Sequence[str], skipped: Counter[str]
-) -> list[str]:
-    """The split of each record of a container: what its fields tell, else the name of the container."""
-    fields = dict.fromkeys(name for record in records for name in record)
-    names = [name for name in fields if not _is_text(name, columns)]
-    told = splits_told({name: [_cell(record.get(name)) for record in records] for name in names}, SPLIT_WORDS, skipped)
-    return [split or split_of_name(os.path.basename(place)) for split in told or [""] * len(records)]
+def _take_captions(
+    index: Index,
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    columns: Sequence[str],
+    image: str = "",
+    others: Iterable[str] = (),
+) -> None:
+    """Take the captions of some photos, and the fields beside them, into an index; `others` are fields that were not read."""
+    numbers = Counter[str]()  # of captions so far: a photo may have a row for each
+    taken = []
+    for name, record in records:
+        for one in _captions(name, record, columns, numbers[name]):
+            numbers[name] += len(one["sentences"])
+            index.captions.append(one)
+            taken.append(record)
+    if taken:
+        index.cells = cells_of(taken, lambda name: name == image or _is_text(name, columns)) | dict.fromkeys(others)
 
 
-def _cell(value: Any) -> str:
-    is_told = isinstance(value, str | int | float) and value == value  # nan is what pandas has for a missing value
-    return str(value).strip() if is_told else ""
-
-
-def _captions(
-    name: str, record: Mapping[str, Any], split: str, columns: Sequence[str], first: int = 0
-) -> Iterator[dict[str, Any]]:
+def _captions(name: str, record: Mapping[str, Any], columns: Sequence[str], first: int) -> Iterator[dict[str, Any]]:
     """The captions of a photo, numbered from `first`, as an image of Karpathy's files; nothing where it has none."""
     texts = _texts(record, columns)
     if not texts:
@@ -356,7 +357,6 @@ def _captions(
     yield {
         "filename": name,
         "cocoid": known,
-        "split": split,
         "sentences": [{"raw": text, "sentid": number} for text, number in zip(texts, ids, strict=True)],
     }
 

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import SPLIT_WORDS, Caption, read_captions, split_of_name
+from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, full_paths, image_index_of
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import Dataset, make_split
-from pipeline.inputs.tables import split_of_word
 from pipeline.store.reader import StoreCollection, open_stores
 
 FOLDERS_SHOWN = 4  # that a note names
@@ -152,7 +152,7 @@ def _by_split(
 def _splits_of_places(collection: StoreCollection) -> list[str]:
     """The split that each photo's folder tells where the folders tell several (one alone may be of vehicles), else its store."""
     folders = [image_id.split("/")[:-1] for image_id in collection.image_ids]
-    told = [next(filter(None, (split_of_word(name, SPLIT_WORDS) for name in names)), "") for names in folders]
+    told = [next(filter(None, map(split_of_word, names)), "") for names in folders]
     if len(set(told) - {""}) > 1:
         return told
     return [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import index_of, read_member
+from pipeline.inputs.split_words import Cells, split_of_name, splits_told
 from pipeline.inputs.storage import (
     SUFFIXES,
     Gone,
@@ -32,7 +33,6 @@ from pipeline.inputs.storage import (
     shadow_of,
     status,
 )
-from pipeline.inputs.tables import UNREAD
 from pipeline.store.plan import Photo
 from pipeline.store.reader import StoredImages
 from pipeline.store.roots import (
@@ -48,6 +48,7 @@ from pipeline.store.roots import (
 )
 
 RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"}
+UNREAD = "field "  # begins what is counted of fields that are not read
 MAX_BYTES = 1 << 30  # no image of photos.MAX_PIXELS needs more
 
 
@@ -61,10 +62,10 @@ class Source(ABC):
     def photos(self, skipped: Counter[str]) -> Listed:
         """Every photo, in the order in which it is best read; counts other files by suffix."""
 
-    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    def captions(self, columns: tuple[str, ...], skipped: Counter[str]) -> list[dict[str, Any]]:
         """Captions that lie with the photos, as the images of Karpathy's files; `find_captions` finds those beside a folder.
 
-        `columns` hold them; (): those of known names.
+        `columns` hold them; (): those of known names. `skipped` counts the fields beside them that are not read.
         """
         return []
 
@@ -124,9 +125,17 @@ class Containers(Source):
                 photos.append((file, found))
         return photos
 
-    def captions(self, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Those of a photo's row, or of a tar's members with its key."""
-        return [one for file in self.files for one in index_of(place_of(self.root, file), columns).captions]
+    def captions(self, columns: tuple[str, ...], skipped: Counter[str]) -> list[dict[str, Any]]:
+        """Those of a photo's row, or of a tar's members with its key. What tells the splits is decided for all files together."""
+        indexes = {file: index_of(place_of(self.root, file), columns) for file in self.files}
+        captions = [(file, one) for file, index in indexes.items() for one in index.captions]
+        cells: dict[str, Cells] = {}
+        for name in dict.fromkeys(name for index in indexes.values() for name in index.cells):
+            parts = [index.cells.get(name, [""] * len(index.captions)) for index in indexes.values()]
+            cells[name] = None if None in parts else [cell for part in parts for cell in part or ()]
+        splits, unread = splits_told(cells, len(captions))
+        skipped.update(f"{UNREAD}{name}" for name in unread)
+        return [{**one, "split": split or _split_of(file)} for split, (file, one) in zip(splits, captions, strict=True)]
 
 
 class RemoteFolder(Source):
@@ -219,13 +228,24 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
     return photos if any(INSIDE in photo.path for photo in photos) else by_id
 
 
-def captions_of(roots: Sequence[str], columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Captions that lie with the photos of some sources, as the images of Karpathy's files, named by the ids of `list_photos`."""
+def captions_of(
+    roots: Sequence[str], columns: tuple[str, ...], *, skipped: Counter[str] | None = None
+) -> list[dict[str, Any]]:
+    """Captions that lie with the photos of some sources, as the images of Karpathy's files, named by the ids of `list_photos`.
+
+    `skipped` counts the fields beside them that are not read.
+    """
+    skipped = Counter() if skipped is None else skipped
     return [
         {**one, "filename": prefix + one["filename"]}
         for root, prefix in zip(roots, _prefixes(roots), strict=True)
-        for one in open_source(root).captions(columns)
+        for one in open_source(root).captions(columns, skipped)
     ]
+
+
+def _split_of(file: str) -> str:
+    """The split that the name of a container tells, or a folder that it is in."""
+    return next(filter(None, map(split_of_name, file.split("/")[::-1])), "")
 
 
 def _refuse_nested(roots: Sequence[str]) -> None:
@@ -251,7 +271,7 @@ def describe_skipped(skipped: Counter[str]) -> str:
     """Files that are no photos, as one line: how many of which kind, and how to include camera raw files; and fields that are not read."""
     files = Counter({kind: count for kind, count in skipped.items() if not kind.startswith(UNREAD)})
     fields = ", ".join(kind.removeprefix(UNREAD) for kind in skipped if kind.startswith(UNREAD))
-    unread = [f"{fields} of parquet or JSON not read, which may tell splits"] if fields else []
+    unread = [f"fields of parquet or JSON that are not read: {fields}"] if fields else []
     if not files:
         return "".join(unread)
     kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in files.most_common(8))

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.inputs.captions import SPLIT_WORDS, split_of_name
+from pipeline.inputs.split_words import SPLIT_WORDS, split_of_name
 from pipeline.interchange import common
 from pipeline.store.reader import Store
 

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import Caption, read_captions, split_of_name
+from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.split_words import split_of_name
 
 
 def write(path: Path, content: object) -> Path:
@@ -133,6 +134,41 @@ def test_images_of_json_tell_their_split_or_the_field_is_said(tmp_path: Path) ->
     path = write(tmp_path / "train.json", {"images": images, "annotations": annotations})
     assert [caption.split for caption in read_captions(path, notes)] == ["train", "dev"]
     assert notes == [f"{path}: skipped 1 fields of images: Set"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "splits"),
+    [
+        ([{"usage": "train"}, {"usage": "Val"}], ["train", "dev"]),
+        ([{"is_train": True}, {"is_train": False}], ["train", "not train"]),
+        ([{"split": 1}, {"split": 2}], ["1", "2"]),
+        (
+            [{"is_train": 1, "train": 0}, {"is_train": 0, "train": 1}],
+            ["train", "not train"],
+        ),  # a train is in the second
+    ],
+)
+def test_fields_of_images_of_json_tell_splits_as_columns_do(
+    tmp_path: Path, cells: list[dict[str, object]], splits: list[str]
+) -> None:
+    coco = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "url": "x", **one} for n, one in enumerate(cells)],
+        "annotations": [{"id": n, "image_id": n, "caption": "a dog"} for n in range(2)],
+    }
+    karpathy = {"images": [{"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], **one} for n, one in enumerate(cells)]}
+    for content in (coco, karpathy):
+        notes: list[str] = []
+        path = write(tmp_path / "train.json", content)
+        assert [caption.split for caption in read_captions(path, notes)] == splits
+        assert notes == [f"{path}: skipped 1 fields of images: train"] * ("train" in cells[0])
+
+
+def test_fields_of_images_that_are_not_read_are_said(tmp_path: Path) -> None:
+    images = [{"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], "in_train": n, "boxes": []} for n in range(2)]
+    notes: list[str] = []
+    path = write(tmp_path / "c.json", {"images": images})
+    assert [caption.split for caption in read_captions(path, notes)] == ["", ""]
+    assert notes == [f"{path}: skipped 2 fields of images: in_train, boxes"]
 
 
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
     data = next((place / "photos").iterdir()).read_bytes()
     columns = {"jpg": [data], "alt": ["a dog"], "long": ["a big dog"], "caption": ["no"], "split": [1]}
     pq.write_table(pa.table(columns), place / "x.parquet")
-    (found,) = containers.index_of(str(place / "x.parquet"), ("long", "alt")).captions
+    (found,) = captions_of([str(place / "x.parquet")], ("long", "alt"))
     assert ([one["raw"] for one in found["sentences"]], found["split"]) == (["a dog", "a big dog"], "1")
     with pytest.raises(PipelineError, match=r"x\.parquet: no column lnog, which caption_columns names; found jpg, alt"):
         containers.index_of(str(place / "x.parquet"), ("alt", "lnog"))
@@ -326,26 +326,60 @@ def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(pl
 def test_the_split_of_a_row_under_other_names(place: Path, columns: dict[str, list[Any]], splits: list[str]) -> None:
     data = next((place / "photos").iterdir()).read_bytes()
     pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), **columns}), place / "x.parquet")
-    assert [one["split"] for one in containers.index_of(str(place / "x.parquet"), ()).captions] == splits
+    assert [one["split"] for one in captions_of([str(place / "x.parquet")], ())] == splits
 
 
-def test_fields_that_may_tell_splits_and_are_not_read_are_said(place: Path) -> None:
+def test_fields_that_are_not_read_are_said(place: Path) -> None:
     data = next((place / "photos").iterdir()).read_bytes()
-    table = {"jpg": 3 * [data], "caption": list("abc"), "kind": ["train", "car", "dog"]}
-    pq.write_table(pa.table(table), place / "x.parquet")
-    skipped = Counter[str]()
-    list_photos([place / "x.parquet"], skipped=skipped)
-    assert describe_skipped(skipped) == "kind of parquet or JSON not read, which may tell splits"
-    for name, cells in (("subset", ["holdout"] * 3), ("is_train", ["yes", "perhaps", "no"]), ("kind", ["train"] * 3)):
-        pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), name: cells}), place / f"{name}.parquet")
-        told = Counter[str]()
-        list_photos([place / f"{name}.parquet"], skipped=told)
-        assert describe_skipped(told) == f"{name} of parquet or JSON not read, which may tell splits"
+    for name, cells in (
+        ("kind", ["train", "car", "dog"]),
+        ("kind", ["train"] * 3),
+        ("usage", ["holdout", "test", "train"]),
+        ("subset", ["holdout"] * 3),
+        ("is_train", ["yes", "perhaps", "no"]),
+        ("split", [["train"], ["test"], ["train"]]),
+    ):
+        table = {"jpg": 3 * [data], "caption": list("abc"), "width": [1, 2, 3], name: cells}
+        pq.write_table(pa.table(table), place / "x.parquet")
+        skipped = Counter[str]()
+        assert [one["split"] for one in captions_of([str(place / "x.parquet")], (), skipped=skipped)] == [""] * 3
+        assert describe_skipped(skipped) == f"fields of parquet or JSON that are not read: {name}"
+        containers._index.cache_clear()  # the next is of the same size and time
     skipped[".txt"] += 2
-    assert (
-        describe_skipped(skipped)
-        == "skipped 2 other files (2 .txt); kind of parquet or JSON not read, which may tell splits"
-    )
+    assert describe_skipped(skipped).startswith("skipped 2 other files (2 .txt); fields of parquet or JSON that")
+
+
+def test_the_shards_of_a_dataset_tell_splits_together(place: Path) -> None:
+    """Of one class, or of the words that nobody knows, a shard alone tells none: its rows were those of the file's name."""
+    data = next((place / "photos").iterdir()).read_bytes()
+    for column, of_shards in (
+        ("subset", [["train", "val"], ["holdout", "holdout"]]),
+        ("usage", [["train", "train"], ["test", "test"]]),
+        ("is_train", [[1, 0], [None, None]]),
+    ):
+        for shard, cells in enumerate(of_shards):
+            paths = [f"{column}{shard}{row}.jpg" for row in range(2)]
+            images = [{"bytes": data, "path": path} for path in paths]
+            table = pa.table({"image": images, "caption": ["a", "b"], column: cells})
+            pq.write_table(table, place / f"{column}-train-{shard}.parquet")
+    found = {
+        column: [one["split"] for one in captions_of([str(place / f"{column}-*.parquet")], ())]
+        for column in ("subset", "usage", "is_train")
+    }
+    assert found == {
+        "subset": ["train", "val", "holdout", "holdout"],
+        "usage": ["train", "train", "test", "test"],
+        "is_train": ["train", "not train", "train", "train"],  # nothing is said of the last two
+    }
+
+
+def test_the_folder_of_a_container_tells_its_split(place: Path) -> None:
+    for folder, name in (("train", "a.jpg"), ("val2014", "b.jpg")):
+        (place / "x" / folder).mkdir(parents=True)
+        data = next((place / "photos").iterdir()).read_bytes()
+        table = pa.table({"image": [{"bytes": data, "path": name}], "caption": ["a dog"]})
+        pq.write_table(table, place / "x" / folder / "0000.parquet")
+    assert [one["split"] for one in captions_of([str(place / "x")], ())] == ["train", "dev"]
 
 
 def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:
