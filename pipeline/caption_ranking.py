@@ -17,6 +17,7 @@ from matcher.collection import EncodedCaptions
 from matcher.similarity import WordEmbeddings
 from pipeline.answer import Hit
 from pipeline.explanation import encode_regions
+from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
@@ -76,7 +77,7 @@ def caption_hits(
     """The captions of the largest scores (M,); right are those written for the photo. `files` are those of the captions."""
     own = index if photo.image in index.image_ids else ImageIndex([photo.image])
     hits = []
-    for rank, m in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1):
+    for rank, m in enumerate(ranked(scores)[:top].tolist(), start=1):
         caption, right = captions[m], _is_of(captions[m], photo, own, index, files)
         score, identity = float(scores[m]), {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, score, caption.image, **identity, weak=run.is_weak(score, len(captions))))

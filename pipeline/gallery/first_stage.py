@@ -38,6 +38,7 @@ from pipeline.gallery.embeddings import (
 )
 from pipeline.gallery.milvus import ADDRESS, MOST, MilvusIndex, MilvusRows, connect, drop, fill, shard_keys
 from pipeline.gallery.parts import digest, read_part, write_part
+from pipeline.gallery.ranking import ranked
 from pipeline.runs import TrainedRun, features_sha256
 from pipeline.store.reader import StoreCollection
 
@@ -107,7 +108,7 @@ class FirstStage:
             of_words = self.index.search(self.head.query_vectors(single_words(one)), count, rows)
             candidates = np.unique(np.concatenate(of_words))
             scores = self.head.best_word_scores(self._vectors(candidates), one)[:, 0]
-            found.append(candidates[np.argsort(-scores, kind="stable")[:count]])
+            found.append(candidates[ranked(scores)[:count]])
         return found
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:

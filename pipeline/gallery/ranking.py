@@ -9,6 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 DEEPER = 4  # candidates for each result that is asked for, at least
+EQUAL = 2e-6  # of a score, or of 1 where that is more: its last digits depend on what is scored together
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """The places (n,) of scores, the largest first; of equal ones, such as of copies of a photo, in their order."""
+    return equal_in_order(np.argsort(-scores, kind="stable"), scores)
+
+
+def equal_in_order(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The places (n,) of scores (n,), with those of equal ones, which follow each other, in their order."""
+    listed = scores[places]
+    is_other = np.abs(np.diff(listed)) > EQUAL * np.maximum(1, np.abs(listed[1:]))
+    return places[np.lexsort((places, np.insert(np.cumsum(is_other), 0, 0)[: len(places)]))]
 
 
 def depths(candidates: int, results: int) -> list[int]:
@@ -42,14 +55,12 @@ class Compared(NamedTuple):
         Args:
             counts: of `depths`.
         """
-        left = np.argsort(-self.scores, kind="stable")
-        left = left[self.scores[left] >= min_score]
+        left = np.flatnonzero(self.scores >= min_score)
         if self.places is None:
-            return left
-        shown, total = [], 0
+            return left[ranked(self.scores[left])]
+        shown = left[:0]
         for count in counts:
-            fits = self.places[left] < count
-            fits &= np.cumsum(fits) <= count // DEEPER - total
-            shown.append(left[fits])
-            left, total = left[~fits], total + int(fits.sum())
-        return np.concatenate(shown)
+            fits = left[self.places[left] < count]
+            shown = np.concatenate([shown, fits[ranked(self.scores[fits])][: count // DEEPER - len(shown)]])
+            left = np.setdiff1d(left, shown)
+        return shown

@@ -35,6 +35,7 @@ from pipeline.extraction.detectors import extractor_like, is_starter
 from pipeline.gallery.embeddings import INDEX
 from pipeline.gallery.embeddings import generation as index_folder
 from pipeline.gallery.first_stage import STATE
+from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
@@ -148,7 +149,7 @@ class Generation:
         (regions,) = self.extractor([decode_thumbnail(content, UPLOAD_SIDE, max_pixels=MOST_PIXELS)])
         texts, source, words = self.captions()
         scores = caption_scores(self.run, regions, words)
-        best = np.argsort(-scores, kind="stable")[: schema.CAPTIONS].tolist()
+        best = ranked(scores)[: schema.CAPTIONS].tolist()
         shares = [self.run.share(score) for score in scores[best].tolist()]
         weak = [is_by_chance(share, len(texts)) for share in shares]
         found = map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak, shares)

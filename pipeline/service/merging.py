@@ -4,7 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from heapq import merge as merge_ordered
+from itertools import accumulate, pairwise, starmap
 
+import numpy as np
+
+from pipeline.gallery.ranking import equal_in_order
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
 
 FUSED = 1000  # results of each query that fusion reads, at least
@@ -53,18 +57,20 @@ def fuse(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
 
 def merge(answers: Sequence[SearchAnswer], asked: SearchRequest) -> SearchAnswer:
     """The answers of several nodes to one query: their scores compare, for all of them use one model."""
-    listed = not any(hit.rank for answer in answers for hit in answer.hits)
+    hits = [hit for answer in answers for hit in answer.hits]
+    listed, ends = not any(hit.rank for hit in hits), accumulate((len(answer.hits) for answer in answers), initial=0)
     # Each node's order stays: sorted anew, a photo that a node found late would move others to the next page.
-    hits = list(
-        merge_ordered(*(answer.hits for answer in answers), key=lambda hit: -(hit.time if listed else hit.score))
-    )
+    own = starmap(range, pairwise(ends))
+    order = list(merge_ordered(*own, key=lambda place: -(hits[place].time if listed else hits[place].score)))
+    if not listed:  # the first node has the first stores
+        order = equal_in_order(np.array(order, int), np.array([hit.score for hit in hits])).tolist()
     return SearchAnswer(
         answers[0].query,
         max(answer.image for answer in answers),  # only its own node names it
         sum(answer.searched for answer in answers),
         sum(answer.candidates for answer in answers),
         answers[0].unknown,
-        _page(hits, asked, ranked=not listed),
+        _page([hits[place] for place in order], asked, ranked=not listed),
     )
 
 

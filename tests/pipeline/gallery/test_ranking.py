@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.ensemble import Ensemble
 from pipeline.gallery.backends import FaissIndex
-from pipeline.gallery.ranking import DEEPER, Compared, depths
+from pipeline.gallery.ranking import DEEPER, EQUAL, Compared, depths, ranked
 from pipeline.search import Search
 from pipeline.service.merging import merge
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
@@ -109,6 +109,18 @@ def test_the_pages_of_nodes_are_of_one_list() -> None:
         return [hit.id for hit in merge(answers, SearchRequest(limit=10, offset=offset)).hits]
 
     assert len({name for offset in range(0, 90, 10) for name in merged(offset)}) == 90
+
+
+def test_copies_keep_their_order_whose_scores_differ_in_the_last_digit() -> None:
+    scores = np.float32([0.5, 0.7, 0.50000006, 0.49999997, 0.7, 0.5 + 3 * EQUAL])
+    assert ranked(scores).tolist() == [1, 4, 5, 0, 2, 3]
+    assert ranked(40 * scores[:5] + np.float32([4e-6, 0, 0, 0, 0])).tolist() == [1, 4, 0, 2, 3]
+    assert ranked(scores[:0]).tolist() == []
+    places = np.array([3, 1, 2, 0, 4, 5])
+    assert Compared(np.arange(6), scores, places).order([4, 8], -1).tolist() == [1, 4]
+    nodes = [[photo("a", 0.7, 1), photo("b", 0.5, 2)], [photo("c", 0.7 + 1e-7, 1), photo("d", 0.5 + 1e-7, 2)]]
+    answers = [SearchAnswer("", "", 2, 2, {}, tuple(hits)) for hits in nodes]
+    assert "".join(hit.id for hit in merge(answers, SearchRequest()).hits) == "acbd"
 
 
 def photo(name: str, score: float, rank: int) -> FoundPhoto:
