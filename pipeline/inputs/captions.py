@@ -150,7 +150,9 @@ def _read_karpathy(
         )
         for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
             text = _sentence(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"), skipped)
-            caption_id = _field(sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=len(captions))
+            caption_id = _field(
+                sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=f"{name}#{number}"
+            )
             if text:
                 captions.append(Caption(text, name, _id(image_id), _id(caption_id), told[index], file))
     return captions
@@ -161,11 +163,12 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
     count_of_image: dict[str, int] = {}
     file = os.path.abspath(path)
     rows = list(read_table(path, text, skipped))
-    first = {row.image.removesuffix("#0") for row in rows if row.image.endswith("#0")}
+    first = {row.image.removeprefix("./").removesuffix("#0") for row in rows if row.image.endswith("#0")}
     for row in rows:
-        image = re.sub(r"#\d+$", "", row.image)  # Flickr's token files number an image's captions already, from 0
+        name = row.image.removeprefix("./")
+        image = re.sub(r"#\d+$", "", name)  # Flickr's token files number an image's captions already, from 0
         if image not in first and stem_of(image) == image:  # dog#1 is a name
-            image = row.image
+            image = name
         split = _split(row.split) if row.split else ""
         for caption in filter(None, (_sentence(one, skipped) for one in row.captions)):
             number = count_of_image.get(image, 0)
@@ -213,6 +216,7 @@ def _one_line(caption: str) -> str:
 
 def _name(name: str) -> str:
     """An image's name. Bytes of names that are not UTF-8 stay; other lone surrogates, which no file name has, do not."""
+    name = name.removeprefix("./")
     return name if re.search("[\ud800-\udc7f\udd00-\udfff]", name) is None else _without_surrogates(name)
 
 

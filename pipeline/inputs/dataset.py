@@ -4,7 +4,7 @@ Images without captions and captions without an image are counted in `Dataset.no
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -47,16 +47,32 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         )
     rows_of_split = _by_split(captions_of_file, row_of_image, collection, notes)
     places = full_paths(collection)
-    counted = Counter(places[row] for rows in rows_of_split.values() for row in rows)
+    counted = Counter(places[row] for captions in rows_of_split.values() for row in captions)
     if twice := next((place for place, number in counted.items() if number > 1), None):  # trained on and evaluated on
         raise PipelineError(
             f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
     notes += _notes_on_names(captions_of_file, row_of_image, index, places, folders(collection))
-    if bare := len(collection) - sum(map(len, rows_of_split.values())):
+    rows = [row for captions in rows_of_split.values() for row in captions]
+    if bare := len(collection) - len(rows):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
+    notes += _notes_on_copies(rows, collection)
     splits = {name: make_split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
     return Dataset(collection, splits, paths, notes)
+
+
+def _notes_on_copies(rows: Sequence[int], collection: StoreCollection) -> Iterator[str]:
+    """As of a table with a row for each caption and no name for its photo: training and recalls take each for another photo."""
+    rows_of_content: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        if content := collection.photo_sha256(row):
+            rows_of_content[content].append(row)
+    if several := [same for same in rows_of_content.values() if len(same) > 1]:
+        one, other, *_ = (collection.image_ids[row] for row in several[0])
+        yield (
+            f"{sum(map(len, several)):,} images have the content of another one, such as {one} and {other}: the captions of "
+            "each count as wrong for the others"
+        )
 
 
 def _notes_on_names(

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.image_index import ImageIndex
-from pipeline.inputs.split_words import split_of_name
 
 
 def write(path: Path, content: object) -> Path:
@@ -77,100 +76,6 @@ def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
     ]
 
 
-def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> None:
-    rows = [
-        ("training", "train"),
-        ("valid", "dev"),
-        ("Test ", "test"),
-        ("val2014", "dev"),
-        ("Fold 3", "fold 3"),
-        ("train-dev", "train-dev"),
-        ("not train", "not train"),
-        ("excluded-from-train", "excluded-from-train"),
-        ("", ""),
-    ]
-    table = "image,caption,split\n" + "".join(f"{n}.jpg,A dog,{word}\n" for n, (word, _) in enumerate(rows))
-    images = [{"filename": f"{n}.jpg", "split": word, "sentences": [{"raw": "A"}]} for n, (word, _) in enumerate(rows)]
-    for path in (write(tmp_path / "c.csv", table), write(tmp_path / "c.json", {"images": images})):
-        assert [caption.split for caption in read_captions(path)] == [split for _, split in rows]
-
-
-def test_a_column_of_splits_of_another_name_tells_them(tmp_path: Path) -> None:
-    text = "image,set,caption\na.jpg,train,A dog\nb.jpg,Test,A cat\n"
-    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["train", "test"]
-    text = "image,about,caption\na.jpg,train,Two trains\nb.jpg,boat,A boat\n"
-    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["", ""]
-
-
-def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
-    def splits(text: str) -> list[str]:
-        return [one.split for one in read_captions(write(tmp_path / "c.csv", text))]
-
-    text = (
-        "image,caption,is_train,is_val,is_test\na.jpg,A dog,1,0,0\nb.jpg,A cat,0,0,1.0\nc.jpg,A boat,False,True,False\n"
-    )
-    assert splits(text) == splits(text.replace("is_", "")) == ["train", "test", "dev"]
-    assert splits("image,caption,is_test\na.jpg,A dog,1\nb.jpg,A cat,0\n") == ["test", ""]
-    notes: list[str] = []
-    path = write(tmp_path / "d.csv", "image,caption,is_test\na.jpg,A dog,x\nb.jpg,A cat,\n")
-    assert [one.split for one in read_captions(path, notes)] == ["", ""]
-    assert notes == [f"{path}: skipped 1 columns: is_test"]  # who knows what x says
-    assert splits("image,caption,dog,train\na.jpg,A dog,1,0\nb.jpg,A train,0,1\n") == ["", ""]  # what is in the photo
-
-
-def test_a_row_that_is_kept_from_training_is_not_of_a_file_called_train(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.csv", "image,caption,is_train\n1.jpg,a dog,yes\n2.jpg,a cat,n\n")
-    assert [caption.split for caption in read_captions(path)] == ["train", "not train"]
-    path = write(tmp_path / "train2.csv", "image,caption,Set\n1.jpg,a dog,train\n2.jpg,a cat,holdout\n")
-    assert [caption.split for caption in read_captions(path)] == ["train", "holdout"]
-
-
-def test_images_of_json_tell_their_split_or_the_field_is_said(tmp_path: Path) -> None:
-    images = [
-        {"id": n, "file_name": f"{n}.jpg", "split": split, "Set": split} for n, split in enumerate(("train", "val2014"))
-    ]
-    annotations = [{"id": n, "image_id": n, "caption": "a dog"} for n in range(2)]
-    notes: list[str] = []
-    path = write(tmp_path / "train.json", {"images": images, "annotations": annotations})
-    assert [caption.split for caption in read_captions(path, notes)] == ["train", "dev"]
-    assert notes == [f"{path}: skipped 1 fields of images: Set"]
-
-
-@pytest.mark.parametrize(
-    ("cells", "splits"),
-    [
-        ([{"usage": "train"}, {"usage": "Val"}], ["train", "dev"]),
-        ([{"is_train": True}, {"is_train": False}], ["train", "not train"]),
-        ([{"split": 1}, {"split": 2}], ["1", "2"]),
-        (
-            [{"is_train": 1, "train": 0}, {"is_train": 0, "train": 1}],
-            ["train", "not train"],
-        ),  # a train is in the second
-    ],
-)
-def test_fields_of_images_of_json_tell_splits_as_columns_do(
-    tmp_path: Path, cells: list[dict[str, object]], splits: list[str]
-) -> None:
-    coco = {
-        "images": [{"id": n, "file_name": f"{n}.jpg", "url": "x", **one} for n, one in enumerate(cells)],
-        "annotations": [{"id": n, "image_id": n, "caption": "a dog"} for n in range(2)],
-    }
-    karpathy = {"images": [{"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], **one} for n, one in enumerate(cells)]}
-    for content in (coco, karpathy):
-        notes: list[str] = []
-        path = write(tmp_path / "train.json", content)
-        assert [caption.split for caption in read_captions(path, notes)] == splits
-        assert notes == [f"{path}: skipped 1 fields of images: train"] * ("train" in cells[0])
-
-
-def test_fields_of_images_that_are_not_read_are_said(tmp_path: Path) -> None:
-    images = [{"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], "in_train": n, "boxes": []} for n in range(2)]
-    notes: list[str] = []
-    path = write(tmp_path / "c.json", {"images": images})
-    assert [caption.split for caption in read_captions(path, notes)] == ["", ""]
-    assert notes == [f"{path}: skipped 2 fields of images: in_train, boxes"]
-
-
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", ",image,likes,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
     notes: list[str] = []
@@ -235,21 +140,6 @@ def test_missing_file() -> None:
         read_captions("nowhere.json")
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train2014", "train"),
-        ("flickr8k_dev", "dev"),
-        ("captions_val2017.json", "dev"),
-        ("testall", "test"),
-        ("train_val", ""),
-        ("holiday", ""),
-    ],
-)
-def test_split_of_name(name: str, split: str) -> None:
-    assert split_of_name(name) == split
-
-
 @pytest.mark.shared
 def test_real_coco_captions(shared: Path) -> None:
     captions = read_captions(shared / "data/coco_mini/annotations/captions_val2017.json")
@@ -310,6 +200,12 @@ def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts
         ("a.jpg#3\tA dog\n", ["a.jpg"]),
     ):
         assert [caption.image for caption in read_captions(write(tmp_path / "c.csv", text))] == images
+
+
+def test_a_dot_before_a_name_is_no_folder(tmp_path: Path) -> None:
+    images = [{"filename": "./1.jpg", "sentences": [{"raw": "A dog"}]}]
+    for content in ("image,caption\n./1.jpg,A dog\n", "./1.jpg#0\tA dog\n", {"images": images}):
+        assert [caption.image for caption in read_captions(write(tmp_path / "c.txt", content))] == ["1.jpg"]
 
 
 def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:

@@ -306,3 +306,26 @@ def test_a_folder_within_another_brings_no_photo_twice(tmp_path: Path) -> None:
     for roots in ([tmp_path / "photos", tmp_path / "photos/2019"], [tmp_path / "photos", tmp_path / "link"]):
         with pytest.raises(PipelineError, match=r"photos(/2019)? is part of .*photos; name the outer folder alone"):
             list_photos(roots)
+
+
+def test_captions_without_numbers_that_two_files_have_count_once(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", ["1.jpg", "2.jpg"])
+    paths = [tmp_path / "all.json", tmp_path / "some.json"]
+    for path, names in zip(paths, (["1.jpg", "2.jpg"], ["2.jpg"]), strict=True):
+        images = [{"filename": name, "sentences": [{"raw": f"of {name}"}]} for name in names]
+        path.write_text(json.dumps({"images": images}))
+    split = load_dataset([store.path], paths).splits[""]
+    assert split.images.captions == ["of 1.jpg", "of 2.jpg"]
+    assert split.caption_ids == ["1.jpg#0", "2.jpg#0"]
+
+
+def test_a_photo_under_several_names_is_said(tmp_path: Path) -> None:
+    """As in parquet with a row for each caption, and no name of its photo."""
+    contents = {"train/000000": "1" * 64, "train/000001": "1" * 64, "train/000002": "2" * 64}
+    store = make_store(tmp_path / "store", list(contents), photo_sha256=contents)
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in contents))
+    assert load_dataset([store.path], [path]).notes == [
+        "2 images have the content of another one, such as train/000000 and train/000001: the captions of each count as "
+        "wrong for the others"
+    ]

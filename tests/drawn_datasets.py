@@ -1,0 +1,385 @@
+"""Datasets as people have them, drawn at random: photos in folders, their captions and splits in files or in containers.
+
+What is true of each photo is drawn first; what writes it down shares nothing with the readers that are tested.
+"""
+
+import csv
+import io
+import json
+import tarfile
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+SPLITS = ("train", "dev", "test")
+OTHER = "holdout"  # a split that training does not know; "" is none
+SPELLED = {
+    "train": ("train", "Train", "TRAIN", "training", "train2014", " train", "restval", "tr"),
+    "dev": ("val", "valid", "validation", "dev", "Val", "val2017", "eval", "development"),
+    "test": ("test", "Test", "testing", "test2015", "testall", "test-set"),
+    OTHER: ("holdout", "extra", "unlabeled", "train-dev", "excluded from train"),
+    "": ("",),
+}
+SPLIT_COLUMNS = ("split", "Split", "SPLIT", "set", "subset", "partition", "fold", "usage", "data_split", "phase", "dataset")  # fmt: skip
+FLAGS = (
+    {"is_train": "train"}, {"is_training": "train"}, {"isTrain": "train"}, {"in_train": "train"}, {"for_training": "train"},
+    {"is_test": "test"}, {"train": "train", "test": "test"}, {"is_train": "train", "is_test": "test"},
+    {"is_train": "train", "is_val": "dev", "is_test": "test"}, {"train": "train", "val": "dev", "test": "test"},
+)  # fmt: skip
+YES_NO = ((1, 0), (True, False), ("yes", "no"), ("1", "0"), (1.0, 0.0), ("Y", "N"), ("x", ""), ("True", "False"))
+FIELDS = {  # that tell no split
+    "kind": ("train", "car", "dog"), "likes": (3, 1, 0), "set": ("indoor", "outdoor"), "label": (0, 1), "source": ("coco", "flickr"),
+    "train": (0, 1), "fold": (0, 1, 2), "width": (640, 480), "license": (1, 2),
+}  # fmt: skip
+STEMS = (
+    "1", "2", "3", "10", "IMG_0001", "IMG_0002", "COCO_val2014_000000391895", "COCO_train2014_000000000009", "000000000139",
+    "café", "a b", "a,b", "a", "A", "dog#1", "dog#2", "x;y", "frame.001", "frame.002",
+    "train", "Zoë's dog", "42_abc",
+)  # fmt: skip
+SUFFIXES = (".jpg", ".jpg", ".jpg", ".JPG", ".jpeg", ".png")
+TEXTS = (
+    "a dog", "A dog, running.", "Two dogs; a cat", 'A sign says "stop".', "It's a train", "un chien à la plage", "a man | a dog",
+    "A dog\nruns", "train", "1", "a dog #2", "[a sign]", "test", "a 'big' dog", "photo.jpg of a dog",
+)  # fmt: skip
+FOLDERS = {  # in which a photo may be, by its split
+    "flat": {},
+    "splits": {"train": ("train/",), "dev": ("val/",), "test": ("test/",), OTHER: ("extra/",), "": ("extra/",)},
+    "coco": {"train": ("train2014/",), "dev": ("val2014/",), "test": ("test2014/",), OTHER: ("unlabeled/",), "": ("new/",)},
+    "years": dict.fromkeys((*SPLITS, OTHER, ""), ("2019/", "2020/", "", "2020/summer/")),
+    "people": dict.fromkeys((*SPLITS, OTHER, ""), ("anna/photos/", "ben/photos/")),
+    "classes": dict.fromkeys((*SPLITS, OTHER, ""), ("dog/", "cat/", "train/")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What is true of a photo."""
+
+    path: str  # below the folder of the data
+    split: str
+    captions: tuple[str, ...]
+    state: str = "here"  # or "gone", or "failed": it cannot be read
+
+    @property
+    def content(self) -> bytes:
+        """What stands in its file."""
+        return self.path.encode()
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How a dataset tells splits: the cells beside a photo of each, and what they let know."""
+
+    cells: Mapping[str, Mapping[str, Any]]
+    known: Mapping[str, str]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.cells["train"])
+
+
+def is_in_its_folder(photo: Photo) -> bool:
+    """Whether its first folder is called as its split."""
+    return f"{photo.path.partition('/')[0]}/" in (*FOLDERS["splits"][photo.split], *FOLDERS["coco"][photo.split])
+
+
+NO_TELLING = Telling({split: {} for split in SPELLED}, dict.fromkeys(SPELLED, ""))
+
+
+@st.composite
+def photos(draw: st.DrawFn, layouts: Sequence[str] = tuple(FOLDERS)) -> list[Photo]:
+    """Some photos, of which a few are gone or cannot be read."""
+    some = draw(st.sampled_from([SPLITS, SPLITS[:2], SPLITS[::2], (*SPLITS, OTHER), (*SPLITS, ""), ("train", OTHER)]))
+    splits = [*some, *draw(st.lists(st.sampled_from(some), min_size=1, max_size=5))]
+    folders = FOLDERS[draw(st.sampled_from(layouts))]
+    paths = [
+        draw(st.sampled_from(folders.get(split, ("",))))
+        + draw(st.sampled_from(STEMS))
+        + draw(st.sampled_from(SUFFIXES))
+        for split in splits
+    ]
+    if draw(st.booleans()):  # as Macs write them
+        paths = [unicodedata.normalize("NFD", path) for path in paths]
+    are_alike = draw(st.integers(0, 9)) == 0  # captions of several photos, else each tells its own
+    found = {}
+    for number, (path, split) in enumerate(zip(paths, splits, strict=True)):
+        texts = draw(st.lists(st.sampled_from(TEXTS), min_size=number == 0, max_size=3))
+        state = draw(st.sampled_from(["here"] * 8 + ["gone", "failed"])) if number else "here"
+        own = texts if are_alike else [f"{text} {number}{mark}" for mark, text in zip("xyz", texts, strict=False)]
+        found.setdefault(path, Photo(path, split, tuple(own), state))
+    return list(found.values())
+
+
+@st.composite
+def words(draw: st.DrawFn) -> Telling:
+    """A column of words."""
+    column = draw(st.sampled_from(SPLIT_COLUMNS))
+    cells = {split: {column: draw(st.sampled_from(spelled))} for split, spelled in SPELLED.items()}
+    return Telling(cells, {split: split for split in SPELLED})
+
+
+@st.composite
+def flags(draw: st.DrawFn) -> Telling:
+    """Columns of yes and no."""
+    columns = draw(st.sampled_from(FLAGS))
+    yes, no = draw(st.sampled_from(YES_NO))
+    told = set(columns.values())
+    cells = {split: {name: yes if one == split else no for name, one in columns.items()} for split in SPELLED}
+    rest = "not train" if "train" in told else ""
+    return Telling(cells, {split: split if split in told else rest for split in SPELLED})
+
+
+tellings = st.one_of(words(), words(), flags(), st.just(NO_TELLING))
+
+
+@st.composite
+def others(draw: st.DrawFn, taken: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Columns that tell no split, with their cells by turns."""
+    names = [name for name in FIELDS if name not in taken]
+    return {name: FIELDS[name] for name in draw(st.lists(st.sampled_from(names), unique=True, max_size=2))}
+
+
+def turn(fields: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """The cells of a photo, by its number."""
+    return {name: cells[number % len(cells)] for name, cells in fields.items()}
+
+
+NOTHING = st.sampled_from([(), (), (), ("",), ("nan",), (" ",), ("NULL",)])
+
+# How a captions file names a photo
+NAMINGS = {
+    "path": lambda path: path,
+    "base": lambda path: path.rsplit("/", 1)[-1],
+    "stem": lambda path: path.rsplit("/", 1)[-1].rpartition(".")[0],
+    "below": lambda path: f"data/{path}",
+    "here": lambda path: f"./{path}",
+    "elsewhere": lambda path: f"/home/me/data/{path}",
+    "windows": lambda path: path.replace("/", "\\"),
+    "composed": lambda path: unicodedata.normalize("NFC", path),
+    "without suffix": lambda path: path.rpartition(".")[0],
+}
+
+
+@st.composite
+def names(draw: st.DrawFn, some: Sequence[Photo]) -> dict[str, str]:
+    """What a captions file calls each of some photos, by its path; no two are called the same."""
+    kinds = [kind for kind, name in NAMINGS.items() if len({name(one.path) for one in some}) == len(some)]
+    kind = draw(st.sampled_from(kinds))
+    return {one.path: NAMINGS[kind](one.path) for one in some}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a captions file is written."""
+
+    kind: str
+    delimiter: str = ","
+    image: str = "image"
+    caption: str = "caption"
+    quoting: int = csv.QUOTE_MINIMAL
+    end: str = "\n"
+    encoding: str = "utf-8"
+    is_reversed: bool = False  # of the columns
+
+    @property
+    def has_fields(self) -> bool:
+        return self.kind not in ("token", "results", "bare", "numbered")
+
+    @property
+    def suffix(self) -> str:
+        return ".json" if self.kind in ("coco", "karpathy") else ".csv"
+
+
+FORMATS = st.one_of(
+    st.builds(Format, st.sampled_from(["coco", "karpathy", "token", "results"])),
+    st.builds(
+        Format,
+        st.sampled_from(["table", "table", "table", "columns", "json list", "pandas list", "bare", "numbered"]),
+        st.sampled_from(",,\t;|"),
+        st.sampled_from(["image", "file_name", "filename", "image_id", "Image Name", "img", "image_path"]),
+        st.sampled_from(["caption", "captions", "Caption", "sentence", "text", "raw"]),
+        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        st.sampled_from(["\n", "\r\n"]),
+        st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16"]),
+        st.booleans(),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a captions file says of one photo."""
+
+    number: int
+    name: str
+    photo: Photo
+    cells: Mapping[str, Any]
+    nothing: tuple[str, ...]  # where a caption is missing
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.nothing + self.photo.captions
+
+
+def written(style: Format, entries: Sequence[Entry]) -> bytes:
+    """A captions file."""
+    if style.kind in ("coco", "karpathy"):
+        return json.dumps({"coco": _coco, "karpathy": _karpathy}[style.kind](entries)).encode()
+    if style.kind == "token":
+        lines = [f"{one.name}#{n}\t{in_one_line(text)}\n" for one in entries for n, text in enumerate(one.texts)]
+        return "".join(lines).encode()
+    if style.kind == "results":
+        lines = [f"{one.name}| {n}| {in_one_line(text)}\n" for one in entries for n, text in enumerate(one.texts)]
+        return "".join(["image_name| comment_number| comment\n", *lines]).encode()
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=style.delimiter, quoting=style.quoting, lineterminator=style.end)  # type: ignore[arg-type]
+    rows = list(_rows(style, entries))
+    has_header = style.kind not in ("bare", "numbered")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if has_header and style.is_reversed and style.kind != "columns":  # whose captions are in the order of their columns
+        names.reverse()
+    writer.writerows([names] if has_header else [])
+    writer.writerows([row.get(name, "") for name in names] for row in rows)
+    return text.getvalue().encode(style.encoding)
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _rows(style: Format, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        texts, image = entry.texts, {style.image: entry.name}
+        if style.kind == "columns":
+            yield image | {f"{style.caption}_{n}": text for n, text in enumerate(texts)} | entry.cells
+        elif style.kind.endswith("list"):
+            cell = json.dumps(texts) if style.kind == "json list" else str(list(texts))
+            yield image | {style.caption: cell} | entry.cells
+        elif style.kind == "bare":
+            yield from (image | {style.caption: text} for text in texts)
+        elif style.kind == "numbered":
+            yield from (image | {"number": n, style.caption: text} for n, text in enumerate(texts))
+        else:
+            yield from (image | {style.caption: text} | entry.cells for text in texts)
+
+
+def _coco(entries: Sequence[Entry]) -> Any:
+    return {
+        "images": [{"id": one.number, "file_name": one.name, **one.cells} for one in entries],
+        "annotations": [
+            {"id": 1000 * one.number + n, "image_id": one.number, "caption": text}
+            for one in entries
+            for n, text in enumerate(one.texts)
+        ],
+    }
+
+
+def _karpathy(entries: Sequence[Entry]) -> Any:
+    images = []
+    for entry in entries:
+        folder, _, base = entry.name.rpartition("/")
+        sentences = [{"raw": text, "tokens": text.split()} for text in entry.texts]
+        images.append({"filepath": folder, "filename": base, "sentences": sentences, **entry.cells})
+    return {"images": images, "dataset": "mine"}
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How photos are packed into containers."""
+
+    kind: str  # "parquet" or "tar"
+    shards: str  # what shares a file: "split", "folder" (a folder for each split), or "any"
+    count: int  # files, of each split or in all
+    rows: str  # of parquet: "photo" (a list of captions), "columns" (caption_0, …), or "caption" (one a row)
+    naming: str  # of parquet: "path" in the struct, "base" there, "filename" beside the bytes, or ""
+    sidecar: str  # of tars: ".txt" or ".json"
+    caption: str
+
+    @property
+    def has_fields(self) -> bool:
+        return self.kind == "parquet" or self.sidecar == ".json"
+
+
+PACKINGS = st.builds(
+    Packing,
+    st.sampled_from(["parquet", "parquet", "tar"]),
+    st.sampled_from(["split", "folder", "any", "any"]),
+    st.integers(1, 3),
+    st.sampled_from(["photo", "columns", "caption"]),
+    st.sampled_from(["path", "base", "filename", ""]),
+    st.sampled_from([".txt", ".json", ".json"]),
+    st.sampled_from(["caption", "captions", "sentences", "text"]),
+)
+FILE_OF_SPLIT = {"train": "train", "dev": "validation", "test": "test", OTHER: "extra", "": "unlabeled"}
+
+
+def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Write containers below a folder; `cells` stand beside each photo, by its path."""
+    parts: dict[str, list[Photo]] = {}
+    for one in some:
+        parts.setdefault("data" if style.shards == "any" else FILE_OF_SPLIT[one.split], []).append(one)
+    for part, members in parts.items():
+        count = min(style.count, len(members))
+        for number in range(count):
+            if style.kind == "tar":
+                name = f"{part}/{number:05}.tar" if style.shards != "any" else f"{number:05}.tar"
+            else:
+                name = (
+                    f"{part}/{number:04}.parquet"
+                    if style.shards == "folder"
+                    else f"{part}-{number:05}-of-{count:05}.parquet"
+                )
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = members[number::count]
+            if style.kind == "tar":
+                _tar(style, own, cells, path)
+            else:
+                _parquet(style, own, cells, path)
+
+
+def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows: list[dict[str, Any]] = []
+    for one in some:
+        content: Any = None if one.state == "failed" else one.content
+        base = one.path.rsplit("/", 1)[-1]
+        named = {"path": one.path, "base": base}.get(style.naming)
+        row = {"image": {"bytes": content, "path": named}} | dict(cells[one.path])
+        row |= {"filename": one.path} if style.naming == "filename" else {}
+        if style.rows == "photo":
+            rows.append(row | {style.caption: list(one.captions)})
+        elif style.rows == "columns":
+            texts = dict.fromkeys((f"caption_{n}" for n in range(3)), "") | {
+                f"caption_{n}": text for n, text in enumerate(one.captions)
+            }
+            rows.append(row | texts)
+        else:
+            rows += [row | {style.caption: text} for text in one.captions or ("",)]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    images = pyarrow.array(columns.pop("image"), kind)
+    parquet.write_table(pyarrow.table({"image": images, **columns}), path)
+
+
+def _tar(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for one in some:
+            folder, _, base = one.path.rpartition("/")
+            stem, _, suffix = base.rpartition(".")
+            key = f"{folder}/{stem}" if folder else stem
+            if style.sidecar == ".txt":
+                text = "\n".join(map(in_one_line, one.captions))
+            else:
+                text = json.dumps({style.caption: list(one.captions), **cells[one.path]})
+            content = b"" if one.state == "failed" else one.content
+            for name, own in ((f"{key}.{suffix}", content), (key + style.sidecar, text.encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(own)
+                archive.addfile(member, io.BytesIO(own))

@@ -1,0 +1,226 @@
+"""Of whole datasets every photo has its captions and its split, or an error or a note says what differs."""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import PipelineError, UnreadableImage
+from pipeline.inputs.dataset import Dataset, load_dataset
+from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, read_photo
+from pipeline.store.format import CAPTIONS
+from pipeline.store.reader import Store
+from tests import drawn_datasets as drawn
+from tests.drawn_datasets import NO_TELLING, SPLITS, Entry, Photo, Telling
+from tests.stores import make_store
+
+EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+LOST = "in none of the stores|of photos that could not be read|are left out"  # what notes say of captions
+REPEATED = "repeat another one of their image"
+TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What can be known of a photo that a store has."""
+
+    photo: Photo
+    split: str
+    word: str  # for its split; an unknown one is a split of its name
+
+    def wrong(self, split: str, texts: Sequence[str], notes: Sequence[str], columns: Sequence[str]) -> str:
+        """What was read and is neither true nor said; "" if nothing."""
+
+        def is_said(pattern: str) -> bool:
+            return any(re.search(pattern, note) for note in notes)
+
+        expected, got = Counter(map(drawn.in_one_line, self.photo.captions)), Counter(texts)
+        if got == expected and list(texts) != list(map(drawn.in_one_line, self.photo.captions)):
+            return f"order {texts}"
+        if (lost := expected - got) and not is_said(LOST):
+            return f"lost {list(lost)}"
+        if (more := got - expected) and not is_said(TAKEN) and not (set(more) <= set(expected) and is_said(REPEATED)):
+            return f"more {list(more)}"
+        is_own = split not in SPLITS and (self.split not in SPLITS or split == self.word.strip().lower() != "")
+        is_unread = any(is_said(rf"(not read|skipped).*\b{re.escape(column)}\b") for column in columns)
+        if got & expected and split not in (self.split, self.photo.split) and not is_own and not is_unread:
+            return f"split {split!r} in place of {self.split!r}"
+        return ""
+
+
+def compare(truths: Sequence[Truth], dataset: Dataset, notes: Sequence[str], telling: Telling, *shown: object) -> None:
+    """`truths` (N,) are those of the rows of the stores."""
+    event("read")
+    found: dict[int, tuple[str, list[str]]] = {}
+    for name, split in dataset.splits.items():
+        owners, rows = split.images.image_of_caption.tolist(), split.images.rows.tolist()
+        assert not found.keys() & set(rows)
+        found |= {row: (name, []) for row in rows}
+        for text, owner in zip(split.images.captions, owners, strict=True):
+            found[rows[owner]][1].append(text)
+    for row, truth in enumerate(truths):
+        wrong = truth.wrong(*found.get(row, ("", [])), notes, telling.columns)
+        assert not wrong, "\n".join(map(str, [f"{wrong}: {truth}", "notes:", *notes, *shown]))
+
+
+def truth_of(photo: Photo, telling: Telling, of_name: bool) -> Truth:
+    """`of_name`: the name of a file or folder tells the split where nothing else does."""
+    known = telling.known[photo.split]
+    if of_name and not telling.columns and photo.split in SPLITS:
+        known = photo.split
+    return Truth(photo, known, str(next(iter(telling.cells[photo.split].values()), "")))
+
+
+def store_of(folder: Path, photos: Sequence[Photo], root: Path, below: str = "", **changes: Any) -> Store:
+    """The photos below a folder, by their paths in it."""
+    of_state = {
+        state: sorted(
+            one.path.removeprefix(below) for one in photos if one.state == state and one.path.startswith(below)
+        )
+        for state in ("here", "failed")
+    }
+    small: dict[str, Any] = {
+        "num_regions": 1,
+        "feature_dim": 1,
+        "shard_size": 99,
+        "object_names": ["a"],
+        "attribute_names": ["b"],
+    }
+    return make_store(
+        folder, of_state["here"], failed=of_state["failed"], image_roots=[str(root / below)], **small, **changes
+    )
+
+
+def refused(error: PipelineError, place: str) -> None:
+    event(re.sub(r"\d+|'.*?'|/\S+", "…", str(error).replace(place, ""))[:90])
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_photos_in_folders(data: st.DataObject) -> None:
+    photos = data.draw(drawn.photos())
+    style = data.draw(drawn.FORMATS)
+    telling = data.draw(drawn.tellings) if style.has_fields else NO_TELLING
+    others = data.draw(drawn.others(telling.columns)) if style.has_fields else {}
+    names = data.draw(drawn.names(photos))
+    entries = [
+        Entry(
+            number,
+            names[one.path],
+            one,
+            {**telling.cells[one.split], **drawn.turn(others, number)},
+            data.draw(drawn.NOTHING),
+        )
+        for number, one in enumerate(photos)
+    ]
+    is_in_classes = any(one.path.startswith(("dog/", "cat/")) for one in photos)
+    tops = {one.path.partition("/")[0] + "/" for one in photos if one.state == "here"}
+    stores = (
+        data.draw(st.sampled_from(["one", "one", "one for each folder"]))
+        if all("/" in one.path for one in photos) and not is_in_classes
+        else "one"
+    )
+    written = data.draw(st.sampled_from(["one", "one", "one for each split", "two", "twice"]))
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place, "data")
+        for one in photos:
+            if one.state != "gone":
+                (root / one.path).parent.mkdir(parents=True, exist_ok=True)
+                (root / one.path).write_bytes(one.content)
+        found = (
+            [store_of(Path(place, "features/data"), photos, root)] if stores == "one" else
+            [store_of(Path(place, "features", top.strip("/")), photos, root, top) for top in sorted(tops)]
+        )  # fmt: skip
+        rows = [(store, image_id) for store in found for image_id in store.image_ids]
+        of_path = {one.path: one for one in photos}
+        folders = {one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)}
+        has_names = written == "one for each split" or stores != "one" or len(folders & {*SPLITS}) > 1
+        truths = [
+            truth_of(one, telling, written == "one for each split" or (has_names and drawn.is_in_its_folder(one)))
+            for store, image_id in rows
+            for one in [of_path[(f"{store.path.name}/" if stores != "one" else "") + image_id]]
+        ]
+        files = {"captions": entries}
+        if written == "one for each split":
+            files = {
+                f"captions_{drawn.FILE_OF_SPLIT[split]}": [one for one in entries if one.photo.split == split]
+                for split in drawn.SPELLED
+            }
+        elif written != "one":
+            files["more"] = (
+                entries if written == "twice" else data.draw(st.lists(st.sampled_from(entries), unique_by=id))
+            )
+        paths = []
+        folder = Path(place, data.draw(st.sampled_from([".", "data", "annotations"])))
+        folder.mkdir(exist_ok=True)
+        for name, own in files.items():
+            if any(one.photo.captions for one in own):
+                paths.append(folder / f"{name}{style.suffix}")
+                paths[-1].write_bytes(drawn.written(style, own))
+        try:
+            dataset = load_dataset([store.path for store in found], paths)
+        except PipelineError as error:
+            refused(error, place)
+            return
+        compare(truths, dataset, dataset.notes, telling, *(path.read_bytes().decode(style.encoding) for path in paths))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_photos_in_containers(data: st.DataObject) -> None:
+    photos = [one for one in data.draw(drawn.photos()) if one.state != "gone"]
+    style = data.draw(drawn.PACKINGS)
+    if style.rows == "columns":  # of which one may repeat another, as caption does caption_0
+        photos = [replace(one, captions=tuple(dict.fromkeys(one.captions))) for one in photos]
+    telling = data.draw(drawn.tellings) if style.has_fields else NO_TELLING
+    others = data.draw(drawn.others(telling.columns)) if style.has_fields else {}
+    cells = {one.path: {**telling.cells[one.split], **drawn.turn(others, number)} for number, one in enumerate(photos)}
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place, "mine")
+        drawn.packed(style, photos, cells, root)
+        skipped: Counter[str] = Counter()
+        try:
+            listed = {photo.image_id: content_of(root / photo.path) for photo in list_photos([root])}
+            captions = captions_of([str(root)], (), skipped=skipped)
+            truths = [truth_of(one, telling, style.shards != "any") for one in photos]
+            truth_of_content = {truth.photo.content: truth for truth in truths if truth.photo.state == "here"}
+            assert truth_of_content.keys() == set(listed.values()) - {b""}
+            own = {name: content for name, content in listed.items() if content}
+            store = make_store(
+                Path(place, "features/mine"), list(own), failed=[name for name in listed if name not in own], shard_size=99,
+                image_roots=[str(root)], photo_sha256={name: hashlib.sha256(content).hexdigest() for name, content in own.items()},
+                num_regions=1, feature_dim=1, object_names=["a"], attribute_names=["b"],
+            )  # fmt: skip
+            (store.path / CAPTIONS).write_text(json.dumps({"images": captions}))
+            dataset = load_dataset([store.path])
+        except PipelineError as error:
+            refused(error, place)
+            return
+        notes = [*dataset.notes, describe_skipped(skipped)]
+        if any("have the content of another one" in note for note in notes):
+            return  # which has the other captions
+        compare([truth_of_content[content] for content in own.values()], dataset, notes, telling, style, cells)
+
+
+def content_of(place: Path) -> bytes:
+    """The bytes of a photo; none where it cannot be read."""
+    try:
+        return read_photo(place)
+    except UnreadableImage:
+        return b""
