@@ -225,6 +225,35 @@ class Entry:
         return self.nothing + self.photo.captions
 
 
+@st.composite
+def entries(draw: st.DrawFn, some: Sequence[Photo], style: Format, telling: Telling) -> list[Entry]:
+    """What a captions file says of some photos."""
+    called = draw(names(some))
+    fields = draw(others(telling.columns)) if style.has_fields else {}
+    return [
+        Entry(number, called[one.path], one, {**telling.cells[one.split], **turn(fields, number)}, draw(NOTHING))
+        for number, one in enumerate(some)
+    ]
+
+
+@st.composite
+def files(draw: st.DrawFn, some: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Captions files by name: one, one for each split, or one and another that repeats it in part."""
+    kind = draw(st.sampled_from(["one", "one", "one for each split", "two", "twice"]))
+    if kind == "one for each split":
+        found = {
+            f"captions_{FILE_OF_SPLIT[split]}": [one for one in some if one.photo.split == split] for split in SPELLED
+        }
+        return {name: own for name, own in found.items() if any(one.photo.captions for one in own)}
+    found = {"captions": list(some)}
+    if kind == "twice":
+        found["more"] = list(some)
+    elif kind == "two":
+        own = draw(st.lists(st.sampled_from(some), unique_by=id))
+        found |= {"more": own} if any(one.photo.captions for one in own) else {}
+    return found
+
+
 def written(style: Format, entries: Sequence[Entry]) -> bytes:
     """A captions file."""
     if style.kind in ("coco", "karpathy"):

@@ -41,11 +41,12 @@ class Caption:
     file: str = field(default="", compare=False)  # absolute path of the captions file
 
 
-def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Caption]:
+def read_captions(path: Path | str, notes: list[str] | None = None, listed: set[str] | None = None) -> list[Caption]:
     """Read one captions file of any known format, in its order.
 
     `notes` takes a line for every kind of row that was skipped (empty captions, annotations of unknown images), and one
     where more captions of a table repeat another of their image than people write twice.
+    `listed` takes the names of all images, those without a caption too.
 
     Raises:
         PipelineError: missing, unreadable, unknown format, or no caption in it.
@@ -59,7 +60,8 @@ def read_captions(path: Path | str, notes: list[str] | None = None) -> list[Capt
         raise PipelineError(f"{path}: captions not readable ({error}); expected {FORMATS}") from error
     skipped: Counter[str] = Counter()
     is_json = text.lstrip()[:1] in {"{", "["}
-    captions = _read_json(path, text, skipped) if is_json else _read_rows(path, text, skipped)
+    listed = set() if listed is None else listed
+    captions = (_read_json if is_json else _read_rows)(path, text, skipped, listed)
     whys = [f"skipped {count:,} {what}" for what, count in skipped.items()]
     if not captions:
         raise PipelineError(f"{path}: {', '.join(['no caption found', *whys])}; expected {FORMATS}")
@@ -84,7 +86,7 @@ class _Mismatch(Exception):
     """JSON of another shape than captions have; says where."""
 
 
-def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
+def _read_json(path: Path, text: str, skipped: Counter[str], listed: set[str]) -> list[Caption]:
     try:
         content = parse_json(text)
     except (ValueError, RecursionError) as error:
@@ -96,7 +98,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         if unread:
             skipped[f"fields of images: {', '.join(unread)}"] = len(unread)
         read = _read_coco if "annotations" in content else _read_karpathy
-        found = read(content, images, list(map(_split, told)), skipped, os.path.abspath(path))
+        found = read(content, images, list(map(_split, told)), skipped, listed, os.path.abspath(path))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
         if repeated := len(found) - len(captions):
             skipped["captions that the file lists twice"] = repeated
@@ -113,7 +115,7 @@ def _read_json(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
 
 
 def _read_coco(
-    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], file: str
+    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], listed: set[str], file: str
 ) -> list[Caption]:
     names: dict[int | str, str] = {}
     splits: dict[int | str, str] = {}
@@ -123,7 +125,9 @@ def _read_coco(
         name = _name(_field(image, "file_name", (str,), where))
         if names.setdefault(image_id, name) != name:
             raise _Mismatch(f"{where}: id {image_id!r} is also that of {names[image_id]!r}")
-        splits[image_id] = told[number]
+        if splits.setdefault(image_id, told[number]) != told[number]:
+            raise _Mismatch(f"{where}: {name!r} is in the split {told[number]!r}, and before in {splits[image_id]!r}")
+    listed.update(names.values())
     captions = []
     for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
         where = f"annotations[{number}]"
@@ -138,13 +142,14 @@ def _read_coco(
 
 
 def _read_karpathy(
-    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], file: str
+    content: Mapping[str, Any], images: list[Any], told: list[str], skipped: Counter[str], listed: set[str], file: str
 ) -> list[Caption]:
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
         parent = _field(image, "filepath", (str,), where, default="")
         name = _name("/".join(part for part in (parent, _field(image, "filename", (str,), where)) if part))
+        listed.add(name)
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
@@ -158,7 +163,7 @@ def _read_karpathy(
     return captions
 
 
-def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
+def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -> list[Caption]:
     captions = []
     count_of_image: dict[str, int] = {}
     file = os.path.abspath(path)
@@ -169,6 +174,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str]) -> list[Caption]:
         image = re.sub(r"#\d+$", "", name)  # Flickr's token files number an image's captions already, from 0
         if image not in first and stem_of(image) == image:  # dog#1 is a name
             image = name
+        listed.add(image)
         split = _split(row.split) if row.split else ""
         for caption in filter(None, (_sentence(one, skipped) for one in row.captions)):
             number = count_of_image.get(image, 0)

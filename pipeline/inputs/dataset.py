@@ -16,6 +16,7 @@ from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import Dataset, make_split
 from pipeline.store.reader import StoreCollection, open_stores
+from pipeline.store.roots import titled
 
 FOLDERS_SHOWN = 4  # that a note names
 
@@ -36,10 +37,14 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or find_all_captions(collection.stores, notes))
-    captions_of_file = {path: read_captions(path, notes) for path in paths}
+    listed: list[set[str]] = [
+        set() for _ in paths
+    ]  # without captions too: a name is of no photo that another one means
+    captions_of_file = {path: read_captions(path, notes, names) for path, names in zip(paths, listed, strict=True)}
     index = image_index_of(collection)
-    names = ((caption.image for caption in captions) for captions in captions_of_file.values())
-    row_of_image = index.match(names, ", ".join(map(str, paths)))
+    with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
+    found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
+    row_of_image = {image: row for image, row in found.items() if image in with_captions}
     if not row_of_image:
         raise PipelineError(
             f"{', '.join(map(str, paths))}: no caption is of an image in {', '.join(map(str, stores))}; "
@@ -166,9 +171,14 @@ def _by_split(
 
 
 def _splits_of_places(collection: StoreCollection) -> list[str]:
-    """The split that each photo's folder tells where the folders tell several (one alone may be of vehicles), else its store."""
-    folders = [image_id.split("/")[:-1] for image_id in collection.image_ids]
-    told = [next(filter(None, map(split_of_word, names)), "") for names in folders]
-    if len(set(told) - {""}) > 1:
-        return told
-    return [split_of_name(store.path.name) for store in collection.stores for _ in range(len(store))]
+    """The split that each photo's folder tells where the folders tell several (one alone may be of vehicles), else its store.
+
+    Where a store is of several folders, it is named after one of them, and each tells for its own photos.
+    """
+    parts = folders(collection)
+    of_part = {part: split_of_name(os.path.basename(titled(part))) for part in set(parts)}
+    below = [image_id.split("/")[:-1] for image_id in collection.image_ids]
+    told = [next(filter(None, map(split_of_word, names)), "") for names in below]
+    is_several = len(set(told) - {""}) > 1
+    telling = {part for part, split in zip(parts, told, strict=True) if is_several and split}
+    return [split if part in telling else of_part[part] for part, split in zip(parts, told, strict=True)]

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
-from pipeline.inputs.containers import index_of, read_member
+from pipeline.inputs.containers import Index, index_of, read_member
 from pipeline.inputs.split_words import Cells, split_of_name, splits_told
 from pipeline.inputs.storage import (
     SUFFIXES,
@@ -62,12 +62,16 @@ class Source(ABC):
     def photos(self, skipped: Counter[str]) -> Listed:
         """Every photo, in the order in which it is best read; counts other files by suffix."""
 
-    def captions(self, columns: tuple[str, ...], skipped: Counter[str]) -> list[dict[str, Any]]:
-        """Captions that lie with the photos, as the images of Karpathy's files; `find_captions` finds those beside a folder.
+    def name(self, path: str) -> str:
+        """What a photo is called, by its path below the root."""
+        return path
 
-        `columns` hold them; (): those of known names. `skipped` counts the fields beside them that are not read.
+    def captions(self, columns: tuple[str, ...]) -> Iterator[tuple[str, Index]]:
+        """Captions that lie with the photos, by the file that holds them; `find_captions` finds those beside a folder.
+
+        `columns` hold them; (): those of known names.
         """
-        return []
+        yield from ()
 
     def refuse_if_gone(self) -> None:  # noqa: B027 (a container that is gone is an error when it is read)
         """Raises a PipelineError where the photos are no longer there, such as on a disk that was unmounted."""
@@ -125,17 +129,23 @@ class Containers(Source):
                 photos.append((file, found))
         return photos
 
-    def captions(self, columns: tuple[str, ...], skipped: Counter[str]) -> list[dict[str, Any]]:
-        """Those of a photo's row, or of a tar's members with its key. What tells the splits is decided for all files together."""
-        indexes = {file: index_of(place_of(self.root, file), columns) for file in self.files}
-        captions = [(file, one) for file, index in indexes.items() for one in index.captions]
-        cells: dict[str, Cells] = {}
-        for name in dict.fromkeys(name for index in indexes.values() for name in index.cells):
-            parts = [index.cells.get(name, [""] * len(index.captions)) for index in indexes.values()]
-            cells[name] = None if None in parts else [cell for part in parts for cell in part or ()]
-        splits, unread = splits_told(cells, len(captions))
-        skipped.update(f"{UNREAD}{name}" for name in unread)
-        return [{**one, "split": split or _split_of(file)} for split, (file, one) in zip(splits, captions, strict=True)]
+    def name(self, path: str) -> str:
+        """That in its file; below the folder of the file where files of several hold photos of one name."""
+        file, inside, name = path.rpartition(INSIDE)
+        folder = os.path.dirname(file)
+        return f"{folder}/{name}" if inside and folder and self._is_below_folders else name
+
+    @functools.cached_property
+    def _is_below_folders(self) -> bool:
+        """As of train/0000.parquet and test/0000.parquet."""
+        if len(set(map(os.path.dirname, self.files))) < 2:
+            return False
+        names = Counter(name for file in self.files for name in index_of(place_of(self.root, file)).photos)
+        return len(names) < names.total()
+
+    def captions(self, columns: tuple[str, ...]) -> Iterator[tuple[str, Index]]:
+        """Those of a photo's row, or of a tar's members with its key."""
+        yield from ((file, index_of(place_of(self.root, file), columns)) for file in self.files)
 
 
 class RemoteFolder(Source):
@@ -153,6 +163,10 @@ class RemoteFolder(Source):
             else:
                 skipped[kind] += 1
         return photos
+
+    def name(self, path: str) -> str:
+        """HTTP servers quote them."""
+        return unquote(path) if self.root.startswith("http") else path
 
     def refuse_if_gone(self) -> None:
         """The first photo has to be there, or a deleted bucket would be a folder of unreadable photos."""
@@ -208,9 +222,7 @@ def list_photos(roots: Sequence[Path | str], *, skipped: Counter[str] | None = N
     for index, (root, prefix) in enumerate(zip(map(str, roots), _prefixes(roots), strict=True)):
         source = open_source(root)
         for path, found in source.photos(skipped):
-            name = path.rpartition(INSIDE)[2] if isinstance(source, Containers) else path
-            name = unquote(name) if isinstance(source, RemoteFolder) and root.startswith("http") else name
-            photos.append(Photo(prefix + name, path, index, *found))
+            photos.append(Photo(prefix + source.name(path), path, index, *found))
     if not photos:
         folders = ", ".join(map(str, roots))
         others = f"; {describe_skipped(skipped)}" if skipped else ""
@@ -233,14 +245,26 @@ def captions_of(
 ) -> list[dict[str, Any]]:
     """Captions that lie with the photos of some sources, as the images of Karpathy's files, named by the ids of `list_photos`.
 
-    `skipped` counts the fields beside them that are not read.
+    What tells the splits is decided for all files together. `skipped` counts the fields beside captions that are not read.
     """
-    skipped = Counter() if skipped is None else skipped
-    return [
-        {**one, "filename": prefix + one["filename"]}
-        for root, prefix in zip(roots, _prefixes(roots), strict=True)
-        for one in open_source(root).captions(columns, skipped)
-    ]
+    captions: list[dict[str, Any]] = []
+    told: list[str] = []  # by the names of files, for each
+    parts: list[tuple[int, dict[str, Cells]]] = []
+    for root, prefix in zip(roots, _prefixes(roots), strict=True):
+        source = open_source(root)
+        for file, index in source.captions(columns):
+            names = (prefix + source.name(f"{file}{INSIDE}{one['filename']}") for one in index.captions)
+            captions += [{**one, "filename": name} for name, one in zip(names, index.captions, strict=True)]
+            told += [_split_of(file)] * len(index.captions)
+            parts.append((len(index.captions), index.cells))
+    cells: dict[str, Cells] = {}
+    for name in dict.fromkeys(name for _, part in parts for name in part):
+        columns_of_name = [part.get(name, [""] * count) for count, part in parts]
+        cells[name] = None if None in columns_of_name else [cell for own in columns_of_name for cell in own or ()]
+    splits, unread = splits_told(cells, len(captions))
+    if skipped is not None:
+        skipped.update(f"{UNREAD}{name}" for name in unread)
+    return [{**one, "split": split or name} for one, split, name in zip(captions, splits, told, strict=True)]
 
 
 def _split_of(file: str) -> str:

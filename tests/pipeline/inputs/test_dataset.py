@@ -329,3 +329,27 @@ def test_a_photo_under_several_names_is_said(tmp_path: Path) -> None:
         "2 images have the content of another one, such as train/000000 and train/000001: the captions of each count as "
         "wrong for the others"
     ]
+
+
+def test_of_a_store_of_several_folders_each_tells_the_split_of_its_photos(tmp_path: Path) -> None:
+    """It is named after the last; those of the others were in its split."""
+    ids = ["extra/1.jpg", "train/2.jpg"]
+    roots = [str(tmp_path / "extra"), str(tmp_path / "train")]
+    store = make_store(tmp_path / "features/train", ids, roots=[0, 1], image_roots=roots)
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption\nextra/1.jpg,a dog\ntrain/2.jpg,a cat\n")
+    splits = load_dataset([store.path], [path]).splits
+    assert {name: split.store_ids for name, split in splits.items()} == {"": ["extra/1.jpg"], "train": ["train/2.jpg"]}
+
+
+def test_folders_of_one_store_do_not_take_the_name_of_another(tmp_path: Path) -> None:
+    stores = [
+        make_store(tmp_path / "mine", ["train/1.jpg", "test/2.jpg", "3.jpg"]).path,
+        make_store(tmp_path / "val2014", ["4.jpg"]).path,
+    ]
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption\n1.jpg,a\n2.jpg,b\n3.jpg,c\n4.jpg,d\n")
+    splits = load_dataset(stores, [path]).splits
+    assert {name: split.store_ids for name, split in splits.items()} == {
+        "": ["3.jpg"], "dev": ["4.jpg"], "test": ["test/2.jpg"], "train": ["train/1.jpg"],
+    }  # fmt: skip

@@ -314,6 +314,23 @@ def test_a_base_name_that_decides_alone_is_said(tmp_path: Path) -> None:
     assert "1 images are named in other folders: b/1.jpg is taken for a/1.jpg" in notes
 
 
+@pytest.mark.parametrize("kind", ["csv", "coco", "karpathy"])
+def test_a_photo_without_captions_has_none_of_a_namesake_that_is_gone(tmp_path: Path, kind: str) -> None:
+    """The file lists 1.jpeg too, without a caption: it is not 1.jpg."""
+    make_store(tmp_path / "store", ["1.jpeg", "2.jpg"])
+    path = tmp_path / "captions.json"
+    coco = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(("1.jpg", "1.jpeg", "2.jpg"))],
+        "annotations": [{"id": number, "image_id": number, "caption": "a dog"} for number in (0, 2)],
+    }
+    karpathy = [{"filename": one["file_name"], "sentences": [{"raw": "a dog"}] * (one["id"] != 1)} for one in coco["images"]]  # type: ignore[call-overload, operator] # fmt: skip
+    table = "image,caption\n1.jpg,a dog\n1.jpeg,\n2.jpg,a dog\n"
+    path.write_text({"csv": table, "coco": json.dumps(coco), "karpathy": json.dumps({"images": karpathy})}[kind])
+    dataset = load_dataset([tmp_path / "store"], [path])
+    assert texts(dataset) == {"2.jpg": ["a dog"]}
+    assert f"1 captions in {path} are of images in none of the stores, such as 1.jpg" in dataset.notes
+
+
 def test_captions_of_a_folder_of_the_same_name_elsewhere_are_said(tmp_path: Path) -> None:
     make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "2020/photos")])
     (tmp_path / "captions.tsv").write_text("2019/photos/1.jpg\tA dog\n")

@@ -362,11 +362,17 @@ def test_the_shards_of_a_dataset_tell_splits_together(place: Path) -> None:
             images = [{"bytes": data, "path": path} for path in paths]
             table = pa.table({"image": images, "caption": ["a", "b"], column: cells})
             pq.write_table(table, place / f"{column}-train-{shard}.parquet")
-    found = {
-        column: [one["split"] for one in captions_of([str(place / f"{column}-*.parquet")], ())]
-        for column in ("subset", "usage", "is_train")
-    }
-    assert found == {
+    shards, several = (
+        {
+            column: [
+                one["split"] for one in captions_of([str(place / f"{column}-{name}.parquet") for name in names], ())
+            ]
+            for column in ("subset", "usage", "is_train")
+        }
+        for names in (["*"], ["train-0", "train-1"])
+    )
+    assert shards == several
+    assert shards == {
         "subset": ["train", "val", "holdout", "holdout"],
         "usage": ["train", "train", "test", "test"],
         "is_train": ["train", "not train", "train", "train"],  # nothing is said of the last two
@@ -374,12 +380,20 @@ def test_the_shards_of_a_dataset_tell_splits_together(place: Path) -> None:
 
 
 def test_the_folder_of_a_container_tells_its_split(place: Path) -> None:
-    for folder, name in (("train", "a.jpg"), ("val2014", "b.jpg")):
-        (place / "x" / folder).mkdir(parents=True)
-        data = next((place / "photos").iterdir()).read_bytes()
-        table = pa.table({"image": [{"bytes": data, "path": name}], "caption": ["a dog"]})
-        pq.write_table(table, place / "x" / folder / "0000.parquet")
-    assert [one["split"] for one in captions_of([str(place / "x")], ())] == ["train", "dev"]
+    """And the photos of two folders are told apart by it where they have one name, as rows without a name."""
+    data = next((place / "photos").iterdir()).read_bytes()
+    for names, expected in (
+        (("a.jpg", "b.jpg"), ["a.jpg", "b.jpg"]),
+        ((None, None), ["train/0000/000000", "val2014/0000/000000"]),
+    ):
+        for folder, name in zip(("train", "val2014"), names, strict=True):
+            (place / "x" / folder).mkdir(parents=True, exist_ok=True)
+            images = pa.array([{"bytes": data, "path": name}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+            pq.write_table(pa.table({"image": images, "caption": ["a dog"]}), place / "x" / folder / "0000.parquet")
+        assert [photo.image_id for photo in list_photos([place / "x"])] == expected
+        captions = captions_of([str(place / "x")], ())
+        assert [one["filename"] for one in captions] == expected
+        assert [one["split"] for one in captions] == ["train", "dev"]
 
 
 def test_columns_of_captions_that_are_not_there_are_refused(place: Path, extractor: RegionExtractor) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.split_words import split_of_name
 from tests.pipeline.inputs.test_captions import write
@@ -116,3 +117,12 @@ def test_fields_of_images_that_are_not_read_are_said(tmp_path: Path) -> None:
 )
 def test_split_of_name(name: str, split: str) -> None:
     assert split_of_name(name) == split
+
+
+def test_an_image_in_two_splits_of_a_coco_json_is_refused(tmp_path: Path) -> None:
+    """As where the files of two splits were joined: it was in the last."""
+    images = [{"id": 1, "file_name": "1.jpg", "split": split} for split in ("test", "train")]
+    rows = [{"id": 1, "image_id": 1, "caption": "A dog"}]
+    path = write(tmp_path / "c.json", {"images": images, "annotations": rows})
+    with pytest.raises(PipelineError, match=r"images\[1\]: '1.jpg' is in the split 'train', and before in 'test'"):
+        read_captions(path)

@@ -20,7 +20,7 @@ from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, 
 from pipeline.store.format import CAPTIONS
 from pipeline.store.reader import Store
 from tests import drawn_datasets as drawn
-from tests.drawn_datasets import NO_TELLING, SPLITS, Entry, Photo, Telling
+from tests.drawn_datasets import NO_TELLING, SPLITS, Photo, Telling
 from tests.stores import make_store
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -80,24 +80,28 @@ def truth_of(photo: Photo, telling: Telling, of_name: bool) -> Truth:
     return Truth(photo, known, str(next(iter(telling.cells[photo.split].values()), "")))
 
 
-def store_of(folder: Path, photos: Sequence[Photo], root: Path, below: str = "", **changes: Any) -> Store:
-    """The photos below a folder, by their paths in it."""
-    of_state = {
-        state: sorted(
-            one.path.removeprefix(below) for one in photos if one.state == state and one.path.startswith(below)
-        )
-        for state in ("here", "failed")
-    }
-    small: dict[str, Any] = {
-        "num_regions": 1,
-        "feature_dim": 1,
-        "shard_size": 99,
-        "object_names": ["a"],
-        "attribute_names": ["b"],
-    }
-    return make_store(
-        folder, of_state["here"], failed=of_state["failed"], image_roots=[str(root / below)], **small, **changes
-    )
+SMALL: dict[str, Any] = {"num_regions": 1, "feature_dim": 1, "shard_size": 99, "object_names": ["a"], "attribute_names": ["b"]}  # fmt: skip
+
+
+def store_of(place: Path, name: str, photos: Sequence[Photo], tops: Sequence[str], below: str = "") -> Store:
+    """The photos of some folders in data/, as the store of one folder or of several."""
+    of_state: dict[str, list[Photo]] = {"here": [], "failed": [], "gone": []}
+    for one in sorted(photos, key=lambda one: one.path):
+        if one.path.startswith(tuple(tops)):
+            of_state[one.state].append(one)
+    ids, failed = ([one.path.removeprefix(below) for one in of_state[state]] for state in ("here", "failed"))
+    roots = [next(n for n, top in enumerate(tops) if one.path.startswith(top)) for one in of_state["here"]]
+    folders = [str(place / "data" / top) for top in tops]
+    return make_store(place / "features" / name, ids, failed=failed, roots=roots, image_roots=folders, **SMALL)
+
+
+def stores_of(kind: str, place: Path, photos: Sequence[Photo]) -> list[Store]:
+    tops = sorted({one.path.partition("/")[0] + "/" for one in photos if one.state == "here"})
+    if kind == "one for each folder":
+        return [store_of(place, top[:-1], photos, [top], below=top) for top in tops]
+    if kind == "one of several folders":  # named after the last
+        return [store_of(place, tops[-1][:-1], photos, tops)]
+    return [store_of(place, "data", photos, [""])]
 
 
 def refused(error: PipelineError, place: str) -> None:
@@ -110,67 +114,37 @@ def test_photos_in_folders(data: st.DataObject) -> None:
     photos = data.draw(drawn.photos())
     style = data.draw(drawn.FORMATS)
     telling = data.draw(drawn.tellings) if style.has_fields else NO_TELLING
-    others = data.draw(drawn.others(telling.columns)) if style.has_fields else {}
-    names = data.draw(drawn.names(photos))
-    entries = [
-        Entry(
-            number,
-            names[one.path],
-            one,
-            {**telling.cells[one.split], **drawn.turn(others, number)},
-            data.draw(drawn.NOTHING),
-        )
-        for number, one in enumerate(photos)
-    ]
-    is_in_classes = any(one.path.startswith(("dog/", "cat/")) for one in photos)
-    tops = {one.path.partition("/")[0] + "/" for one in photos if one.state == "here"}
-    stores = (
-        data.draw(st.sampled_from(["one", "one", "one for each folder"]))
-        if all("/" in one.path for one in photos) and not is_in_classes
-        else "one"
-    )
-    written = data.draw(st.sampled_from(["one", "one", "one for each split", "two", "twice"]))
+    entries = data.draw(drawn.entries(photos, style, telling))
+    files = data.draw(drawn.files(entries))
+    stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
+    if not all("/" in one.path and not one.path.startswith(("dog/", "cat/")) for one in photos):
+        stores = "one"  # folders are not what was extracted
+    is_told = len({one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)} & {*SPLITS}) > 1
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place, "data")
         for one in photos:
             if one.state != "gone":
-                (root / one.path).parent.mkdir(parents=True, exist_ok=True)
-                (root / one.path).write_bytes(one.content)
-        found = (
-            [store_of(Path(place, "features/data"), photos, root)] if stores == "one" else
-            [store_of(Path(place, "features", top.strip("/")), photos, root, top) for top in sorted(tops)]
-        )  # fmt: skip
-        rows = [(store, image_id) for store in found for image_id in store.image_ids]
-        of_path = {one.path: one for one in photos}
-        folders = {one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)}
-        has_names = written == "one for each split" or stores != "one" or len(folders & {*SPLITS}) > 1
-        truths = [
-            truth_of(one, telling, written == "one for each split" or (has_names and drawn.is_in_its_folder(one)))
-            for store, image_id in rows
-            for one in [of_path[(f"{store.path.name}/" if stores != "one" else "") + image_id]]
-        ]
-        files = {"captions": entries}
-        if written == "one for each split":
-            files = {
-                f"captions_{drawn.FILE_OF_SPLIT[split]}": [one for one in entries if one.photo.split == split]
-                for split in drawn.SPELLED
-            }
-        elif written != "one":
-            files["more"] = (
-                entries if written == "twice" else data.draw(st.lists(st.sampled_from(entries), unique_by=id))
-            )
-        paths = []
+                (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(one.content)
+        found = stores_of(stores, Path(place), photos)
         folder = Path(place, data.draw(st.sampled_from([".", "data", "annotations"])))
         folder.mkdir(exist_ok=True)
-        for name, own in files.items():
-            if any(one.photo.captions for one in own):
-                paths.append(folder / f"{name}{style.suffix}")
-                paths[-1].write_bytes(drawn.written(style, own))
+        paths = [folder / f"{name}{style.suffix}" for name in files]
+        for path, own in zip(paths, files.values(), strict=True):
+            path.write_bytes(drawn.written(style, own))
+        named = paths if stores != "one" or len(paths) > 1 or folder.name == "annotations" else []
         try:
-            dataset = load_dataset([store.path for store in found], paths)
+            dataset = load_dataset([store.path for store in found], named)
         except PipelineError as error:
             refused(error, place)
             return
+        of_path = {one.path: one for one in photos}
+        below = [f"{store.path.name}/" if stores == "one for each folder" else "" for store in found]
+        own = [of_path[top + image_id] for top, store in zip(below, found, strict=True) for image_id in store.image_ids]
+        by_folder = is_told or stores != "one"
+        truths = [
+            truth_of(one, telling, "captions" not in files or (by_folder and drawn.is_in_its_folder(one)))
+            for one in own
+        ]
         compare(truths, dataset, dataset.notes, telling, *(path.read_bytes().decode(style.encoding) for path in paths))
 
 
@@ -203,9 +177,9 @@ def test_photos_in_containers(data: st.DataObject) -> None:
             assert truth_of_content.keys() == set(listed.values()) - {b""}
             own = {name: content for name, content in listed.items() if content}
             store = make_store(
-                Path(place, "features/mine"), list(own), failed=[name for name in listed if name not in own], shard_size=99,
+                Path(place, "features/mine"), list(own), failed=[name for name in listed if name not in own],
                 image_roots=[str(root)], photo_sha256={name: hashlib.sha256(content).hexdigest() for name, content in own.items()},
-                num_regions=1, feature_dim=1, object_names=["a"], attribute_names=["b"],
+                **SMALL,
             )  # fmt: skip
             (store.path / CAPTIONS).write_text(json.dumps({"images": captions}))
             dataset = load_dataset([store.path])
