@@ -25,6 +25,7 @@ MODEL = ModelConfig(feature_dim=DIMENSIONS, embed_dim=16, word_dim=8)
 RECIPE = FitConfig(
     epochs=3, batch_size=16, learning_rate=5e-3, decay_epochs=(2,), validate_every=4, min_word_count=1, log_every=2
 )
+TWELVE_EPOCHS = dataclasses.replace(RECIPE, epochs=12, decay_epochs=())
 
 
 class Killed(Exception):
@@ -33,6 +34,13 @@ class Killed(Exception):
 
 def train(run: Path, recipe: FitConfig = RECIPE, model: ModelConfig = MODEL) -> FitResult:
     return fit(model, recipe, toy_world(40), toy_world(12, seed=5), run, progress=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an uninterrupted training, to be compared with."""
+    train(run := tmp_path_factory.mktemp("whole"))
+    return run
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,27 +89,27 @@ def test_learns_a_small_world(tmp_path: Path, attention: str) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 6, 10, 11, 15])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    train(tmp_path / "whole")
+def test_killed_and_resumed_equals_uninterrupted(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     with monkeypatch.context() as patch:
         kill_at(step, patch)
         with pytest.raises(Killed):
             train(tmp_path / "killed")
     torch.manual_seed(99)  # another process has other random numbers
     train(tmp_path / "killed")
-    assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
-    states = [torch.load(tmp_path / name / STATE, weights_only=True) for name in ("killed", "whole")]
+    assert (tmp_path / "killed" / BEST).read_bytes() == (whole / BEST).read_bytes()
+    states = [torch.load(run / STATE, weights_only=True) for run in (tmp_path / "killed", whole)]
     for key in ("vocabulary", "sha256"):
         assert states[0].pop(key) == states[1].pop(key)
     torch.testing.assert_close(*states, atol=0, rtol=0)
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "killed") == rows(whole)
 
 
 @pytest.mark.parametrize("step", [2, 4, 5, 9])  # within an epoch, at a validation, at an epoch's end
 def test_ctrl_c_saves_the_step_and_the_run_continues_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    train(tmp_path / "whole")
     take = Trainer._step
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
@@ -118,8 +126,8 @@ def test_ctrl_c_saves_the_step_and_the_run_continues_bit_for_bit(
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
     torch.manual_seed(99)
     train(tmp_path / "stopped")
-    assert (tmp_path / "stopped" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
-    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    assert (tmp_path / "stopped" / BEST).read_bytes() == (whole / BEST).read_bytes()
+    assert rows(tmp_path / "stopped") == rows(whole)
 
 
 def test_a_finished_run_without_its_best_model_is_not_said_to_be_done(tmp_path: Path) -> None:
@@ -189,6 +197,13 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert (result.best_step, result.steps) == (4, 10)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    """A training of twelve epochs without options, and its result."""
+    run = tmp_path_factory.mktemp("plain")
+    return run, train(run, TWELVE_EPOCHS)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -201,13 +216,11 @@ def test_early_stopping(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_options_change_training_and_still_learn(tmp_path: Path, changes: dict) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=12, decay_epochs=())
-    plain = train(tmp_path / "plain", recipe)
-    changed = train(tmp_path / "changed", dataclasses.replace(recipe, **changes))
+def test_options_change_training_and_still_learn(tmp_path: Path, plain: tuple[Path, FitResult], changes: dict) -> None:
+    changed = train(tmp_path, dataclasses.replace(TWELVE_EPOCHS, **changes))
     assert changed.best_rsum > 300
-    assert rows(tmp_path / "plain") != rows(tmp_path / "changed")
-    assert plain.steps == changed.steps
+    assert rows(plain[0]) != rows(tmp_path)
+    assert plain[1].steps == changed.steps
 
 
 @pytest.mark.parametrize(

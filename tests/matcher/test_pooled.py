@@ -1,5 +1,6 @@
 """Pooled vectors: they find what the exact similarity ranks best, where a mean of regions does not."""
 
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -26,26 +27,33 @@ def head_of(score: CrossAttention) -> PooledHead:
     return fit_pooled(*FIT, similarity_matrix(*FIT, score))
 
 
-def scores(head: PooledHead, regions: torch.Tensor, words: PaddedWords) -> np.ndarray:
-    return head.photo_vectors(regions).astype(np.float32) @ head.query_vectors(words).T
+def scores(head: PooledHead) -> np.ndarray:
+    return head.photo_vectors(REGIONS).astype(np.float32) @ head.query_vectors(WORDS).T
+
+
+@cache  # seconds of computing, which several tests look at
+def compared(attention: str, pooling: str) -> tuple[np.ndarray, PooledHead, np.ndarray]:
+    """Exact similarities (N, M), the head of such, and what it scores (N, M)."""
+    score = score_of(attention, pooling)
+    head = head_of(score)
+    return similarity_matrix(REGIONS, WORDS, score), head, scores(head)
 
 
 @pytest.mark.parametrize("attention", DIRECTIONS)
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_candidates_of_detected_regions_hold_the_exact_best_where_means_do_not(attention: str, pooling: str) -> None:
-    score = score_of(attention, pooling)
-    exact, head = similarity_matrix(REGIONS, WORDS, score), head_of(score)
-    found = recall_among(exact, scores(head, REGIONS, WORDS), 200)
+    exact, head, pooled = compared(attention, pooling)
+    found = recall_among(exact, pooled, 200)
     means = normalize(REGIONS.mean(1), dim=-1) @ query_features(WORDS, head.codewords)[:, len(head.codewords) :].T
     assert found > recall_among(exact, means.numpy(), 200) + 0.05
     assert found > (0.4 if pooling == "Max" else 0.9)  # one word decides Max, and no sum over words tells which
 
 
 def test_where_the_best_word_decides_each_word_is_a_query() -> None:
-    score = score_of("t2i", "Max")
-    exact, head = similarity_matrix(REGIONS, WORDS, score), fit_pooled_words(*FIT)
+    exact, _, pooled = compared("t2i", "Max")
+    head = fit_pooled_words(*FIT)
     found = recall_among(exact, head.best_word_scores(head.photo_vectors(REGIONS), WORDS), 200)
-    assert found > recall_among(exact, scores(head_of(score), REGIONS, WORDS), 200) + 0.1
+    assert found > recall_among(exact, pooled, 200) + 0.1
     one = PaddedWords(WORDS.words[3:4], WORDS.lengths[3:4])
     vectors = head.photo_vectors(REGIONS[:50])
     np.testing.assert_allclose(
@@ -55,21 +63,20 @@ def test_where_the_best_word_decides_each_word_is_a_query() -> None:
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_candidates_of_any_member_hold_the_best_of_an_ensemble(pooling: str) -> None:
-    members = [score_of(attention, pooling) for attention in DIRECTIONS]
-    exact = sum(similarity_matrix(REGIONS, WORDS, score) for score in members)
-    pooled = [scores(head_of(score), REGIONS, WORDS) for score in members]
+    members = [compared(attention, pooling) for attention in DIRECTIONS]
+    exact = np.add(*[member[0] for member in members])
+    pooled = [member[2] for member in members]
     found = recall_among_any(exact, pooled, 200)
     assert found > recall_among(exact, pooled[0], 200)
     assert found > (0.5 if pooling == "Max" else 0.9)
 
 
 def test_a_head_is_small_repeatable_and_the_same_from_its_state() -> None:
-    score = score_of("t2i")
-    head = head_of(score)
+    _, head, _ = compared("t2i", "LogSumExp")
     vectors = head.photo_vectors(REGIONS)
     assert vectors.dtype == np.int8
     assert vectors.shape == (2000, 256)
-    again = PooledHead.of_state(head_of(score).state())
+    again = PooledHead.of_state(head_of(score_of("t2i")).state())
     assert np.array_equal(again.photo_vectors(REGIONS), vectors)
     np.testing.assert_allclose(again.query_vectors(WORDS), head.query_vectors(WORDS), rtol=1e-6)
     each = np.concatenate([head.photo_vectors(REGIONS[:1]), head.photo_vectors(REGIONS[1:])])
@@ -77,8 +84,7 @@ def test_a_head_is_small_repeatable_and_the_same_from_its_state() -> None:
 
 
 def test_vectors_are_in_units_of_the_similarity() -> None:
-    score = score_of("t2i", "Mean")
-    exact, pooled = similarity_matrix(REGIONS, WORDS, score), scores(head_of(score), REGIONS, WORDS)
+    exact, _, pooled = compared("t2i", "Mean")
     centred = exact - exact.mean(0), pooled - pooled.mean(0)
     slope = float((centred[0] * centred[1]).sum() / (centred[1] ** 2).sum())
     assert 0.8 < slope < 1.3
