@@ -12,7 +12,15 @@ def write_small_weights(path: Path) -> None:
     from detector.weights import save_weights
 
     config = DetectorConfig(
-        depth=18, width=8, num_objects=12, num_attributes=5, min_size=96, max_size=160, rpn_post_nms=60, rpn_channels=16
+        depth=18,
+        width=8,
+        num_objects=12,
+        num_attributes=5,
+        pooled_size=7,
+        min_size=96,
+        max_size=160,
+        rpn_post_nms=60,
+        rpn_channels=16,
     )
     torch.manual_seed(0)
     model = FasterRCNN(config)
