@@ -1,6 +1,7 @@
-"""Fixtures for every test: the reference data where it is, and a calm machine."""
+"""Fixtures for every test: the reference data where it is, and nothing waited for that no test is about."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,14 @@ import pytest
 from tests.small_detector import write_small_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a killed process wrote outlives it anyway; only a power failure would tell the difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

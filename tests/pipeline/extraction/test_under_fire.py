@@ -64,8 +64,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Callable[[str], None]]:
     (errno.EROFS, "Read-only file system; expected a folder that can be written to; make it one, or name another"),
     (errno.EIO, f"Input/output error; check the disk and {CONTINUE}"),
 ])  # fmt: skip
-def test_a_disk_that_fails_at_any_step(photos: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_a_disk_that_fails_at_any_step(photos: Path, code: int, remedy: str) -> None:
     whole = contents(extract(photos, "whole").path)
     store = photos.parent / "store"
 
@@ -320,9 +319,8 @@ def test_names_that_nobody_expected(tmp_path: Path, small_weights: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_tiny_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_thousand_tiny_files(tmp_path: Path) -> None:
     """Listed, planned, extracted and opened in seconds; what is quadratic would take hours."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     for folder in range(10):
         write_photos(tmp_path / f"photos/{folder}", 1, names="0.jpg")
         for index in range(1, 10_000):

@@ -61,12 +61,10 @@ def changed(content: dict[str, Any], path: list[Any], value: Any) -> dict[str, A
 @given(value=ANY, data=st.data())
 def test_any_value_in_any_place(
     tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
     name: str,
     value: Any,
     data: st.DataObject,
 ) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)
     folder = tmp_path_factory.mktemp("any")
     write_photos(folder / "photos", 3)
     (folder / "photos/bad.jpg").write_bytes(b"no photo")

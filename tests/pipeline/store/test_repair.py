@@ -26,11 +26,6 @@ REST = 40  # images of an imported store's last shard
 IMPORTED = SHARD_SIZE + REST
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 def extract(folder: Path) -> Store:
     """Every folder of photos in a folder, into its store."""
     photos = sorted(folder.glob("photos*"))

@@ -21,11 +21,6 @@ from tests.stores import assert_same
 from tests.world import scan
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 class CountingDetector(QuickDetector):
     """Counts the photos that it sees."""
 
