@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from detector.pending import Finished
 from detector.preprocess import InputSettings, PreparedImage
@@ -21,6 +22,8 @@ from detector.regions import Regions
 from pipeline.extraction.job import ExtractConfig
 
 K, D = 3, 4
+# For tests that kill at the n-th file operation: at each of them, or at every seventh in less than a quarter of the time.
+EVERY = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 HANGS = 300.0  # seconds after which a forked process prints where it is, and ends: it takes a few
 
 

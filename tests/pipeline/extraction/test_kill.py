@@ -13,7 +13,7 @@ from pipeline.extract import run
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import open_store
 from pipeline.store.repair import repair_store
-from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
+from tests.faults import EVERY, QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
 from tests.processes import Process, await_end
 
@@ -32,19 +32,19 @@ def what_is_wrong(store: Path) -> list[str]:
     return [damage.found for damage in inspect_store(store, progress=False).damaged]
 
 
-def kill_at_every_step(photos: Path, folder: Path) -> tuple[int, list[str]]:
-    """Runs in a clean process: the number of steps, and what went wrong."""
+def kill_at_steps(photos: Path, folder: Path, every: int) -> tuple[int, list[str]]:
+    """Runs in a clean process: the first step that there was not, and what went wrong."""
     whole, store = folder / "whole", folder / "store"
     assert forked(lambda: extract_quickly(photos, whole)) == 0
     wrong: list[str] = []
-    for step in range(1, 1000):
+    for step in range(1, 1000, every):
 
         def run_until_killed(step: int = step) -> None:
             with at_step(store, step, lambda: os._exit(9)):
                 extract_quickly(photos, store)
 
         if forked(run_until_killed) == 0:
-            return step - 1, wrong
+            return step, wrong
         wrong += [f"step {step}: {text}" for text in what_is_wrong(store)]
         if forked(lambda: extract_quickly(photos, store), log=folder / "log") != 0:
             wrong.append(f"step {step}: does not continue: {(folder / 'log').read_text()[-500:]}")
@@ -54,12 +54,13 @@ def kill_at_every_step(photos: Path, folder: Path) -> tuple[int, list[str]]:
     raise AssertionError("a small extraction took a thousand steps")
 
 
-def test_killed_between_any_two_file_operations(tmp_path: Path) -> None:
+@EVERY
+def test_killed_between_any_two_file_operations(tmp_path: Path, every: int) -> None:
     write_photos(tmp_path / "photos", 6)
     (tmp_path / "photos/bad.jpg").write_bytes(b"no photo")
-    steps, wrong = in_clean_process(kill_at_every_step, tmp_path / "photos", tmp_path)
+    end, wrong = in_clean_process(kill_at_steps, tmp_path / "photos", tmp_path, every)
     assert wrong == []
-    assert steps > 60  # two shards, plan, manifest and failures: opened, written, synced, renamed, the folder synced
+    assert end > 61  # two shards, plan, manifest and failures: opened, written, synced, renamed, the folder synced
 
 
 def kill_at_random(photos: Path, weights: Path, folder: Path, kills: int) -> tuple[dict[str, int], list[str]]:

@@ -21,7 +21,7 @@ from pipeline.gallery.embeddings import StoredEmbeddings, generation, store_embe
 from pipeline.runs import TrainConfig, TrainedRun
 from pipeline.search import Search
 from pipeline.store.reader import StoreCollection, open_stores
-from tests.faults import at_step, forked, in_clean_process
+from tests.faults import EVERY, at_step, forked, in_clean_process
 from tests.stores import make_store
 
 K, D, E = 3, 5, 8
@@ -196,16 +196,17 @@ def _survives(folder: Path, number: int) -> bool:
     return code == 9
 
 
-def _every_step(folder: Path) -> tuple[int, list[dict[str, bytes]]]:
+def _killed_at_steps(folder: Path, every: int) -> tuple[int, list[dict[str, bytes]]]:
     results, number = [], 1
     while _survives(folder, number):
         results.append(files(folder / "index"))
-        number += 1
+        number += every
     return number, results
 
 
-def test_killed_at_any_file_operation_it_ends_with_the_same_bytes(place: Path) -> None:
-    operations, results = in_clean_process(_every_step, place)
+@EVERY
+def test_killed_at_any_file_operation_it_ends_with_the_same_bytes(place: Path, every: int) -> None:
+    operations, results = in_clean_process(_killed_at_steps, place, every)
     assert operations > 20
     store_embeddings(make_run(Path("runs/x")), opened(), place / "fresh", report=print)
     (wanted,) = {tuple(sorted(content for name, content in files(place / "fresh").items() if "run.json" not in name))}

@@ -15,7 +15,7 @@ from pipeline.store import update
 from pipeline.store.format import FEATURES
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import Store, open_store
-from tests.faults import QuickDetector, at_step, contents, forked, in_clean_process, small_config
+from tests.faults import EVERY, QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
 from tests.stores import assert_same
 from tests.world import scan
@@ -296,8 +296,8 @@ def test_photos_of_several_folders(tmp_path: Path) -> None:
     assert list(store) == ["a/000.jpg", "a/002.jpg", "b/000.jpg", "b/001.jpg", "b/002.jpg"]
 
 
-def update_killed_at_every_step(folder: Path) -> tuple[int, list[str]]:
-    """Runs in a clean process: a store whose photos changed, its update killed at every step and begun again."""
+def update_killed_at_steps(folder: Path, every: int) -> tuple[int, list[str]]:
+    """Runs in a clean process: a store whose photos changed, its update killed at many steps and begun again."""
     photos, store = folder / "photos", folder / "store"
 
     def extract_quickly() -> None:
@@ -310,7 +310,7 @@ def update_killed_at_every_step(folder: Path) -> tuple[int, list[str]]:
     write_photos(photos, 1, names="new{}.jpg")
     assert forked(extract_quickly) == 0
     wanted, wrong = contents(store), []
-    for step in range(1, 1000):
+    for step in range(1, 1000, every):
         shutil.rmtree(store)
         shutil.copytree(folder / "before", store)
 
@@ -319,7 +319,7 @@ def update_killed_at_every_step(folder: Path) -> tuple[int, list[str]]:
                 extract_quickly()
 
         if forked(run_until_killed) == 0:
-            return step - 1, wrong
+            return step, wrong
         if damaged := inspect_store(store, progress=False).damaged:
             wrong.append(f"step {step}: {damaged}")
         if forked(extract_quickly, log=folder / "log") != 0:
@@ -329,10 +329,11 @@ def update_killed_at_every_step(folder: Path) -> tuple[int, list[str]]:
     raise AssertionError("a small update took a thousand steps")
 
 
-def test_an_update_killed_between_any_two_file_operations(photos: Path, tmp_path: Path) -> None:
-    steps, wrong = in_clean_process(update_killed_at_every_step, tmp_path)
+@EVERY
+def test_an_update_killed_between_any_two_file_operations(photos: Path, tmp_path: Path, every: int) -> None:
+    end, wrong = in_clean_process(update_killed_at_steps, tmp_path, every)
     assert wrong == []
-    assert steps > 50
+    assert end > 51
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
