@@ -9,7 +9,7 @@ import json
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 SPLITS = ("train", "dev", "test")
 OTHER = "holdout"  # a split that training does not know; "" is none
 SPELLED = {
-    "train": ("train", "Train", "TRAIN", "training", "train2014", " train", "restval", "tr"),
-    "dev": ("val", "valid", "validation", "dev", "Val", "val2017", "eval", "development"),
-    "test": ("test", "Test", "testing", "test2015", "testall", "test-set"),
+    "train": ("train", "Train", "TRAIN", "training", "train2014", " train", "restval", "tr", "0"),
+    "dev": ("val", "valid", "validation", "dev", "Val", "val2017", "eval", "development", "1"),
+    "test": ("test", "Test", "testing", "test2015", "testall", "test-set", "2"),
     OTHER: ("holdout", "extra", "unlabeled", "train-dev", "excluded from train"),
     "": ("",),
 }
@@ -38,12 +38,12 @@ FIELDS = {  # that tell no split
 STEMS = (
     "1", "2", "3", "10", "IMG_0001", "IMG_0002", "COCO_val2014_000000391895", "COCO_train2014_000000000009", "000000000139",
     "café", "a b", "a,b", "a", "A", "dog#1", "dog#2", "x;y", "frame.001", "frame.002",
-    "train", "Zoë's dog", "42_abc",
+    "train", "Zoë's dog", "42_abc", "a.jpg", "IMG 5 (1)", "01", "50%", "caption", "dog#0", 'a "b" c', "a::b", "image", "12+3",
 )  # fmt: skip
 SUFFIXES = (".jpg", ".jpg", ".jpg", ".JPG", ".jpeg", ".png")
 TEXTS = (
     "a dog", "A dog, running.", "Two dogs; a cat", 'A sign says "stop".', "It's a train", "un chien à la plage", "a man | a dog",
-    "A dog\nruns", "train", "1", "a dog #2", "[a sign]", "test", "a 'big' dog", "photo.jpg of a dog",
+    "A dog\nruns", 'He said: "no', "a\ttab", "a dog;", "- a dog", "A dog,", "'a' dog", "train", "1", "a dog #2", "[a sign]", "test", "a 'big' dog", "photo.jpg of a dog",
 )  # fmt: skip
 FOLDERS = {  # in which a photo may be, by its split
     "flat": {},
@@ -71,23 +71,25 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Telling:
-    """How a dataset tells splits: the cells beside a photo of each, and what they let know."""
+class Beside:
+    """What stands beside a photo, the split that it lets know, and the word for that."""
 
-    cells: Mapping[str, Mapping[str, Any]]
-    known: Mapping[str, str]
+    cells: Mapping[str, Any]
+    known: str = ""
+    word: str = ""
 
-    @property
-    def columns(self) -> list[str]:
-        return list(self.cells["train"])
+
+@dataclass(frozen=True)
+class Fields:
+    """What stands beside each photo, by its path, and which fields of it tell the splits."""
+
+    beside: Mapping[str, Beside]
+    columns: Sequence[str] = ()
 
 
 def is_in_its_folder(photo: Photo) -> bool:
     """Whether its first folder is called as its split."""
     return f"{photo.path.partition('/')[0]}/" in (*FOLDERS["splits"][photo.split], *FOLDERS["coco"][photo.split])
-
-
-NO_TELLING = Telling({split: {} for split in SPELLED}, dict.fromkeys(SPELLED, ""))
 
 
 @st.composite
@@ -115,37 +117,49 @@ def photos(draw: st.DrawFn, layouts: Sequence[str] = tuple(FOLDERS)) -> list[Pho
 
 
 @st.composite
-def words(draw: st.DrawFn) -> Telling:
-    """A column of words."""
-    column = draw(st.sampled_from(SPLIT_COLUMNS))
-    cells = {split: {column: draw(st.sampled_from(spelled))} for split, spelled in SPELLED.items()}
-    return Telling(cells, {split: split for split in SPELLED})
+def words(draw: st.DrawFn, some: Sequence[Photo]) -> Fields:
+    """A field of words, one for each split, or any of those that mean it."""
+    name = draw(st.sampled_from(SPLIT_COLUMNS))
+    word = {split: st.just(draw(st.sampled_from(spelled))) for split, spelled in SPELLED.items()}
+    if draw(st.integers(0, 3)) == 0:
+        word = {split: st.sampled_from(spelled) for split, spelled in SPELLED.items()}
+    drawn = {one.path: draw(word[one.split]) for one in some}
+    return Fields({one.path: Beside({name: drawn[one.path]}, one.split, drawn[one.path]) for one in some}, [name])
 
 
 @st.composite
-def flags(draw: st.DrawFn) -> Telling:
-    """Columns of yes and no."""
+def flags(draw: st.DrawFn, some: Sequence[Photo]) -> Fields:
+    """Fields of yes and no."""
     columns = draw(st.sampled_from(FLAGS))
     yes, no = draw(st.sampled_from(YES_NO))
     told = set(columns.values())
-    cells = {split: {name: yes if one == split else no for name, one in columns.items()} for split in SPELLED}
     rest = "not train" if "train" in told else ""
-    return Telling(cells, {split: split if split in told else rest for split in SPELLED})
-
-
-tellings = st.one_of(words(), words(), flags(), st.just(NO_TELLING))
+    beside = {
+        one.path: Beside(
+            {name: yes if split == one.split else no for name, split in columns.items()},
+            one.split if one.split in told else rest,
+        )
+        for one in some
+    }
+    return Fields(beside, list(columns))
 
 
 @st.composite
-def others(draw: st.DrawFn, taken: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Columns that tell no split, with their cells by turns."""
-    names = [name for name in FIELDS if name not in taken]
-    return {name: FIELDS[name] for name in draw(st.lists(st.sampled_from(names), unique=True, max_size=2))}
-
-
-def turn(fields: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
-    """The cells of a photo, by its number."""
-    return {name: cells[number % len(cells)] for name, cells in fields.items()}
+def fields(draw: st.DrawFn, some: Sequence[Photo]) -> Fields:
+    """Fields that tell the splits, of most photos, or none; and some that tell none."""
+    nothing = Fields({one.path: Beside({}) for one in some})
+    found = draw(st.one_of(words(some), words(some), flags(some), st.just(nothing)))
+    untold = (
+        draw(st.sets(st.sampled_from(some), max_size=2)) if found.columns and draw(st.integers(0, 3)) == 0 else set()
+    )
+    names = [name for name in FIELDS if name not in found.columns]
+    others = draw(st.lists(st.sampled_from(names), unique=True, max_size=2))
+    beside = {}
+    for number, one in enumerate(some):
+        own = Beside(dict.fromkeys(found.columns)) if one in untold else found.beside[one.path]
+        cells = {**own.cells, **{name: FIELDS[name][number % len(FIELDS[name])] for name in others}}
+        beside[one.path] = replace(own, cells=cells)
+    return Fields(beside, found.columns)
 
 
 NOTHING = st.sampled_from([(), (), (), ("",), ("nan",), (" ",), ("NULL",)])
@@ -226,13 +240,11 @@ class Entry:
 
 
 @st.composite
-def entries(draw: st.DrawFn, some: Sequence[Photo], style: Format, telling: Telling) -> list[Entry]:
+def entries(draw: st.DrawFn, some: Sequence[Photo], beside: Mapping[str, Beside]) -> list[Entry]:
     """What a captions file says of some photos."""
     called = draw(names(some))
-    fields = draw(others(telling.columns)) if style.has_fields else {}
     return [
-        Entry(number, called[one.path], one, {**telling.cells[one.split], **turn(fields, number)}, draw(NOTHING))
-        for number, one in enumerate(some)
+        Entry(number, called[one.path], one, beside[one.path].cells, draw(NOTHING)) for number, one in enumerate(some)
     ]
 
 
@@ -325,12 +337,12 @@ class Packing:
     count: int  # files, of each split or in all
     rows: str  # of parquet: "photo" (a list of captions), "columns" (caption_0, …), or "caption" (one a row)
     naming: str  # of parquet: "path" in the struct, "base" there, "filename" beside the bytes, or ""
-    sidecar: str  # of tars: ".txt" or ".json"
+    sidecar: str  # of tars: ".txt", ".json" or both
     caption: str
 
     @property
     def has_fields(self) -> bool:
-        return self.kind == "parquet" or self.sidecar == ".json"
+        return self.kind == "parquet" or self.sidecar != ".txt"
 
 
 PACKINGS = st.builds(
@@ -340,13 +352,13 @@ PACKINGS = st.builds(
     st.integers(1, 3),
     st.sampled_from(["photo", "columns", "caption"]),
     st.sampled_from(["path", "base", "filename", ""]),
-    st.sampled_from([".txt", ".json", ".json"]),
+    st.sampled_from([".txt", ".json", "both"]),
     st.sampled_from(["caption", "captions", "sentences", "text"]),
 )
 FILE_OF_SPLIT = {"train": "train", "dev": "validation", "test": "test", OTHER: "extra", "": "unlabeled"}
 
 
-def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], folder: Path) -> None:
     """Write containers below a folder; `cells` stand beside each photo, by its path."""
     parts: dict[str, list[Photo]] = {}
     for one in some:
@@ -371,7 +383,7 @@ def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[st
                 _parquet(style, own, cells, path)
 
 
-def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -380,7 +392,7 @@ def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[
         content: Any = None if one.state == "failed" else one.content
         base = one.path.rsplit("/", 1)[-1]
         named = {"path": one.path, "base": base}.get(style.naming)
-        row = {"image": {"bytes": content, "path": named}} | dict(cells[one.path])
+        row = {"image": {"bytes": content, "path": named}} | dict(cells[one.path].cells)
         row |= {"filename": one.path} if style.naming == "filename" else {}
         if style.rows == "photo":
             rows.append(row | {style.caption: list(one.captions)})
@@ -397,18 +409,20 @@ def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[
     parquet.write_table(pyarrow.table({"image": images, **columns}), path)
 
 
-def _tar(style: Packing, some: Sequence[Photo], cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def _tar(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         for one in some:
             folder, _, base = one.path.rpartition("/")
             stem, _, suffix = base.rpartition(".")
             key = f"{folder}/{stem}" if folder else stem
-            if style.sidecar == ".txt":
-                text = "\n".join(map(in_one_line, one.captions))
-            else:
-                text = json.dumps({style.caption: list(one.captions), **cells[one.path]})
-            content = b"" if one.state == "failed" else one.content
-            for name, own in ((f"{key}.{suffix}", content), (key + style.sidecar, text.encode())):
+            text, said = "\n".join(map(in_one_line, one.captions)), dict(cells[one.path].cells)
+            members = {f"{key}.{suffix}": b"" if one.state == "failed" else one.content}
+            if style.sidecar != ".json":
+                members[f"{key}.txt"] = text.encode()
+            if style.sidecar != ".txt":
+                captions = {style.caption: list(one.captions)} if style.sidecar == ".json" else {}
+                members[f"{key}.json"] = json.dumps({**captions, **said}).encode()
+            for name, own in members.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(own)
                 archive.addfile(member, io.BytesIO(own))

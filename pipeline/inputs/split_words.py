@@ -50,27 +50,32 @@ def _cells(name: str, values: Sequence[Any]) -> Cells:
     if not all(value is None or isinstance(value, str | int | float) for value in values):
         return None
     cells = ["" if value is None or value != value else str(value).strip() for value in values]  # nan is pandas'
-    may = name.strip().lower() in SPLIT_NAMES or _flag(name) in SPLIT_WORDS or all(map(split_of_word, cells))
+    may = (
+        not any(cells)
+        or name.strip().lower() in SPLIT_NAMES
+        or _flag(name) in SPLIT_WORDS
+        or all(map(split_of_word, cells))
+    )
     return cells if may else None
 
 
-def splits_told(cells: Mapping[str, Cells], count: int, least: int = 2) -> tuple[list[str], list[str]]:
+def splits_told(cells: Mapping[str, Cells], count: int) -> tuple[list[str], list[str]]:
     """The split of each of `count` photos by the fields beside them, "" where these tell none; and the fields that are not read.
 
     A field tells them that is called split; or set or the like, and holds a word for a split; or that holds nothing else,
-    as everybody may call it, where it holds `least` splits: of one class, a part of a dataset may hold trains, the vehicles.
+    as everybody may call it, where it holds two splits or more: of one class, a part of a dataset may hold trains, the vehicles.
     Else fields of yes and no do: is_train, or several of train, val and test.
     """
     known = {name: column for name, column in cells.items() if column is not None}
-    name = _field(known, least)
+    name = _field(known)
     flags = [] if name is not None else _flags(known)
-    unread = [one for one in cells if one not in (name, *flags)]
+    unread = [one for one, column in cells.items() if one not in (name, *flags) and (column is None or any(column))]
     if name is not None:
         return known[name], unread
     return [_flagged({flag: known[flag][row] for flag in flags}) for row in range(count)], unread
 
 
-def _field(cells: Mapping[str, Sequence[str]], least: int) -> str | None:
+def _field(cells: Mapping[str, Sequence[str]]) -> str | None:
     """The field of words that tells the splits."""
     named = {name.strip().lower(): name for name in reversed(list(cells))}
     for word in SPLIT_NAMES:
@@ -80,7 +85,7 @@ def _field(cells: Mapping[str, Sequence[str]], least: int) -> str | None:
             return name
     for name, column in cells.items():
         found = set(map(split_of_word, column))
-        if len(found) >= least and "" not in found:
+        if len(found) > 1 and "" not in found:
             return name
     return None
 

@@ -77,7 +77,7 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
             for column, name in enumerate(header)
             if column not in own
         }
-        splits, others = splits_told(cells, len(records), least=1)
+        splits, others = splits_told(cells, len(records))
         if unread := [name.strip() for name in others if name.strip()]:
             skipped[f"columns: {', '.join(unread)}"] = len(unread)
     elif records and all(len(fields) > 2 for _, fields in records):

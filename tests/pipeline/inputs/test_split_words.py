@@ -31,8 +31,14 @@ def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> N
 def test_a_column_of_splits_of_another_name_tells_them(tmp_path: Path) -> None:
     text = "image,set,caption\na.jpg,train,A dog\nb.jpg,Test,A cat\n"
     assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["train", "test"]
-    text = "image,about,caption\na.jpg,train,Two trains\nb.jpg,boat,A boat\n"
-    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["", ""]
+    for second in ("boat", "train"):  # what is in the photo
+        text = f"image,about,caption\na.jpg,train,Two trains\nb.jpg,{second},A photo\n"
+        notes: list[str] = []
+        path = write(tmp_path / "c.csv", text)
+        assert [one.split for one in read_captions(path, notes)] == ["", ""]
+        assert notes == [f"{path}: skipped 1 columns: about"]
+    text = "image,about,caption\na.jpg,train,A dog\nb.jpg,val,A cat\n"
+    assert [one.split for one in read_captions(write(tmp_path / "c.csv", text))] == ["train", "dev"]
 
 
 def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
@@ -97,7 +103,9 @@ def test_fields_of_images_of_json_tell_splits_as_columns_do(
 
 
 def test_fields_of_images_that_are_not_read_are_said(tmp_path: Path) -> None:
-    images = [{"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], "in_train": n, "boxes": []} for n in range(2)]
+    images = [
+        {"filename": f"{n}.jpg", "sentences": [{"raw": "a"}], "in_train": n, "boxes": [], "split": ""} for n in range(2)
+    ]
     notes: list[str] = []
     path = write(tmp_path / "c.json", {"images": images})
     assert [caption.split for caption in read_captions(path, notes)] == ["", ""]

@@ -20,11 +20,11 @@ from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, 
 from pipeline.store.format import CAPTIONS
 from pipeline.store.reader import Store
 from tests import drawn_datasets as drawn
-from tests.drawn_datasets import NO_TELLING, SPLITS, Photo, Telling
+from tests.drawn_datasets import SPLITS, Beside, Fields, Photo
 from tests.stores import make_store
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-LOST = "in none of the stores|of photos that could not be read|are left out"  # what notes say of captions
+LOST = "in none of the stores|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
 
@@ -57,7 +57,7 @@ class Truth:
         return ""
 
 
-def compare(truths: Sequence[Truth], dataset: Dataset, notes: Sequence[str], telling: Telling, *shown: object) -> None:
+def compare(truths: Sequence[Truth], dataset: Dataset, notes: Sequence[str], fields: Fields, *shown: object) -> None:
     """`truths` (N,) are those of the rows of the stores."""
     event("read")
     found: dict[int, tuple[str, list[str]]] = {}
@@ -68,16 +68,15 @@ def compare(truths: Sequence[Truth], dataset: Dataset, notes: Sequence[str], tel
         for text, owner in zip(split.images.captions, owners, strict=True):
             found[rows[owner]][1].append(text)
     for row, truth in enumerate(truths):
-        wrong = truth.wrong(*found.get(row, ("", [])), notes, telling.columns)
+        wrong = truth.wrong(*found.get(row, ("", [])), notes, fields.columns)
         assert not wrong, "\n".join(map(str, [f"{wrong}: {truth}", "notes:", *notes, *shown]))
 
 
-def truth_of(photo: Photo, telling: Telling, of_name: bool) -> Truth:
+def truth_of(photo: Photo, fields: Fields, of_name: bool) -> Truth:
     """`of_name`: the name of a file or folder tells the split where nothing else does."""
-    known = telling.known[photo.split]
-    if of_name and not telling.columns and photo.split in SPLITS:
-        known = photo.split
-    return Truth(photo, known, str(next(iter(telling.cells[photo.split].values()), "")))
+    beside = fields.beside[photo.path]
+    is_named = of_name and not fields.columns and photo.split in SPLITS
+    return Truth(photo, photo.split if is_named else beside.known, str(beside.word))
 
 
 SMALL: dict[str, Any] = {"num_regions": 1, "feature_dim": 1, "shard_size": 99, "object_names": ["a"], "attribute_names": ["b"]}  # fmt: skip
@@ -113,8 +112,8 @@ def refused(error: PipelineError, place: str) -> None:
 def test_photos_in_folders(data: st.DataObject) -> None:
     photos = data.draw(drawn.photos())
     style = data.draw(drawn.FORMATS)
-    telling = data.draw(drawn.tellings) if style.has_fields else NO_TELLING
-    entries = data.draw(drawn.entries(photos, style, telling))
+    fields = data.draw(drawn.fields(photos)) if style.has_fields else Fields({one.path: Beside({}) for one in photos})
+    entries = data.draw(drawn.entries(photos, fields.beside))
     files = data.draw(drawn.files(entries))
     stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
     if not all("/" in one.path and not one.path.startswith(("dog/", "cat/")) for one in photos):
@@ -142,10 +141,9 @@ def test_photos_in_folders(data: st.DataObject) -> None:
         own = [of_path[top + image_id] for top, store in zip(below, found, strict=True) for image_id in store.image_ids]
         by_folder = is_told or stores != "one"
         truths = [
-            truth_of(one, telling, "captions" not in files or (by_folder and drawn.is_in_its_folder(one)))
-            for one in own
+            truth_of(one, fields, "captions" not in files or (by_folder and drawn.is_in_its_folder(one))) for one in own
         ]
-        compare(truths, dataset, dataset.notes, telling, *(path.read_bytes().decode(style.encoding) for path in paths))
+        compare(truths, dataset, dataset.notes, fields, *(path.read_bytes().decode(style.encoding) for path in paths))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,17 +160,15 @@ def test_photos_in_containers(data: st.DataObject) -> None:
     style = data.draw(drawn.PACKINGS)
     if style.rows == "columns":  # of which one may repeat another, as caption does caption_0
         photos = [replace(one, captions=tuple(dict.fromkeys(one.captions))) for one in photos]
-    telling = data.draw(drawn.tellings) if style.has_fields else NO_TELLING
-    others = data.draw(drawn.others(telling.columns)) if style.has_fields else {}
-    cells = {one.path: {**telling.cells[one.split], **drawn.turn(others, number)} for number, one in enumerate(photos)}
+    fields = data.draw(drawn.fields(photos)) if style.has_fields else Fields({one.path: Beside({}) for one in photos})
     with tempfile.TemporaryDirectory() as place:
         root = Path(place, "mine")
-        drawn.packed(style, photos, cells, root)
+        drawn.packed(style, photos, fields.beside, root)
         skipped: Counter[str] = Counter()
         try:
-            listed = {photo.image_id: content_of(root / photo.path) for photo in list_photos([root])}
+            listed = {photo.image_id: content_of(root / photo.path) for photo in list_photos([root], skipped=skipped)}
             captions = captions_of([str(root)], (), skipped=skipped)
-            truths = [truth_of(one, telling, style.shards != "any") for one in photos]
+            truths = [truth_of(one, fields, style.shards != "any") for one in photos]
             truth_of_content = {truth.photo.content: truth for truth in truths if truth.photo.state == "here"}
             assert truth_of_content.keys() == set(listed.values()) - {b""}
             own = {name: content for name, content in listed.items() if content}
@@ -189,7 +185,7 @@ def test_photos_in_containers(data: st.DataObject) -> None:
         notes = [*dataset.notes, describe_skipped(skipped)]
         if any("have the content of another one" in note for note in notes):
             return  # which has the other captions
-        compare([truth_of_content[content] for content in own.values()], dataset, notes, telling, style, cells)
+        compare([truth_of_content[content] for content in own.values()], dataset, notes, fields, style, fields.beside)
 
 
 def content_of(place: Path) -> bytes:
