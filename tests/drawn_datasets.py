@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,6 +192,8 @@ class Format:
     """How a captions file is written."""
 
     kind: str
+    rows: str = "by photo"  # or "by turns", or "twice"
+    has_ids: bool = True  # of images and captions
     delimiter: str = ","
     image: str = "image"
     caption: str = "caption"
@@ -208,13 +211,16 @@ class Format:
         return ".json" if self.kind in ("coco", "karpathy") else ".csv"
 
 
+ROWS = st.sampled_from(["by photo", "by photo", "by turns", "twice"])
 FORMATS = st.one_of(
-    st.builds(Format, st.sampled_from(["coco", "karpathy", "token", "results"])),
+    st.builds(Format, st.sampled_from(["coco", "karpathy", "token", "results"]), ROWS, st.booleans()),
     st.builds(
         Format,
         st.sampled_from(["table", "table", "table", "columns", "json list", "pandas list", "bare", "numbered"]),
+        ROWS,
+        st.booleans(),
         st.sampled_from(",,\t;|"),
-        st.sampled_from(["image", "file_name", "filename", "image_id", "Image Name", "img", "image_path"]),
+        st.sampled_from(["image", "file_name", "filename", "Image Name", "img", "image_path"]),
         st.sampled_from(["caption", "captions", "Caption", "sentence", "text", "raw"]),
         st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
         st.sampled_from(["\n", "\r\n"]),
@@ -268,17 +274,21 @@ def files(draw: st.DrawFn, some: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def written(style: Format, entries: Sequence[Entry]) -> bytes:
     """A captions file."""
-    if style.kind in ("coco", "karpathy"):
-        return json.dumps({"coco": _coco, "karpathy": _karpathy}[style.kind](entries)).encode()
+    if style.suffix == ".json":
+        return json.dumps({"coco": _coco, "karpathy": _karpathy}[style.kind](style, entries)).encode()
+    rows = list(_rows(style, entries))
+    if style.rows == "by turns":
+        rows = _by_turns(rows, style.image)
+    rows *= 1 + (style.rows == "twice")
     if style.kind == "token":
-        lines = [f"{one.name}#{n}\t{in_one_line(text)}\n" for one in entries for n, text in enumerate(one.texts)]
-        return "".join(lines).encode()
+        return "".join(
+            f"{row[style.image]}#{row['number']}\t{in_one_line(row[style.caption])}\n" for row in rows
+        ).encode()
     if style.kind == "results":
-        lines = [f"{one.name}| {n}| {in_one_line(text)}\n" for one in entries for n, text in enumerate(one.texts)]
+        lines = [f"{row[style.image]}| {row['number']}| {in_one_line(row[style.caption])}\n" for row in rows]
         return "".join(["image_name| comment_number| comment\n", *lines]).encode()
     text = io.StringIO()
     writer = csv.writer(text, delimiter=style.delimiter, quoting=style.quoting, lineterminator=style.end)  # type: ignore[arg-type]
-    rows = list(_rows(style, entries))
     has_header = style.kind not in ("bare", "numbered")
     names = list(dict.fromkeys(name for row in rows for name in row))
     if has_header and style.is_reversed and style.kind != "columns":  # whose captions are in the order of their columns
@@ -292,9 +302,21 @@ def in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _by_turns(rows: Sequence[dict[str, Any]], image: str) -> list[dict[str, Any]]:
+    """The first row of every image, the second of every image, …"""
+    count = Counter[str]()
+    turns = []
+    for row in rows:
+        turns.append(count[row[image]])
+        count[row[image]] += 1
+    return [rows[number] for number in sorted(range(len(rows)), key=turns.__getitem__)]
+
+
 def _rows(style: Format, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
     for entry in entries:
         texts, image = entry.texts, {style.image: entry.name}
+        if style.has_ids and style.has_fields:
+            image = {"image_id": entry.number} | image
         if style.kind == "columns":
             yield image | {f"{style.caption}_{n}": text for n, text in enumerate(texts)} | entry.cells
         elif style.kind.endswith("list"):
@@ -302,30 +324,35 @@ def _rows(style: Format, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
             yield image | {style.caption: cell} | entry.cells
         elif style.kind == "bare":
             yield from (image | {style.caption: text} for text in texts)
-        elif style.kind == "numbered":
+        elif not style.has_fields:
             yield from (image | {"number": n, style.caption: text} for n, text in enumerate(texts))
         else:
             yield from (image | {style.caption: text} | entry.cells for text in texts)
 
 
-def _coco(entries: Sequence[Entry]) -> Any:
+def _coco(style: Format, entries: Sequence[Entry]) -> Any:
+    count = 1 + (style.rows == "twice")
+    texts = [(one.number, n, text) for one in entries for n, text in enumerate(one.texts)]
+    if style.rows == "by turns":
+        texts.sort(key=lambda one: one[1])
     return {
-        "images": [{"id": one.number, "file_name": one.name, **one.cells} for one in entries],
-        "annotations": [
-            {"id": 1000 * one.number + n, "image_id": one.number, "caption": text}
-            for one in entries
-            for n, text in enumerate(one.texts)
-        ],
+        "images": [{"id": one.number, "file_name": one.name, **one.cells} for one in entries] * count,
+        "annotations": [{"id": 1000 * image + n, "image_id": image, "caption": text} for image, n, text in texts]
+        * count,
     }
 
 
-def _karpathy(entries: Sequence[Entry]) -> Any:
+def _karpathy(style: Format, entries: Sequence[Entry]) -> Any:
     images = []
     for entry in entries:
         folder, _, base = entry.name.rpartition("/")
-        sentences = [{"raw": text, "tokens": text.split()} for text in entry.texts]
-        images.append({"filepath": folder, "filename": base, "sentences": sentences, **entry.cells})
-    return {"images": images, "dataset": "mine"}
+        sentences = [
+            {"raw": text, "tokens": text.split()} | ({"sentid": 1000 * entry.number + n} if style.has_ids else {})
+            for n, text in enumerate(entry.texts)
+        ]
+        ids = {"cocoid": entry.number} if style.has_ids else {}
+        images.append({"filepath": folder, "filename": base, "sentences": sentences, **ids, **entry.cells})
+    return {"images": images * (1 + (style.rows == "twice")), "dataset": "mine"}
 
 
 @dataclass(frozen=True)

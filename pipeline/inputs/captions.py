@@ -167,10 +167,9 @@ def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
     captions = []
     count_of_image: dict[str, int] = {}
     file = os.path.abspath(path)
-    rows = list(read_table(path, text, skipped))
-    first = {row.image.removeprefix("./").removesuffix("#0") for row in rows if row.image.endswith("#0")}
-    for row in rows:
-        name = row.image.removeprefix("./")
+    rows = [(_name(row.image), row) for row in read_table(path, text, skipped)]
+    first = {name.removesuffix("#0") for name, _ in rows if name.endswith("#0")}
+    for name, row in rows:
         image = re.sub(r"#\d+$", "", name)  # Flickr's token files number an image's captions already, from 0
         if image not in first and stem_of(image) == image:  # dog#1 is a name
             image = name
@@ -221,8 +220,11 @@ def _one_line(caption: str) -> str:
 
 
 def _name(name: str) -> str:
-    """An image's name. Bytes of names that are not UTF-8 stay; other lone surrogates, which no file name has, do not."""
-    name = name.removeprefix("./")
+    """An image's name, with the slashes of every system but Windows', and without the folder that one is in.
+
+    Bytes of names that are not UTF-8 stay; other lone surrogates, which no file name has, do not.
+    """
+    name = name.replace("\\", "/").removeprefix("./")
     return name if re.search("[\ud800-\udc7f\udd00-\udfff]", name) is None else _without_surrogates(name)
 
 

@@ -202,10 +202,11 @@ def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts
         assert [caption.image for caption in read_captions(write(tmp_path / "c.csv", text))] == images
 
 
-def test_a_dot_before_a_name_is_no_folder(tmp_path: Path) -> None:
-    images = [{"filename": "./1.jpg", "sentences": [{"raw": "A dog"}]}]
-    for content in ("image,caption\n./1.jpg,A dog\n", "./1.jpg#0\tA dog\n", {"images": images}):
-        assert [caption.image for caption in read_captions(write(tmp_path / "c.txt", content))] == ["1.jpg"]
+def test_a_dot_before_a_name_is_no_folder_and_names_of_windows_have_some(tmp_path: Path) -> None:
+    for name, expected in (("./1.jpg", "1.jpg"), (r"val\1.jpg", "val/1.jpg"), (r".\val\1.jpg", "val/1.jpg")):
+        images = [{"filename": name, "sentences": [{"raw": "A dog"}]}]
+        for content in (f"image,caption\n{name},A dog\n", f"{name}#0\tA dog\n", {"images": images}):
+            assert [caption.image for caption in read_captions(write(tmp_path / "c.txt", content))] == [expected]
 
 
 def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:

@@ -127,9 +127,10 @@ def test_photos_in_folders(data: st.DataObject) -> None:
         found = stores_of(stores, Path(place), photos)
         folder = Path(place, data.draw(st.sampled_from([".", "data", "annotations"])))
         folder.mkdir(exist_ok=True)
-        paths = [folder / f"{name}{style.suffix}" for name in files]
-        for path, own in zip(paths, files.values(), strict=True):
-            path.write_bytes(drawn.written(style, own))
+        styles = {name: data.draw(drawn.FORMATS) if name == "more" else style for name in files}
+        paths = [folder / f"{name}{styles[name].suffix}" for name in files]
+        for path, (name, own) in zip(paths, files.items(), strict=True):
+            path.write_bytes(drawn.written(styles[name], own))
         named = paths if stores != "one" or len(paths) > 1 or folder.name == "annotations" else []
         try:
             dataset = load_dataset([store.path for store in found], named)
@@ -143,7 +144,7 @@ def test_photos_in_folders(data: st.DataObject) -> None:
         truths = [
             truth_of(one, fields, "captions" not in files or (by_folder and drawn.is_in_its_folder(one))) for one in own
         ]
-        compare(truths, dataset, dataset.notes, fields, *(path.read_bytes().decode(style.encoding) for path in paths))
+        compare(truths, dataset, dataset.notes, fields, *map(Path.read_bytes, paths))
 
 
 @pytest.fixture(scope="module", autouse=True)
