@@ -243,11 +243,9 @@ def _told_apart(stores: Sequence[Store]) -> list[str]:
 
 def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     """(n,) whether a region of each photo is of a class, with a score that lets a page name it."""
-    names = shard.class_names.objects
-    if name not in names:
-        return np.zeros(len(shard), bool)
-    named = shard.tensors["object_ids"] == names.index(name)
-    return (named & (shard.tensors["object_scores"] >= least)).any(axis=1)
+    ids = [number for number, own in enumerate(shard.class_names.objects) if own == name]  # two classes may have a name
+    shown: np.ndarray = np.isin(shard.tensors["object_ids"], ids) & (shard.tensors["object_scores"] >= least)
+    return np.any(shown, axis=1)
 
 
 def _planned_files(store: Store) -> np.ndarray:

@@ -40,6 +40,16 @@ def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(own_world: P
         assert found() == {changed.name}
 
 
+def test_a_filter_by_class_takes_all_classes_of_that_name(tmp_path: Path) -> None:
+    """As a detector may have them that was trained on several datasets together."""
+    store = make_store(
+        tmp_path / "store", [f"{number}.jpg" for number in range(40)], object_names=["dog", "tree"] * 800
+    )
+    found = Library(open_stores([store.path])).rows(Filter(object="dog"))
+    assert found is not None
+    assert found.tolist() == [row for row in range(40) if np.any(store.regions(row).object_ids % 2 == 0)]
+
+
 def test_a_filter_by_class_takes_a_windows_class_only_where_it_has_a_name(tmp_path: Path) -> None:
     kind = load_run(find_run("starter"), torch.device("cpu")).data["extraction"]
     for name, extraction, least in (("windows", kind, 0.6), ("regions", {"by": "a detector"}, 0.0)):
