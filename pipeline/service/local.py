@@ -100,7 +100,7 @@ class Generation:
             self.takes_uploads,
             is_starter(self.collection.extraction),
             {},
-            tuple(store.shards[0].sha256 for store in stores),
+            tuple(next(shard.sha256 for shard in store.shards if len(shard)) for store in stores),
         )  # fmt: skip
 
     def _takes_uploads(self) -> bool:

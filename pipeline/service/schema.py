@@ -146,7 +146,7 @@ class Index:
     uploads: bool  # whether captions can be found for a photo that is sent
     starter: bool  # the starter made the features: windows at fixed places, not objects
     nodes: dict[str, str]  # of a coordinator: "ready", or why a node is left out
-    features: tuple[str, ...] = ()  # of a node: checksum of each store's first shard, so that no store counts twice
+    features: tuple[str, ...] = ()  # of a node: checksum of each store's first photos, so that no store counts twice
 
 
 @dataclass(frozen=True)
