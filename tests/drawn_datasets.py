@@ -145,11 +145,19 @@ def flags(draw: st.DrawFn, some: Sequence[Photo]) -> Fields:
     return Fields(beside, list(columns))
 
 
+def no_fields(some: Sequence[Photo]) -> Fields:
+    return Fields({one.path: Beside({}) for one in some})
+
+
+def is_of_training(fields: Fields) -> bool:
+    """Whether all photos are in training or kept from it, so that a file called train may hold them."""
+    return bool(fields.columns) and all(one.known in ("train", OTHER, "not train") for one in fields.beside.values())
+
+
 @st.composite
 def fields(draw: st.DrawFn, some: Sequence[Photo]) -> Fields:
     """Fields that tell the splits, of most photos, or none; and some that tell none."""
-    nothing = Fields({one.path: Beside({}) for one in some})
-    found = draw(st.one_of(words(some), words(some), flags(some), st.just(nothing)))
+    found = draw(st.one_of(words(some), words(some), flags(some), st.just(no_fields(some))))
     untold = (
         draw(st.sets(st.sampled_from(some), max_size=2)) if found.columns and draw(st.integers(0, 3)) == 0 else set()
     )
@@ -385,8 +393,9 @@ PACKINGS = st.builds(
 FILE_OF_SPLIT = {"train": "train", "dev": "validation", "test": "test", OTHER: "extra", "": "unlabeled"}
 
 
-def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], folder: Path) -> None:
-    """Write containers below a folder; `cells` stand beside each photo, by its path."""
+def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], folder: Path) -> list[str]:
+    """Write containers below a folder; `cells` stand beside each photo, by its path. Returns the patterns of their names."""
+    patterns = {}
     parts: dict[str, list[Photo]] = {}
     for one in some:
         parts.setdefault("data" if style.shards == "any" else FILE_OF_SPLIT[one.split], []).append(one)
@@ -403,11 +412,15 @@ def packed(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], f
                 )
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            patterns[part] = (
+                f"{path.parent}/{'*' if path.parent != folder else f'{part}-*' if style.kind == 'parquet' else '*'}{path.suffix}"
+            )
             own = members[number::count]
             if style.kind == "tar":
                 _tar(style, own, cells, path)
             else:
                 _parquet(style, own, cells, path)
+    return list(patterns.values())
 
 
 def _parquet(style: Packing, some: Sequence[Photo], cells: Mapping[str, Beside], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 from collections import Counter
@@ -19,8 +20,9 @@ from pipeline.inputs.dataset import Dataset, load_dataset
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, read_photo
 from pipeline.store.format import CAPTIONS
 from pipeline.store.reader import Store
+from pipeline.store.roots import place_of, titled
 from tests import drawn_datasets as drawn
-from tests.drawn_datasets import SPLITS, Beside, Fields, Photo
+from tests.drawn_datasets import SPLITS, Fields, Photo
 from tests.stores import make_store
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -94,13 +96,13 @@ def store_of(place: Path, name: str, photos: Sequence[Photo], tops: Sequence[str
     return make_store(place / "features" / name, ids, failed=failed, roots=roots, image_roots=folders, **SMALL)
 
 
-def stores_of(kind: str, place: Path, photos: Sequence[Photo]) -> list[Store]:
+def stores_of(kind: str, place: Path, photos: Sequence[Photo], name: str) -> list[Store]:
     tops = sorted({one.path.partition("/")[0] + "/" for one in photos if one.state == "here"})
     if kind == "one for each folder":
         return [store_of(place, top[:-1], photos, [top], below=top) for top in tops]
     if kind == "one of several folders":  # named after the last
         return [store_of(place, tops[-1][:-1], photos, tops)]
-    return [store_of(place, "data", photos, [""])]
+    return [store_of(place, name, photos, [""])]
 
 
 def refused(error: PipelineError, place: str) -> None:
@@ -112,9 +114,10 @@ def refused(error: PipelineError, place: str) -> None:
 def test_photos_in_folders(data: st.DataObject) -> None:
     photos = data.draw(drawn.photos())
     style = data.draw(drawn.FORMATS)
-    fields = data.draw(drawn.fields(photos)) if style.has_fields else Fields({one.path: Beside({}) for one in photos})
+    fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
     entries = data.draw(drawn.entries(photos, fields.beside))
     files = data.draw(drawn.files(entries))
+    named = "train" if drawn.is_of_training(fields) else "data"
     stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
     if not all("/" in one.path and not one.path.startswith(("dog/", "cat/")) for one in photos):
         stores = "one"  # folders are not what was extracted
@@ -124,16 +127,16 @@ def test_photos_in_folders(data: st.DataObject) -> None:
             if one.state != "gone":
                 (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(one.content)
-        found = stores_of(stores, Path(place), photos)
+        found = stores_of(stores, Path(place), photos, named)
         folder = Path(place, data.draw(st.sampled_from([".", "data", "annotations"])))
         folder.mkdir(exist_ok=True)
         styles = {name: data.draw(drawn.FORMATS) if name == "more" else style for name in files}
         paths = [folder / f"{name}{styles[name].suffix}" for name in files]
         for path, (name, own) in zip(paths, files.items(), strict=True):
             path.write_bytes(drawn.written(styles[name], own))
-        named = paths if stores != "one" or len(paths) > 1 or folder.name == "annotations" else []
+        asked = paths if stores != "one" or len(paths) > 1 or folder.name == "annotations" else []
         try:
-            dataset = load_dataset([store.path for store in found], named)
+            dataset = load_dataset([store.path for store in found], asked)
         except PipelineError as error:
             refused(error, place)
             return
@@ -154,6 +157,30 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
+def extracted(place: Path, roots: Sequence[str], skipped: Counter[str]) -> tuple[Store, list[bytes]]:
+    """The store that extract makes of containers, and the bytes of the photos in its rows."""
+    listed = list_photos(roots, skipped=skipped)
+    captions = captions_of(roots, (), skipped=skipped)
+    contents = {photo.image_id: content_of(place_of(roots[photo.root], photo.path)) for photo in listed}
+    here = [photo for photo in listed if contents[photo.image_id]]
+    checksums = {photo.image_id: hashlib.sha256(contents[photo.image_id]).hexdigest() for photo in here}
+    store = make_store(
+        place / "features" / os.path.basename(titled(roots[-1])), list(checksums), photo_sha256=checksums,
+        failed=[name for name, content in contents.items() if not content], roots=[photo.root for photo in here],
+        image_roots=roots, **SMALL,
+    )  # fmt: skip
+    (store.path / CAPTIONS).write_text(json.dumps({"images": captions}))
+    return store, [contents[photo.image_id] for photo in here]
+
+
+def content_of(place: str) -> bytes:
+    """The bytes of a photo; none where it cannot be read."""
+    try:
+        return read_photo(place)
+    except UnreadableImage:
+        return b""
+
+
 @EXAMPLES
 @given(data=st.data())
 def test_photos_in_containers(data: st.DataObject) -> None:
@@ -161,37 +188,26 @@ def test_photos_in_containers(data: st.DataObject) -> None:
     style = data.draw(drawn.PACKINGS)
     if style.rows == "columns":  # of which one may repeat another, as caption does caption_0
         photos = [replace(one, captions=tuple(dict.fromkeys(one.captions))) for one in photos]
-    fields = data.draw(drawn.fields(photos)) if style.has_fields else Fields({one.path: Beside({}) for one in photos})
+    fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
+    named = "train" if drawn.is_of_training(fields) else "mine"
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place, "mine")
-        drawn.packed(style, photos, fields.beside, root)
+        patterns = drawn.packed(style, photos, fields.beside, Path(place, named))
+        roots = patterns if data.draw(st.booleans()) else [f"{place}/{named}"]
+        truths = {one.content: truth_of(one, fields, style.shards != "any") for one in photos if one.state == "here"}
         skipped: Counter[str] = Counter()
         try:
-            listed = {photo.image_id: content_of(root / photo.path) for photo in list_photos([root], skipped=skipped)}
-            captions = captions_of([str(root)], (), skipped=skipped)
-            truths = [truth_of(one, fields, style.shards != "any") for one in photos]
-            truth_of_content = {truth.photo.content: truth for truth in truths if truth.photo.state == "here"}
-            assert truth_of_content.keys() == set(listed.values()) - {b""}
-            own = {name: content for name, content in listed.items() if content}
-            store = make_store(
-                Path(place, "features/mine"), list(own), failed=[name for name in listed if name not in own],
-                image_roots=[str(root)], photo_sha256={name: hashlib.sha256(content).hexdigest() for name, content in own.items()},
-                **SMALL,
-            )  # fmt: skip
-            (store.path / CAPTIONS).write_text(json.dumps({"images": captions}))
+            store, contents = extracted(Path(place), roots, skipped)
+            assert set(contents) == truths.keys()
             dataset = load_dataset([store.path])
         except PipelineError as error:
             refused(error, place)
             return
         notes = [*dataset.notes, describe_skipped(skipped)]
-        if any("have the content of another one" in note for note in notes):
-            return  # which has the other captions
-        compare([truth_of_content[content] for content in own.values()], dataset, notes, fields, style, fields.beside)
-
-
-def content_of(place: Path) -> bytes:
-    """The bytes of a photo; none where it cannot be read."""
-    try:
-        return read_photo(place)
-    except UnreadableImage:
-        return b""
+        if (
+            style.kind == "parquet" and style.rows == "caption" and not style.naming
+        ):  # each caption has a photo of its own
+            assert any("have the content of another one" in note for note in notes) or len(set(contents)) == len(
+                contents
+            )
+        else:
+            compare([truths[content] for content in contents], dataset, notes, fields, style, fields.beside)
