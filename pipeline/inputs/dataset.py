@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, full_paths, image_index_of
@@ -24,8 +25,8 @@ FOLDERS_SHOWN = 4  # that a note names
 def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = ()) -> Dataset:
     """Open stores, read captions, match them, and group the images by split.
 
-    An image's split is what its captions file says (Karpathy), else what the name of the captions file, its folder
-    or its store tells ("flickr8k_dev", "train2014"), else "" (no split).
+    An image's split is what its captions file says (Karpathy), else what the name of the captions file, its store
+    or its folder tells ("flickr8k_dev", "train2014"), else "" (no split).
 
     Raises:
         PipelineError: no captions, or none of them for an image of the stores.
@@ -37,9 +38,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or find_all_captions(collection.stores, notes))
-    listed: list[set[str]] = [
-        set() for _ in paths
-    ]  # without captions too: a name is of no photo that another one means
+    # Without captions too: such a name keeps its photo from another name that could mean it
+    listed: list[set[str]] = [set() for _ in paths]
     captions_of_file = {path: read_captions(path, notes, names) for path, names in zip(paths, listed, strict=True)}
     index = image_index_of(collection)
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
@@ -138,7 +138,7 @@ def _by_split(
     notes: list[str],
 ) -> dict[str, dict[int, list[Caption]]]:
     """The captions of each image, by split and by the image's row; those that a file before has count once."""
-    told = _splits_of_places(collection)
+    told, of_folder = _splits_of_places(collection)
     split_of_row: dict[int, str] = {}
     found: dict[str, dict[int, list[Caption]]] = {}
     before: set[tuple[int | str | None, ...]] = set()  # row and text; and row, text and number, None in a table
@@ -151,10 +151,12 @@ def _by_split(
         if any(is_repeated):
             notes.append(f"{sum(is_repeated):,} captions in {path} are in a file before it as well: they count once")
         of_file = split_of_name(path.name)  # before that of a place: several files may be of one folder
-        others = {row for row, caption in own if not caption.split and told[row] not in ("", of_file)}
-        if of_file and others:
+        named = {row: of_file or told[row] for row, caption in own if not caption.split}
+        others = [row for row, split in named.items() if {told[row], of_folder[row]} - {"", split}]
+        for row in others[:1]:
             notes.append(
-                f"{len(others):,} images in {path} are {of_file} as the file is named; their folders or stores are not"
+                f"{len(others):,} images in {path} are, as the {'file' if of_file else 'store'} is named, {named[row]}; their "
+                f"{'folders or stores' if of_file else 'folders'} are not, such as that of {collection.image_ids[row]}"
             )
         for (row, caption), repeats in zip(own, is_repeated, strict=True):
             name = caption.split or of_file or told[row]
@@ -170,15 +172,16 @@ def _by_split(
     return found
 
 
-def _splits_of_places(collection: StoreCollection) -> list[str]:
-    """The split that each photo's folder tells where the folders tell several (one alone may be of vehicles), else its store.
+def _splits_of_places(collection: StoreCollection) -> tuple[list[str], list[str]]:
+    """The split that the name of each photo's store tells, else its folder; and that of the folder alone.
 
-    Where a store is of several folders, it is named after one of them, and each tells for its own photos.
+    Folders tell splits where they tell several: one may be of vehicles. A store of several folders is named after one of them, and
+    each tells for its own photos.
     """
     parts = folders(collection)
-    of_part = {part: split_of_name(os.path.basename(titled(part))) for part in set(parts)}
+    of_part = {part: split_of_name(os.path.basename(fetched_name(Path(part)) or titled(part))) for part in set(parts)}
     below = [image_id.split("/")[:-1] for image_id in collection.image_ids]
-    told = [next(filter(None, map(split_of_word, names)), "") for names in below]
-    is_several = len(set(told) - {""}) > 1
-    telling = {part for part, split in zip(parts, told, strict=True) if is_several and split}
-    return [split if part in telling else of_part[part] for part, split in zip(parts, told, strict=True)]
+    of_folder = [next(filter(None, map(split_of_word, names)), "") for names in below]
+    if len(set(of_folder) - {""}) < 2:
+        of_folder = [""] * len(parts)
+    return [of_part[part] or split for part, split in zip(parts, of_folder, strict=True)], of_folder

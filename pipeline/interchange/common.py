@@ -258,6 +258,11 @@ def published_rows(store: Store, features: str, boxes: str) -> Iterator[tuple[st
         yield image_id, arrays
 
 
+def without_size(store: Store) -> int:
+    """Number of images whose photo's size is not known."""
+    return sum(int((shard.tensors["image_sizes"] == 0).any(axis=1).sum()) for shard in store.shards)
+
+
 def not_held(store: Store, held: Collection[str]) -> list[str]:
     """What of a store a format does not hold, in words. Every format forgets how the features were made.
 
@@ -272,6 +277,8 @@ def not_held(store: Store, held: Collection[str]) -> list[str]:
         notes.append("the names of objects and attributes (Visual Genome's are assumed)")
     notes.append("how the features were made (weights, settings), failures, and where the photos are")
     lines = [f"not held by this format: {'; '.join(notes)}"]
+    if "boxes" in held and store.has_boxes and (count := without_size(store)):
+        lines.append(f"the size of {count:,} photos is not known: it is written as 0, and boxes not as fractions of it")
     if store.dtype == np.float16 and "dtype" not in held:
         lines.append(
             "features are widened from float16 to float32; --dtype float16 at import makes them the same again"

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from detector.regions import Regions
 from pipeline.errors import PipelineError, printable
 from pipeline.files import remove_abandoned, write_json
+from pipeline.inputs.split_words import split_of_name
 from pipeline.interchange import hdf5, npz, original, parquet, tsv
 from pipeline.interchange.common import (
     NEARLY,
@@ -73,7 +74,7 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
         raise PipelineError(f"{source}: holds no image")
     _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
     if opened.captions:
-        _write_captions(target, open_store(target).image_ids, opened.captions)
+        _write_captions(target, open_store(target).image_ids, opened.captions, split_of_name(config.split))
     else:  # those of an earlier import are not of this one
         (target / CAPTIONS).unlink(missing_ok=True)
     store = open_store(target)
@@ -240,11 +241,12 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
     write_summary(output, manifest, number)
 
 
-def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
+def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[str], split: str) -> None:
     """The captions beside the shards, in Karpathy's layout: JSON holds every image id."""
     every = len(captions) // len(image_ids)
     images = []
     for index, name in enumerate(image_ids):
         texts = enumerate(captions[index * every : (index + 1) * every])
-        images.append({"filename": name, "sentences": [{"raw": text, "sentid": f"{name}#{n}"} for n, text in texts]})
+        sentences = [{"raw": text, "sentid": f"{name}#{n}"} for n, text in texts]
+        images.append({"filename": name, "split": split, "sentences": sentences})
     write_json(folder / CAPTIONS, {"images": images})

@@ -2,7 +2,8 @@
 
     image_features     (N, K, D) float32     or (R, D): the regions of all images, one after the other
     image_bb           (N, K, 4) float32     or (R, 4); XYXY in pixels
-    spatial_features   (N, K, 6) float32     x1, y1, x2, y2, width, height as fractions of the photo; written, not read
+    spatial_features   (N, K, 6) float32     x1, y1, x2, y2, width, height as fractions of the photos, where all their sizes are
+                                           known; written, not read
     pos_boxes          (N, 2) integers       only with (R, …): first region of an image, and the one after its last
     image_ids          (N,) text             ours; the published files keep ids in a pickle, which is never read
     image_h, image_w   (N,) int64            ours
@@ -82,7 +83,9 @@ def _fill(temporary: BufferedWriter, store: Store, config: common.ExportFeatures
         _reserve(temporary.fileno(), 4 * numbers + sum(map(len, store.image_ids)) * 4 + 128 * len(store) + (1 << 20))
         ids = np.array([common.id_to_bytes(image_id) for image_id in store.image_ids], dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"))
-        images = (_with_fractions(arrays) for _, arrays in common.published_rows(store, "image_features", "image_bb"))
+        has_fractions = store.has_boxes and not common.without_size(store)
+        rows = common.published_rows(store, "image_features", "image_bb")
+        images = (_with_fractions(arrays) if has_fractions else arrays for _, arrays in rows)
         for start in range(0, len(store), BLOCK):
             block = list(islice(images, BLOCK))
             for name, first in block[0].items():
@@ -105,11 +108,8 @@ def _reserve(file: int, size: int) -> None:
 
 
 def spatial_features(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes as fractions of the photo: (K, 4) XYXY -> (K, 6) x1, y1, x2, y2, width, height.
-
-    Where the size is not known (0, 0), boxes are fractions already.
-    """
-    height, width = (side or 1 for side in size)
+    """Boxes as fractions of the photo of (height, width): (K, 4) XYXY -> (K, 6) x1, y1, x2, y2, width, height."""
+    height, width = size
     x1, y1 = boxes[:, 0] / width, boxes[:, 1] / height
     wide, high = (boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height
     return np.stack([x1, y1, x1 + wide, y1 + high, wide, high], axis=1).astype(np.float32)
@@ -265,7 +265,5 @@ def _rows(
 
 def _with_fractions(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of an image, with its boxes as fractions of the photo too."""
-    if "image_bb" not in arrays:
-        return arrays
     size = (int(arrays["image_h"]), int(arrays["image_w"]))
     return {**arrays, "spatial_features": spatial_features(arrays["image_bb"], size)}

@@ -91,12 +91,14 @@ def _choose(store: Store, config: common.ExportFeaturesConfig) -> tuple[str, np.
         split = config.split or split_of_name(store.path.name)
         if not split:
             raise PipelineError(f"{store.path}: no name for SPLIT_ims.npy", "give one with --split") from error
-        return split, np.arange(len(store)), [], [f"without captions: {error}"]
+        return split, np.arange(len(store)), [], [f"without captions: {error}", _unsplit(len(store), split)]
     names = [name for name in dataset.splits if name]
     split = config.split or split_of_name(store.path.name) or (names[0] if len(names) == 1 else "")
     found = dataset.splits.get(SPLIT_WORDS.get(split, split))
+    unsplit = []
     if found is None and split and not names:
         found = dataset.splits[""]
+        unsplit = [_unsplit(len(found.store_ids), split)]
     if found is None:
         known = f"it has {', '.join(names)}" if names else "its images belong to none"
         what = f"no split {split}" if split else "no split is given"
@@ -108,7 +110,11 @@ def _choose(store: Store, config: common.ExportFeaturesConfig) -> tuple[str, np.
         if config.captions:
             raise
         captions, notes = [], [f"without captions: {error}"]
-    return split, found.images.rows, captions, [*dataset.notes, *notes]
+    return split, found.images.rows, captions, [*dataset.notes, *notes, *unsplit]
+
+
+def _unsplit(count: int, split: str) -> str:
+    return f"nothing tells which images are {split}: all {count:,} are written"
 
 
 def _five_each(split: "Split") -> tuple[list[str], list[str]]:

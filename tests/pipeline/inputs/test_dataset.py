@@ -90,7 +90,9 @@ def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> 
     dataset = load_dataset([tmp_path / "train_photos"], [train, dev])
     splits = {name: sorted(split.store_ids) for name, split in dataset.splits.items()}
     assert splits == {"dev": ["3.jpg"], "train": ["0.jpg", "1.jpg", "2.jpg"]}
-    assert dataset.notes == [f"1 images in {dev} are dev as the file is named; their folders or stores are not"]
+    assert dataset.notes == [
+        f"1 images in {dev} are, as the file is named, dev; their folders or stores are not, such as that of 3.jpg"
+    ]
 
 
 def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
@@ -108,6 +110,18 @@ def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
     make_store(tmp_path / "vehicles", ["train/0.jpg", "bus/0.jpg"])
     captions = write_coco(tmp_path / "vehicles.json", ["train/0.jpg", "bus/0.jpg"])
     assert list(load_dataset([tmp_path / "vehicles"], [captions]).splits) == [""]
+
+
+def test_a_stores_name_tells_the_split_before_its_folders_do(tmp_path: Path) -> None:
+    """Karpathy's test photos lie in COCO's train2017 and val2017."""
+    ids = ["train2017/0.jpg", "val2017/0.jpg"]
+    captions = write_coco(tmp_path / "captions.json", ids)
+    make_store(tmp_path / "coco_test", ids)
+    dataset = load_dataset([tmp_path / "coco_test"], [captions])
+    assert list(dataset.splits) == ["test"]
+    assert dataset.notes == [
+        f"2 images in {captions} are, as the store is named, test; their folders are not, such as that of {ids[1]}"
+    ]
 
 
 @pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])

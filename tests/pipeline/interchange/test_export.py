@@ -149,6 +149,18 @@ def test_what_vqa_code_finds_in_the_hdf5(tmp_path: Path) -> None:
         np.testing.assert_allclose(file["spatial_features"][1, 2], expected, rtol=1e-5)
 
 
+def test_an_hdf5_of_photos_of_unknown_size_has_no_fractions(tmp_path: Path) -> None:
+    """As the published files of VQA code are read, whose boxes are pixels."""
+    with h5py.File(tmp_path / "theirs.hdf5", "w") as file:
+        file["image_features"], file["image_bb"] = np.ones((1, 2, 4), "f4"), np.full((1, 2, 4), 99, "f4")
+        file["image_ids"] = ["a"]
+    store = import_any(tmp_path / "theirs.hdf5", output=str(tmp_path / "store"))
+    said = export(store.path, tmp_path / "ours.hdf5", "hdf5")
+    assert "the size of 1 photos is not known: it is written as 0, and boxes not as fractions of it" in said
+    with h5py.File(tmp_path / "ours.hdf5") as file:
+        assert "spatial_features" not in file
+
+
 def test_what_milvlg_code_finds_in_the_npz(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", ["a/b.jpg"])
     export(store.path, tmp_path / "out", "npz")
@@ -226,11 +238,15 @@ def test_without_five_captions(tmp_path: Path) -> None:
     store = make_store(tmp_path / "photos", ["a.jpg", "b.jpg"])
     with pytest.raises(PipelineError, match=r"no name for SPLIT_ims\.npy; give one with --split"):
         export_quietly(store.path, tmp_path / "out")
+    assert "nothing tells which images are test: all 2 are written" in export_quietly(
+        store.path, tmp_path / "all", split="test"
+    )
     with_captions(store, 2)
     with pytest.raises(PipelineError, match=r"'a\.jpg' has 2 captions; the original layout needs 5"):
         export_quietly(store.path, tmp_path / "out", split="mine", captions=str(store.path / "captions.tsv"))
     said = export_quietly(store.path, tmp_path / "out", split="mine")
     assert any(line.startswith("without captions: 'a.jpg' has 2") for line in said)
+    assert said[-2] == "nothing tells which images are mine: all 2 are written"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine_ids.txt", "mine_ims.npy"}
     (tmp_path / "out/other_ids.txt").write_text("somebody's\n")
     with pytest.raises(PipelineError, match=r"other_ids\.txt: exists already"):

@@ -46,6 +46,7 @@ def test_original_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeat
         ("photo0", "caption 4 of image 0"),
         ("photo1", "caption 0 of image 1"),
     ]
+    assert {caption.split for caption in captions} == {"dev"}
     assert not store.has_boxes
     assert inspect_store(store.path, progress=False).ok
 
