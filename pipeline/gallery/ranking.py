@@ -18,10 +18,16 @@ def ranked(scores: np.ndarray) -> np.ndarray:
 
 
 def equal_in_order(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The places (n,) of scores (n,), with those of equal ones, which follow each other, in their order."""
+    """The places (n,) of scores (n,), the largest first, with those of equal ones in their order.
+
+    Among a million photos most scores have one so close above that all would be equal by it; those keep the order of their scores.
+    """
     listed = scores[places]
-    is_other = np.abs(np.diff(listed)) > EQUAL * np.maximum(1, np.abs(listed[1:]))
-    return places[np.lexsort((places, np.insert(np.cumsum(is_other), 0, 0)[: len(places)]))]
+    closest = EQUAL * np.maximum(1, np.abs(listed))
+    begins = np.insert(-np.diff(listed) > closest[1:], 0, True)[: len(places)]
+    group, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
+    is_wide = listed[first] - np.append(listed[first[1:] - 1], listed[-1:]) > 2 * closest[first]
+    return places[np.lexsort((np.where(is_wide[group], 0, places), group))]
 
 
 def depths(candidates: int, results: int) -> list[int]:

@@ -116,6 +116,8 @@ def test_copies_keep_their_order_whose_scores_differ_in_the_last_digit() -> None
     assert ranked(scores).tolist() == [1, 4, 5, 0, 2, 3]
     assert ranked(40 * scores[:5] + np.float32([4e-6, 0, 0, 0, 0])).tolist() == [1, 4, 0, 2, 3]
     assert ranked(scores[:0]).tolist() == []
+    close = np.random.default_rng(0).permutation(np.arange(0, 1, EQUAL / 2))  # as those of a million photos
+    assert (np.diff(close[ranked(close)]) < 0).all()
     places = np.array([3, 1, 2, 0, 4, 5])
     assert Compared(np.arange(6), scores, places).order([4, 8], -1).tolist() == [1, 4]
     nodes = [[photo("a", 0.7, 1), photo("b", 0.5, 2)], [photo("c", 0.7 + 1e-7, 1), photo("d", 0.5 + 1e-7, 2)]]
