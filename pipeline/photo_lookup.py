@@ -1,5 +1,6 @@
 """Which photo `--image ID|PATH` means: one of a store, or a file whose regions are extracted. Never one for another."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -113,7 +114,7 @@ def find_row(
             f"--image {image}: an image of the store, and another photo of that name in this folder",
             f"name the file with {Path('.', '')}{os.sep}{image}, or the store's photo with {path}",
         )
-    unknown = [row for row, path in stored.items() if not path]
+    unknown = [row for row, path in stored.items() if not path and _may_be(collection, row, image)]
     if extractable or not unknown:
         return None
     if len(unknown) > 1:
@@ -149,6 +150,14 @@ def _same_photo(asked: str, stored: str) -> bool:
     try:
         return asked == stored or read_photo(asked) == read_photo(stored)
     except UnreadableImage:  # gone in the meantime, or not readable
+        return False
+
+
+def _may_be(collection: StoreCollection, row: int, image: str) -> bool:
+    """Whether a photo that is gone may be a file; it is another one where the store knows its checksum, and that differs."""
+    try:
+        return collection.photo_sha256(row) in (None, hashlib.sha256(read_photo(image)).hexdigest())
+    except UnreadableImage:
         return False
 
 

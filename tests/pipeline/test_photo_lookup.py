@@ -1,5 +1,6 @@
 """A photo is found by id, name or path, and never another one for it; captions marked as right are its own."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_names_that_fit_several_images(inside: Path, monkeypatch: pytest.MonkeyP
     assert find_row(collection, "2020/photo0.jpg", True, notes.append) == collection.row("2020/photo0.jpg")
     assert notes == []
     monkeypatch.setattr(type(collection), "image_place", lambda self, row: "")  # as of features without photos
+    monkeypatch.setattr(type(collection), "photo_sha256", lambda self, row: None)
     Path("photo0.jpg").write_bytes(b"")
     with pytest.raises(PipelineError, match="fits 2 images"):
         find_row(collection, "photo0.jpg", False)
@@ -98,6 +100,25 @@ def test_a_photo_of_another_year_is_not_taken(
         else "2019/garden/IMG_0.jpg, 2021/garden/IMG_0.jpg; give one of these ids"
     )
     assert find_row(collection, "2019/garden/IMG_0", True, lambda note: None) == 0
+
+
+def test_a_file_is_not_a_photo_that_is_gone_and_had_other_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a run of the original code, which says of no detector that it made its features."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jpg").write_bytes(b"a photo")
+    Path("b.jpg").write_bytes(b"another photo")
+    sha256 = hashlib.sha256(b"a photo").hexdigest()
+    make_store(
+        tmp_path / "store",
+        ["2019/a.jpg", "2019/b.jpg"],
+        photo_sha256=dict.fromkeys(["2019/a.jpg", "2019/b.jpg"], sha256),
+    )
+    make_store(tmp_path / "imported", ["2019/a.jpg", "2019/b.jpg"])
+    for name, rows in (("store", [0, None]), ("imported", [0, 1])):
+        collection = open_stores([name])
+        assert [find_row(collection, image, False, lambda note: None) for image in ("a.jpg", "b.jpg")] == rows
 
 
 def test_names_of_classes_belong_to_their_store(tmp_path: Path) -> None:
