@@ -21,7 +21,7 @@ def knob(default: Any, help: str, **limits: Any) -> Any:
         default: the value where none is given.
         help: one line.
         limits: `choices`; `min` and `max`, inclusive; `above` and `below`, exclusive; `longest`, characters. Of a tuple: of
-            each item, and `most`, of them.
+            each item, and `most`, of them. `of` has, for other fields, the values with which this one does something.
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -32,6 +32,17 @@ def check_limits(config: Any, error: type[ValueError], prefix: str = "") -> None
         value = getattr(config, field.name)
         if expected := refusal(field.metadata, value):
             raise error(f"{prefix}{field.name} {value!r}: expected {expected}")
+
+
+def idle(config: Any, prefix: str) -> list[str]:
+    """The fields of a dataclass that were set and do nothing beside the others, a line each."""
+    return [
+        f"{prefix}{field.name}={getattr(config, field.name)} does nothing: {prefix}{other} is {getattr(config, other)}, not "
+        + " or ".join(values)
+        for field in dataclasses.fields(config)
+        for other, values in field.metadata.get("of", {}).items()
+        if getattr(config, field.name) != field.default and getattr(config, other) not in values
+    ]
 
 
 def refusal(limits: Mapping[str, Any], value: Any) -> str:

@@ -19,15 +19,28 @@ class ModelConfig:
 
     # similarity
     attention: str = knob(
-        "t2i", "t2i: words attend to regions; i2t: regions attend to words.", choices=get_args(Attention)
+        "t2i",
+        "t2i: words attend to regions; i2t: regions attend to words.",
+        choices=get_args(Attention),
+        of={"matcher": ("scan",)},
     )
-    normalization: str = knob("clipped_l2norm", "Of the scores, over the queries.", choices=get_args(Normalization))
-    pooling: str = knob("Mean", "Of the queries' cosines.", choices=get_args(Pooling))
+    normalization: str = knob(
+        "clipped_l2norm", "Of the scores, over the queries.", choices=get_args(Normalization), of={"matcher": ("scan",)}
+    )
+    pooling: str = knob("Mean", "Of the queries' cosines.", choices=get_args(Pooling), of={"matcher": ("scan", "chan")})
     softmax_temperature: float = knob(
-        9.0, "λ of the attention's softmax; the paper: 9 for t2i, 4 for i2t.", above=0, max=1000
+        9.0,
+        "λ of the attention's softmax; the paper: 9 for t2i, 4 for i2t.",
+        above=0,
+        max=1000,
+        of={"matcher": ("scan", "naaf")},
     )
     lse_temperature: float = knob(
-        6.0, "λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO).", above=0, max=1000
+        6.0,
+        "λ of the LogSumExp; the paper: 6 for t2i; for i2t 5 (Flickr30K) or 20 (COCO).",
+        above=0,
+        max=1000,
+        of={"pooling": ("LogSumExp",)},
     )
 
     # encoders
@@ -35,9 +48,9 @@ class ModelConfig:
     text_encoder_frozen: bool = knob(False, "A transformers encoder is not trained, and outside of the model's file.")
     feature_dim: int = knob(2048, "D, of the region features; taken from the stores.", min=1, max=65536)
     embed_dim: int = knob(1024, "E, of the joint space.", min=1, max=65536)
-    word_dim: int = knob(300, "Of the GRU's word embeddings.", min=1, max=65536)
-    num_layers: int = knob(1, "Of the GRU.", min=1, max=100)
-    bidirectional: bool = knob(True, "GRU in both directions, outputs averaged.")
+    word_dim: int = knob(300, "Of the GRU's word embeddings.", min=1, max=65536, of={"text_encoder": ("gru",)})
+    num_layers: int = knob(1, "Of the GRU.", min=1, max=100, of={"text_encoder": ("gru",)})
+    bidirectional: bool = knob(True, "GRU in both directions, outputs averaged.", of={"text_encoder": ("gru",)})
     image_norm: bool = knob(True, "L2-normalise region embeddings.")
     text_norm: bool = knob(True, "L2-normalise word embeddings.")
     image_weight_norm: bool = knob(False, "Weight-normalised image layer.")
@@ -74,7 +87,7 @@ class FitConfig:
     epochs: int = knob(30, "Passes over the captions.", min=1, max=100_000)
     batch_size: int = knob(128, "Captions per step; one alone has no negatives.", min=2, max=65536)
     optimizer: str = knob("adam", "adam, as published, or adamw.", choices=("adam", "adamw"))
-    weight_decay: float = knob(1e-4, "Of adamw.", min=0, max=1)
+    weight_decay: float = knob(1e-4, "Of adamw.", min=0, max=1, of={"optimizer": ("adamw",)})
     learning_rate: float = knob(2e-4, "Of the first epochs.", above=0, max=10)
     text_encoder_factor: float = knob(
         0.1, "A pretrained text encoder learns at this share of the rate.", min=0, max=100
@@ -84,19 +97,27 @@ class FitConfig:
         "step", "step (decay_epochs), as published, or cosine to zero at the end.", choices=("step", "cosine")
     )
     decay_epochs: tuple[int, ...] = knob(
-        (15,), "The learning rate is multiplied by `decay_factor` after each of these.", min=0
+        (15,),
+        "The learning rate is multiplied by `decay_factor` after each of these.",
+        min=0,
+        of={"schedule": ("step",)},
     )
-    decay_factor: float = knob(0.1, "See `decay_epochs`.", above=0, max=1)
+    decay_factor: float = knob(0.1, "See `decay_epochs`.", above=0, max=1, of={"schedule": ("step",)})
     grad_clip: float = knob(2.0, "Largest gradient norm; 0: no clipping.", min=0)
     ema: float = knob(
         0.0, "Validate and keep an average of the weights that decays so; 0: the last ones; e.g. 0.999.", min=0, below=1
     )
     loss: str = knob("hinge", "hinge, as published, or infonce (softmax over the batch).", choices=("hinge", "infonce"))
-    infonce_temperature: float = knob(0.05, "Of infonce at the start; learned, at least 0.01.", min=0.01, max=1)
-    margin: float = knob(0.2, "Of the hinge.", min=0, max=100)
-    hardest_negatives: bool = knob(True, "Of the hinge; else the sum over all negatives.")
+    infonce_temperature: float = knob(
+        0.05, "Of infonce at the start; learned, at least 0.01.", min=0.01, max=1, of={"loss": ("infonce",)}
+    )
+    margin: float = knob(0.2, "Of the hinge.", min=0, max=100, of={"loss": ("hinge",)})
+    hardest_negatives: bool = knob(True, "Of the hinge; else the sum over all negatives.", of={"loss": ("hinge",)})
     warmup_epochs: int = knob(
-        1, "Of the hinge: epochs on all negatives first, as hardest ones alone can stay on a plateau for long.", min=0
+        1,
+        "Of the hinge: epochs on all negatives first, as hardest ones alone can stay on a plateau for long.",
+        min=0,
+        of={"loss": ("hinge",)},
     )
     validate_every: int = knob(500, "Steps; a validation also ends every epoch.", min=1)
     early_stopping: int = knob(0, "Stop after so many validations without improvement; 0: never.", min=0)

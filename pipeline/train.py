@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.fields import idle
 from configs.files import json_sha256
 from matcher.fit import BEST, FitResult, fit
 from matcher.metrics import chance
@@ -58,6 +59,8 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     report(f"stores: {', '.join(map(str, stores))}; captions: {', '.join(map(str, dataset.caption_files))}")
     report(f"{describe([train, dev])}; {example(train)}")
 
+    for line in [*idle(config.model, "model."), *idle(config.training, "training.")]:
+        report(f"note: {line}")
     fit_config = config.training
     if fit_config.loss == "hinge" and fit_config.hardest_negatives and fit_config.warmup_epochs >= fit_config.epochs:
         report(

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 
+from configs.fields import idle
 from matcher.config import Method
 from pipeline.config import load_config
 from pipeline.train import TrainConfig
@@ -29,6 +30,12 @@ def test_expected_recalls_add_up(path: Path) -> None:
     text = path.read_text()
     assert f"{expected['rsum']}" in text.split("model:")[0]  # the promise stands at the top
     assert f"scan-pipeline train --config {path.stem}" in text
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_setting_of_a_preset_does_something(path: Path) -> None:
+    config = load(path)
+    assert idle(config.model, "model.") + idle(config.training, "training.") == []
 
 
 @pytest.mark.parametrize("path", [path for path in PRESETS if path.stem.count("_") == 2 and path.stem[:4] in RECIPES])
