@@ -204,6 +204,9 @@ def _merge(schema: type, values: dict[str, Any], update: Mapping[Any, Any], sour
     hints = typing.get_type_hints(schema)
     for key, value in update.items():
         hint: Any = hints.get(key)
+        section, dot, name = str(key).partition(".")
+        if dot and section in hints:
+            raise PipelineError(f"{source}: key {prefix}{key}; expected {name} below {section}:, in a line of its own")
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             _merge(hint, values.setdefault(key, {}), value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
         else:

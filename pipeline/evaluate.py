@@ -123,14 +123,16 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     locate(judged, split, runs, notes)
     for member in runs:
         _refuse_incompatible(member, split)
-    for note in [*notes, *_notes(runs, split)]:
+    seen = [_seen(run, split) for run in runs]
+    notes += _notes(runs, seen, split)
+    for note in notes:
         report(f"note: {note}")
     split.stores.refuse_changed(split.images.rows)
     similarity = mean_similarity(runs, split.stores, split.images.rows, split.images.captions)
     owner = split.images.image_of_caption
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
-    more: dict[str, Any] = {"chance": chances}
+    more: dict[str, Any] = {"images_trained_on": seen, "chance": chances}
     extras: list[str] = []
     if config.bootstrap:
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
@@ -148,7 +150,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     if config.html:
         from pipeline.pages.evaluation import write_evaluation
 
-        write_evaluation(Path(config.html), runs, split, protocols, similarity, chances, intervals)
+        write_evaluation(Path(config.html), runs, split, protocols, similarity, chances, intervals, notes)
         report(f"page: {config.html}")
     verified, verdict = _verify(expected, protocols) if expected else (True, "")
     return Evaluation(split, protocols, path, chances, intervals, tuple(extras), verdict, verified)
@@ -226,16 +228,16 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     return split, origins, [*notes, *([] if config.features else copied)]
 
 
-def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
+def _notes(runs: Sequence[TrainedRun], seen: Sequence[int | None], split: Split) -> list[str]:
     """What a reader of the recalls has to know: photos that were trained on, and too few photos."""
     notes, count = [], len(split.store_ids)
-    for run in runs:
-        if seen := _seen(run, split):
+    for run, known in zip(runs, seen, strict=True):
+        if known:
             notes.append(
-                f"{run.folder} was trained on {seen:,} of these {count:,} photos (by image id or content): these recalls are "
+                f"{run.folder} was trained on {known:,} of these {count:,} photos (by image id or content): these recalls are "
                 "not those of unseen photos"
             )
-        elif not run.splits:
+        elif known is None:
             trained = run.data.get("photos", "photos that it does not record")
             notes.append(f"{run.name} was trained on {trained}: whether some are among these is not known")
         if cut := sum(map(run.model.vocabulary.is_cut, split.images.captions)):
@@ -245,12 +247,13 @@ def _notes(runs: Sequence[TrainedRun], split: Split) -> list[str]:
     return notes
 
 
-def _seen(run: TrainedRun, split: Split) -> int:
-    """Number of photos that a run was trained on, by image id, or by content where both are known."""
+def _seen(run: TrainedRun, split: Split) -> int | None:
+    """Number of photos that a run was trained on, by image id, or by content where both are known; None: it may be any."""
     ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
     contents = set(read_json(file, "checksums of photos", REMEDY)) if file.is_file() else set()
     photos = zip(split.store_ids, map(split.stores.photo_sha256, split.images.rows.tolist()), strict=True)
-    return sum(image_id in ids or checksum in contents for image_id, checksum in photos)
+    found = sum(image_id in ids or checksum in contents for image_id, checksum in photos)
+    return found if found or run.splits else None
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

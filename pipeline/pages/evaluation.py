@@ -33,11 +33,12 @@ def write_evaluation(
     similarity: np.ndarray,
     chances: dict[str, dict[str, float]],
     intervals: dict[str, tuple[float, float]],
+    notes: Sequence[str],
 ) -> None:
     """Write the page of one evaluation. `similarity` is (N, M).
 
     `chances` are the recalls of a random ranking, by protocol; `intervals` are 95% intervals of the first protocol's
-    recalls, empty where nobody asked for them.
+    recalls, empty where nobody asked for them. `notes` are what a reader of the recalls has to know.
     """
     owner = split.images.image_of_caption
     found = ranks(similarity, owner)
@@ -50,6 +51,7 @@ def write_evaluation(
         images=len(split.store_ids),
         captions=len(split.caption_ids),
         kind=kind_of(split.stores.extraction),
+        notes=notes,
         protocols=protocols,
         rows=_recall_rows(protocols, chances, intervals),
         histograms=as_svg(rank_histograms(found)),

@@ -63,7 +63,12 @@ def test_mistakes_are_named_as_the_user_wrote_them(override: str, message: str) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a: [", "not readable as YAML"), ("- 1", "expected a mapping"), ("nope: 1", "unknown key nope")],
+    [
+        ("a: [", "not readable as YAML"),
+        ("- 1", "expected a mapping"),
+        ("nope: 1", "unknown key nope"),
+        ("section.rate: 1", "key section.rate; expected rate below section:"),
+    ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.yaml"

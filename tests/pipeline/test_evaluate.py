@@ -116,6 +116,8 @@ def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
     assert "by chance" in Path("e.html").read_text()
     page = Path("e.html").read_text()
     assert "95% interval" in page
+    assert "note: 5 photos are few" in page
+    assert content["images_trained_on"] == [0]
     assert "<h1>Evaluation of runs/t2i_mean</h1>" in page
     assert re.search(r"split dev: 5 images, \d+ captions of \S*features/train2014", page)
     assert '<g id="' not in page  # names that would repeat in every plot
@@ -148,8 +150,12 @@ def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside
     for images, named in ((inside / "coco", captions), (tmp_path / "photos", str(tmp_path / "captions.csv"))):
         store = str(tmp_path / f"store of {images.name}")
         scan("extract", "--images", str(images), "--output", store, "--num-regions", "6", "--workers", "0", "--device", "cpu")  # fmt: skip
-        said = scan("evaluate", "--run", "runs/t2i_mean", "--features", store, "--captions", named, "--split", "all")
+        said = scan("evaluate", "--run", "runs/t2i_mean", "--features", store, "--captions", named, "--split", "all", "--html", "e.html")  # fmt: skip
         assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
+        assert "was trained on 15 of these 20 photos (by image id or content)" in Path("e.html").read_text()
+        file = re.search(r"written to (.*\.json)", said.output)
+        assert file
+        assert json.loads(Path(file[1]).read_text())["images_trained_on"] == [15]
 
 
 def test_photos_of_the_training_are_known_after_they_were_renumbered(own_world: Path) -> None:

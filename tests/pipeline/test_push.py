@@ -179,7 +179,8 @@ def test_recalls_of_the_model_before_are_not_published(own_world: Path) -> None:
         file.write_text(json.dumps(content))
         said = ok("push", "runs/t2i_mean", "me/run", "--mirror", f"public{number}")
         published = Path(f"public{number}/me/run/evaluation/dev.json").exists()
-        assert published == ("## Recalls" in Path(f"public{number}/me/run/README.md").read_text()) == (number == 0)
+        card = Path(f"public{number}/me/run/README.md").read_text()
+        assert published == ("## Recalls" in card) == ('"images_trained_on": [' in card) == (number == 0)
         assert published != (
             f"note: not published: {file}, whose recalls are not known to be this model's" in said.output
         )
