@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError, UnreadableImage
@@ -23,9 +23,13 @@ from pipeline.store.reader import Store
 from pipeline.store.roots import place_of, titled
 from tests import drawn_datasets as drawn
 from tests.drawn_datasets import SPLITS, Fields, Photo
+from tests.packed_datasets import PACKINGS, packed
 from tests.stores import make_store
 
-EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)  # fmt: skip
 LOST = "in none of the stores|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
@@ -185,13 +189,13 @@ def content_of(place: str) -> bytes:
 @given(data=st.data())
 def test_photos_in_containers(data: st.DataObject) -> None:
     photos = [one for one in data.draw(drawn.photos()) if one.state != "gone"]
-    style = data.draw(drawn.PACKINGS)
+    style = data.draw(PACKINGS)
     if style.rows == "columns":  # of which one may repeat another, as caption does caption_0
         photos = [replace(one, captions=tuple(dict.fromkeys(one.captions))) for one in photos]
     fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
     named = "train" if drawn.is_of_training(fields) else "mine"
     with tempfile.TemporaryDirectory() as place:
-        patterns = drawn.packed(style, photos, fields.beside, Path(place, named))
+        patterns = packed(style, photos, fields.beside, Path(place, named))
         roots = patterns if data.draw(st.booleans()) else [f"{place}/{named}"]
         truths = {one.content: truth_of(one, fields, style.shards != "any") for one in photos if one.state == "here"}
         skipped: Counter[str] = Counter()
