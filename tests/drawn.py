@@ -213,9 +213,12 @@ class World:
     def rows(self) -> list[Row]:
         """Every photo; of ids that two stores have, both get their store's name."""
         found = [(number, photo) for number, store in enumerate(self.drawn) for photo in itertools.chain(*store.shards)]
-        counts, names = Counter(photo.name for _, photo in found), [store.name for store in self.drawn]
-        if len(set(names)) < len(names):
-            names = list(map(str, self.paths))
+        counts, short = Counter(photo.name for _, photo in found), [store.name for store in self.drawn]
+        prefixed = {f"{short[store]}/{photo.name}" for store, photo in found if counts[photo.name] > 1}
+        is_clear = len(set(short)) == len(short) and prefixed.isdisjoint(
+            name for name, count in counts.items() if count == 1
+        )
+        names = short if is_clear else list(map(str, self.paths))
         return [
             Row(
                 store,

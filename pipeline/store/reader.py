@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import combinations, islice, product
+from itertools import chain, combinations, islice, product, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,19 +329,18 @@ class StoreCollection(StoredImages):
 
         Changes nothing where two stores hold one and the same photo.
         """
-        counts, places, ids = Counter(self.image_ids), set(), list(self.image_ids)
-        names = [store.path.name for store in self.stores]
-        if len(set(names)) < len(names):
-            names = [str(store.path) for store in self.stores]
-        name_of = np.repeat(np.arange(len(names)), [len(store) for store in self.stores])
-        for row, image_id in enumerate(ids):
-            if counts[image_id] > 1:
-                place = self.image_place(row)
-                if place and place in places:
-                    return
-                places.add(place)
-                ids[row] = f"{names[name_of[row]]}/{image_id}"
-        self._name(ids)
+        counts, own = Counter(self.image_ids), self.image_ids
+        places = [place for row, one in enumerate(own) if counts[one] > 1 and (place := self.image_place(row))]
+        if len(set(places)) < len(places):
+            return
+        for names in ([store.path.name for store in self.stores], [str(store.path) for store in self.stores]):
+            stores = chain.from_iterable(
+                repeat(name, len(store)) for name, store in zip(names, self.stores, strict=True)
+            )
+            ids = [f"{name}/{one}" if counts[one] > 1 else one for name, one in zip(stores, own, strict=True)]
+            self._name(ids)
+            if len(set(names)) == len(names) and not self._duplicate():  # a photo may be in a folder of a store's name
+                return
 
 
 def open_store(path: Path | str) -> Store:

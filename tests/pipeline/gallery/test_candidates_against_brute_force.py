@@ -38,7 +38,6 @@ from tests.pipeline.service.test_against_brute_force import (
     asked,
     drawn_rows,
     in_order,
-    refused,
     runs,
 )
 
@@ -103,7 +102,6 @@ def check(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject) -> Non
     members = data.draw(st.lists(st.sampled_from(runs), min_size=1, max_size=2, unique_by=id))
     with tempfile.TemporaryDirectory() as folder:
         world = World(drawn, Path(folder), {"by": "hand"})
-        assume(not refused(world))
         collection = open_stores(world.paths, tell_apart=True)
         fewest = [data.draw(st.integers(1, len(world.rows))) for _ in members]
         indexed = [

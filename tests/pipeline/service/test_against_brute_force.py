@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from pipeline.answer import Answer, Box, Hit
 from pipeline.ensemble import Ensemble
-from pipeline.errors import PipelineError
 from pipeline.gallery.ranking import EQUAL
 from pipeline.photo_lookup import marked
 from pipeline.runs import TrainedRun
@@ -59,11 +58,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda file: None)  # a third of the time
         yield make_runs(tmp_path_factory.mktemp("runs"))
-
-
-def refused(world: World) -> bool:
-    """Whether an id with its store's name before it is that of another photo."""
-    return len({row.id for row in world.rows}) < len(world.rows)
 
 
 def in_order(
@@ -176,10 +170,6 @@ def check_python(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject)
     with tempfile.TemporaryDirectory() as folder:
         kind = data.draw(st.sampled_from((0.0, 0.6)))
         world = World(drawn, Path(folder), {"source": "windows" if kind else "hand"})
-        if refused(world):
-            with pytest.raises(PipelineError, match="duplicate image id"):
-                open_stores(world.paths, tell_apart=True)
-            return
         collection = open_stores(world.paths, tell_apart=True)
         assert collection.image_ids == [row.id for row in world.rows]
         of_runs = [Search(run, collection, index=Path(folder, "index"), report=lambda line: None) for run in members]
@@ -209,8 +199,6 @@ def check_command(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         world = World(drawn, Path(folder), {"by": "hand"})
-        if refused(world):
-            return
         ids = [row.id for row in world.rows]
         captions = data.draw(st.lists(st.tuples(SENTENCES, st.sampled_from(ids)), min_size=1, max_size=12))
         annotations = [

@@ -50,7 +50,6 @@ from tests.pipeline.service.test_against_brute_force import (
     check_boxes,
     in_order,
     is_weak,
-    refused,
     runs,
 )
 
@@ -296,8 +295,6 @@ def check_http(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject) -
     with tempfile.TemporaryDirectory() as folder:
         kind = data.draw(st.sampled_from((0.0, 0.6)))
         world = World(drawn, Path(folder), {"source": "windows" if kind else "hand"})
-        if refused(world):
-            return
         with serving(world, run) as (one, both):
             for _ in range(data.draw(st.integers(1, 6))):
                 check_explanation(data, (one, both), world, run)
@@ -326,8 +323,6 @@ def check_pages(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject) 
     run = data.draw(st.sampled_from(runs))
     with tempfile.TemporaryDirectory() as folder:
         world = World(drawn, Path(folder), {"source": "hand"})
-        if refused(world):
-            return
         with serving(world, run, data.draw(st.integers(1, 20))) as servers:
             own, count = data.draw(st.integers(0, len(world.rows) - 1)), len(world.rows)
             for query in (data.draw(SENTENCES), own):

@@ -268,6 +268,18 @@ def test_equal_ids_of_different_photos_are_told_apart_where_that_is_asked(tmp_pa
         open_stores([tmp_path / "2019", tmp_path / "2019"], tell_apart=True)
 
 
+def test_photos_are_told_apart_where_a_folder_has_the_name_of_a_store(tmp_path: Path) -> None:
+    """2020/IMG0.jpg of a folder of all years, and IMG0.jpg of the store 2020."""
+    for name, prefix in (("all", "2020/IMG"), ("more", "IMG"), ("2020", "IMG")):
+        write_store(tmp_path / name, [1], prefix=prefix)
+    paths = [tmp_path / name for name in ("all", "more", "2020")]
+    assert list(open_stores(paths, tell_apart=True)) == [
+        "2020/IMG0.jpg",
+        f"{paths[1]}/IMG0.jpg",
+        f"{paths[2]}/IMG0.jpg",
+    ]
+
+
 def test_one_photo_in_two_stores_is_not_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         write_store(tmp_path / name, [1], prefix="IMG")
