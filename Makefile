@@ -23,8 +23,8 @@ demo: install ## search real sample photos: a minute on two cores, nothing to do
 test: install ## run every test
 	$(BIN)/python -m pytest --durations=10
 
-test-quick: install ## run the tests that are not marked slow (four minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+test-quick: install ## run the tests that are not marked slow (under three minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .
