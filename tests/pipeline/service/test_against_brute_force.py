@@ -44,7 +44,7 @@ from tests.world import scan
 
 SOME = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(SOME, max_examples=5)
-MANY = settings(SOME, max_examples=150)
+MANY = settings(SOME, max_examples=60)
 TOKENS = (*WORDS, *WORDS, "zebra", "Dog", "tree,", "boat!", "-")
 SENTENCES = (
     st.lists(st.sampled_from(TOKENS), min_size=1, max_size=6)
