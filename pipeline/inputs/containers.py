@@ -28,7 +28,7 @@ from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, sha
 from pipeline.inputs.tables import listed
 from pipeline.store.format import stays_inside
 
-VERSION = 10  # of the index: what another version found in a container is not read
+VERSION = 11  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -263,7 +263,11 @@ def _image_column(place: str, schema: Any) -> str:
 def _is_text(name: str, columns: Sequence[str]) -> bool:
     """Whether a field names the photo of its record, or holds captions."""
     known = {*columns, *FILE_NAMES, *IDS, "sentids"}
-    return name in known or any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
+    return name in known or _is_caption(name)
+
+
+def _is_caption(name: str) -> bool:
+    return any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
 
 
 def _title(record: Mapping[str, Any], image: str) -> str:
@@ -334,14 +338,17 @@ def _take_captions(
 ) -> None:
     """Take the captions of some photos, and the fields beside them, into an index; `others` are fields that were not read."""
     numbers = Counter[str]()  # of captions so far: a photo may have a row for each
-    taken = []
+    taken, left = [], dict.fromkeys(others)
     for name, record in records:
         for one in _captions(name, record, columns, numbers[name]):
             numbers[name] += len(one["sentences"])
             index.captions.append(one)
             taken.append(record)
+            texts = {sentence["raw"] for sentence in one["sentences"]}
+            fields = () if columns else filter(_is_caption, record)
+            left |= dict.fromkeys(field for field in fields if not texts.issuperset(_texts(record, [field])))
     if taken:
-        index.cells = cells_of(taken, lambda name: name == image or _is_text(name, columns)) | dict.fromkeys(others)
+        index.cells = cells_of(taken, lambda name: name == image or _is_text(name, columns)) | left
 
 
 def _captions(name: str, record: Mapping[str, Any], columns: Sequence[str], first: int) -> Iterator[dict[str, Any]]:

@@ -338,8 +338,9 @@ def test_fields_that_are_not_read_are_said(place: Path) -> None:
         ("subset", ["holdout"] * 3),
         ("is_train", ["yes", "perhaps", "no"]),
         ("split", [["train"], ["test"], ["train"]]),
+        ("text", ["a", "b", "another caption"]),
     ):
-        table = {"jpg": 3 * [data], "caption": list("abc"), "width": [1, 2, 3], name: cells}
+        table = {"jpg": 3 * [data], "caption": list("abc"), "width": [1, 2, 3], "sentence": list("abc"), name: cells}
         pq.write_table(pa.table(table), place / "x.parquet")
         skipped = Counter[str]()
         assert [one["split"] for one in captions_of([str(place / "x.parquet")], (), skipped=skipped)] == [""] * 3
