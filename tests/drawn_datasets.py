@@ -37,7 +37,7 @@ FIELDS = {  # that tell no split
 STEMS = (
     "1", "2", "3", "10", "IMG_0001", "IMG_0002", "COCO_val2014_000000391895", "COCO_train2014_000000000009", "000000000139",
     "café", "a b", "a,b", "a", "A", "dog#1", "dog#2", "x;y", "frame.001", "frame.002",
-    "train", "Zoë's dog", "42_abc", "a.jpg", "IMG 5 (1)", "01", "50%", "caption", "dog#0", 'a "b" c', "a::b", "image", "12+3",
+    "train", "Zoë's dog", "42_abc", "b.jpg", "IMG 5 (1)", "01", "50%", "caption", "dog#0", 'a "b" c', "a::b", "image", "12+3",
 )  # fmt: skip
 SUFFIXES = (".jpg", ".jpg", ".jpg", ".JPG", ".jpeg", ".png")
 TEXTS = (

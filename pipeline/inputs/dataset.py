@@ -175,13 +175,18 @@ def _by_split(
 def _splits_of_places(collection: StoreCollection) -> tuple[list[str], list[str]]:
     """The split that the name of each photo's store tells, else its folder; and that of the folder alone.
 
-    Folders tell splits where they tell several: one may be of vehicles. A store of several folders is named after one of them, and
-    each tells for its own photos.
+    A store of several folders is named after one of them, and each tells for its own photos.
     """
     parts = folders(collection)
     of_part = {part: split_of_name(os.path.basename(fetched_name(Path(part)) or titled(part))) for part in set(parts)}
-    below = [image_id.split("/")[:-1] for image_id in collection.image_ids]
-    of_folder = [next(filter(None, map(split_of_word, names)), "") for names in below]
-    if len(set(of_folder) - {""}) < 2:
-        of_folder = [""] * len(parts)
+    of_folder = _splits_of_folders([image_id.split("/")[:-1] for image_id in collection.image_ids])
     return [of_part[part] or split for part, split in zip(parts, of_folder, strict=True)], of_folder
+
+
+def _splits_of_folders(folders: Sequence[Sequence[str]]) -> list[str]:
+    """The splits that the folders of photos tell at the first level that tells several: one alone may be of vehicles."""
+    for depth in range(max(map(len, folders), default=0)):
+        told = [split_of_word("".join(names[depth : depth + 1])) for names in folders]
+        if len(set(told) - {""}) > 1:
+            return told
+    return [""] * len(folders)

@@ -97,12 +97,12 @@ def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> 
 
 def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
     """As in the hub's folders of images; a folder of trains alone tells none."""
-    ids = ["train/0.jpg", "train/1.jpg", "val/dogs/0.jpg", "test/0.jpg", "extra/0.jpg"]
+    ids = ["train/0.jpg", "train/1.jpg", "val/dogs/0.jpg", "test/0.jpg", "extra/train/0.jpg"]
     captions = write_coco(tmp_path / "captions.json", ids)
     make_store(tmp_path / "mine", ids)
     splits = load_dataset([tmp_path / "mine"], [captions]).splits
     assert {name: sorted(split.store_ids) for name, split in splits.items()} == {
-        "": ["extra/0.jpg"],
+        "": ["extra/train/0.jpg"],
         "dev": ["val/dogs/0.jpg"],
         "test": ["test/0.jpg"],
         "train": ["train/0.jpg", "train/1.jpg"],

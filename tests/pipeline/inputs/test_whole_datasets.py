@@ -30,6 +30,7 @@ EXAMPLES = settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )  # fmt: skip
+MANY = settings(EXAMPLES, max_examples=1000)
 LOST = "in none of the stores|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
@@ -116,6 +117,17 @@ def refused(error: PipelineError, place: str) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_photos_in_folders(data: st.DataObject) -> None:
+    check_folders(data)
+
+
+@pytest.mark.slow
+@MANY
+@given(data=st.data())
+def test_photos_in_folders_at_length(data: st.DataObject) -> None:
+    check_folders(data)
+
+
+def check_folders(data: st.DataObject) -> None:
     photos = data.draw(drawn.photos())
     style = data.draw(drawn.FORMATS)
     fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
@@ -188,6 +200,17 @@ def content_of(place: str) -> bytes:
 @EXAMPLES
 @given(data=st.data())
 def test_photos_in_containers(data: st.DataObject) -> None:
+    check_containers(data)
+
+
+@pytest.mark.slow
+@MANY
+@given(data=st.data())
+def test_photos_in_containers_at_length(data: st.DataObject) -> None:
+    check_containers(data)
+
+
+def check_containers(data: st.DataObject) -> None:
     photos = [one for one in data.draw(drawn.photos()) if one.state != "gone"]
     style = data.draw(PACKINGS)
     if style.rows == "columns":  # of which one may repeat another, as caption does caption_0
