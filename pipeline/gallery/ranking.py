@@ -18,15 +18,15 @@ def ranked(scores: np.ndarray) -> np.ndarray:
 
 
 def equal_in_order(places: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The places (n,) of scores (n,), the largest first, with those of equal ones in their order.
+    """The places (n,) of scores (n,), as they are shown, with those of equal ones that follow each other in their order.
 
     Among a million photos most scores have one so close above that all would be equal by it; those keep the order of their scores.
     """
     listed = scores[places]
     closest = EQUAL * np.maximum(1, np.abs(listed))
-    begins = np.insert(-np.diff(listed) > closest[1:], 0, True)[: len(places)]
+    begins = np.insert(np.abs(np.diff(listed)) > closest[1:], 0, True)[: len(places)]
     group, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
-    is_wide = listed[first] - np.append(listed[first[1:] - 1], listed[-1:]) > 2 * closest[first]
+    is_wide = np.abs(listed[first] - np.append(listed[first[1:] - 1], listed[-1:])) > 2 * closest[first]
     return places[np.lexsort((np.where(is_wide[group], 0, places), group))]
 
 
