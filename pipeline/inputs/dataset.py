@@ -16,6 +16,7 @@ from pipeline.inputs.finding import distinct, find_all_captions, folders, full_p
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import Dataset, make_split
+from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import StoreCollection, open_stores
 from pipeline.store.roots import titled
 
@@ -108,6 +109,13 @@ def _doubts(
     weaker = index.weaker(row_of_image, parts)
     for image, row in islice(weaker.items(), 1):
         yield f"{len(weaker):,} images in {path} are named otherwise than most: {image} is taken for {index.image_ids[row]}"
+    converted = {
+        image: row
+        for image, row in row_of_image.items()
+        if image not in weaker and _is_of_other_suffix(image, index.image_ids[row])
+    }
+    for image, row in islice(converted.items(), 1):
+        yield f"{len(converted):,} images in {path} have another suffix: {image} is taken for {index.image_ids[row]}"
     folder = path.resolve().parent
     away = {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
     if len(away) == len(row_of_image) and not (folder / next(iter(away), "")).is_file():
@@ -123,6 +131,12 @@ def _doubts(
         yield f"images in {path} are named without folders: {_listed(below)}"
     elif len(counts) > 1:
         yield f"images in {path}: {_listed(counts)}"
+
+
+def _is_of_other_suffix(image: str, image_id: str) -> bool:
+    """Whether two names are of files of images, and not of one suffix: 1.jpg may have become 1.png, or be another photo."""
+    suffixes = [os.path.splitext(name)[1] for name in (image, image_id)]
+    return suffixes[0] != suffixes[1] and SUFFIXES.issuperset(map(str.lower, suffixes))
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -93,7 +93,10 @@ def test_a_photo_of_another_suffix_is_another_photo(tmp_path: Path, failed: list
     assert ("1.jpg" in texts(dataset)) != bool(failed)
     converted = captions_of(tmp_path / "png.csv", ["1.png", "2.png", "3.png"])
     fine = make_store(tmp_path / "fine", ["1.jpg", "2.jpg", "3.jpg"])
-    assert load_dataset([fine.path], [converted]).notes == []
+    note = f"3 images in {converted} have another suffix: 1.png is taken for 1.jpg"
+    assert load_dataset([fine.path], [converted]).notes == [note]
+    bare = captions_of(tmp_path / "bare.csv", ["1", "2", "3"])
+    assert load_dataset([fine.path], [bare]).notes == []
 
 
 @pytest.mark.parametrize("failed", [[], [LOST]], ids=["deleted", "unreadable"])
