@@ -1,18 +1,38 @@
-"""Tars and parquet files: what they hold is read once, and captions go to the photo that they are of."""
+"""Tars and parquet files: what they hold is read once, and captions and splits go to the photo that they are of."""
 
+import io
 import tarfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+pytest.importorskip("pyarrow")
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.errors import PipelineError
+from pipeline.inputs import containers
 from pipeline.inputs.containers import index_of, pyarrow
+from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, open_source
 from tests.photos import write_photos
 from tests.world import scan
 
 
-def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """photos/, of which tests make containers."""
+    write_photos(tmp_path / "photos", 4, names="COCO_val2014_{:012}.jpg")
+    return tmp_path
+
+
+def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path) -> None:
     write_photos(tmp_path, 2)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for name in ("a.jpg", "a.seg.jpg", "b.jpg"):
@@ -26,8 +46,7 @@ def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path, mo
     assert index.skipped == {"captions of several images": 1}
 
 
-def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path) -> None:
     write_photos(tmp_path, 2)
     for name in ("000", "001"):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
@@ -40,7 +59,6 @@ def test_tars_joined_by_cat_are_said_to_hold_more(tmp_path: Path, monkeypatch: p
 def test_captions_that_left_a_container_leave_its_store(
     tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path, 2)
     (tmp_path / "000.txt").write_text("a dog")
@@ -62,3 +80,182 @@ def test_which_of_two_columns_of_images_is_meant_is_not_guessed(tmp_path: Path, 
     parquet.write_table(arrow.table([images, images], names=names), tmp_path / "x.parquet")
     with pytest.raises(PipelineError, match=rf"2 columns of images \({names[0]}, {names[1]}\)"):
         index_of(str(tmp_path / "x.parquet"), ())
+
+
+def test_captions_of_tars_as_people_write_them(place: Path) -> None:
+    photo, members = (place / "photos/COCO_val2014_000000000000.jpg").read_bytes(), dict[str, bytes]()
+    for number, (suffix, content) in enumerate(
+        [
+            (".txt", b"\xef\xbb\xbfa dog\r\na cat\n\n"),  # a caption a line, as CLIP_benchmark's
+            (".json", b'["a dog", "a cat"]'),
+            (".txt", b"caf\xe9"),  # latin-1
+            (".json", b"{"),
+            (".json", b"7"),
+        ]
+    ):
+        members |= {f"{number}.jpg": photo, f"{number}{suffix}": content}
+    with tarfile.open(place / "x.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    index = containers.index_of(str(place / "x.tar"), ())
+    assert {one["filename"]: [text["raw"].strip() for text in one["sentences"]] for one in index.captions} == {
+        "0.jpg": ["a dog", "a cat"],
+        "1.jpg": ["a dog", "a cat"],
+    }
+    assert index.skipped == {".txt that cannot be read": 1, ".json that cannot be read": 2}
+
+
+def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(place: Path) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    columns = {"jpg": [data], "alt": ["a dog"], "long": ["a big dog"], "caption": ["no"], "split": [1]}
+    pq.write_table(pa.table(columns), place / "x.parquet")
+    (found,) = captions_of([str(place / "x.parquet")], ("long", "alt"))
+    assert ([one["raw"] for one in found["sentences"]], found["split"]) == (["a dog", "a big dog"], "1")
+    with pytest.raises(PipelineError, match=r"x\.parquet: no column lnog, which caption_columns names; found jpg, alt"):
+        containers.index_of(str(place / "x.parquet"), ("alt", "lnog"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "splits"),
+    [
+        ({"set": ["train", "Val", "indoor"]}, ["train", "Val", "indoor"]),
+        ({"Split": ["train", "test ", "holdout"]}, ["train", "test", "holdout"]),
+        ({"partition": ["train", "test", "test"]}, ["train", "test", "test"]),
+        ({"kind": ["train", "test", "val"]}, ["train", "test", "val"]),
+        ({"kind": ["train", "car", "dog"]}, ["", "", ""]),  # what the photo shows
+        ({"kind": ["train", "train", "train"]}, ["", "", ""]),  # of one class, in a part of a dataset
+        ({"subset": ["train2014", "val2014", "val2014"]}, ["train2014", "val2014", "val2014"]),
+        ({"is_training": [1, 0, 0]}, ["train", "not train", "not train"]),
+        ({"isTrain": ["t", "f", "t"]}, ["train", "not train", "train"]),
+        ({"is_train": [1.0, float("nan"), 0.0]}, ["train", "", "not train"]),
+        ({"split": [None, None, None], "is_train": [1, 0, 0]}, ["train", "not train", "not train"]),
+        ({"is_train": [1, 0, 0], "is_test": [0, 1, 0]}, ["train", "test", "not train"]),
+        ({"is_train": ["yes", "n", "y"]}, ["train", "not train", "train"]),
+        ({"is_test": [1, 0, 0]}, ["test", "", ""]),
+        ({"is_train": [1, 1, 0], "is_test": [0, 1, 1]}, ["train", "train and test", "test"]),
+        (
+            {"train": [True, False, None], "val": [False, True, None], "test": [False, False, True]},
+            ["train", "dev", "test"],
+        ),
+        ({"split": ["a", "b", ""], "is_test": [1, 1, 1]}, ["a", "b", ""]),
+        ({"train": [1, 0, 1]}, ["", "", ""]),  # what the photo shows
+    ],
+)
+def test_the_split_of_a_row_under_other_names(place: Path, columns: dict[str, list[Any]], splits: list[str]) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    pq.write_table(pa.table({"jpg": 3 * [data], "caption": list("abc"), **columns}), place / "x.parquet")
+    assert [one["split"] for one in captions_of([str(place / "x.parquet")], ())] == splits
+
+
+def test_fields_that_are_not_read_are_said(place: Path) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    for name, cells in (
+        ("kind", ["train", "car", "dog"]),
+        ("kind", ["train"] * 3),
+        ("usage", ["holdout", "test", "train"]),
+        ("subset", ["holdout"] * 3),
+        ("is_train", ["yes", "perhaps", "no"]),
+        ("split", [["train"], ["test"], ["train"]]),
+        ("text", ["a", "b", "another caption"]),
+    ):
+        table = {"jpg": 3 * [data], "caption": list("abc"), "width": [1, 2, 3], "sentence": list("abc"), name: cells}
+        pq.write_table(pa.table(table), place / "x.parquet")
+        skipped = Counter[str]()
+        assert [one["split"] for one in captions_of([str(place / "x.parquet")], (), skipped=skipped)] == [""] * 3
+        assert describe_skipped(skipped) == f"fields of parquet or JSON that are not read: {name}"
+        containers._index.cache_clear()  # the next is of the same size and time
+    skipped[".txt"] += 2
+    assert describe_skipped(skipped).startswith("skipped 2 other files (2 .txt); fields of parquet or JSON that")
+
+
+def test_the_shards_of_a_dataset_tell_splits_together(place: Path) -> None:
+    """Of one class, or of the words that nobody knows, a shard alone tells none: its rows were those of the file's name."""
+    data = next((place / "photos").iterdir()).read_bytes()
+    for column, of_shards in (
+        ("subset", [["train", "val"], ["holdout", "holdout"]]),
+        ("usage", [["train", "train"], ["test", "test"]]),
+        ("is_train", [[1, 0], [None, None]]),
+    ):
+        for shard, cells in enumerate(of_shards):
+            paths = [f"{column}{shard}{row}.jpg" for row in range(2)]
+            images = [{"bytes": data, "path": path} for path in paths]
+            table = pa.table({"image": images, "caption": ["a", "b"], column: cells})
+            pq.write_table(table, place / f"{column}-train-{shard}.parquet")
+    shards, several = (
+        {
+            column: [
+                one["split"] for one in captions_of([str(place / f"{column}-{name}.parquet") for name in names], ())
+            ]
+            for column in ("subset", "usage", "is_train")
+        }
+        for names in (["*"], ["train-0", "train-1"])
+    )
+    assert shards == several
+    assert shards == {
+        "subset": ["train", "val", "holdout", "holdout"],
+        "usage": ["train", "train", "test", "test"],
+        "is_train": ["train", "not train", "train", "train"],  # nothing is said of the last two
+    }
+
+
+def test_the_folder_of_a_container_tells_its_split(place: Path) -> None:
+    """And the photos of two folders are told apart by it where they have one name, as rows without a name."""
+    data = next((place / "photos").iterdir()).read_bytes()
+    for names, expected in (
+        (("a.jpg", "b.jpg"), ["a.jpg", "b.jpg"]),
+        ((None, None), ["train/0000/000000", "val2014/0000/000000"]),
+    ):
+        for folder, name in zip(("train", "val2014"), names, strict=True):
+            (place / "x" / folder).mkdir(parents=True, exist_ok=True)
+            images = pa.array([{"bytes": data, "path": name}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+            pq.write_table(pa.table({"image": images, "caption": ["a dog"]}), place / "x" / folder / "0000.parquet")
+        assert [photo.image_id for photo in list_photos([place / "x"])] == expected
+        captions = captions_of([str(place / "x")], ())
+        assert [one["filename"] for one in captions] == expected
+        assert [one["split"] for one in captions] == ["train", "dev"]
+
+
+@pytest.mark.parametrize("cell", ['["a dog", "a cat"]', "['a dog', 'a cat']", "['a dog' 'a cat']"])
+def test_a_list_of_captions_that_was_written_as_text(place: Path, cell: str) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    pq.write_table(pa.table({"jpg": [data], "caption": [cell]}), place / "x.parquet")
+    (found,) = containers.index_of(str(place / "x.parquet"), ()).captions
+    assert [one["raw"] for one in found["sentences"]] == ["a dog", "a cat"]
+
+
+def test_parquet_as_people_write_it(place: Path) -> None:
+    photos, names = place / "photos", sorted(path.name for path in (place / "photos").iterdir())[:4]
+    data = [(photos / name).read_bytes() for name in names]
+    for number, columns in enumerate(
+        [
+            {
+                "image": [{"bytes": one, "path": None} for one in data],
+                "caption": list("abcd"),
+                "caption_2": list("efgh"),
+                "caption_3": list("aeib"),  # repeats
+            },
+            {"jpg": data, "filename": names, "sentences": [[{"raw": text}] for text in "abcd"]},
+            {"image": [{"bytes": data[0], "path": "1.jpg"}] * 4, "text": list("abcd")},  # a row a caption
+            {"image": [{"bytes": one, "path": "image.png"} for one in data], "answer": list("abcd")},
+        ]
+    ):
+        pq.write_table(pa.table(columns), place / f"{number}.parquet")
+    found = {}
+    for number in range(4):
+        index = containers.index_of(str(place / f"{number}.parquet"), ("answer",) if number == 3 else ())
+        captions = [[sentence["raw"] for sentence in one["sentences"]] for one in index.captions]
+        found[number] = (list(index.photos), captions)
+    assert found[0] == (
+        [f"0/{row:06}" for row in range(4)],
+        [["a", "e"], ["b", "f", "e"], ["c", "g", "i"], ["d", "h", "b"]],
+    )
+    assert found[1] == (names, [["a"], ["b"], ["c"], ["d"]])
+    assert found[2] == (["1.jpg"], [["a"], ["b"], ["c"], ["d"]])
+    numbers = [one["sentences"][0]["sentid"] for one in containers.index_of(str(place / "2.parquet"), ()).captions]
+    assert numbers == ["1.jpg#0", "1.jpg#1", "1.jpg#2", "1.jpg#3"]
+    assert found[3] == ([f"3/{row:06}" for row in range(4)], [["a"], ["b"], ["c"], ["d"]])
+    pq.write_table(pa.table({"url": ["http://localhost/1.jpg"], "caption": ["a"]}), place / "links.parquet")
+    with pytest.raises(PipelineError, match=r"no column of images .*found url, caption; a dataset of links"):
+        open_source(str(place / "links.parquet")).photos({})  # type: ignore[arg-type]
