@@ -1,5 +1,6 @@
 """The words a model knows: ids pad 0, start 1, end 2, unknown 3, then the words."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -92,12 +93,17 @@ class Vocabulary:
 
     def unknown(self, caption: str) -> dict[str, str]:
         """The words of a caption that the model does not know, each with the nearest spelling that it does, or ""."""
-        unknown = dict.fromkeys(word for word in _words(caption) if word not in self)
+        unknown = dict.fromkeys(word for word in _words(caption, signs=True) if word not in self)
         candidates = self.words[len(SPECIAL) :]
         looked_up = set(list(unknown)[:LOOKED_UP])
         near = {word: get_close_matches(word, candidates, n=1, cutoff=NEAR) for word in looked_up}
         return {word: next(iter(near.get(word, ())), "") for word in unknown}
 
 
-def _words(caption: str) -> list[str]:
-    return [token for token in tokenize(caption) if any(map(str.isalnum, token))]
+def _words(caption: str, *, signs: bool = False) -> list[str]:
+    """The tokens of a caption that are no punctuation; `signs`: those of emoji, currencies and the like are among them."""
+    return [token for token in tokenize(caption) if any(map(str.isalnum, token)) or (signs and _is_sign(token))]
+
+
+def _is_sign(token: str) -> bool:
+    return any(unicodedata.category(character).startswith("S") for character in token)

@@ -8,13 +8,15 @@ import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
+from io import BytesIO
 
 import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.photos import open_image
+from pipeline.inputs.sources import read_photo
 from pipeline.store.reader import StoreCollection
-from pipeline.store.roots import split_place
+from pipeline.store.roots import is_remote, split_place
 
 TAKEN, DIGITIZED, CHANGED, CAMERA = (
     0x9003,
@@ -44,7 +46,7 @@ class Dates:
         """The date of a photo, as its file says now."""
         place = self.collection.image_place(row)
         changed, touched = times_of(place)
-        return _taken(place, touched) or changed  # a photo in a container has the date of the container
+        return _taken(place, touched) or changed  # else a photo in a container has the date of the container
 
     def all(self, patience: float | None = None) -> np.ndarray:
         """(N,) read again after `KEPT` seconds; where that takes longer than so many seconds, those of before, at first the times
@@ -95,8 +97,11 @@ def day(text: str, later: int = 0) -> float:
 @lru_cache(REMEMBERED)
 def _taken(place: str, touched: tuple[int, ...]) -> float:
     """When a photo was taken, by its EXIF data; 0 where it does not say. `touched` is of its file."""
+    if is_remote(place):
+        return 0.0
     with suppress(Exception):  # Pillow's parsers of EXIF fail in many ways on damaged files
-        with open(place, "rb") as file, open_image(file) as image:
+        is_inside = bool(split_place(place)[1])
+        with BytesIO(read_photo(place)) if is_inside else open(place, "rb") as file, open_image(file) as image:
             exif = image.getexif()
             camera = exif.get_ifd(CAMERA)  # which is read from the file of a TIFF now
         return next(filter(None, map(_time, (camera.get(TAKEN), camera.get(DIGITIZED), exif.get(CHANGED)))), 0.0)

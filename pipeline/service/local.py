@@ -173,7 +173,7 @@ class Generation:
         """Region embeddings of a photo, to search other nodes with."""
         self._refuse_changed(row)
         values = encode_regions(self.run, stored_photo(self.collection, row).regions).cpu().numpy().astype("<f4")
-        return {"embeddings": base64.b64encode(values.tobytes()).decode()}
+        return {"embeddings": base64.b64encode(values.tobytes()).decode(), "model": self.run.sha256}
 
     def answers(self, common: schema.SearchRequest, asked: list[Any]) -> list[schema.SearchAnswer]:
         """Answers of one batch: sentences, or photos as rows or as embeddings (K, E)."""
@@ -218,7 +218,8 @@ class Generation:
         """The photos of the library, newest first."""
         rows = self.library.newest(self.library.rows(asked.filter))
         some = rows[asked.offset : asked.offset + asked.limit].tolist()
-        hits = tuple(schema.FoundPhoto(**vars(self.photo(row))) for row in some)
+        photos = zip(map(self.photo, some), self.library.are_changed(some), strict=True)
+        hits = tuple(schema.FoundPhoto(**vars(photo), changed=changed) for photo, changed in photos)
         return schema.SearchAnswer("", "", len(rows), 0, {}, hits)
 
     def decoded(self, text: str) -> torch.Tensor:

@@ -66,12 +66,12 @@ class Nodes:
         if not all(self.photos.values()):
             await self._indexes()  # weak matches are told by the number of all photos
         owners = [self._owner(image) for image in asked.images]
-        vectors = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
+        looks = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
         common = replace(parts, limit=parts.offset + parts.limit, offset=0, among=sum(self.photos.values()))
         bodies = []
         for node in range(len(self.urls)):
             own = tuple(image for owner, image in owners if owner == node)
-            others = tuple(text for text, (owner, _) in zip(vectors, owners, strict=True) if owner != node)
+            others = tuple(text for (text, _), (owner, _) in zip(looks, owners, strict=True) if owner != node)
             bodies.append(replace(common, images=own, embeddings=others + asked.embeddings))
         found = await self._all("POST", "/v1/search", [{"json": asdict(body)} for body in bodies])
         given = [
@@ -81,6 +81,8 @@ class Nodes:
         there = [one for one in found if isinstance(one, dict)]
         if not there:
             raise HTTPException(503, f"no node answers: {found[0]}")
+        if {model for _, model in looks} - {self.model}:
+            raise HTTPException(503, "the photo's node has another model than those that answer")
         all_there = len(there) == len(found)
         if all_there and all(one["impossible"] for one in there):
             raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
@@ -180,9 +182,11 @@ class Nodes:
             raise schema.NotFound(f"{photo}: no such photo on the nodes")
         return self.keys.index(key), image
 
-    async def _embeddings(self, node: int, image: str) -> str:
+    async def _embeddings(self, node: int, image: str) -> tuple[str, str]:
+        """Those of a photo, and the model that made them."""
         try:
-            return str((await self._ask(node, "GET", f"/v1/photos/{image}/embeddings")).json()["embeddings"])
+            found = (await self._ask(node, "GET", f"/v1/photos/{image}/embeddings")).json()
+            return str(found["embeddings"]), str(found.get("model"))
         except NodeDown as error:
             raise HTTPException(503, f"the photo's node is not there: {error}") from None
 

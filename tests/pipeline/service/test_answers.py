@@ -38,6 +38,8 @@ def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(own_world: P
         changed.write_bytes(touched.read_bytes())
         os.utime(changed, (1_000_000_000,) * 2)  # as cp -p leaves it
         assert found() == {changed.name}
+        (answer,) = client.post("/v1/search", json={"limit": 20}).json()["answers"]  # a list, newest first
+        assert {hit["name"] for hit in answer["hits"] if hit["changed"]} == {changed.name}
 
 
 def test_a_filter_by_class_takes_all_classes_of_that_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The day of a photo is that on which it was taken, whatever kind of file it is and however its camera writes times."""
 
+import tarfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_every_kind_of_photo_says_when_it_was_taken(tmp_path: Path, name: str, t
     kind = {"a.heic": "HEIF"}.get(name)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / name, kind, exif=exif.tobytes())
     assert _taken(str(tmp_path / name), (0, 0)) == NOON
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / name, name)
+    assert _taken(f"{tmp_path}/photos.tar::{name}", (0, 0)) == NOON
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,10 @@ def test_a_node_with_another_model_is_left_out(inside: Path, monkeypatch: pytest
             assert not answer["complete"]
             assert answer["answers"][0]["searched"] == 20
             assert client.get("/v1/index").json()["nodes"][second].startswith("has another model")
+            photo = f"{nodes.keys[1]}-{other.service.generation.library.id(0)}"
+            refused = client.post("/v1/search", json={"images": [photo]})
+            assert refused.status_code == 503  # what it looks like to the other model tells nothing
+            assert refused.json()["error"] == "the photo's node has another model than those that answer"
 
 
 def test_a_coordinator_follows_the_number_of_photos_that_weak_matches_are_told_by(
