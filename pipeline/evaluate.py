@@ -6,7 +6,7 @@ Letters: N images, M captions. Several runs are an ensemble: their similarity ma
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,13 +171,15 @@ def run_dataset(run: TrainedRun, features: Sequence[str], captions: Sequence[str
         own_stores, own_captions = True, not captions
     if not own_stores:
         return dataset, own_stores, own_captions
-    known = {image_id for ids in run.splits.values() for image_id in ids}
-    named = {image_id for name, split in dataset.splits.items() if name for image_id in split.store_ids}
-    tested = {image_id for name, split in dataset.splits.items() if name == "test" for image_id in split.store_ids}
-    if moved := (tested & known) ^ (named & set(run.splits.get("test", ()))):
+    recorded = {image_id: name for name, ids in run.splits.items() for image_id in ids}
+    told = {image_id: name for name, split in dataset.splits.items() if name for image_id in split.store_ids}
+    is_held_out = ("train", "" if "dev" in dataset.splits else "dev")  # by the run, where nothing tells a split dev
+    pairs = {image_id: (name, recorded.get(image_id, "new")) for image_id, name in told.items()}
+    moved = {image_id: pair for image_id, pair in pairs.items() if pair[0] != pair[1] and pair != is_held_out}
+    for image_id, (name, own) in islice(moved.items(), 1):
         dataset.notes.append(
-            f"{len(moved):,} images are in the split test by their captions file alone, or by {run.folder} alone, whose "
-            "splits are taken"
+            f"{len(moved):,} images are in other splits by {run.folder}, whose splits are taken, than by their captions, such "
+            f"as {image_id}: {own}, not {name}"
         )
     return with_recorded_splits(dataset, run.splits), own_stores, own_captions
 

@@ -16,15 +16,13 @@ from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
-from pipeline.inputs.split_words import cells_of, split_of_word, splits_told
+from pipeline.inputs.split_words import MISSING, cells_of, split_of_word, splits_told
 from pipeline.inputs.tables import read_table
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
     "text lines image<TAB>caption, or CSV with columns image and caption"
 )
-# What programs write for a caption that is not there
-MISSING = ("", "nan", "null", "none", "n/a", "#n/a", "na", "<na>")
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
 FIELDS = {"file_name", "filename", "filepath", "sentences"}  # of images, beside those that everybody knows
 

@@ -114,12 +114,19 @@ def _roots(store: Store) -> list[Path]:
 
 
 def full_paths(collection: StoreCollection) -> list[str]:
-    """What is known of each photo's path: its id, below its root where the store has one root alone."""
-    return [path for store in collection.stores for path in _paths(store, store.image_ids)]
+    """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
+    paths: list[str] = []
+    for store in collection.stores:
+        if len(store.manifest["image_roots"]) < 2:
+            paths += _paths(store, store.image_ids)
+            continue
+        roots = (root for shard in store.shards for root in shard.folders())
+        paths += [f"{os.path.dirname(titled(root))}/{one}" for root, one in zip(roots, store.image_ids, strict=True)]
+    return paths
 
 
 def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
-    roots = store.manifest["image_roots"]  # of several, the ids begin with the names
+    roots = store.manifest["image_roots"]
     return [f"{titled(roots[0])}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
 
 

@@ -17,6 +17,7 @@ SPLIT_WORDS = {
     "testall": "test",  # the original code's name for COCO's 5K test images
 }
 SPLIT_NAMES = ("split", "splits", "set", "subset", "partition", "fold")  # of a field; the first that is there
+MISSING = ("", "nan", "null", "none", "n/a", "#n/a", "na", "<na>")  # what programs write where there is no value
 YES, NO = ("1", "1.0", "true", "yes", "y", "t"), ("0", "0.0", "false", "no", "n", "f", "")
 ORDINARY = {  # fields of published datasets that everybody knows to tell no split
     *("id", "imgid", "sentids", "cocoid", "tokens", "width", "height", "original_width", "original_height", "license"),
@@ -66,7 +67,11 @@ def splits_told(cells: Mapping[str, Cells], count: int) -> tuple[list[str], list
     as everybody may call it, where it holds two splits or more: of one class, a part of a dataset may hold trains, the vehicles.
     Else fields of yes and no do: is_train, or several of train, val and test.
     """
-    known = {name: column for name, column in cells.items() if column is not None}
+    known = {
+        name: ["" if cell.lower() in (*MISSING, "-") else cell for cell in column]
+        for name, column in cells.items()
+        if column is not None
+    }
     name = _field(known)
     flags = [] if name is not None else _flags(known)
     unread = [one for one, column in cells.items() if one not in (name, *flags) and (column is None or any(column))]

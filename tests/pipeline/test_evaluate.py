@@ -199,10 +199,18 @@ def test_splits_that_a_captions_file_gives_anew_are_said(
     write(["train"] * 12 + ["val"] * 4 + ["test"] * 4)
     command = ["train", "--device", "cpu", "--run", "runs/split", "--captions", "c.csv", *SMALL_TRAINING]
     assert scan(*command).exit_code == 0
-    assert "in the split test by" not in scan("evaluate", "--run", "runs/split").output
+    assert "in other splits" not in scan("evaluate", "--run", "runs/split").output
     write(["test"] * 4 + ["train"] * 12 + ["val"] * 4)
-    note = "8 images are in the split test by their captions file alone, or by runs/split alone, whose splits are taken"
+    note = (
+        "12 images are in other splits by runs/split, whose splits are taken, than by their captions, such as "
+        "COCO_train2014_000000000016.jpg: test, not dev"
+    )
     assert note in scan("evaluate", "--run", "runs/split").output
+    write(["train"] * 20)  # of which the run holds some out
+    assert scan("train", "--device", "cpu", "--run", "runs/one", "--captions", "c.csv", *SMALL_TRAINING).exit_code == 0
+    assert "in other splits" not in scan("evaluate", "--run", "runs/one").output
+    write(["train"] * 15 + ["val"] * 5)
+    assert "in other splits by runs/one" in scan("evaluate", "--run", "runs/one", "--split", "dev").output
 
 
 def test_photos_that_were_moved_into_a_folder_count_as_unseen_and_this_is_said(

@@ -352,8 +352,12 @@ def test_of_a_store_of_several_folders_each_tells_the_split_of_its_photos(tmp_pa
     store = make_store(tmp_path / "features/train", ids, roots=[0, 1], image_roots=roots)
     path = tmp_path / "captions.csv"
     path.write_text("image,caption\nextra/1.jpg,a dog\ntrain/2.jpg,a cat\n")
-    splits = load_dataset([store.path], [path]).splits
-    assert {name: split.store_ids for name, split in splits.items()} == {"": ["extra/1.jpg"], "train": ["train/2.jpg"]}
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/1.jpg").touch()  # beside the captions: they are of no other folder
+    dataset = load_dataset([store.path], [path])
+    splits = {name: split.store_ids for name, split in dataset.splits.items()}
+    assert splits == {"": ["extra/1.jpg"], "train": ["train/2.jpg"]}
+    assert dataset.notes == [f"images in {path}: 1 in {roots[0]}, 1 in {roots[1]}"]
 
 
 def test_folders_of_one_store_do_not_take_the_name_of_another(tmp_path: Path) -> None:

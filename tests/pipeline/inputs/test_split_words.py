@@ -21,6 +21,8 @@ def test_splits_by_other_words_are_known_or_keep_their_name(tmp_path: Path) -> N
         ("not train", "not train"),
         ("excluded-from-train", "excluded-from-train"),
         ("", ""),
+        ("None", ""),
+        ("-", ""),
     ]
     table = "image,caption,split\n" + "".join(f"{n}.jpg,A dog,{word}\n" for n, (word, _) in enumerate(rows))
     images = [{"filename": f"{n}.jpg", "split": word, "sentences": [{"raw": "A"}]} for n, (word, _) in enumerate(rows)]
