@@ -71,6 +71,8 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
     records = [(n, fields) for n, fields in _records(path, lines, layout) if any(field.strip() for field in fields)]
     if layout.header:
         (_, header), *records = records
+        if not any(_columns_of(word, [_word(header[layout.captions[0]])]) for word in CAPTION_WORDS):
+            skipped[f"line, taken for a header: {str(header)[:SHOWN]}"] = 1
         own = {layout.image, layout.folder, *layout.captions}
         cells: dict[str, Cells] = {
             name: ["".join(fields[column : column + 1]).strip() for _, fields in records]
@@ -107,9 +109,7 @@ def _layout(path: Path, first: str) -> _Layout:
     """The layout that the header states, else the one of a row."""
     csv.field_size_limit(LONGEST_FIELD)  # of the process: every reader of CSV sets its own
     for delimiter in DELIMITERS:
-        names = [
-            name.strip().strip('"').lower().replace(" ", "_") for name in next(csv.reader([first], delimiter=delimiter))
-        ]
+        names = [_word(name) for name in next(csv.reader([first], delimiter=delimiter))]
         image = next((names.index(word) for word in IMAGE_WORDS if word in names), None)
         captions = next(filter(None, (_columns_of(word, names) for word in CAPTION_WORDS)), ())
         if image is None and captions and len(names) > 1 and not any("." in name for name in names):
@@ -128,6 +128,11 @@ def _layout(path: Path, first: str) -> _Layout:
         return _Layout(delimiter, True, len(names), image, captions, folder)
     named = (mark for mark in DELIMITERS if re.match(IMAGE_NAME + re.escape(mark), first, re.IGNORECASE))
     return _Layout("\t" if "\t" in first else next(named, ","), False, 2, 0, (1,))
+
+
+def _word(name: str) -> str:
+    """What a header calls a column, as we spell it."""
+    return name.strip().strip('"').lower().replace(" ", "_")
 
 
 def _columns_of(word: str, names: list[str]) -> tuple[int, ...]:

@@ -27,6 +27,14 @@ def test_coco_keeps_integer_ids(tmp_path: Path) -> None:
     assert read_captions(path) == [Caption("Closeup of bins of food.", "COCO_train2014_000000000009.jpg", 9, 661611)]
 
 
+def test_a_first_line_that_is_a_header_by_its_first_column_alone_is_said(tmp_path: Path) -> None:
+    """It may be of a photo that is called image."""
+    notes: list[str] = []
+    path = write(tmp_path / "c.csv", "image,a dog\nb.jpg,a cat\n")
+    assert [caption.text for caption in read_captions(path, notes)] == ["a cat"]
+    assert notes == [f"{path}: skipped 1 line, taken for a header: ['image', 'a dog']"]
+
+
 def test_karpathy_restval_is_train_and_cocoid_survives(tmp_path: Path) -> None:
     def image(cocoid: int, split: str) -> dict:
         sentences = [{"raw": f"photo {cocoid}", "sentid": cocoid * 10, "tokens": []}]

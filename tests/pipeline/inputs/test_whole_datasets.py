@@ -135,7 +135,8 @@ def check_folders(data: st.DataObject) -> None:
     files = data.draw(drawn.files(entries))
     named = "train" if drawn.is_of_training(fields) else "data"
     stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
-    if not all("/" in one.path and not one.path.startswith(("dog/", "cat/")) for one in photos):
+    is_class = [one.path.startswith(("dog/", "cat/", "train/")) and not drawn.is_in_its_folder(one) for one in photos]
+    if any(is_class) or not all("/" in one.path for one in photos):
         stores = "one"  # folders are not what was extracted
     is_told = len({one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)} & {*SPLITS}) > 1
     with tempfile.TemporaryDirectory() as place:
