@@ -22,6 +22,7 @@ from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.finding import find_stores
+from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.splits import Dataset, Split, all_splits, describe, example, with_recorded_splits
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
@@ -253,8 +254,11 @@ def _seen(run: TrainedRun, split: Split) -> int | None:
     """Number of photos that a run was trained on, by image id, or by content where both are known; None: it may be any."""
     ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
     contents = set(read_json(file, "checksums of photos", REMEDY)) if file.is_file() else set()
-    photos = zip(split.store_ids, map(split.stores.photo_sha256, split.images.rows.tolist()), strict=True)
-    found = sum(image_id in ids or checksum in contents for image_id, checksum in photos)
+    checksums, index = list(map(split.stores.photo_sha256, split.images.rows.tolist())), ImageIndex(split.store_ids)
+    rows = ((name, row) for name in ids if (row := index.find(name)) is not None and checksums[row] is None)
+    named = {row for name, row in rows if not index.contradicts(name, row)}  # 391895 is COCO_train2014_000000391895.jpg
+    photos = enumerate(zip(split.store_ids, checksums, strict=True))
+    found = sum(image_id in ids or checksum in contents or row in named for row, (image_id, checksum) in photos)
     return found if found or run.splits else None
 
 

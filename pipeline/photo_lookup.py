@@ -45,7 +45,9 @@ def find_or_extract(
     row = find_row(collection, image, extractable, report)
     if row is not None and is_changed(collection, row):
         place = collection.image_place(row)
-        report(f"note: {place}: changed since it was extracted; run extract again")
+        report(
+            f"note: {place}: changed since it was extracted, and captions of its name may be of the photo before; run extract again"
+        )
         if extractable:
             image, row = place, None
     if row is not None:

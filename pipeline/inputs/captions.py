@@ -7,7 +7,7 @@ ids (COCO's integers) are kept for the results. `ImageIndex` finds the photos th
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,9 @@ def _read_coco(
             raise _Mismatch(f"{where}: {name!r} is in the split {told[number]!r}, and before in {splits[image_id]!r}")
     listed.update(names.values())
     captions = []
-    for number, row in enumerate(_field(content, "annotations", (list,), "the file")):
+    rows = _field(content, "annotations", (list,), "the file")
+    _count_unread(rows, ("id", "image_id", "caption"), skipped)
+    for number, row in enumerate(rows):
         where = f"annotations[{number}]"
         text = _field(row, "caption", (str,), where)
         image_id = _field(row, "image_id", (int, str), where)
@@ -151,7 +153,9 @@ def _read_karpathy(
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
         )
-        for number, sentence in enumerate(_field(image, "sentences", (list,), where)):
+        sentences = _field(image, "sentences", (list,), where)
+        _count_unread(sentences, ("raw", "sentid", "tokens", "imgid"), skipped)
+        for number, sentence in enumerate(sentences):
             text = _sentence(_field(sentence, "raw", (str,), f"{where}.sentences[{number}]"), skipped)
             caption_id = _field(
                 sentence, "sentid", (int, str), f"{where}.sentences[{number}]", default=f"{name}#{number}"
@@ -159,6 +163,13 @@ def _read_karpathy(
             if text:
                 captions.append(Caption(text, name, _id(image_id), _id(caption_id), told[index], file))
     return captions
+
+
+def _count_unread(captions: list[Any], fields: Sequence[str], skipped: Counter[str]) -> None:
+    """Count the captions with other fields than these, by field: one that is rejected, or of another language, say."""
+    for caption in captions:
+        if isinstance(caption, dict):
+            skipped.update(f"fields {name!r} of captions" for name in caption if name not in fields)
 
 
 def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -> list[Caption]:

@@ -271,6 +271,16 @@ def test_what_is_skipped_is_counted(tmp_path: Path) -> None:
         f"{path}: skipped 1 empty captions",
         f"{path}: skipped 1 annotations of images that the file does not list",
     ]
+    rejected = [{**row, "is_rejected": True, "lang": "en"} for row in rows[2:]]  # VizWiz has the first
+    path = write(tmp_path / "c.json", {"images": [{"id": 9, "file_name": "9.jpg"}], "annotations": rejected})
+    sentences = [{"raw": "b", "tokens": ["b"], "lang": "en"}]
+    other = write(tmp_path / "k.json", {"images": [{"filename": "9.jpg", "sentences": sentences}]})
+    assert [one.text for file in (path, other) for one in read_captions(file, notes)] == ["b", "b"]
+    assert notes[2:] == [
+        f"{path}: skipped 1 fields 'is_rejected' of captions",
+        f"{path}: skipped 1 fields 'lang' of captions",
+        f"{other}: skipped 1 fields 'lang' of captions",
+    ]
 
 
 @pytest.mark.parametrize(
