@@ -31,7 +31,7 @@ EXAMPLES = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )  # fmt: skip
 MANY = settings(EXAMPLES, max_examples=1000)
-LOST = "in none of the stores|of photos that could not be read|captions of several images"  # what notes say of captions
+LOST = "in none of the stores|taken for a header|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
 
