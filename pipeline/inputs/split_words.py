@@ -17,7 +17,10 @@ SPLIT_WORDS = {
     "testall": "test",  # the original code's name for COCO's 5K test images
 }
 SPLIT_NAMES = ("split", "splits", "set", "subset", "partition", "fold")  # of a field; the first that is there
-MISSING = ("", "nan", "null", "none", "n/a", "#n/a", "na", "<na>")  # what programs write where there is no value
+MISSING = (  # what programs write where there is no value, in lower case: \N is of databases, #NAME? of spreadsheets
+    *("", "nan", "nat", "null", "(null)", "<null>", "none", "n/a", "#n/a", "na", "<na>", "undefined", r"\n"),
+    *("#name?", "#ref!", "#value!"),
+)
 YES, NO = ("1", "1.0", "true", "yes", "y", "t"), ("0", "0.0", "false", "no", "n", "f", "")
 ORDINARY = {  # fields of published datasets that everybody knows to tell no split
     *("id", "imgid", "sentids", "cocoid", "tokens", "width", "height", "original_width", "original_height", "license"),

@@ -390,7 +390,7 @@ def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
         assert all(caption.text and caption.image for caption in read_captions(path))
 
 
-@pytest.mark.parametrize("missing", ["nan", "NULL", "None", "N/A", "<NA>"])
+@pytest.mark.parametrize("missing", ["nan", "NULL", "None", "N/A", "<NA>", r"\N", "(null)", "#NAME?"])
 def test_missing_values_are_no_captions(tmp_path: Path, missing: str) -> None:
     table = f"image,caption\na.jpg,{missing}\nb.jpg,None of the dogs\nc.jpg,\n"
     images = [{"filename": name, "sentences": [{"raw": text}]} for name, text in (("a", missing), ("b", "A nan"))]
