@@ -255,8 +255,10 @@ def _seen(run: TrainedRun, split: Split) -> int | None:
     ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
     contents = set(read_json(file, "checksums of photos", REMEDY)) if file.is_file() else set()
     checksums, index = list(map(split.stores.photo_sha256, split.images.rows.tolist())), ImageIndex(split.store_ids)
-    rows = ((name, row) for name in ids if (row := index.find(name)) is not None and checksums[row] is None)
-    named = {row for name, row in rows if not index.contradicts(name, row)}  # 391895 is COCO_train2014_000000391895.jpg
+    # Of imported features: 391895.jpg may be the 391895 of the training
+    unknown = {row for row, checksum in enumerate(checksums) if checksum is None}
+    rows = ((name, row) for name in (ids if unknown else ()) if (row := index.find(name)) in unknown)
+    named = {row for name, row in rows if row is not None and not index.contradicts(name, row)}
     photos = enumerate(zip(split.store_ids, checksums, strict=True))
     found = sum(image_id in ids or checksum in contents or row in named for row, (image_id, checksum) in photos)
     return found if found or run.splits else None

@@ -116,8 +116,10 @@ def find_row(
             f"--image {image}: an image of the store, and another photo of that name in this folder",
             f"name the file with {Path('.', '')}{os.sep}{image}, or the store's photo with {path}",
         )
-    unknown = [row for row, path in stored.items() if not path and _may_be(collection, row, image)]
-    if extractable or not unknown:
+    if extractable:
+        return None
+    unknown = _may_be(collection, [row for row, path in stored.items() if not path], image)
+    if not unknown:
         return None
     if len(unknown) > 1:
         raise _ambiguous(collection, image, unknown)
@@ -155,12 +157,13 @@ def _same_photo(asked: str, stored: str) -> bool:
         return False
 
 
-def _may_be(collection: StoreCollection, row: int, image: str) -> bool:
-    """Whether a photo that is gone may be a file; it is another one where the store knows its checksum, and that differs."""
+def _may_be(collection: StoreCollection, rows: list[int], image: str) -> list[int]:
+    """The photos of those that are gone that may be a file; one is another where the store knows its checksum, and that differs."""
     try:
-        return collection.photo_sha256(row) in (None, hashlib.sha256(read_photo(image)).hexdigest())
+        possible = (None, hashlib.sha256(read_photo(image)).hexdigest()) if rows else ()
     except UnreadableImage:
-        return False
+        return []
+    return [row for row in rows if collection.photo_sha256(row) in possible]
 
 
 def _ambiguous(collection: StoreCollection, image: str, rows: list[int]) -> PipelineError:

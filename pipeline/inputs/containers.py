@@ -52,9 +52,7 @@ class Index:
     """What a container holds."""
 
     photos: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> offset and size, or row group and row
-    captions: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # of photos, as Karpathy's files have them, without splits
+    captions: list[dict[str, Any]] = field(default_factory=list)  # as Karpathy's files have them, without splits
     cells: dict[str, Cells] = field(default_factory=dict)  # of other fields, beside each of these
     fault: str = ""  # why the container may hold more than that
     skipped: dict[str, int] = field(default_factory=dict)  # other members by suffix
@@ -266,6 +264,7 @@ def _is_text(name: str, columns: Sequence[str]) -> bool:
     return name in known or _is_caption(name)
 
 
+@functools.cache  # asked of every field of every record
 def _is_caption(name: str) -> bool:
     return any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
 

@@ -21,6 +21,7 @@ MISSING = (  # what programs write where there is no value, in lower case: \N is
     *("", "nan", "nat", "null", "(null)", "<null>", "none", "n/a", "#n/a", "na", "<na>", "undefined", r"\n"),
     *("#name?", "#ref!", "#value!"),
 )
+NOTHING = {*MISSING, "-"}  # cells that tell no split
 YES, NO = ("1", "1.0", "true", "yes", "y", "t"), ("0", "0.0", "false", "no", "n", "f", "")
 ORDINARY = {  # fields of published datasets that everybody knows to tell no split
     *("id", "imgid", "sentids", "cocoid", "tokens", "width", "height", "original_width", "original_height", "license"),
@@ -71,7 +72,7 @@ def splits_told(cells: Mapping[str, Cells], count: int) -> tuple[list[str], list
     Else fields of yes and no do: is_train, or several of train, val and test.
     """
     known = {
-        name: ["" if cell.lower() in (*MISSING, "-") else cell for cell in column]
+        name: ["" if cell.lower() in NOTHING else cell for cell in column]
         for name, column in cells.items()
         if column is not None
     }

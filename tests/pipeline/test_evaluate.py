@@ -6,6 +6,8 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -23,8 +25,12 @@ from matcher.vocabulary import Vocabulary
 from pipeline.claim import claim_run
 from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
+from pipeline.evaluate import _seen
+from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.splits import all_splits
 from pipeline.recall_table import latex_row
-from pipeline.runs import TrainConfig, load_run
+from pipeline.runs import TrainConfig, TrainedRun, load_run
+from tests.stores import make_store
 from tests.world import SMALL_TRAINING, scan
 
 
@@ -174,6 +180,18 @@ def test_photos_of_the_training_are_known_after_they_were_renumbered(own_world: 
     assert continued.exit_code == 0, continued.output
     learned = json.loads(Path("runs/t2i_mean/learned.json").read_text())
     assert len(learned) == 20  # the fifteen of before, and the five that have their names now
+
+
+@pytest.mark.parametrize(("known", "seen"), [({}, 2), ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, 0)])
+def test_photos_without_a_checksum_are_known_by_other_forms_of_their_id(
+    tmp_path: Path, known: dict[str, str], seen: int
+) -> None:
+    """As imported features have them, whose ids get a suffix where the photos are named."""
+    store = make_store(tmp_path / "store", ["391895.jpg", "1/7.jpg", "1/9.jpg"], photo_sha256=known)
+    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
+    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    run = SimpleNamespace(splits={"train": ["391895", "7.jpg", "2/9.jpg", "8"]}, folder=tmp_path)
+    assert _seen(cast("TrainedRun", run), split) == seen
 
 
 def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:
