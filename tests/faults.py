@@ -135,12 +135,14 @@ def in_clean_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def forked(function: Callable[[], object], *, kill_after: float | None = None, log: Path | None = None) -> int | None:
+def forked(
+    function: Callable[[], object], *, kill_when: Callable[[], object] = lambda: False, log: Path | None = None
+) -> int | None:
     """Call a function in a forked process.
 
     Args:
         function: what to call; its exit code is that of the process, 0 when it returns.
-        kill_after: seconds until SIGKILL; None waits for the end.
+        kill_when: asked every millisecond while it runs; once true, the process gets SIGKILL.
         log: file for what it prints.
 
     Returns:
@@ -149,11 +151,13 @@ def forked(function: Callable[[], object], *, kill_after: float | None = None, l
     pid = os.fork()
     if pid == 0:
         _become(function, log)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if kill_when():
+            os.kill(pid, signal.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+        time.sleep(0.001)
+    return None if os.WIFSIGNALED(ended[1]) else os.WEXITSTATUS(ended[1])
 
 
 def _become(function: Callable[[], object], log: Path | None) -> None:
