@@ -22,7 +22,7 @@ class Hit:
     path: str = ""  # of the photo, where it still is
     caption: str = ""
     caption_id: int | str = ""
-    right: bool = False  # of a caption: it was written for the photo asked with
+    right: bool = False  # of a caption: it was written for the photo asked with, or a copy of it in the stores
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
     weak: bool = False  # no better than the sentences of other photos score; never of a run without calibration

@@ -74,11 +74,13 @@ def caption_hits(
     scores: np.ndarray,
     top: int,
 ) -> tuple[Hit, ...]:
-    """The captions of the largest scores (M,); right are those written for the photo. `files` are those of the captions."""
-    own = index if photo.image in index.image_ids else ImageIndex([photo.image])
+    """The captions of the largest scores (M,); right are those written for the photo, or a copy of it. `files` are those of the captions."""
+    same = (photo, *photo.copies)
+    photos = [(one, index if one.image in index.image_ids else ImageIndex([one.image])) for one in same]
     hits = []
     for rank, m in enumerate(ranked(scores)[:top].tolist(), start=1):
-        caption, right = captions[m], _is_of(captions[m], photo, own, index, files)
+        caption = captions[m]
+        right = any(_is_of(caption, one, own, index, files) for one, own in photos)
         score, identity = float(scores[m]), {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
         hits.append(Hit(rank, score, caption.image, **identity, weak=run.is_weak(score, len(captions))))
     return tuple(hits)

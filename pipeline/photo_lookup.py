@@ -31,6 +31,7 @@ class FoundPhoto:
     image: str  # its id in the stores; the path of a photo that is in none
     regions: Regions
     path: str  # or another place that `read_photo` takes; "": the photo is not where it was extracted from
+    copies: tuple["FoundPhoto", ...] = ()  # of a photo that is in no store: those of the stores with its bytes
 
 
 def find_or_extract(
@@ -54,14 +55,21 @@ def find_or_extract(
         return stored_photo(collection, row)
     report(f"{image} is in no store: extracting its regions")
     try:
-        photo = decode_image(read_photo(image))
+        content = read_photo(image)
+        photo = decode_image(content)
         extractor = extractor_like(
             run.data["extraction"], weights=weights or run.weights or None, device=pick_device(device)
         )
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
     other = os.path.join(os.curdir, image) if image in collection else image  # no stored photo's name
-    return FoundPhoto(other, extractor([photo])[0], image)
+    found = FoundPhoto(other, extractor([photo])[0], image)
+    equal = collection.rows_of_photo(hashlib.sha256(content).hexdigest())
+    rows = [row for row in equal if not is_changed(collection, row)]  # else captions may be of the photo there now
+    if rows:
+        report(f"note: {image} has the bytes of {_listed(collection, rows)}, whose captions are right for it as well")
+    copies = [replace(found, image=collection.image_ids[row], path=collection.image_place(row)) for row in rows]
+    return replace(found, copies=tuple(copies))
 
 
 def compared(answers: Sequence[Answer]) -> set[str]:
@@ -167,5 +175,9 @@ def _may_be(collection: StoreCollection, rows: list[int], image: str) -> list[in
 
 
 def _ambiguous(collection: StoreCollection, image: str, rows: list[int]) -> PipelineError:
-    names = ", ".join(collection.image_ids[row] for row in rows[:LISTED]) + (", …" if len(rows) > LISTED else "")
+    names = _listed(collection, rows)
     return PipelineError(f"--image {image}: fits {len(rows)} images of the stores: {names}", "give one of these ids")
+
+
+def _listed(collection: StoreCollection, rows: list[int]) -> str:
+    return ", ".join(collection.image_ids[row] for row in rows[:LISTED]) + (", …" if len(rows) > LISTED else "")

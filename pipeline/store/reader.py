@@ -185,6 +185,15 @@ class StoredImages(Mapping[str, Regions]):
         sha256 = shard.photo_sha256[32 * local : 32 * local + 32].hex()
         return None if sha256 == UNKNOWN else sha256
 
+    def rows_of_photo(self, sha256: str) -> list[int]:
+        """Rows of the photos that had this checksum when they were extracted."""
+        wanted, rows = bytes.fromhex(sha256), list[int]()
+        for start, shard in zip(self._starts.tolist(), self.shards, strict=False):
+            known = shard.photo_sha256
+            if wanted in known:
+                rows += [start + local for local in range(len(shard)) if known[32 * local : 32 * local + 32] == wanted]
+        return rows
+
     def names_of(self, row: int) -> ClassNames:
         """Class names of the store that the image in a row is in; stores of one collection may differ in them."""
         return self.locate(row)[0].class_names
