@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class Caption:
     caption_id: int | str  # the dataset's id of the caption, else Flickr's convention: 1000.jpg#0, 1000.jpg#1, …
     split: str = ""  # where the file says so: "train", "dev", "test", or a word of its own
     file: str = field(default="", compare=False)  # absolute path of the captions file
+
+    def below(self, folder: str) -> "Caption":
+        """The same of an image whose name starts from another folder; ids made of that name change as it does."""
+        image_id, caption_id = (
+            f"{folder}{one}" if isinstance(one, str) and one.startswith(self.image) else one
+            for one in (self.image_id, self.caption_id)
+        )
+        return replace(self, image=folder + self.image, image_id=image_id, caption_id=caption_id)
 
 
 def read_captions(path: Path | str, notes: list[str] | None = None, listed: set[str] | None = None) -> list[Caption]:
@@ -88,7 +96,8 @@ def _read_json(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
     try:
         content = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise PipelineError(f"{path}: not valid JSON ({error})", "download or write it again") from error
+        remedy = "write JSON lines as CSV" if "Extra data" in str(error) else "download or write it again"
+        raise PipelineError(f"{path}: not valid JSON ({error})", remedy) from error
     try:
         images = _field(content, "images", (list,), "the file")
         records = [image if isinstance(image, dict) else {} for image in images]
@@ -148,7 +157,7 @@ def _read_karpathy(
     for index, image in enumerate(images):
         where = f"images[{index}]"
         parent = _field(image, "filepath", (str,), where, default="")
-        name = _name("/".join(part for part in (parent, _field(image, "filename", (str,), where)) if part))
+        name = _name(os.path.join(_name(parent), _field(image, "filename", (str,), where)))
         listed.add(name)
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)

@@ -5,7 +5,7 @@ Images without captions and captions without an image are counted in `Dataset.no
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, full_paths, image_index_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
-from pipeline.inputs.splits import Dataset, make_split
+from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
 from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import StoreCollection, open_stores
 from pipeline.store.roots import titled
 
 FOLDERS_SHOWN = 4  # that a note names
+TEXTS_SHOWN = 3  # of captions that many images share
 
 
 def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = ()) -> Dataset:
@@ -39,9 +40,18 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or find_all_captions(collection.stores, notes))
-    # Without captions too: such a name keeps its photo from another name that could mean it
-    listed: list[set[str]] = [set() for _ in paths]
-    captions_of_file = {path: read_captions(path, notes, names) for path, names in zip(paths, listed, strict=True)}
+    places = full_paths(collection)
+    id_of_place = dict(zip(places, collection.image_ids, strict=True))
+    captions_of_file: dict[Path, list[Caption]] = {}
+    listed: list[
+        set[str]
+    ] = []  # names without captions too: such a name keeps its photo from another that could mean it
+    for path in paths:
+        names: set[str] = set()
+        captions = read_captions(path, notes, names)
+        folder = _folder_in_ids(path, names, id_of_place)
+        captions_of_file[path] = [one.below(folder) for one in captions] if folder else captions
+        listed.append({folder + name for name in names})
     index = image_index_of(collection)
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
     found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
@@ -52,7 +62,6 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             "expected image names such as " + ", ".join(collection.image_ids[:2])
         )
     rows_of_split = _by_split(captions_of_file, row_of_image, collection, notes)
-    places = full_paths(collection)
     counted = Counter(places[row] for captions in rows_of_split.values() for row in captions)
     if twice := next((place for place, number in counted.items() if number > 1), None):  # trained on and evaluated on
         raise PipelineError(
@@ -63,8 +72,18 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     if bare := len(collection) - len(rows):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
     notes += _notes_on_copies(rows, collection)
+    notes += _notes_on_texts([captions for of_rows in rows_of_split.values() for captions in of_rows.values()])
     splits = {name: make_split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
     return Dataset(collection, splits, paths, notes)
+
+
+def _folder_in_ids(path: Path, names: Iterable[str], id_of_place: Mapping[str, str]) -> str:
+    """What stands before the names of a captions file in the ids of the photos that lie beside it: "train/" of train/metadata.csv,
+    which lists 1.jpg; "" where none does, or its names are the ids.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    ids = ((name, id_of_place.get(f"{folder}/{name}", "")) for name in names)
+    return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
 
 
 def _notes_on_copies(rows: Sequence[int], collection: StoreCollection) -> Iterator[str]:
@@ -79,6 +98,15 @@ def _notes_on_copies(rows: Sequence[int], collection: StoreCollection) -> Iterat
             f"{sum(map(len, several)):,} images have the content of another one, such as {one} and {other}: the captions of "
             "each count as wrong for the others"
         )
+
+
+def _notes_on_texts(captions_of_images: Sequence[Sequence[Caption]]) -> Iterator[str]:
+    """As of a template, or of a word for a missing value that nobody knows."""
+    counts = Counter(text for captions in captions_of_images for text in {caption.text for caption in captions})
+    total = len(captions_of_images)
+    for text, count in counts.most_common(TEXTS_SHOWN):
+        if count > max(4, total // 20):
+            yield f"{text[:LONGEST_SHOWN]!r} is a caption of {count:,} of {total:,} images: for each, those of the others count as wrong"
 
 
 def _notes_on_names(

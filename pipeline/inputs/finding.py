@@ -5,7 +5,7 @@ Stores and files of captions that nobody named are looked for where `extract` an
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detector.hub import fetch_folder, hub_name
@@ -14,7 +14,7 @@ from pipeline.inputs.captions import read_captions
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection
-from pipeline.store.roots import titled
+from pipeline.store.roots import is_remote, titled
 
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 
@@ -46,8 +46,9 @@ def distinct(paths: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
 
 
-def find_captions(store: Store, notes: list[str] | None = None) -> Path:
-    """The captions file that belongs to a store: in its folder, or where COCO and Karpathy put theirs.
+def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
+    """The captions file that belongs to a store: in its folder, or where COCO and Karpathy put theirs; without one, those in the
+    folders of its photos, such as the hub's train/metadata.csv and test/metadata.csv.
 
     Files of such a name that are no captions are skipped; `notes` takes a line for each.
 
@@ -55,37 +56,56 @@ def find_captions(store: Store, notes: list[str] | None = None) -> Path:
         PipelineError: none found; the message lists where it looked.
     """
     patterns = [store.path / "captions*"]
-    for root in _roots(store):  # what is nearest first: captions.csv in the parent may be those of another folder
+    for root in map(
+        Path, _roots(store)
+    ):  # what is nearest first: captions.csv in the parent may be those of another folder
         name = glob.escape(root.name)
-        patterns += [root / "captions.*", root.parent / f"{name}_captions.*"]
+        patterns += [*_among_photos(root), root.parent / f"{name}_captions.*"]
         for folder in (root.parent, root.parent / "annotations"):
             patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
         patterns.append(root.parent / "captions.*")
     index = ImageIndex(store.image_ids)
-    skipped: list[str] = []
+    said: list[str] = []
+    found = list(filter(None, [_first_captions(patterns, index, said)]))
+    if not found:
+        folders = dict.fromkeys(os.path.dirname(path) for path in _full_paths(store))
+        found = [path for one in folders if (path := _first_captions(_among_photos(Path(one)), index, said))]
+    if found:
+        if notes is not None:
+            notes += said
+        return found
+    looked = ", ".join(str(pattern) for pattern in patterns)
+    reasons = "".join(f"; {reason}" for reason in said)
+    raise PipelineError(
+        f"{store.path}: no captions found for its images; looked for {looked}, and in the folders of its photos{reasons}",
+        "name the file with --captions",
+    )
+
+
+def _among_photos(folder: Path) -> list[Path]:
+    """Patterns of the captions files in a folder of photos."""
+    return [folder / "captions.*", folder / "metadata.csv"]
+
+
+def _first_captions(patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> Path | None:
+    """The first file that has captions of some images; `said` takes a line for what is skipped and one for what is not taken."""
     found = (sorted(pattern.parent.glob(pattern.name)) for pattern in patterns)
     files = list(dict.fromkeys(path for paths in found for path in paths if path.is_file()))
     for number, path in enumerate(files, start=1):
         if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
-            skipped.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
+            said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
             continue
         try:
             captions = read_captions(path)
         except PipelineError as error:
-            skipped.append(f"skipped {error.message}")
+            said.append(f"skipped {error.message}")
             continue
         if any(index.candidates(caption.image) for caption in captions):
-            if notes is not None:
-                others = ", ".join(
-                    other.name if other.parent == path.parent else str(other) for other in files[number:]
-                )
-                notes += skipped + ([f"{path} is taken, and not {others}"] if others else [])
+            others = [other.name if other.parent == path.parent else str(other) for other in files[number:]]
+            if others:
+                said.append(f"{path} is taken, and not {', '.join(others)}")
             return path
-    looked = ", ".join(str(pattern) for pattern in patterns)
-    reasons = "".join(f"; {reason}" for reason in skipped)
-    raise PipelineError(
-        f"{store.path}: no captions found for its images; looked for {looked}{reasons}", "name the file with --captions"
-    )
+    return None
 
 
 def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:
@@ -94,7 +114,7 @@ def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     errors = []
     for store in stores:
         try:
-            found[find_captions(store, notes)] = None
+            found |= dict.fromkeys(find_captions(store, notes))
         except PipelineError as error:
             errors.append(error)
             notes.append(f"{store.path}: no captions found for its {len(store):,} images")
@@ -103,31 +123,32 @@ def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     return list(found)
 
 
-def _roots(store: Store) -> list[Path]:
+def _roots(store: Store) -> list[str]:
     """The folders of a store's photos, where they are now: a project may have moved as one."""
     roots, relative = (list(map(titled, store.manifest[key])) for key in ("image_roots", "relative_roots"))
-    moved = [Path(os.path.normpath(store.path.resolve() / root)) for root in relative]
+    moved = [os.path.normpath(store.path.resolve() / root) for root in relative]
     return [
-        near if not Path(root).exists() else Path(root)
-        for root, near in zip(roots, moved or map(Path, roots), strict=False)
+        root if is_remote(root) or os.path.exists(root) else near
+        for root, near in zip(roots, moved or roots, strict=False)
     ]
 
 
 def full_paths(collection: StoreCollection) -> list[str]:
     """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
-    paths: list[str] = []
-    for store in collection.stores:
-        if len(store.manifest["image_roots"]) < 2:
-            paths += _paths(store, store.image_ids)
-            continue
-        roots = (root for shard in store.shards for root in shard.folders())
-        paths += [f"{os.path.dirname(titled(root))}/{one}" for root, one in zip(roots, store.image_ids, strict=True)]
-    return paths
+    return [path for store in collection.stores for path in _full_paths(store)]
+
+
+def _full_paths(store: Store) -> list[str]:
+    now = dict(zip(store.manifest["image_roots"], _roots(store), strict=False))
+    if len(now) < 2:
+        return _paths(store, store.image_ids)
+    roots = (root for shard in store.shards for root in shard.folders())
+    return [f"{os.path.dirname(now[root])}/{one}" for root, one in zip(roots, store.image_ids, strict=True)]
 
 
 def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
-    roots = store.manifest["image_roots"]
-    return [f"{titled(roots[0])}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
+    roots = _roots(store)
+    return [f"{roots[0]}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
 
 
 def folders(collection: StoreCollection) -> list[str]:

@@ -7,6 +7,7 @@ there may a caption hold delimiters without quotes. What can be read in two ways
 import ast
 import csv
 import io
+import os
 import re
 import tokenize
 from collections import Counter
@@ -220,7 +221,7 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout,
     captions = tuple(text for column in layout.captions for text in listed(fields[column].strip()))
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
     if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path
-        image = f"{folder}/{image}"
+        image = os.path.join(folder.replace("\\", "/"), image)
     return TableRow(image, captions, split)
 
 

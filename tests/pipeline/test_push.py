@@ -392,7 +392,7 @@ def test_what_is_published_can_be_fetched_and_no_option_is_ignored(
     with http_server(tmp_path / "public") as mirror:
         monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
         fetched = fetch_folder(HubName("me/mine"), "--features", kind="dataset")
-        assert find_captions(open_store(fetched)).name == "captions.csv"
+        assert [path.name for path in find_captions(open_store(fetched))] == ["captions.csv"]
     for options, reason in (
         (("--mirror", "public", "--private"), "--private: of a repository on the hub"),
         (("--mirror", "public", "--detector", "me/detector"), "--detector: of a run, and features/mine is none"),

@@ -129,7 +129,7 @@ def test_captions_are_found_beside_the_photos(tmp_path: Path, place: str) -> Non
     write_store(tmp_path / "features/train2014", [3], image_roots=[str(tmp_path / "coco/train2014")])
     wanted = write_coco(tmp_path / "coco" / place, names(3))
     write_coco(tmp_path / "coco/annotations/captions_val2014.json", ["other.jpg"])
-    assert find_captions(open_store(tmp_path / "features/train2014")) == wanted
+    assert find_captions(open_store(tmp_path / "features/train2014")) == [wanted]
 
 
 def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path:
     for name in ("captions.bak", "captions.csv", "captions.csv.old", "captions.txt"):
         (folder / name).write_text(f"0.jpg,a dog of {name}\n1.jpg,a cat\n")
     notes: list[str] = []
-    assert find_captions(open_store(folder), notes) == folder / "captions.csv"
+    assert find_captions(open_store(folder), notes) == [folder / "captions.csv"]
     assert notes == [
         f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
         f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt",
@@ -277,15 +277,15 @@ def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folde
     folder = tmp_path / "camera [2019]"
     write_store(tmp_path / "features/mine", [2], image_roots=[str(folder)])
     write_coco(tmp_path / "captions.json", names(2))  # of a sibling, whose photos have the same names
-    assert find_captions(open_store(tmp_path / "features/mine")) == tmp_path / "captions.json"
+    assert find_captions(open_store(tmp_path / "features/mine")) == [tmp_path / "captions.json"]
     nearest = [
         write_coco(path, names(2)) for path in (folder / "captions.json", tmp_path / f"{folder.name}_captions.json")
     ]
     notes: list[str] = []
-    assert find_captions(open_store(tmp_path / "features/mine"), notes) == nearest[0]
+    assert find_captions(open_store(tmp_path / "features/mine"), notes) == [nearest[0]]
     assert notes == [f"{nearest[0]} is taken, and not {nearest[1]}, {tmp_path}/captions.json"]
     nearest[0].unlink()
-    assert find_captions(open_store(tmp_path / "features/mine")) == nearest[1]
+    assert find_captions(open_store(tmp_path / "features/mine")) == [nearest[1]]
 
 
 def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_path: Path) -> None:
@@ -371,3 +371,65 @@ def test_folders_of_one_store_do_not_take_the_name_of_another(tmp_path: Path) ->
     assert {name: split.store_ids for name, split in splits.items()} == {
         "": ["3.jpg"], "dev": ["4.jpg"], "test": ["test/2.jpg"], "train": ["train/1.jpg"],
     }  # fmt: skip
+
+
+def write_among_photos(photos: Path, **files: str) -> None:
+    for name, content in files.items():
+        folder, _, stem = name.partition("_")
+        (photos / folder).mkdir(parents=True, exist_ok=True)
+        (photos / folder / f"{stem}.csv").write_text(content)
+
+
+def test_captions_in_the_folders_of_the_photos_are_of_those_beside_them(tmp_path: Path) -> None:
+    """As the hub has them; both folders number their photos from 1."""
+    photos = tmp_path / "photos"
+    ids = ["test/1.jpg", "test/2.jpg", "train/1.jpg", "train/2.jpg", "train/3.jpg"]
+    make_store(tmp_path / "features/photos", ids, image_roots=[str(photos)])
+    write_among_photos(
+        photos,
+        train_metadata="file_name,text\n1.jpg,a dog\n2.jpg,a cat\n3.jpg,\n4.jpg,gone\n",
+        test_metadata="file_name,text\n1.jpg,a boat\n2.jpg,a tree\n",
+    )
+    dataset = load_dataset([tmp_path / "features/photos"])
+    read = {name: (split.image_ids, split.images.captions) for name, split in dataset.splits.items()}
+    assert read == {
+        "train": (["train/1.jpg", "train/2.jpg"], ["a dog", "a cat"]),
+        "test": (["test/1.jpg", "test/2.jpg"], ["a boat", "a tree"]),
+    }
+    assert dataset.splits["train"].caption_ids == ["train/1.jpg#0", "train/2.jpg#0"]
+    assert dataset.caption_files == [photos / "test/metadata.csv", photos / "train/metadata.csv"]
+    alone = load_dataset([tmp_path / "features/photos"], [photos / "train/metadata.csv"])
+    assert [split.image_ids for split in alone.splits.values()] == [["train/1.jpg", "train/2.jpg"]]
+
+
+def test_captions_of_two_folders_that_were_extracted_together_are_of_those_beside_them(tmp_path: Path) -> None:
+    ids = ["2019/1.jpg", "2020/1.jpg"]
+    store = make_store(tmp_path / "features/both", ids, image_roots=[str(tmp_path / "2019"), str(tmp_path / "2020")])
+    write_among_photos(tmp_path, **{"2020_captions": "1.jpg,a cat\n"})
+    dataset = load_dataset([store.path], [tmp_path / "2020/captions.csv"])
+    assert dataset.splits[""].store_ids == ["2020/1.jpg"]
+
+
+def test_what_lies_beside_the_photos_is_known_after_the_project_moved(tmp_path: Path) -> None:
+    (tmp_path / "old/photos/train").mkdir(parents=True)
+    ids = ["test/1.jpg", "train/1.jpg"]
+    make_store(
+        tmp_path / "old/features/photos",
+        ids,
+        image_roots=[str(tmp_path / "old/photos")],
+        relative_roots=["../../photos"],
+    )
+    write_among_photos(tmp_path / "old/photos", train_captions="1.jpg,a dog\n")
+    (tmp_path / "old").rename(tmp_path / "new")
+    dataset = load_dataset([tmp_path / "new/features/photos"])
+    assert dataset.splits["train"].store_ids == ["train/1.jpg"]
+    assert dataset.notes == ["1 of 2 images have no caption and are left out"]
+
+
+def test_a_caption_of_many_images_is_said(tmp_path: Path) -> None:
+    """As a word for a missing value that nobody knows."""
+    store = make_store(tmp_path / "photos", [f"{number}.jpg" for number in range(60)])
+    texts = ["(nichts)"] * 5 + ["a dog"] * 4 + [f"photo {number}" for number in range(51)]
+    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(texts)))
+    dataset = load_dataset([store.path], [tmp_path / "c.csv"])
+    assert dataset.notes == ["'(nichts)' is a caption of 5 of 60 images: for each, those of the others count as wrong"]

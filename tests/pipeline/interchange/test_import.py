@@ -105,7 +105,7 @@ def test_ids_are_kept_as_they_stand(tmp_path: Path) -> None:
     (folder / "dev_ids.txt").write_bytes("".join(f"{image_id}\r\n" for image_id in ids).encode())
     store = import_any(folder, split="dev", output=str(tmp_path / "s"))
     assert list(store) == ids
-    captions = read_captions(find_captions(store))
+    captions = read_captions(*find_captions(store))
     assert [caption.image for caption in captions[::5]] == ids
     assert [caption.caption_id for caption in captions[10:12]] == ["1000092795.jpg#0#0", "1000092795.jpg#0#1"]
     assert captions[19].text == "caption 4 of image 3"
@@ -118,7 +118,7 @@ def test_a_byte_order_mark_is_no_part_of_an_id_or_a_caption(tmp_path: Path) -> N
         (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
     store = import_any(folder, split="dev", output=str(tmp_path / "s"))
     assert next(iter(store)) == "photo0"
-    assert read_captions(find_captions(store))[0].text == "caption 0 of image 0"
+    assert read_captions(*find_captions(store))[0].text == "caption 0 of image 0"
 
 
 def test_one_caption_an_image_is_not_taken_for_five(tmp_path: Path) -> None:

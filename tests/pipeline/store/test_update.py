@@ -250,7 +250,7 @@ def test_a_copy_of_a_project_has_its_own_photos_and_captions(photos: Path, tmp_p
     shutil.copytree(project, tmp_path / "copy")
     store = open_store(tmp_path / "copy/features/photos")
     assert store.image_path(0) == tmp_path / "copy/photos" / names[0]
-    assert find_captions(store) == tmp_path / "copy/captions.tsv"
+    assert find_captions(store) == [tmp_path / "copy/captions.tsv"]
     # A store that was copied alone, to where others' photos have the same names
     write_photos(tmp_path / "other/photos", len(names), shapes=[(30, 30)])
     shutil.copytree(project / "features", tmp_path / "other/features")
