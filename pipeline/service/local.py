@@ -273,8 +273,8 @@ class LocalService:
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         run = generation.run
         return schema.SearchResponse(
-            Path(run.name).name, run.sha256, generation.name + order, generation.complete, milliseconds, tuple(answers),
-            generation.index.features, impossible,
+            Path(run.name).name, run.sha256, generation.name + order, generation.complete, run.calibration is not None,
+            milliseconds, tuple(answers), generation.index.features, impossible,
         )  # fmt: skip
 
     async def _find(self, generation: Generation, asked: schema.SearchRequest) -> list[schema.SearchAnswer]:

@@ -98,7 +98,10 @@ class Nodes:
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         generation = "+".join(one["generation"] for one in there)
         complete = all_there and all(one["complete"] for one in there)
-        return schema.SearchResponse(there[0]["run"], self.model, generation, complete, milliseconds, tuple(answers))
+        calibrated = all(one["calibrated"] for one in there)
+        return schema.SearchResponse(
+            there[0]["run"], self.model, generation, complete, calibrated, milliseconds, tuple(answers)
+        )
 
     async def index(self, request: Request, asked: None) -> schema.Index:
         """What is searched: run, nodes and their stores, number of photos."""
@@ -130,7 +133,10 @@ class Nodes:
             answers = [one.json() for one in await asyncio.gather(*asking)]
         except NodeDown as error:  # what it has may be better
             raise HTTPException(503, f"a node does not answer: {error}") from None
-        captions = {caption["text"]: caption for one in answers for caption in one["captions"]}
+        given = [
+            caption for one in answers for caption in one["captions"]
+        ]  # of no share where a node is not calibrated
+        captions = {caption["text"]: caption for caption in sorted(given, key=lambda caption: caption["share"])}
         times: Counter[str] = Counter()
         for one in answers:
             times |= Counter(caption["text"] for caption in one["captions"])

@@ -27,6 +27,7 @@ const make = (tag, properties = {}) => Object.assign(document.createElement(tag)
 // ---- the list: the library, or the answers of a query, a page at a time
 let listed = "";
 const NONE_GOOD = " No good match: even the best is weak.";
+const UNMARKED = " Weak matches may not be marked: the run has no calibration, here or on a node.";
 const BY = { // what a score is, by what was asked with
   sentence: "A score says how well the regions of a photo and the words of the sentence fit. It ranks photos for this one query: scores of two queries do not compare, and a score is no probability. A match is weak where a sentence about another photo would score as much.",
   photo: "A score says how well the regions of a photo fit those of the photo to compare with. It ranks photos for that one photo, and is no probability.",
@@ -56,6 +57,7 @@ async function refresh() { // the list that the address asks for, from its begin
       : `${searched.toLocaleString()} photos, newest first`;
     if (!searched) status_.textContent = "No photo passes the filters.";
     if (!answer.complete) status_.textContent += " Photos are missing: a store is not extracted to its end, or a node is not there.";
+    if (asked.q && !answer.calibrated) status_.textContent += UNMARKED;
   } catch (error) {
     if (mine !== latest) return;
     shown = []; searched = 0; gallery.replaceChildren(); status_.textContent = error.message;
@@ -70,7 +72,7 @@ function renew({ run, stores, photos }) { // another server may answer at this o
 async function page({ q, like, ...filter }, offset) {
   const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: offset ? 5 * PAGE : PAGE };
   const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
-  return { ...response.answers[0], complete: response.complete, generation: response.generation };
+  return { ...response.answers[0], complete: response.complete, calibrated: response.calibrated, generation: response.generation };
 }
 async function more() { // the next page, when the end of the list comes into view, also by the keys of an open photo
   const far = $("end").getBoundingClientRect().top > innerHeight + 600 && !(lightbox.isOpen && lightbox.index > shown.length - 10);
@@ -180,6 +182,7 @@ $("upload")?.addEventListener("change", async (event) => {
     list.append(...answer.captions.map((caption) => make("li", { textContent: `${caption.text} (${caption.score.toFixed(3)}${caption.weak ? " · weak match" : ""})` })));
     status_.textContent = `Captions for ${file.name}, best first${answer.captions[0]?.weak ? `.${NONE_GOOD}` : ""}`;
     if (!answer.complete) status_.textContent += " Captions are missing: a node is not there.";
+    if (answer.captions.some((caption) => !caption.share)) status_.textContent += UNMARKED;
   } catch (error) { if (mine === latest) status_.textContent = `${file.name}: ${error.message}`; }
   event.target.value = "";
 });

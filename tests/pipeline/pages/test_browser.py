@@ -291,6 +291,10 @@ def test_scores_are_explained_and_weak_matches_said(
     page.ask("a boat by a tree")
     assert "No good match: even the best is weak." in page.status
     assert all("weak match" in text for text in page.texts("#gallery .caption"))
+    assert "not be marked" not in page.status
+    monkeypatch.setitem(vars(service.generation.run), "calibration", None)
+    page.ask("a boat")
+    assert "Weak matches may not be marked: the run has no calibration" in page.status
 
 
 def test_captions_for_a_photo_are_marked_and_leave_with_the_next_query(

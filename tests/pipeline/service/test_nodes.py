@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -289,6 +290,27 @@ def test_captions_are_asked_of_every_node_that_has_any(
             refused = client.post("/v1/captions", content=photo)
             assert refused.status_code == 400
             assert "no node that answers has any" in refused.json()["error"]
+
+
+def test_a_node_whose_weak_matches_are_not_marked_is_said(
+    inside: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is a copy without its calibration.json."""
+    photo = min(Path("coco/train2014").glob("*.jpg")).read_bytes()
+    whole, without = make_server(weights=str(small_weights)), make_server(weights=str(small_weights))
+    assert isinstance(without.service, LocalService)
+    generation = without.service.generation
+    monkeypatch.setitem(vars(generation.run), "calibration", None)
+    monkeypatch.setitem(vars(generation), "index", replace(generation.index, features=()))  # other photos
+    with on_a_thread(whole) as (_, _, url), on_a_thread(without) as (_, _, second):
+        for urls, calibrated in (((url,), True), ((second,), False), ((url, second), False), ((second, url), False)):
+            with TestClient(Server(Nodes(ServeConfig(node=urls), Metrics()), Metrics()).app()) as client:
+                answer = client.post("/v1/search", json={"queries": ["a dog"]}).json()
+                assert (answer["calibrated"], answer["complete"]) == (calibrated, True)
+                captions = client.post("/v1/captions", content=photo).json()["captions"]
+                assert all(caption["share"] > 0 for caption in captions) == (url in urls)  # of those that both have
+        served = httpx.post(f"{second}/v1/search", json={"queries": ["a dog"]}, trust_env=False)
+        assert served.json()["calibrated"] is False
 
 
 def test_captions_are_the_best_of_all_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
