@@ -12,6 +12,7 @@ from tqdm import tqdm
 from detector.regions import Regions
 from pipeline.errors import PipelineError, printable
 from pipeline.files import remove_abandoned, write_json
+from pipeline.inputs.sources import photo_sha256
 from pipeline.inputs.split_words import split_of_name
 from pipeline.interchange import hdf5, npz, original, parquet, tsv
 from pipeline.interchange.common import (
@@ -229,6 +230,9 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
         while batch := list(islice(rows, manifest["shard_size"])):
             ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
             shard = ShardRows(ids, [row.path for row in batch], [0] * len(batch), regions)
+            for row in batch:  # as they are now: what features were made from, nobody else can tell
+                if row.path and (sha256 := photo_sha256(manifest["image_roots"][0], row.path)):
+                    shard.photo_sha256[row.image_id] = sha256
             if not is_committed(output, number, shard, manifest):
                 commit_shard(output, number, shard, manifest)
             number += 1

@@ -41,7 +41,13 @@ def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     no_captions = f"no {split}_caps.txt: without captions; name them with --captions to train"
     notes = [no_captions] if captions is None else []
     count, every = _count(source, len(features), captions)
-    names = _image_names(source / f"{split}_ids.txt", count)
+    ids = source / f"{split}_ids.txt"
+    if config.images and not ids.exists():  # the number of a row may be that of another photo of COCO
+        raise PipelineError(
+            f"{ids}: not there: images are numbered, and nothing tells which photo in {config.images} each is of",
+            "write it, a name a line, or import without --images",
+        )
+    names = _image_names(ids, count)
     boxes = _open_boxes(Path(config.boxes), count) if config.boxes else None
     rows = _rows(source / f"{split}_ims.npy", names, every, boxes, config)
     return common.Source("original layout", f"{source.resolve().name}_{split}", rows, count, captions or [], notes)

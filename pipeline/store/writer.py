@@ -127,7 +127,7 @@ def commit_shard(
 
 
 def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[str, Any]) -> bool:
-    """Whether a shard is committed, with the content of these rows. One whose photos came or went is to be written again.
+    """Whether a shard is committed, with the content of these rows. One whose photos came, went or changed is to be written again.
 
     Raises:
         PipelineError: it has other content.
@@ -144,7 +144,7 @@ def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[s
             f"{path}: holds other images or features than what is imported",
             f"choose another folder with --output, or delete {folder}",
         )
-    if mark.paths != rows.paths:
+    if (mark.paths, mark.photo_sha256) != (rows.paths, rows.photo_sha256):
         path.unlink()
     return path.is_file()
 

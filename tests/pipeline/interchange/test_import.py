@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.finding import find_captions
+from pipeline.inputs.sources import is_changed
 from pipeline.interchange.convert import ExportFeaturesConfig, export_features
 from pipeline.store.format import CAPTIONS
 from pipeline.store.inspect import inspect_store
@@ -236,6 +237,30 @@ def test_the_numbers_of_caffe_files_stay_and_find_their_photos(tmp_path: Path) -
     assert said[-1] == f"no photo of 1 of the 2 images is in {tmp_path / 'val2014'}"
     assert store.image_path(0) == tmp_path / "val2014/COCO_val2014_000000391895.jpg"
     assert store.image_path(1) is None
+
+
+def test_a_photo_that_is_replaced_after_the_import_is_known_to_be_another(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1, names="1.jpg")
+    (tmp_path / "x.tsv").write_text(tsv_row("1.jpg") + "\n" + tsv_row("gone.jpg") + "\n")
+
+    def store() -> Store:
+        return import_any(tmp_path / "x.tsv", output=str(tmp_path / "s"), images=str(tmp_path / "photos"))
+
+    assert [is_changed(store(), row) for row in range(2)] == [False, False]
+    with (tmp_path / "photos/1.jpg").open("ab") as photo:
+        photo.write(b"another")
+    assert is_changed(open_store(tmp_path / "s"), 0)
+    assert not is_changed(store(), 0)  # whoever imports again says that it is the photo
+
+
+def test_rows_without_ids_are_no_photos_of_coco(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "precomp", ids=False)
+    (tmp_path / "val2014").mkdir()
+    with pytest.raises(
+        PipelineError, match=r"dev_ids\.txt: not there: .* nothing tells which photo .*; write it, a name a line"
+    ):
+        import_any(tmp_path / "precomp", split="dev", output=str(tmp_path / "s"), images=str(tmp_path / "val2014"))
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(
