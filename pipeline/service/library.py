@@ -128,21 +128,26 @@ class Library:
         names, folder_of = self._distinct_folders
         return np.array([f"{name}/".startswith(folder) for name in names], bool)[folder_of]
 
-    def refuse_impossible(self, wanted: Filter, stores: Sequence[str]) -> None:
-        """Raises a PipelineError where nothing can pass a filter: what it names is not here, or it ends before it begins."""
+    def impossible(self, wanted: Filter, stores: Sequence[str]) -> dict[str, PipelineError]:
+        """Why nothing can pass a filter, by its field: what it names is not here, or it ends before it begins."""
+        found = {}
         if wanted.store and wanted.store not in {*stores, *self.store_names}:
-            raise PipelineError(f"filter.store {wanted.store!r}: no such store", f"expected one of {', '.join(stores)}")
+            expected = f"expected one of {', '.join(stores)}"
+            found["store"] = PipelineError(f"filter.store {wanted.store!r}: no such store", expected)
         if wanted.since or wanted.until:
             self.dates.all()  # read now, and not where others wait for the model
         if wanted.since and wanted.until and day(wanted.since) > day(wanted.until):
-            raise PipelineError(f"filter: since {wanted.since} is after until {wanted.until}")
+            found["since"] = PipelineError(f"filter: since {wanted.since} is after until {wanted.until}")
         if wanted.folder and not self._is_below(wanted.folder).any():
-            raise PipelineError(f"filter.folder {wanted.folder!r}: no photo's name has such a folder")
+            found["folder"] = PipelineError(f"filter.folder {wanted.folder!r}: no photo's name has such a folder")
         classes = {name for store in self.collection.stores for name in store.object_names}
         if wanted.object and wanted.object not in classes:
             near = difflib.get_close_matches(wanted.object.lower(), classes, n=1)
             remedy = f"did you mean {near[0]}?" if near else ""
-            raise PipelineError(f"filter.object {wanted.object!r}: no store searched has such a class", remedy)
+            found["object"] = PipelineError(
+                f"filter.object {wanted.object!r}: no store searched has such a class", remedy
+            )
+        return found
 
     def place(self, row: int) -> str:
         """Where the photo of a row is, for `read_photo`.

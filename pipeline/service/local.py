@@ -256,13 +256,9 @@ class LocalService:
         """Find photos for sentences, and photos similar to photos."""
         started, generation, order = time.perf_counter(), self.generation, ""
         queries = tuple(" ".join(query.split()) for query in asked.queries)
-        impossible = ""
-        try:
-            await asyncio.to_thread(generation.library.refuse_impossible, asked.filter, generation.index.stores)
-        except PipelineError as error:
-            if not asked.among:  # else another node may have such photos
-                raise
-            impossible = str(error)
+        impossible = await asyncio.to_thread(generation.library.impossible, asked.filter, generation.index.stores)
+        if impossible and not asked.among:  # else another node may have such photos
+            raise next(iter(impossible.values()))
         for query in queries:  # refused before the others of its batch wait for it
             await asyncio.to_thread(known_words, generation.run, query)
         if queries or asked.images or asked.embeddings:
@@ -274,7 +270,7 @@ class LocalService:
         run = generation.run
         return schema.SearchResponse(
             Path(run.name).name, run.sha256, generation.name + order, generation.complete, run.calibration is not None,
-            milliseconds, tuple(answers), generation.index.features, impossible,
+            milliseconds, tuple(answers), generation.index.features, {name: str(why) for name, why in impossible.items()},
         )  # fmt: skip
 
     async def _find(self, generation: Generation, asked: schema.SearchRequest) -> list[schema.SearchAnswer]:

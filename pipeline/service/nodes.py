@@ -84,8 +84,9 @@ class Nodes:
         if {model for _, model in looks} - {self.model}:
             raise HTTPException(503, "the photo's node has another model than those that answer")
         all_there = len(there) == len(found)
-        if all_there and all(one["impossible"] for one in there):
-            raise PipelineError(" | ".join(dict.fromkeys(one["impossible"] for one in there)))
+        for name in there[0]["impossible"] if all_there else ():  # of two fields, each may have a node that knows it
+            if all(name in one["impossible"] for one in there):
+                raise PipelineError(" | ".join(dict.fromkeys(one["impossible"][name] for one in there)))
         queries, answers = len(asked.queries), []
         for number in range(max(map(len, given))):
             same = [

@@ -131,7 +131,8 @@ class SearchResponse:
     milliseconds: float
     answers: tuple[SearchAnswer, ...]
     features: tuple[str, ...] = ()  # of a node: as of its index
-    impossible: str = ""  # of a node: why none of its photos can pass the filter
+    # of a node: why none of its photos can pass the filter, by field of the filter
+    impossible: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

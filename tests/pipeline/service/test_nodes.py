@@ -344,6 +344,28 @@ def test_captions_are_the_best_of_all_nodes(tmp_path: Path, monkeypatch: pytest.
             assert client.post("/v1/captions", content=photo).json()["complete"] is False
 
 
+def test_a_filter_of_what_one_node_has_and_what_another_has_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on one server over both stores; what neither node has is refused."""
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("a", "a"), ("b", "b/2020")):
+        write_photos(tmp_path / folder, 1 + (name == "b"))  # two stores
+        assert scan("extract", "--images", name, "--weights", "starter", "--workers", "0").exit_code == 0
+    stores = ("features/a", "features/b")
+    whole = TestClient(make_server(run="starter", features=stores).app())
+    nodes = [make_server(run="starter", features=(store,)) for store in stores]
+    with on_a_thread(nodes[0]) as (_, _, url), on_a_thread(nodes[1]) as (_, _, second):
+        server = Server(Nodes(ServeConfig(node=(url, second)), Metrics()), Metrics())
+        with TestClient(server.app()) as both:
+            for store, folder, found in (("a", "2020", 0), ("b", "2020", 2), ("a", "2021", None), ("c", "2020", None)):
+                body = {"queries": ["a dog"], "filter": {"store": f"features/{store}", "folder": folder}}
+                for client in (whole, both):
+                    answer = client.post("/v1/search", json=body)
+                    assert answer.status_code == (400 if found is None else 200)
+                    assert found is None or answer.json()["answers"][0]["searched"] == found
+
+
 def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = scan("serve", "--port", "0", "--node", "http://localhost:1", "--run", "runs/a")
