@@ -281,6 +281,15 @@ def files(draw: st.DrawFn, some: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
+def files_of_folders(some: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """A captions file in each folder of photos, which names those from there."""
+    found: dict[str, list[Entry]] = {}
+    for one in some:
+        folder, _, base = one.photo.path.rpartition("/")
+        found.setdefault(f"{folder}/metadata", []).append(replace(one, name=base))
+    return {name: own for name, own in found.items() if any(one.photo.captions for one in own)}
+
+
 def written(style: Format, entries: Sequence[Entry]) -> bytes:
     """A captions file."""
     if style.suffix == ".json":

@@ -105,6 +105,7 @@ def _first_captions(patterns: Iterable[Path], index: ImageIndex, said: list[str]
             if others:
                 said.append(f"{path} is taken, and not {', '.join(others)}")
             return path
+        said.append(f"skipped {path}: none of its captions is of these images, such as that of {captions[0].image!r}")
     return None
 
 

@@ -238,6 +238,16 @@ def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path:
     ]
 
 
+def test_captions_of_other_images_are_skipped_with_a_note(tmp_path: Path) -> None:
+    ids = ["test/1.jpg", "train/1.jpg"]
+    store = make_store(tmp_path / "features/photos", ids, image_roots=[str(tmp_path / "photos")])
+    write_among_photos(tmp_path / "photos", train_captions="1.jpg,a dog\n", test_captions="9.jpg,a cat\n")
+    notes: list[str] = []
+    assert find_captions(store, notes) == [tmp_path / "photos/train/captions.csv"]
+    skipped = tmp_path / "photos/test/captions.csv"
+    assert notes == [f"skipped {skipped}: none of its captions is of these images, such as that of '9.jpg'"]
+
+
 def test_what_was_read_of_the_first_image_is_shown(tmp_path: Path) -> None:
     store = make_store(tmp_path / "photos", ["1.jpg", "2.jpg"])
     (tmp_path / "c.csv").write_text('image,caption\n1.jpg,A dog\n1.jpg,"Here, a dog"\n2.jpg,Two\n')

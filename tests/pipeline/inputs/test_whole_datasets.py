@@ -31,7 +31,7 @@ EXAMPLES = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )  # fmt: skip
 MANY = settings(EXAMPLES, max_examples=1000)
-LOST = "in none of the stores|taken for a header|of photos that could not be read|captions of several images"  # what notes say of captions
+LOST = "in none of the stores|skipped .*metadata.csv|taken for a header|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
 
@@ -132,7 +132,8 @@ def check_folders(data: st.DataObject) -> None:
     style = data.draw(drawn.FORMATS)
     fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
     entries = data.draw(drawn.entries(photos, fields.beside))
-    files = data.draw(drawn.files(entries))
+    are_beside = style.suffix == ".csv" and all("/" in one.path for one in photos) and data.draw(st.booleans())
+    files = drawn.files_of_folders(entries) if are_beside else data.draw(drawn.files(entries))
     named = "train" if drawn.is_of_training(fields) else "data"
     stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
     is_class = [one.path.startswith(("dog/", "cat/", "train/")) and not drawn.is_in_its_folder(one) for one in photos]
@@ -145,13 +146,15 @@ def check_folders(data: st.DataObject) -> None:
                 (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(one.content)
         found = stores_of(stores, Path(place), photos, named)
-        folder = Path(place, data.draw(st.sampled_from([".", "data", "annotations"])))
+        folder = Path(place, "data" if are_beside else data.draw(st.sampled_from([".", "data", "annotations"])))
         folder.mkdir(exist_ok=True)
         styles = {name: data.draw(drawn.FORMATS) if name == "more" else style for name in files}
         paths = [folder / f"{name}{styles[name].suffix}" for name in files]
         for path, (name, own) in zip(paths, files.items(), strict=True):
+            path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(drawn.written(styles[name], own))
-        asked = paths if stores != "one" or len(paths) > 1 or folder.name == "annotations" else []
+        is_found = stores == "one" and (are_beside or len(paths) == 1) and folder.name != "annotations"
+        asked = [] if is_found else paths
         try:
             dataset = load_dataset([store.path for store in found], asked)
         except PipelineError as error:
@@ -162,7 +165,10 @@ def check_folders(data: st.DataObject) -> None:
         own = [of_path[top + image_id] for top, store in zip(below, found, strict=True) for image_id in store.image_ids]
         by_folder = is_told or stores != "one"
         truths = [
-            truth_of(one, fields, "captions" not in files or (by_folder and drawn.is_in_its_folder(one))) for one in own
+            truth_of(
+                one, fields, (by_folder and drawn.is_in_its_folder(one)) or not (are_beside or "captions" in files)
+            )
+            for one in own
         ]
         compare(truths, dataset, dataset.notes, fields, *map(Path.read_bytes, paths))
 
