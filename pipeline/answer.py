@@ -26,12 +26,12 @@ class Hit:
     boxes: tuple[Box, ...] = ()
     image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
     weak: bool = False  # no better than the sentences of other photos score; never of a run without calibration
-    changed: bool = False  # its file is another one than was extracted; of `retrieve`, and of a search that is called; of the first 100
+    changed: bool | None = None  # its file is another one than was extracted; None: not compared
 
     @property
     def marks(self) -> list[str]:
         """What a reader should know of it."""
-        return ["weak match"] * self.weak + ["changed since it was extracted"] * self.changed
+        return ["weak match"] * self.weak + ["changed since it was extracted"] * bool(self.changed)
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,6 @@ class Answer:
         """What a reader should know before the results."""
         words = [f"{word!r}" + (f" (nearest: {near!r})" if near else "") for word, near in self.unknown]
         notes = [f"unknown to the run and left out of the meaning: {', '.join(words)}"] if words else []
-        return notes + (["no good match: the best is weak"] if self.weak else [])
+        notes += ["no good match: the best is weak"] if self.weak else []
+        unsure = next((hit.rank for hit in self.hits if hit.changed is None), 0)
+        return notes + ([f"not compared with what was extracted: photos from rank {unsure} on"] if unsure else [])

@@ -82,7 +82,8 @@ def caption_hits(
         caption = captions[m]
         right = any(_is_of(caption, one, own, index, files) for one, own in photos)
         score, identity = float(scores[m]), {"caption": caption.text, "caption_id": caption.caption_id, "right": right}
-        hits.append(Hit(rank, score, caption.image, **identity, weak=run.is_weak(score, len(captions))))
+        weak = run.is_weak(score, len(captions))
+        hits.append(Hit(rank, score, caption.image, **identity, weak=weak, changed=False))
     return tuple(hits)
 
 

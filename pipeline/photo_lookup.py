@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.regions import Regions
-from pipeline.answer import Answer
+from pipeline.answer import Answer, Hit
 from pipeline.device import pick_device
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import extractor_like
@@ -78,14 +78,13 @@ def compared(answers: Sequence[Answer]) -> set[str]:
 
 
 def marked(collection: StoreCollection, answers: Sequence[Answer]) -> list[Answer]:
-    """The same answers, with the photos marked that changed since they were extracted, of `compared`."""
-    changed = {image for image in compared(answers) if is_changed(collection, collection.row(image))}
-    return [
-        replace(
-            answer, hits=tuple(replace(hit, changed=not hit.caption and hit.image in changed) for hit in answer.hits)
-        )
-        for answer in answers
-    ]
+    """The same answers, whose photos say whether they changed since they were extracted, those of `compared`."""
+    changed = {image: is_changed(collection, collection.row(image)) for image in compared(answers)}
+
+    def of(hit: Hit) -> Hit:
+        return hit if hit.caption else replace(hit, changed=changed.get(hit.image))
+
+    return [replace(answer, hits=tuple(map(of, answer.hits))) for answer in answers]
 
 
 def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) -> FoundPhoto:

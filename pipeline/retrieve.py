@@ -17,7 +17,7 @@ from pipeline.inputs.finding import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.photo_lookup import MOST_COMPARED, compared, marked
+from pipeline.photo_lookup import compared, marked
 from pipeline.queries import read_queries
 
 
@@ -75,8 +75,6 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         report(
             f"note: the files of {len(gone):,} of these photos are gone ({gone[0]}, …); extract again where they moved"
         )
-    if any(len(answer.hits) > MOST_COMPARED and not answer.hits[0].caption for answer in answers):
-        report(f"note: only the first {MOST_COMPARED} photos of an answer are compared with what was extracted")
     answers = marked(stored, answers)
     if changed := sorted({hit.image for answer in answers for hit in answer.hits if hit.changed}):
         report(

@@ -15,6 +15,7 @@ from pipeline.pages.kinds import kind_of
 from pipeline.pages.photos import photo_of
 from pipeline.pages.pictures import with_boxes
 from pipeline.pages.style import BACKGROUND, FAINT, GOOD, INK, figure_style
+from pipeline.photo_lookup import marked
 from pipeline.search import open_search
 
 TOP, WIDTH, HEIGHT, FOOTER = 5, 13.0, 4.2, 0.5  # scenes for a sentence; inches, of all, of a sentence, of the notes
@@ -32,7 +33,7 @@ def draw_demo(run_folder: Path, store: Path, queries: Mapping[str, str], path: P
         path: PNG file to write.
     """
     search = open_search(str(run_folder), [str(store)], device="cpu", memory_budget=0, report=lambda _: None)
-    answers = search.photos(list(queries), TOP)
+    answers = marked(search.collection, search.photos(list(queries), TOP))
     for number, answer in enumerate(answers):
         hits = (replace(hit, right=hit.image == queries[answer.query]) for hit in answer.hits)
         answers[number] = replace(answer, hits=tuple(hits))

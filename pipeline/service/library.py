@@ -84,19 +84,20 @@ class Library:
 
     def is_changed(self, row: int) -> bool:
         """Whether a photo is another one than is searched."""
-        return self.are_changed([row])[0]
+        return bool(self.are_changed([row])[0])
 
-    def are_changed(self, rows: Sequence[int]) -> list[bool]:
+    def are_changed(self, rows: Sequence[int]) -> list[bool | None]:
         """`is_changed` of some photos. Files that nobody touched since their extraction was planned are not read, others once, and
-        no more of them at a time than `MOST_READ`: what is left counts as it is in the store until it is asked for again.
+        no more of them at a time than `MOST_READ`: of what is left nobody knows (None) until it is asked for again.
         """
-        unread, changed = MOST_READ, []
+        unread, changed = MOST_READ, list[bool | None]()
         for row in rows:
             photo = row, times_of(self.collection.image_place(row))[1]
-            if unread and photo not in self._compared and self._is_touched(*photo):
+            is_unknown = photo not in self._compared and self._is_touched(*photo)
+            if is_unknown and unread:
                 self._compared[photo] = is_changed(self.collection, row)
                 unread -= 1
-            changed.append(self._compared.get(photo, False))
+            changed.append(self._compared.get(photo, None if is_unknown else False))
         return changed
 
     def _is_touched(self, row: int, file: tuple[int, int, int]) -> bool:

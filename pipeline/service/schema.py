@@ -101,7 +101,7 @@ class FoundPhoto(Photo):
     rank: int = 0  # 1 is best; 0 in a list that nothing was asked for
     score: float = 0.0
     weak: bool = False  # no better than a sentence about another photo scores
-    changed: bool = False  # its file is another one than was searched; of the first 100 that were touched since
+    changed: bool | None = False  # its file is another one than was searched; null: not compared yet, after 100 others
     boxes: tuple[Box, ...] = ()  # pixels; fractions of the photo where its width is 0
 
 

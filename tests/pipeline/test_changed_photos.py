@@ -82,10 +82,16 @@ def test_it_is_said_where_not_all_photos_of_an_answer_are_compared(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extracted("photos")
-    monkeypatch.setattr("pipeline.retrieve.MOST_COMPARED", 5)
-    note = "note: only the first 5 photos of an answer are compared with what was extracted"
-    for top, said in ((5, False), (6, True)):
-        assert (note in scan("retrieve", "--query", "a dog", "--top", str(top), *MINE).stderr) == said
+    monkeypatch.setattr("pipeline.photo_lookup.MOST_COMPARED", 5)
+    note = "not compared with what was extracted: photos from rank 6 on"
+    asked = ("retrieve", "--query", "a dog", "--image", "001.jpg", "--captions", "captions.tsv", *MINE)
+    Path("captions.tsv").write_text("".join(f"00{number}.jpg\ta dog {number}\n" for number in range(6)))
+    for top, said, known in ((5, 0, 5), (6, 1, 5)):
+        assert scan(*asked, "--top", str(top), "--html", "page.html").stdout.count(f"note: {note}") == said
+        assert Path("page.html").read_text().count(note) == said
+        photos, captions = json.loads(scan(*asked, "--top", str(top), "--json").stdout)
+        assert [hit["changed"] for hit in photos["hits"]] == [False] * known + [None] * (top - known)
+        assert {hit["changed"] for hit in captions["hits"]} == {False}
 
 
 def test_photos_that_are_gone_are_said(project: Path) -> None:
@@ -131,11 +137,16 @@ def test_a_photo_that_changed_is_marked_wherever_in_an_answer_it_stands(
     extracted("photos")
     monkeypatch.setattr("pipeline.service.library.MOST_READ", 1)
     client = TestClient(make_server(features=("features/mine",)).app())
-    last, before = (hit["name"] for hit in search(client, "a dog")["hits"][-1:-3:-1])
+    first, *_, before, last = (hit["name"] for hit in search(client, "a dog")["hits"])
     for name in (last, before):
         shutil.copy("photos/000.jpg" if name != "000.jpg" else "photos/001.jpg", f"photos/{name}")
         marked = [hit["name"] for hit in search(client, "a dog")["hits"] if hit["changed"]]
         assert sorted(marked) == sorted({last, name})
+    for name in (first, before):
+        Path(f"photos/{name}").touch()
+    for found in ({first: False, before: None}, {first: False, before: True}):  # one is read for each answer
+        hits = {hit["name"]: hit["changed"] for hit in search(client, "a dog")["hits"]}
+        assert {name: hits[name] for name in found} == found
 
 
 def test_photos_of_a_folder_that_took_the_place_of_another_are_marked(project: Path) -> None:

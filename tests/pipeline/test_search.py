@@ -186,7 +186,11 @@ def test_captions_that_fit_a_photo_by_chance_are_weak(opened: Search, tmp_path: 
 
 
 def test_a_name_with_line_breaks_is_one_row() -> None:
-    answer = Answer("a dog", 2, (Hit(1, 0.5, "a\nb\tc.jpg"), Hit(2, 0.4, "d.jpg", caption="a dog\nruns")))
+    answer = Answer(
+        "a dog",
+        2,
+        (Hit(1, 0.5, "a\nb\tc.jpg", changed=False), Hit(2, 0.4, "d.jpg", caption="a dog\nruns", changed=False)),
+    )
     _, *rows = str(answer).splitlines()
     assert rows == [r"   1   0.5000  a\nb\tc.jpg", r"   2   0.4000  a dog\nruns  [d.jpg]"]
 

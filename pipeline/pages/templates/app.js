@@ -88,6 +88,10 @@ async function more() { // the next page, when the end of the list comes into vi
   loading = false;
   more();
 }
+function marks(photo) { // what a reader should know of it
+  const changed = photo.changed ? "changed since it was extracted" : photo.changed === null ? "may have changed since it was extracted" : "";
+  return [photo.weak ? "weak match" : "", changed].filter(Boolean);
+}
 function append(photos) {
   for (const photo of photos) {
     shown.push(photo);
@@ -99,7 +103,7 @@ function append(photos) {
     const pick = make("input", { type: "checkbox", className: "pick", checked: selection.has(photo) });
     pick.setAttribute("aria-label", `Select ${photo.name}`);
     pick.addEventListener("change", () => selection.set(photo, pick.checked));
-    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${photo.weak ? " · weak match" : ""}${photo.changed ? " · changed since it was extracted" : ""} ` });
+    const caption = make("div", { className: "caption", title: photo.name, textContent: `${label}${marks(photo).map((mark) => ` · ${mark}`).join("")} ` });
     caption.append(make("span", { className: "faint", textContent: photo.name.split("/").pop() }));
     item.append(pick, button, caption);
     gallery.append(item);
@@ -130,7 +134,7 @@ function showPhoto() { // the photo that the address names
 function fill(index, heading, body) {
   const photo = shown[index], query = state().q, view = make("div"), actions = make("div", { className: "actions" });
   if (state().photo !== photo.id) go({ photo: photo.id }, true);
-  heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", photo.weak ? "weak match" : "", photo.changed ? "changed since it was extracted" : "", photo.name].filter(Boolean).join(" · ");
+  heading.textContent = [photo.rank || "", photo.rank ? photo.score.toFixed(3) : "", ...marks(photo), photo.name].filter(Boolean).join(" · ");
   view.append(picture(photo, 1600, { className: "large", alt: photo.name }));
   const link = (text, href, download) => { const element = make("a", { className: "icon text", textContent: text, href }); if (download) element.download = ""; else { element.target = "_blank"; } return element; };
   const button = (text, action) => { const element = make("button", { type: "button", className: "icon text", textContent: text }); element.addEventListener("click", action); return element; };

@@ -19,7 +19,7 @@ def answer(folder: Path, sizes: list[tuple[int, int]], query: str) -> Answer:
         path = folder / f"{rank}.png"
         Image.new("RGB", size, (90, 120, 60)).save(path)
         box = Box((0.0, 0.9, 1.0, 1.0), 0.5, "größter Hund mit sehr langem Namen")
-        hits.append(Hit(rank, 0.5, path.name, str(path), boxes=(box,)))
+        hits.append(Hit(rank, 0.5, path.name, str(path), boxes=(box,), changed=False))
     return Answer(query, len(sizes), tuple(hits))
 
 
