@@ -196,9 +196,11 @@ class Library:
         taken = self.dates.of(row)
         date = datetime.fromtimestamp(taken).strftime("%Y-%m-%d") if taken else ""
         name = str(self.collection.stores[store].path) if local else self.store_names[store]
-        place = self.collection.image_place(row) if local else ""
-        version = self.version(row)
-        return Photo(self.id(row), self.names[row], name, date, taken, max(width, 0), max(height, 0), place, version)
+        place = self.collection.image_place(row)
+        return Photo(
+            self.id(row), self.names[row], name, date, taken, max(width, 0), max(height, 0), place if local else "",
+            self.version(row), not place,
+        )  # fmt: skip
 
     def version(self, row: int) -> str:
         """Changes when the photo's file does, also to one with the time of the file before."""

@@ -92,6 +92,7 @@ class Photo:
     height: int
     path: str  # on the machine, for clients on it; "" for others
     version: str  # of its file: with it, only this file is shown or explained
+    gone: bool  # there is no file of it: it moved, or its store never had one; of one behind a URL nobody knows
 
 
 @dataclass(frozen=True)

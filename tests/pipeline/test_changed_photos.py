@@ -99,6 +99,10 @@ def test_photos_that_are_gone_are_said(project: Path) -> None:
     Path("photos/003.jpg").unlink()
     said = scan("retrieve", "--query", "a dog", *MINE)
     assert "note: the files of 1 of these photos are gone (003.jpg, …)" in said.stderr
+    client = TestClient(make_server(features=("features/mine",)).app())
+    for hits in (search(client, "a dog")["hits"], search(client)["hits"]):
+        (gone,) = (hit for hit in hits if hit["gone"])
+        assert (gone["name"], client.get(f"/v1/photos/{gone['id']}").json()["gone"]) == ("003.jpg", True)
 
 
 def test_a_file_here_is_not_the_stored_photo_of_its_name_that_is_gone(project: Path) -> None:

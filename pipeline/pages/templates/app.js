@@ -90,7 +90,7 @@ async function more() { // the next page, when the end of the list comes into vi
 }
 function marks(photo) { // what a reader should know of it
   const changed = photo.changed ? "changed since it was extracted" : photo.changed === null ? "may have changed since it was extracted" : "";
-  return [photo.weak ? "weak match" : "", changed].filter(Boolean);
+  return [photo.weak ? "weak match" : "", photo.gone ? "its file is gone" : changed].filter(Boolean);
 }
 function append(photos) {
   for (const photo of photos) {

@@ -126,4 +126,4 @@ def test_copies_keep_their_order_whose_scores_differ_in_the_last_digit() -> None
 
 
 def photo(name: str, score: float, rank: int) -> FoundPhoto:
-    return FoundPhoto(name, name, "", "", 0.0, 1, 1, "", "", rank=rank, score=score)
+    return FoundPhoto(name, name, "", "", 0.0, 1, 1, "", "", False, rank=rank, score=score)

@@ -153,6 +153,23 @@ def test_an_open_page_shows_no_photo_that_was_put_in_the_place_of_the_one_it_fou
     page.driver.get_log("browser")  # two refusals
 
 
+def test_a_photo_that_is_gone_or_was_not_compared_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.ask("a dog by a tree")
+    found = Path(page.run("return shown[0].path"))
+    moved = found.rename(found.with_suffix(".moved"))
+    try:
+        page.ask("a boat")
+        (marked,) = (text for text in page.texts("#gallery .caption") if " · its file is gone" in text)
+        assert marked.endswith(found.name)
+    finally:
+        moved.rename(found)  # which touches it
+    page.driver.get_log("browser")  # of the photo that could not be sent
+    monkeypatch.setattr("pipeline.service.library.MOST_READ", 0)
+    page.ask("a dog by a tree")
+    (marked,) = (text for text in page.texts("#gallery .caption") if " · may have changed since" in text)
+    assert marked.endswith(found.name)
+
+
 def test_an_open_page_says_what_is_searched_by_now(page: Page, service: LocalService) -> None:
     """As after the app was started again with other stores."""
     before = page.texts("h1")

@@ -208,7 +208,7 @@ def check_answer(
         found = world.rows[row]
         assert hit["rank"] == rank
         assert abs(hit["score"] - score([run], found.photo.look, query)) < CLOSE
-        assert hit["changed"] == (found.photo.state in CHANGED)
+        assert (hit["changed"], hit["gone"]) == (found.photo.state in CHANGED, found.photo.state == "gone")
         weak = is_weak([run], hit["score"], among) if isinstance(query, str) else False
         assert weak in (None, hit["weak"])
         if body["explain"] and isinstance(query, str):
