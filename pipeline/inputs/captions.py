@@ -24,6 +24,7 @@ FORMATS = (
     "text lines image<TAB>caption, or CSV with columns image and caption"
 )
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
+PARTS = {"images", "annotations", "info", "licenses", "categories", "type", "dataset"}  # of COCO's and Karpathy's files
 FIELDS = {"file_name", "filename", "filepath", "sentences"}  # of images, beside those that everybody knows
 
 
@@ -100,6 +101,8 @@ def _read_json(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
         raise PipelineError(f"{path}: not valid JSON ({error})", remedy) from error
     try:
         images = _field(content, "images", (list,), "the file")
+        if unread := [name for name in content if name not in PARTS]:
+            skipped[f"fields of the file: {', '.join(unread)}"] = len(unread)
         records = [image if isinstance(image, dict) else {} for image in images]
         told, unread = splits_told(cells_of(records, FIELDS.__contains__), len(images))
         if unread:

@@ -29,9 +29,12 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
-OBJECT = r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)"  # [{'raw': 'A dog'}], ('A dog', 'A cat')
+OBJECT = (  # [{'raw': 'A dog'}], ('A dog', 'A cat'), ['A dog' ... 'A cat'], which NumPy cut
+    r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)|\[['\"].*['\"],?\s+\.\.\.,?\s+['\"].*\]"
+)
 ITEM = r"\s*(?:[-*+\u2022]\s|\d+\s*[,;|.):])"  # of a list or a table without images: "- a dog", "1. a dog", "1,a dog"
 LONGEST_FIELD = 1 << 31  # characters
+NOTHING = {"None", "null", "nan", "NaN"}  # in a list, in place of a caption
 SHOWN = 60  # characters of a line in a message
 Record = tuple[int, list[str]]  # line number from 1, fields
 
@@ -234,6 +237,6 @@ def listed(field: str) -> list[str]:
             tokens = list(tokenize.generate_tokens(io.StringIO(field).readline))
             found = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
             others = {token.string.strip() for token in tokens if token.type != tokenize.STRING}
-            if others <= {"[", "]", ",", ""} and all(isinstance(text, str) for text in found):
-                return found
+            if others <= {"[", "]", ",", "", *NOTHING} and all(isinstance(text, str) for text in found):
+                return found + [""] * bool(others & NOTHING)
     return [field]

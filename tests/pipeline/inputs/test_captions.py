@@ -84,6 +84,22 @@ def test_a_list_of_captions_in_a_field(tmp_path: Path, cell: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("cell", ['"[""A dog"", null]"', "\"['A dog', None]\""], ids=["json", "pandas"])
+def test_a_missing_caption_in_a_list_is_an_empty_one(tmp_path: Path, cell: str) -> None:
+    notes: list[str] = []
+    path = write(tmp_path / "c.csv", f"image,captions\na.jpg,{cell}\n")
+    assert [one.text for one in read_captions(path, notes)] == ["A dog"]
+    assert notes == [f"{path}: skipped 1 empty captions"]
+
+
+def test_fields_of_a_json_file_that_are_not_read_are_said(tmp_path: Path) -> None:
+    images = [{"filename": "a.jpg", "sentences": [{"raw": "A dog"}]}]
+    path = write(tmp_path / "c.json", json.dumps({"images": images, "dataset": "mine", "split": "test"}))
+    notes: list[str] = []
+    assert [one.split for one in read_captions(path, notes)] == [""]
+    assert notes == [f"{path}: skipped 1 fields of the file: split"]
+
+
 def test_columns_that_are_not_read_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", ",image,likes,caption, url\n0,a.jpg,1,A dog,x\n1,b.jpg,,A cat,y\n")
     notes: list[str] = []
@@ -234,6 +250,7 @@ def test_utf_16_of_spreadsheets(tmp_path: Path) -> None:
         ('id,image,caption\n1,a.jpg,"A dog\n2,b.jpg,runs"\n', "line 2 opens a quote that goes on over line 3"),
         ('caption,image\n"A dog,a.jpg\nruns",b.jpg\n', "line 2 opens a quote that goes on over line 2"),
         ("image,sentences\na.jpg,\"[{'raw': 'A dog'}]\"\n", "line 2 has the caption .*an object of Python or JSON"),
+        ("image,captions\na.jpg,\"['A dog' 'A cat' ... 'A boat']\"\n", "line 2 has the caption .*an object of Python"),
         ('image,caption\na.jpg,"A dog\nruns\n', "line 2 opens a quote that is not closed"),
         ('a.jpg,"Hi", he said\nb.jpg,A cat\n', "line 1 .* quoted and unquoted text side by side"),
         ("image,caption,x\na.jpg,A dog\n", "line 2 is 'a.jpg,A dog'; expected 3 columns"),
