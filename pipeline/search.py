@@ -34,6 +34,7 @@ from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import distinct, find_all_captions, image_index_of
+from pipeline.inputs.sources import is_changed
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
 from pipeline.queries import known_words
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
@@ -145,12 +146,16 @@ class Search:
         """The photos most similar to one, itself apart: its regions are compared as the words of a sentence would be.
 
         Args:
-            image: row; id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
+            image: row, of a photo as it was extracted; id, name or path, as `--image` takes it; or the embeddings (K, E) of the regions of any photo.
             top, offset, rows, exact, candidates, min_score: as of `photos`.
         """
         name, path, rows = "", "", self._chosen(rows, top, offset)
         if not isinstance(image, Tensor):
             found = self.find(image) if isinstance(image, str) else stored_photo(self.collection, int(image))
+            if not isinstance(image, str) and is_changed(self.collection, int(image)):
+                self.report(
+                    f"note: {found.path}: changed since it was extracted, and is compared as it was; run extract again"
+                )
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
         if name in self.collection:

@@ -303,9 +303,14 @@ def test_shares_of_words() -> None:
 
 def test_a_search_that_is_called_marks_photos_that_changed(own_world: Path) -> None:
     extract_again()
-    called = open_search(features=["features/mine"], report=lambda line: None)
+    said: list[str] = []
+    called = open_search(features=["features/mine"], report=said.append)
     first, second = called("a dog by a tree", 2)
     assert not first.changed
     Path(first.path).write_bytes(Path(second.path).read_bytes())
     again = called("a dog by a tree", 2)
     assert [hit.changed for hit in again] == [True, False]
+    for hit, notes in ((second, []), (first, [f"note: {first.path}: changed since it was extracted, and is compared as it was; run extract again"])):  # fmt: skip
+        said.clear()
+        called.similar(called.collection.row(hit.image))
+        assert said == notes
