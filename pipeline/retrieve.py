@@ -17,7 +17,7 @@ from pipeline.inputs.finding import distinct
 from pipeline.pages.answers import write_page
 from pipeline.pages.kinds import kind_of
 from pipeline.pages.pictures import draw_answers
-from pipeline.photo_lookup import compared, marked
+from pipeline.photo_lookup import marked
 from pipeline.queries import read_queries
 
 
@@ -69,9 +69,9 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
         paths = distinct([Path(path) for path in config.captions]) or search.caption_files()
         captions = [caption for path in paths for caption in read_captions(path)]
         answers += search.captions(config.image, captions, config.top)
-    rows, stored = {image: search.collection.row(image) for image in sorted(compared(answers))}, search.collection
-    gone = [image for image, row in rows.items() if stored.photo_sha256(row) and not stored.image_place(row)]
-    if gone:
+    stored = search.collection
+    without = {hit.image for answer in answers for hit in answer.hits if not hit.caption and not hit.path}
+    if gone := sorted(image for image in without if stored.photo_sha256(stored.row(image))):  # else no file is known
         report(
             f"note: the files of {len(gone):,} of these photos are gone ({gone[0]}, …); extract again where they moved"
         )

@@ -153,9 +153,8 @@ class Search:
         if not isinstance(image, Tensor):
             found = self.find(image) if isinstance(image, str) else stored_photo(self.collection, int(image))
             if not isinstance(image, str) and is_changed(self.collection, int(image)):
-                self.report(
-                    f"note: {found.path}: changed since it was extracted, and is compared as it was; run extract again"
-                )
+                note = "changed since it was extracted, and is compared as it was; run extract again"
+                self.report(f"note: {found.path}: {note}")
             name, path, image = found.image, found.path, encode_regions(self.run, found.regions)
         words = image[None]  # (1, K, E)
         if name in self.collection:
