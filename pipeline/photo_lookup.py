@@ -72,14 +72,10 @@ def find_or_extract(
     return replace(found, copies=tuple(copies))
 
 
-def compared(answers: Sequence[Answer]) -> set[str]:
-    """The photos that are compared with what was extracted: the first `MOST_COMPARED` of each answer."""
-    return {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
-
-
 def marked(collection: StoreCollection, answers: Sequence[Answer]) -> list[Answer]:
-    """The same answers, whose photos say whether they changed since they were extracted, those of `compared`."""
-    changed = {image: is_changed(collection, collection.row(image)) for image in compared(answers)}
+    """The same answers; the first `MOST_COMPARED` photos of each say whether they changed since they were extracted."""
+    compared = {hit.image for answer in answers for hit in answer.hits[:MOST_COMPARED] if not hit.caption}
+    changed = {image: is_changed(collection, collection.row(image)) for image in compared}
 
     def of(hit: Hit) -> Hit:
         return hit if hit.caption else replace(hit, changed=changed.get(hit.image))
