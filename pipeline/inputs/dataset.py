@@ -121,17 +121,36 @@ def _notes_on_names(
     if elsewhere:
         taken = index.image_ids[row_of_image[elsewhere[0]]]
         yield f"{len(elsewhere):,} images are named in other folders: {elsewhere[0]} is taken for {taken}"
+    own = {
+        path: {one.image: row_of_image[one.image] for one in captions if one.image in row_of_image}
+        for path, captions in captions_of_file.items()
+    }
+    away = {path: _away(path, rows, places) for path, rows in own.items()}
+    are_beside = any(len(away[path]) < len(rows) for path, rows in own.items())
     for path, captions in captions_of_file.items():
         if unmatched := [caption.image for caption in captions if caption.image not in row_of_image]:
             yield f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             if failed := [image for image in unmatched if index.may_be_failed(image)]:
                 yield f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}"
-        own = {caption.image: row_of_image[caption.image] for caption in captions if caption.image in row_of_image}
-        yield from _doubts(path, own, index, places, parts)
+        beside = path.resolve().parent / next(iter(own[path]), "")
+        if len(away[path]) == len(own[path]) and not are_beside and not beside.is_file():
+            away[path] = {}  # else captions are of the photos beside them
+        yield from _doubts(path, own[path], away[path], index, places, parts)
+
+
+def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) -> dict[str, int]:
+    """Of the images that captions in a file were matched with, those that do not lie beside it or below."""
+    folder = path.resolve().parent
+    return {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
 
 
 def _doubts(
-    path: Path, row_of_image: Mapping[str, int], index: ImageIndex, places: Sequence[str], parts: Sequence[str]
+    path: Path,
+    row_of_image: Mapping[str, int],
+    away: Mapping[str, int],
+    index: ImageIndex,
+    places: Sequence[str],
+    parts: Sequence[str],
 ) -> Iterator[str]:
     """What a user may not expect of the images that the captions in a file were matched with."""
     weaker = index.weaker(row_of_image, parts)
@@ -144,10 +163,6 @@ def _doubts(
     }
     for image, row in islice(converted.items(), 1):
         yield f"{len(converted):,} images in {path} have another suffix: {image} is taken for {index.image_ids[row]}"
-    folder = path.resolve().parent
-    away = {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
-    if len(away) == len(row_of_image) and not (folder / next(iter(away), "")).is_file():
-        away = {}  # else a file is of the photos beside it
     for image, row in islice(away.items(), 1):
         yield f"{len(away):,} images in {path} are taken from another folder: {image} for {places[row]}"
     bare = [

@@ -313,6 +313,17 @@ def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_
     assert f"2 images in {beside} are taken from another folder" in "".join(load_dataset(stores[1:], [beside]).notes)
 
 
+def test_captions_of_a_folder_without_photos_are_said_beside_those_of_folders_with_some(tmp_path: Path) -> None:
+    make_store(tmp_path / "features/train", ["1.jpg"], image_roots=[str(tmp_path / "train")])
+    make_store(tmp_path / "features/test", ["2.jpg"], image_roots=[str(tmp_path / "test")])
+    write_among_photos(tmp_path, train_captions="1.jpg,a dog\n", val_captions="2.jpg,a cat\n")
+    stores = [tmp_path / "features" / name for name in ("train", "test")]
+    files = [tmp_path / name / "captions.csv" for name in ("train", "val")]
+    assert load_dataset(stores, files).notes == [
+        f"1 images in {files[1]} are taken from another folder: 2.jpg for {tmp_path}/test/2.jpg"
+    ]
+
+
 def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
     """As where a folder was extracted first, and then the one around it."""
     make_store(tmp_path / "2019", ["0.jpg", "1.jpg"], image_roots=["/photos/2019"])

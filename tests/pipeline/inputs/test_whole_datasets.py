@@ -238,8 +238,10 @@ def check_containers(data: st.DataObject) -> None:
             return
         notes = [*dataset.notes, describe_skipped(skipped)]
         if (
-            style.kind == "parquet" and style.rows == "caption" and not style.naming
-        ):  # each caption has a photo of its own
+            style.kind == "parquet"
+            and style.rows == "caption"
+            and (not style.naming or len(set(contents)) < len(contents))
+        ):  # each caption has a photo of its own, as without names, or where names are of several photos
             assert any("have the content of another one" in note for note in notes) or len(set(contents)) == len(
                 contents
             )
