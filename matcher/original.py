@@ -73,8 +73,8 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
     """
     content = _read(path)
     try:
-        image, text = content["model"][:2]
-        config = _config(vars(content["opt"]), _checked(image), _checked(text), text_encoder)
+        image, text = map(_checked, content["model"][:2])
+        config = _config(vars(content["opt"]), image, text, text_encoder)
         epoch, best_rsum = int(content.get("epoch", 0)), float(content.get("best_rsum", 0.0))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, MatcherError):
@@ -129,7 +129,7 @@ def _checked(state: Any) -> Mapping[str, Tensor]:
             raise MatcherError(f"{name} is no tensor of floating-point numbers")
         if not torch.isfinite(tensor).all():
             raise MatcherError(f"{name} holds numbers that are not finite")
-    return state
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of DataParallel
 
 
 def _config(
@@ -138,7 +138,10 @@ def _config(
     """Options as the original command line had them; sizes as the tensors say."""
     if any(name.endswith("image_encoder.fc.weight") for name in image):
         raise MatcherError("a grid model of VSE∞, which reads pixels by a CNN of its own; expected one of regions")
-    weight = image["fc.weight"] if "fc.weight" in image else image["fc.weight_v"]
+    if (weight := image.get("fc.weight", image.get("fc.weight_v"))) is None:
+        raise MatcherError(
+            f"its first state has no fc.weight, as that of images has; found {', '.join(list(image)[:3])}"
+        )
     fields: dict[str, Any] = {
         "feature_dim": weight.shape[1],
         "embed_dim": weight.shape[0],

@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.gallery.ranking import Compared
 from pipeline.inputs.captions import Caption
 from pipeline.queries import known_words
+from pipeline.runs import notes_on_twins
 from pipeline.search import Search, open_search
 
 
@@ -92,7 +93,10 @@ def open_ensemble(runs: Sequence[str], features: Sequence[str] = (), **options: 
     if not others:
         return search
     stores = [str(store.path) for store in search.collection.stores]
-    return Ensemble([search, *(open_search(run, stores, **options) for run in others)])
+    members = [search, *(open_search(run, stores, **options) for run in others)]
+    for note in notes_on_twins([member.run for member in members]):
+        search.report(f"note: {note}")
+    return Ensemble(members)
 
 
 def _mean(scores: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,6 +35,7 @@ from pipeline.runs import (
     find_run,
     load_run,
     mean_similarity,
+    notes_on_twins,
     relative_to_run,
 )
 
@@ -145,7 +146,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
         extras.append(str(agreed))
     if config.latex:
-        extras.append(latex_row(runs[0].folder.name, next(reversed(protocols.values()))))
+        extras.append(latex_row(" + ".join(run.folder.name for run in runs), next(reversed(protocols.values()))))
     path = _write(runs, split, origins, protocols, similarity, more)
     intervals = more.get("confidence_95", {})
     if config.html:
@@ -233,7 +234,7 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
 
 def _notes(runs: Sequence[TrainedRun], seen: Sequence[int | None], split: Split) -> list[str]:
     """What a reader of the recalls has to know: photos that were trained on, and too few photos."""
-    notes, count = [], len(split.store_ids)
+    notes, count = list(notes_on_twins(runs)), len(split.store_ids)
     for run, known in zip(runs, seen, strict=True):
         if known:
             notes.append(
@@ -253,14 +254,18 @@ def _notes(runs: Sequence[TrainedRun], seen: Sequence[int | None], split: Split)
 def _seen(run: TrainedRun, split: Split) -> int | None:
     """Number of photos that a run was trained on, by image id, or by content where both are known; None: it may be any."""
     ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
-    contents = set(read_json(file, "checksums of photos", REMEDY)) if file.is_file() else set()
+    learned = read_json(file, "checksums of photos", REMEDY) if file.is_file() else {}
     checksums, index = list(map(split.stores.photo_sha256, split.images.rows.tolist())), ImageIndex(split.store_ids)
-    # Of imported features: 391895.jpg may be the 391895 of the training
-    unknown = {row for row, checksum in enumerate(checksums) if checksum is None}
-    rows = ((name, row) for name in (ids if unknown else ()) if (row := index.find(name)) in unknown)
-    named = {row for name, row in rows if row is not None and not index.contradicts(name, row)}
+    # Where one of them is of imported features: 391895.jpg may be the 391895 of the training
+    unknown = ids.difference(learned.values()) if None not in checksums else ids
+    rows = ((name, row) for name in unknown if (row := index.find(name)) is not None)
+    known = set(learned.values())
+    named = {
+        row for name, row in rows
+        if (checksums[row] is None or name not in known) and not index.contradicts(name, row)
+    }  # fmt: skip
     photos = enumerate(zip(split.store_ids, checksums, strict=True))
-    found = sum(image_id in ids or checksum in contents or row in named for row, (image_id, checksum) in photos)
+    found = sum(image_id in ids or checksum in learned or row in named for row, (image_id, checksum) in photos)
     return found if found or run.splits else None
 
 

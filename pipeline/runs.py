@@ -13,7 +13,7 @@ runs/t2i_mean/
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,14 @@ def find_run(folder: str | None) -> Path:
     if not (found := newest_runs()):
         raise no_run()
     return found[0]
+
+
+def notes_on_twins(runs: Sequence[TrainedRun]) -> Iterator[str]:
+    """Of an ensemble: which runs are one model, as a run and its copy."""
+    first: dict[str, TrainedRun] = {}
+    for run in runs:
+        if (other := first.setdefault(run.sha256, run)) is not run:
+            yield f"{run.name} is the same model as {other.name}: it counts twice in their mean"
 
 
 def no_run() -> PipelineError:

@@ -131,9 +131,14 @@ def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], features
     }
 
 
+def _is_begun(folder: Path) -> bool:
+    """Whether a run has learned anything that its next start goes on from: before its first validation it has a state alone."""
+    return any((folder / file).exists() for file in (BEST, STATE))
+
+
 def _learned(folder: Path, train: Split) -> dict[str, str]:
     """Checksum -> image id of every photo that was or will be trained on; a run that is continued may have had others."""
-    is_continued = (folder / LEARNED).is_file() and any((folder / file).exists() for file in (BEST, STATE))
+    is_continued = (folder / LEARNED).is_file() and _is_begun(folder)
     before = read_json(folder / LEARNED, "checksums of photos") if is_continued else {}
     now = zip(map(train.stores.photo_sha256, train.images.rows.tolist()), train.store_ids, strict=True)
     return {**before, **{checksum: image_id for checksum, image_id in now if checksum}}
@@ -141,7 +146,7 @@ def _learned(folder: Path, train: Split) -> dict[str, str]:
 
 def _learned_features(folder: Path) -> str:
     """Checksum of the features that a run which is continued or finished has learned from; "" of a new one."""
-    if not (folder / BEST).is_file() or not (folder / DATA).is_file():
+    if not _is_begun(folder) or not (folder / DATA).is_file():
         return ""
     data = read_json(folder / DATA, "a run's identity").get("data")
     return str(data.get("features_sha256", "")) if isinstance(data, dict) else ""

@@ -8,43 +8,39 @@ import functools
 import hashlib
 import json
 import os
-import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.errors import first_line
-from configs.files import parse_json
 from detector.errors import DetectorError
 from detector.hub import cache_root
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.files import replacing
-from pipeline.inputs.split_words import ORDINARY, Cells, cells_of
+from pipeline.inputs.packed_captions import (
+    FILE_NAMES,
+    Captions,
+    captions_of_records,
+    infix_of,
+    is_text,
+    key_of,
+    record_of,
+    text_of,
+)
+from pipeline.inputs.split_words import ORDINARY
 from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
-from pipeline.inputs.tables import listed
 from pipeline.store.format import stays_inside
 
-VERSION = 11  # of the index: what another version found in a container is not read
+VERSION = 12  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-FILE_NAMES = ("filename", "file_name", "image_path", "image_name", "filepath")
-IDS = ("cocoid", "coco_id", "image_id", "img_id", "imgid")
-# Where captions are looked for; the first of these that is there holds them: caption, caption_2, … are captions of one photo
-NUMBERED = r"(?:_?\d+)?"
-CAPTIONS = (
-    "sentences",
-    "captions",
-    "txt",
-    *(f"{word}{NUMBERED}" for word in ("captions?", "sentence", "text")),
-    "description",
-)
 
 
 @dataclass
@@ -52,8 +48,7 @@ class Index:
     """What a container holds."""
 
     photos: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> offset and size, or row group and row
-    captions: list[dict[str, Any]] = field(default_factory=list)  # as Karpathy's files have them, without splits
-    cells: dict[str, Cells] = field(default_factory=dict)  # of other fields, beside each of these
+    captions: Captions = field(default_factory=Captions)
     fault: str = ""  # why the container may hold more than that
     skipped: dict[str, int] = field(default_factory=dict)  # other members by suffix
     columns: tuple[str, ...] | None = ()  # that the user named as captions
@@ -97,6 +92,8 @@ def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
     path = _kept(place, found)
     with suppress(OSError, ValueError, TypeError):
         kept = Index(**json.loads(path.read_bytes())) if path else None
+        if kept:
+            kept.captions = Captions(**kept.captions)  # type: ignore[arg-type] # as JSON has it
         if kept and (columns is None or columns == tuple(kept.columns or ())):
             return kept
     build = _index_parquet if place.endswith(".parquet") else _index_tar
@@ -120,7 +117,7 @@ def _kept(place: str, found: Status) -> Path | None:
 
 
 def _index_tar(place: str, columns: Sequence[str]) -> Index:
-    index, records, skipped = Index(), defaultdict[str, dict[str, Any]](dict), Counter[str]()
+    index, texts, skipped = Index(), defaultdict[str, dict[tuple[str, str], Any]](dict), Counter[str]()
     with open_file(place) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -135,7 +132,7 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                         index.photos[name] = (member.offset_data, member.size)
                     elif member.isreg() and suffix in (".txt", ".json") and member.size <= LONGEST_TEXT:
                         try:
-                            records[_key(name)].update(_record(suffix, _content(archive, member)))
+                            texts[key_of(name)][infix_of(name), suffix] = text_of(suffix, _content(archive, member))
                         except ValueError:
                             skipped[f"{suffix} that cannot be read"] += 1
                     elif not member.isdir():
@@ -150,10 +147,14 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                     "unpack it once: gunzip, unxz or zstd -d",
                 ) from error
             index.fault = f"a damaged or truncated tar ({error}): what follows its {len(index.photos):,} photos is lost"
-    photos_of_key = Counter(map(_key, index.photos))
-    own = {name: records[key] for name in index.photos if photos_of_key[key := _key(name)] == 1 and key in records}
-    _take_captions(index, own.items(), columns)
-    if several := sum(key in records for key, count in photos_of_key.items() if count > 1):
+    photos_of_key = Counter(map(key_of, index.photos))
+    own = [
+        (name, record_of(infix_of(name), texts[key]))
+        for name in index.photos
+        if photos_of_key[key := key_of(name)] == 1 and key in texts
+    ]
+    index.captions = captions_of_records(own, columns)
+    if several := sum(key in texts for key, count in photos_of_key.items() if count > 1):
         skipped["captions of several images"] = several  # a photo and its mask, say: nobody knows which one they are of
     index.skipped = dict(skipped)
     return index
@@ -163,27 +164,6 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """The bytes of a member."""
     content = archive.extractfile(member)
     return content.read() if content else b""
-
-
-def _record(suffix: str, content: bytes) -> dict[str, Any]:
-    """What a .txt (a caption a line) or a .json (an object, or a list of captions) says of its photo; ValueError: nothing."""
-    text = content.decode("utf-8-sig")
-    if suffix == ".txt":
-        return {"txt": text.split("\n")}
-    try:
-        found = parse_json(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if isinstance(found, list):
-        return {"captions": found}
-    if not isinstance(found, dict):
-        raise ValueError(f"found a {type(found).__name__}")
-    return found
-
-
-def _key(name: str) -> str:
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.split('.', 1)[0]}"
 
 
 def _index_parquet(place: str, columns: Sequence[str]) -> Index:
@@ -211,7 +191,7 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
             wanted = [
                 item.name
                 for item in table.schema_arrow
-                if item.name != image and (_is_text(item.name, columns) or any(is_of(item.type) for is_of in plain))
+                if item.name != image and (is_text(item.name, columns) or any(is_of(item.type) for is_of in plain))
             ]
             others = set(table.schema_arrow.names).difference(wanted, ORDINARY, [image])
             wanted += [f"{image}.path"] if types.is_struct(table.schema_arrow.field(image).type) else []
@@ -233,8 +213,8 @@ def _index_parquet(place: str, columns: Sequence[str]) -> Index:
         titles = [f"{stem}/{row:06}" for row in range(len(rows))]
     for title, (group, row, _) in zip(titles, rows, strict=True):
         index.photos.setdefault(title, (group, row))
-    texts = ((title, record) for title, (_, _, record) in zip(titles, rows, strict=True))
-    _take_captions(index, texts, columns, image, others)
+    texts = [(title, record) for title, (_, _, record) in zip(titles, rows, strict=True)]
+    index.captions = captions_of_records(texts, columns, image, others)
     return index
 
 
@@ -256,17 +236,6 @@ def _image_column(place: str, schema: Any) -> str:
             "name the one to extract image, and leave the others out",
         )
     return (named or structs)[0]
-
-
-def _is_text(name: str, columns: Sequence[str]) -> bool:
-    """Whether a field names the photo of its record, or holds captions."""
-    known = {*columns, *FILE_NAMES, *IDS, "sentids"}
-    return name in known or _is_caption(name)
-
-
-@functools.cache  # asked of every field of every record
-def _is_caption(name: str) -> bool:
-    return any(re.fullmatch(pattern, name.lower()) for pattern in CAPTIONS)
 
 
 def _title(record: Mapping[str, Any], image: str) -> str:
@@ -326,64 +295,6 @@ def _damage(what: str) -> Iterator[None]:
         raise
     except (pyarrow()[0].ArrowException, OSError, ValueError) as error:  # ValueError: names that are no text
         raise UnreadableImage(f"{what} ({first_line(error)})") from error
-
-
-def _take_captions(
-    index: Index,
-    records: Iterable[tuple[str, Mapping[str, Any]]],
-    columns: Sequence[str],
-    image: str = "",
-    others: Iterable[str] = (),
-) -> None:
-    """Take the captions of some photos, and the fields beside them, into an index; `others` are fields that were not read."""
-    numbers = Counter[str]()  # of captions so far: a photo may have a row for each
-    taken, left = [], dict.fromkeys(others)
-    for name, record in records:
-        for one in _captions(name, record, columns, numbers[name]):
-            numbers[name] += len(one["sentences"])
-            index.captions.append(one)
-            taken.append(record)
-            texts = {sentence["raw"] for sentence in one["sentences"]}
-            fields = () if columns else filter(_is_caption, record)
-            left |= dict.fromkeys(field for field in fields if not texts.issuperset(_texts(record, [field])))
-    if taken:
-        index.cells = cells_of(taken, lambda name: name == image or _is_text(name, columns)) | left
-
-
-def _captions(name: str, record: Mapping[str, Any], columns: Sequence[str], first: int) -> Iterator[dict[str, Any]]:
-    """The captions of a photo, numbered from `first`, as an image of Karpathy's files; nothing where it has none."""
-    texts = _texts(record, columns)
-    if not texts:
-        return
-    ids = record.get("sentids")
-    ids = (
-        ids if isinstance(ids, list) and len(ids) == len(texts) else [f"{name}#{first + n}" for n in range(len(texts))]
-    )
-    known = next((record[key] for key in IDS if isinstance(record.get(key), int | str)), name)
-    yield {
-        "filename": name,
-        "cocoid": known,
-        "sentences": [{"raw": text, "sentid": number} for text, number in zip(texts, ids, strict=True)],
-    }
-
-
-def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    """The captions in a record: a text, a list of texts, or Karpathy's sentences."""
-    for pattern in ["|".join(map(re.escape, columns))] if columns else CAPTIONS:
-        values = [value for key, value in record.items() if re.fullmatch(pattern, key, re.IGNORECASE)]
-        if texts := [text for value in values for text in _flat(value) if text.strip()]:
-            return list(dict.fromkeys(texts)) if len(values) > 1 else texts  # caption may repeat caption_0
-    return []
-
-
-def _flat(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from listed(value)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _flat(item)
-    elif isinstance(value, dict):
-        yield from _flat(value.get("raw"))
 
 
 def pyarrow() -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import Index, index_of, read_member
+from pipeline.inputs.packed_captions import pattern_of
 from pipeline.inputs.split_words import Cells, split_of_name, splits_told
 from pipeline.inputs.storage import (
     SUFFIXES,
@@ -252,11 +253,20 @@ def captions_of(
     parts: list[tuple[int, dict[str, Cells]]] = []
     for root, prefix in zip(roots, _prefixes(roots), strict=True):
         source = open_source(root)
+        held: dict[str, str] = {}  # where captions stand: pattern -> field and file
         for file, index in source.captions(columns):
-            names = (prefix + source.name(f"{file}{INSIDE}{one['filename']}") for one in index.captions)
-            captions += [{**one, "filename": name} for name, one in zip(names, index.captions, strict=True)]
-            told += [_split_of(file)] * len(index.captions)
-            parts.append((len(index.captions), index.cells))
+            own = index.captions
+            if own.under and not columns:
+                held.setdefault(pattern_of(own.under), f"{own.under} in {file}")
+            if len(held) > 1:
+                raise PipelineError(
+                    f"{root}: captions stand under {' and under '.join(held.values())}",
+                    "name the fields that hold captions, caption_columns=[…], or extract the files apart",
+                )
+            names = (prefix + source.name(f"{file}{INSIDE}{one['filename']}") for one in own.images)
+            captions += [{**one, "filename": name} for name, one in zip(names, own.images, strict=True)]
+            told += [_split_of(file)] * len(own.images)
+            parts.append((len(own.images), own.cells))
     cells: dict[str, Cells] = {}
     for name in dict.fromkeys(name for _, part in parts for name in part):
         columns_of_name = [part.get(name, [""] * count) for count, part in parts]

@@ -7,6 +7,7 @@ from typing import Any
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "restval": "train",  # Karpathy's name for the COCO val images that everyone trains on
     "val": "dev",
     "valid": "dev",

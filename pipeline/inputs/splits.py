@@ -83,9 +83,9 @@ def with_training_splits(dataset: Dataset, dev_images: int) -> Dataset:
         notes.append(f"left out are the splits {describe(unknown)}; training knows train, dev and test")
     if "train" not in splits:
         source = next((name for name in ("", "dev", "test") if name in splits), None)
-        if source is None:
+        if source is None or (source and unknown):  # which may be what is to train on
             raise PipelineError(
-                f"no image is in a split that training knows; found {describe(unknown)}",
+                f"no image is in a split that is called train; found {describe(splits.values())}",
                 "name the splits train, dev and test",
             )
         notes.append(

@@ -74,6 +74,16 @@ def test_gives_the_same_embeddings(tmp_path: Path, legacy: bool) -> None:
         torch.testing.assert_close(found.model.encode_captions(["a dog", "cat"])[0], wanted)
 
 
+def test_a_checkpoint_of_several_gpus_is_the_same(tmp_path: Path) -> None:
+    """torch's DataParallel writes its own name before each."""
+    path = write(tmp_path / "m.pth.tar")
+    content = torch.load(path, weights_only=False)
+    wanted = load_original(path, VOCABULARY).model.state_dict()
+    content["model"] = [{f"module.{name}": tensor for name, tensor in state.items()} for state in content["model"]]
+    torch.save(content, path)
+    torch.testing.assert_close(load_original(path, VOCABULARY).model.state_dict(), wanted)
+
+
 def test_weight_norm_and_switched_off_norms(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pth.tar", weight_norm=True, no_imgnorm=True, agg_func="Mean")
     model = load_original(path, VOCABULARY).model
@@ -124,6 +134,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (lambda image: {**image, "fc.bias": "x"}, "fc.bias is no tensor"),
         (lambda image: dict(enumerate(image.values())), "expected tensors by name"),
         (lambda image: list(image.values()), "a state of type list; expected tensors by name"),
+        (
+            lambda image: {"rnn.x": image["fc.bias"]},
+            "its first state has no fc.weight, as that of images has; found rnn.x",
+        ),
     ],
 )
 def test_states_that_no_training_leaves_are_refused(tmp_path: Path, change: Any, message: str) -> None:

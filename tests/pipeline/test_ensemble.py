@@ -112,6 +112,7 @@ def test_the_command_line_takes_several_runs(inside: Path, tmp_path: Path) -> No
     assert f"run: runs/t2i_mean, {other}; searching 20 photos" in found.output
     assert f"run runs/t2i_mean, {other} ·" in page.read_text()
     assert "(weak)" not in found.output
+    assert f"note: {other} is the same model as runs/t2i_mean: it counts twice" in found.stderr
     unmarked = "note: no match is marked as weak: "
     assert f"{unmarked}scores of several runs together are not calibrated" in found.stderr
     assert unmarked not in scan(*query).stderr

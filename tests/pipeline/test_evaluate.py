@@ -182,14 +182,24 @@ def test_photos_of_the_training_are_known_after_they_were_renumbered(own_world: 
     assert len(learned) == 20  # the fifteen of before, and the five that have their names now
 
 
-@pytest.mark.parametrize(("known", "seen"), [({}, 2), ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, 0)])
+@pytest.mark.parametrize(
+    ("known", "learned", "seen"),
+    [
+        ({}, {}, 2),
+        ({}, {"8" * 64: "391895", "9" * 64: "7.jpg"}, 2),
+        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {}, 2),  # it is the run that has none
+        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {"9" * 64: "7.jpg"}, 1),
+        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {"8" * 64: "391895", "9" * 64: "7.jpg"}, 0),
+    ],
+)
 def test_photos_without_a_checksum_are_known_by_other_forms_of_their_id(
-    tmp_path: Path, known: dict[str, str], seen: int
+    tmp_path: Path, known: dict[str, str], learned: dict[str, str], seen: int
 ) -> None:
     """As imported features have them, whose ids get a suffix where the photos are named."""
     store = make_store(tmp_path / "store", ["391895.jpg", "1/7.jpg", "1/9.jpg"], photo_sha256=known)
     (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
     split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    (tmp_path / "learned.json").write_text(json.dumps(learned))
     run = SimpleNamespace(splits={"train": ["391895", "7.jpg", "2/9.jpg", "8"]}, folder=tmp_path)
     assert _seen(cast("TrainedRun", run), split) == seen
 

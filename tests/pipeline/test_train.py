@@ -63,3 +63,7 @@ def test_a_run_is_not_continued_with_other_captions_and_says_that_features_chang
     extracted = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
     assert "1 changed photo" in extracted.stderr, extracted.output
     assert "note: runs/mine has learned from other features than its stores hold now" in scan(*again).output
+    Path("runs/mine/best.safetensors").unlink()  # as before the first validation
+    learned = json.loads(Path("runs/mine/data.json").read_text())["data"]["features_sha256"]
+    assert "note: runs/mine has learned from other features than its stores hold now" in scan(*again).output
+    assert json.loads(Path("runs/mine/data.json").read_text())["data"]["features_sha256"] == learned

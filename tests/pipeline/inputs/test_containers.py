@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_tar(path: Path, texts: dict[str, bytes], photos: Sequence[str] = ()) -> None:
+    """Texts, and the photos that they are of; () is one for each."""
+    photo = (path.parent / "photos/COCO_val2014_000000000000.jpg").read_bytes()
+    photos = photos or [f"{name.split('.')[0]}.jpg" for name in texts]
+    with tarfile.open(path, "w") as tar:
+        for name, content in {**dict.fromkeys(photos, photo), **texts}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def read_of(index: containers.Index) -> dict[str, list[str]]:
+    return {one["filename"]: [text["raw"].strip() for text in one["sentences"]] for one in index.captions.images}
+
+
 def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path) -> None:
     write_photos(tmp_path, 2)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
@@ -42,7 +58,7 @@ def test_captions_of_a_photo_and_its_mask_are_not_both_theirs(tmp_path: Path) ->
             tar.add(tmp_path / name, name)
     index = index_of(str(tmp_path / "t.tar"), ())
     assert sorted(index.photos) == ["a.jpg", "a.seg.jpg", "b.jpg"]
-    assert [one["filename"] for one in index.captions] == ["b.jpg"]
+    assert [one["filename"] for one in index.captions.images] == ["b.jpg"]
     assert index.skipped == {"captions of several images": 1}
 
 
@@ -83,28 +99,66 @@ def test_which_of_two_columns_of_images_is_meant_is_not_guessed(tmp_path: Path, 
 
 
 def test_captions_of_tars_as_people_write_them(place: Path) -> None:
-    photo, members = (place / "photos/COCO_val2014_000000000000.jpg").read_bytes(), dict[str, bytes]()
-    for number, (suffix, content) in enumerate(
-        [
-            (".txt", b"\xef\xbb\xbfa dog\r\na cat\n\n"),  # a caption a line, as CLIP_benchmark's
-            (".json", b'["a dog", "a cat"]'),
-            (".txt", b"caf\xe9"),  # latin-1
-            (".json", b"{"),
-            (".json", b"7"),
-        ]
+    texts = b"\xef\xbb\xbfa dog\r\na cat\n\n"  # a caption a line, as CLIP_benchmark's
+    write_tar(place / "x.tar", {"0.txt": texts, "1.txt": b"caf\xe9"})  # latin-1
+    write_tar(place / "y.tar", {"0.json": b'["a dog", "a cat"]', "1.json": b"{", "2.json": b"7"})
+    indexes = [index_of(str(place / name), ()) for name in ("x.tar", "y.tar")]
+    for index in indexes:
+        assert read_of(index) == {"0.jpg": ["a dog", "a cat"]}
+    assert [index.skipped for index in indexes] == [
+        {".txt that cannot be read": 1},
+        {".json that cannot be read": 2},
+    ]
+
+
+def test_other_texts_of_a_photo_are_fields_of_their_names(place: Path) -> None:
+    """As webdataset has them: what a name says after its first dot is the field."""
+    texts = {"0.txt": "a dog", "1.txt": "a cat", "1.user.txt": "ann", "2.user.txt": "ben", "3.v2.txt": "a tree"}
+    json = {"0.json": '{"split": "train"}', "0.meta.json": '{"split": "v2"}'}
+    members = {name: text.encode() for name, text in {**texts, **json}.items()}
+    write_tar(place / "x.tar", members, photos=("0.jpg", "1.jpg", "2.jpg", "3.v2.jpg"))
+    index = index_of(str(place / "x.tar"), ())
+    assert read_of(index) == {"0.jpg": ["a dog"], "1.jpg": ["a cat"], "3.v2.jpg": ["a tree"]}
+    assert index.captions.cells == {"split": ["train", "", ""], "user": None, "meta": None}
+
+
+@pytest.mark.parametrize("missing", ["", " ", None, []])
+def test_a_photo_without_a_caption_has_not_another_field_for_one(place: Path, missing: object) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    is_list = isinstance(missing, list)
+    captions = ([["a dog"], missing] if is_list else ["a dog", missing]) + ([["a cat"]] if is_list else ["a cat"])
+    columns = {"jpg": 3 * [data], "captions" if is_list else "caption": captions, "text": ["x", "SIGN", "y"]}
+    pq.write_table(pa.table(columns), place / "x.parquet")
+    skipped = Counter[str]()
+    found = captions_of([str(place / "x.parquet")], (), skipped=skipped)
+    assert [(one["filename"], one["sentences"][0]["raw"]) for one in found] == [
+        ("x/000000", "a dog"),
+        ("x/000002", "a cat"),
+    ]
+    assert describe_skipped(skipped) == "fields of parquet or JSON that are not read: text"
+
+
+def test_a_field_that_is_no_text_is_not_replaced_without_a_word(place: Path) -> None:
+    data = next((place / "photos").iterdir()).read_bytes()
+    pq.write_table(pa.table({"jpg": [data], "caption": [[{"en": "a dog"}]], "text": ["SIGN"]}), place / "x.parquet")
+    skipped = Counter[str]()
+    (found,) = captions_of([str(place / "x.parquet")], (), skipped=skipped)
+    assert found["sentences"][0]["raw"] == "SIGN"
+    assert describe_skipped(skipped) == "fields of parquet or JSON that are not read: caption"
+
+
+def test_files_whose_captions_stand_under_different_fields_are_refused(place: Path) -> None:
+    """As where the captions of the test photos are hidden, and their texts are not."""
+    data = next((place / "photos").iterdir()).read_bytes()
+    for name, captions in {"train": ["a dog"], "test": [None]}.items():
+        table = {"jpg": [data], "caption": pa.array(captions, pa.string()), "text": ["SIGN"]}
+        (place / "data").mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), place / f"data/{name}.parquet")
+    with pytest.raises(
+        PipelineError, match=r"captions stand under text in .*test.parquet and under caption in .*train"
     ):
-        members |= {f"{number}.jpg": photo, f"{number}{suffix}": content}
-    with tarfile.open(place / "x.tar", "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    index = containers.index_of(str(place / "x.tar"), ())
-    assert {one["filename"]: [text["raw"].strip() for text in one["sentences"]] for one in index.captions} == {
-        "0.jpg": ["a dog", "a cat"],
-        "1.jpg": ["a dog", "a cat"],
-    }
-    assert index.skipped == {".txt that cannot be read": 1, ".json that cannot be read": 2}
+        captions_of([str(place / "data")], ())
+    assert len(captions_of([str(place / "data")], ("caption",))) == 1
 
 
 def test_all_columns_that_are_named_hold_captions_and_a_split_may_be_a_number(place: Path) -> None:
@@ -221,7 +275,7 @@ def test_the_folder_of_a_container_tells_its_split(place: Path) -> None:
 def test_a_list_of_captions_that_was_written_as_text(place: Path, cell: str) -> None:
     data = next((place / "photos").iterdir()).read_bytes()
     pq.write_table(pa.table({"jpg": [data], "caption": [cell]}), place / "x.parquet")
-    (found,) = containers.index_of(str(place / "x.parquet"), ()).captions
+    (found,) = containers.index_of(str(place / "x.parquet"), ()).captions.images
     assert [one["raw"] for one in found["sentences"]] == ["a dog", "a cat"]
 
 
@@ -245,7 +299,7 @@ def test_parquet_as_people_write_it(place: Path) -> None:
     found = {}
     for number in range(4):
         index = containers.index_of(str(place / f"{number}.parquet"), ("answer",) if number == 3 else ())
-        captions = [[sentence["raw"] for sentence in one["sentences"]] for one in index.captions]
+        captions = [[sentence["raw"] for sentence in one["sentences"]] for one in index.captions.images]
         found[number] = (list(index.photos), captions)
     assert found[0] == (
         [f"0/{row:06}" for row in range(4)],
@@ -253,7 +307,9 @@ def test_parquet_as_people_write_it(place: Path) -> None:
     )
     assert found[1] == (names, [["a"], ["b"], ["c"], ["d"]])
     assert found[2] == (["1.jpg"], [["a"], ["b"], ["c"], ["d"]])
-    numbers = [one["sentences"][0]["sentid"] for one in containers.index_of(str(place / "2.parquet"), ()).captions]
+    numbers = [
+        one["sentences"][0]["sentid"] for one in containers.index_of(str(place / "2.parquet"), ()).captions.images
+    ]
     assert numbers == ["1.jpg#0", "1.jpg#1", "1.jpg#2", "1.jpg#3"]
     assert found[3] == ([f"3/{row:06}" for row in range(4)], [["a"], ["b"], ["c"], ["d"]])
     pq.write_table(pa.table({"url": ["http://localhost/1.jpg"], "caption": ["a"]}), place / "links.parquet")

@@ -264,9 +264,22 @@ def test_splits_that_training_does_not_know_are_said(tmp_path: Path) -> None:
     assert "left out are the splits 'fold 3' 2 images / 2 captions; training knows train, dev and test" in dataset.notes
     (tmp_path / "c.csv").write_text("image,caption,split\n1.jpg,A dog,a\n2.jpg,A cat,b\n")
     with pytest.raises(
-        PipelineError, match="no image is in a split that training knows; found a 1 images / 1 captions, b"
+        PipelineError, match="no image is in a split that is called train; found a 1 images / 1 captions, b"
     ):
         with_training_splits(load_dataset([store.path], [tmp_path / "c.csv"]), 1000)
+
+
+def test_what_is_not_called_train_is_not_left_out_for_the_test_images(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "photos", [f"{number}.jpg" for number in range(6)])
+    for split, is_known in (("trainval", True), ("training set", False)):
+        rows = [f"{number}.jpg,a dog {number},{split if number < 4 else 'test'}" for number in range(6)]
+        (tmp_path / "c.csv").write_text("\n".join(["image,caption,split", *rows]))
+        dataset = load_dataset([store.path], [tmp_path / "c.csv"])
+        if is_known:
+            assert len(with_training_splits(dataset, 1).splits["train"].store_ids) == 3
+        else:
+            with pytest.raises(PipelineError, match=r"no image .* called train; found test 2 .*, 'training set' 4"):
+                with_training_splits(dataset, 1)
 
 
 def test_captions_of_two_files_count_once(tmp_path: Path) -> None:
