@@ -99,6 +99,10 @@ def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageInd
         is_it = _is_copy(beside, photo.path)
         if not is_it or own is index:  # else the captions may be of stored photos that are gone
             return is_it
+    if (
+        own is index and caption.file and (row := index.row_of_path.get(beside)) is not None
+    ):  # a photo of theirs that is gone
+        return index.image_ids[row] == photo.image
     row = own.find(caption.image)
     if row is None or own.image_ids[row] != photo.image or files.is_of_another_folder(caption.file, photo.path):
         return False

@@ -52,6 +52,8 @@ def find_or_extract(
         if extractable:
             image, row = place, None
     if row is not None:
+        if collection.photo_sha256(row) and not collection.image_place(row):
+            report(f"note: the file of {collection.image_ids[row]} is gone: this is what was extracted of it")
         return stored_photo(collection, row)
     report(f"{image} is in no store: extracting its regions")
     try:

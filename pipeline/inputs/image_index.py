@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import takewhile
 
 from pipeline.errors import PipelineError
@@ -28,7 +29,7 @@ class ImageIndex:
     """
 
     def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None, failed: Sequence[str] = ()):
-        self.image_ids = image_ids
+        self.image_ids, self._paths = image_ids, paths
         everything = [*image_ids, *failed]
         self._folders = [_composed(path).split("/")[-2::-1] for path in paths or everything]  # from the base name up
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -51,6 +52,11 @@ class ImageIndex:
     def may_be_failed(self, image: str) -> bool:
         """Whether a name means a photo that could not be read, or may mean it."""
         return bool(self._failed) and any(row >= len(self.image_ids) for row in self._meant(image))
+
+    @cached_property
+    def row_of_path(self) -> dict[str, int]:
+        """The row of each path that is known, be the file there or gone."""
+        return {path: row for row, path in enumerate((self._paths or ())[: len(self.image_ids)])}
 
     def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores

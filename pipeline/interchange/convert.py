@@ -73,7 +73,12 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
     first = next(rows, None)
     if first is None:
         raise PipelineError(f"{source}: holds no image")
-    _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
+    others = _write(target, _manifest(first, opened, config), chain([first], rows), opened.total)
+    if others:
+        report(
+            f"{len(others):,} photos in {config.images} are others than at the first import, such as {others[0]}: their features "
+            "stay those of the photos before, and they are marked as changed; another --output takes them as they are"
+        )
     if opened.captions:
         _write_captions(target, open_store(target).image_ids, opened.captions, split_of_name(config.split))
     else:  # those of an earlier import are not of this one
@@ -222,10 +227,14 @@ def _manifest(first: Row, opened: Source, config: ImportFeaturesConfig) -> dict[
     }
 
 
-def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None) -> None:
-    """Shard after shard; those that are committed already are compared, not written again."""
+def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: int | None) -> list[str]:
+    """Shard after shard; those that are committed already are compared, not written again.
+
+    Returns:
+        Ids of the photos that are others than when their shard was written.
+    """
     manifest = claim_store(output, manifest)
-    number = 0
+    number, others = 0, []
     with tqdm(total=total, unit="image", desc=printable(output.name)) as bar:
         while batch := list(islice(rows, manifest["shard_size"])):
             ids, regions = [row.image_id for row in batch], [row.regions for row in batch]
@@ -233,8 +242,10 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
             for row in batch:  # as they are now: what features were made from, nobody else can tell
                 if row.path and (sha256 := photo_sha256(manifest["image_roots"][0], row.path)):
                     shard.photo_sha256[row.image_id] = sha256
+            now = dict(shard.photo_sha256)
             if not is_committed(output, number, shard, manifest):
                 commit_shard(output, number, shard, manifest)
+            others += [image_id for image_id, sha256 in now.items() if shard.photo_sha256[image_id] != sha256]
             number += 1
             bar.update(len(batch))
     if (stored := len(commit_marks(output))) > number:
@@ -243,6 +254,7 @@ def _write(output: Path, manifest: dict[str, Any], rows: Iterator[Row], total: i
             f"choose another folder with --output, or delete {output}",
         )
     write_summary(output, manifest, number)
+    return others
 
 
 def _write_captions(folder: Path, image_ids: Sequence[str], captions: Sequence[str], split: str) -> None:

@@ -127,7 +127,8 @@ def commit_shard(
 
 
 def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[str, Any]) -> bool:
-    """Whether a shard is committed, with the content of these rows. One whose photos came, went or changed is to be written again.
+    """Whether a shard is committed, with the content of these rows. Photos that came or went are brought up to date; of a photo
+    that is another one by now, the checksum that is known stays, in `rows` too.
 
     Raises:
         PipelineError: it has other content.
@@ -144,9 +145,10 @@ def is_committed(folder: Path, number: int, rows: ShardRows, manifest: Mapping[s
             f"{path}: holds other images or features than what is imported",
             f"choose another folder with --output, or delete {folder}",
         )
+    rows.photo_sha256 |= mark.photo_sha256
     if (mark.paths, mark.photo_sha256) != (rows.paths, rows.photo_sha256):
-        path.unlink()
-    return path.is_file()
+        _write_mark(path, replace(mark, paths=rows.paths, photo_sha256=rows.photo_sha256))
+    return True
 
 
 def drop_images(folder: Path, mark: Mark, image_ids: Set[str]) -> None:

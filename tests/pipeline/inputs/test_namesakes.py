@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -195,6 +196,22 @@ def test_captions_beside_photos_are_of_no_photo_of_another_folder(tmp_path: Path
     assert right_captions(anna, str(path), path, captions[: len(TOP)]) == []
     downloaded = tmp_path / "downloads" / LOST
     assert right_captions(anna, str(downloaded), downloaded, captions[: len(TOP)]) == []
+
+
+def test_captions_in_the_folder_of_a_photo_stay_its_own_when_it_is_gone(tmp_path: Path) -> None:
+    """As after it was moved, of which the copy has the bytes; the other folder has a photo of its name."""
+    captions: list[Caption] = []
+    for folder in ("2019", "2020"):
+        (tmp_path / folder).mkdir()
+        captions += read_captions(captions_of(tmp_path / folder / "captions.csv", ["1.jpg", "2.jpg"]))
+    ids = ["2019/1.jpg", "2019/2.jpg", "2020/1.jpg", "2020/2.jpg"]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    run: Any = NothingIsWeak()
+    photo = FoundPhoto("2019/1.jpg", cast(Regions, None), "")
+    index, files = image_index_of(collection), CaptionFiles(captions)
+    for asked in (photo, replace(photo, image="moved.jpg", copies=(photo,))):
+        hits = caption_hits(run, index, asked, captions, files, np.zeros(4), 4)
+        assert [hit.right for hit in hits] == [True, False, False, False]
 
 
 def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: Path) -> None:

@@ -244,13 +244,20 @@ def test_a_photo_that_is_replaced_after_the_import_is_known_to_be_another(tmp_pa
     (tmp_path / "x.tsv").write_text(tsv_row("1.jpg") + "\n" + tsv_row("gone.jpg") + "\n")
 
     def store() -> Store:
-        return import_any(tmp_path / "x.tsv", output=str(tmp_path / "s"), images=str(tmp_path / "photos"))
+        images = str(tmp_path / "photos")
+        return import_any(tmp_path / "x.tsv", output=str(tmp_path / "s"), images=images, report=said.append)
 
+    said: list[str] = []
     assert [is_changed(store(), row) for row in range(2)] == [False, False]
     with (tmp_path / "photos/1.jpg").open("ab") as photo:
         photo.write(b"another")
     assert is_changed(open_store(tmp_path / "s"), 0)
-    assert not is_changed(store(), 0)  # whoever imports again says that it is the photo
+    assert is_changed(store(), 0)  # the features are those of before
+    others = f"1 photos in {tmp_path}/photos are others than at the first import, such as 1.jpg: "
+    assert any(line.startswith(others) for line in said)
+    known = store().photo_sha256(0)
+    (tmp_path / "photos/1.jpg").unlink()
+    assert (store().photo_sha256(0), store().image_place(0)) == (known, "")
 
 
 def test_rows_without_ids_are_no_photos_of_coco(tmp_path: Path) -> None:
