@@ -81,8 +81,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
             f"note: {len(changed):,} of these photos changed since they were extracted ({changed[0]}, …); extract again"
         )
     if config.picture:
-        header = f"run {search.name} · {len(search.collection):,} photos in {stores}"
-        draw_answers(answers, Path(config.picture), header, kind_of(search.collection.extraction))
+        draw_answers(answers, Path(config.picture), search.title, kind_of(search.collection.extraction))
         report(f"picture: {config.picture}")
     if config.html:
         write_page(answers, Path(config.html), search)

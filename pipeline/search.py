@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.hub import pinned
 from detector.regions import Regions
 from matcher.attention import Attention
 from matcher.collection import EncodedCaptions, EncodedImages
@@ -74,6 +75,13 @@ class Search:
         self._memory_budget, self._lock = memory_budget, threading.Lock()
         self._embeddings: RegionEmbeddings | None = None
         self._first_stage: FirstStage | None = None  # None: every photo is compared exactly
+
+    @property
+    def title(self) -> str:
+        """What is searched with what, in a line above results."""
+        unmarked = "" if self.run.calibration else " (weak matches are not marked)"
+        stores = ", ".join(pinned(store.path) or str(store.path) for store in self.collection.stores)
+        return f"run {self.name}{unmarked} · {len(self.collection):,} photos in {stores}"
 
     def caption_files(self) -> list[Path]:
         """The captions of the run; of one that was fetched or moved without them, those of the photos searched."""

@@ -27,11 +27,10 @@ def write_page(answers: Sequence[Answer], path: Path, search: Search) -> None:
     items: list[dict[str, Any]] = []  # what opens large
     run, collection = search.run, search.collection
     sections = [_section(answer, run, collection, items) for answer in answers]
-    stores = ", ".join(str(store.path) for store in collection.stores)
     page = render(
         "answers.html",
         title=answers[0].query if len(answers) == 1 else f"{len(answers)} queries",
-        subtitle=f"run {search.name} · {len(collection):,} photos in {stores}",
+        subtitle=search.title,
         kind=kind_of(collection.extraction),
         boxes=any(hit.boxes for answer in answers for hit in answer.hits),
         colors=REGIONS,

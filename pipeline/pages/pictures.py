@@ -24,7 +24,7 @@ from pipeline.pages.style import BACKGROUND, FAINT, INK, REGIONS
 
 WIDTH, MARGIN, GAP = 1240, 20, 10  # pixels: of the picture, around it, between photos
 ROW_HEIGHT = 250  # of photos, about
-CAPTION, HEADER = 24, 44
+CAPTION, HEADER, LINE = 24, 44, 17
 SWATCH = 50  # width of a color and its name in the legend
 
 
@@ -74,29 +74,54 @@ def _heading(title: str, kind: Kind) -> Image.Image:
 
 
 def _strip(answer: Answer) -> Image.Image:
-    """The rows of one sentence."""
+    """The rows of one sentence. What is noted of it, and of a photo, is written to its end."""
     photos = [_photo(hit) for hit in answer.hits]
-    rows = justified([photo.width / photo.height for photo in photos], WIDTH - 2 * MARGIN, ROW_HEIGHT, GAP)
-    height = HEADER + sum(row[0][1] + CAPTION + GAP for row in rows)
-    strip = Image.new("RGB", (WIDTH, height), BACKGROUND)
+    sizes = justified([photo.width / photo.height for photo in photos], WIDTH - 2 * MARGIN, ROW_HEIGHT, GAP)
+    items = zip(answer.hits, photos, strict=True)
+    rows = [[(*next(items), size) for size in row] for row in sizes]
+    captions = [[_caption(hit, width) for hit, _, (width, _) in row] for row in rows]
+    below = [CAPTION + LINE * (max(map(len, own)) - 1) + GAP for own in captions]
+    notes = [line for note in answer.notes() for line in _lines(note, WIDTH - 2 * MARGIN)]
+    header = HEADER + LINE * len(notes)
+    strip = Image.new("RGB", (WIDTH, header + sum(row[0][1] for row in sizes) + sum(below)), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    heading = " · ".join([answer.query, *answer.notes()])
-    draw.text((MARGIN, 14), _fitted(heading, font(20), WIDTH - 2 * MARGIN), INK, font(20))
-    top, items = HEADER, iter(zip(answer.hits, photos, strict=True))
-    for row in rows:
-        left = MARGIN
-        for width, row_height in row:
-            hit, photo = next(items)
-            cell = Image.new("RGB", (width, row_height), "#e9e9e6")
-            fitted = with_boxes(photo, hit, (width, row_height))
-            cell.paste(fitted, ((width - fitted.width) // 2, (row_height - fitted.height) // 2))
+    draw.text((MARGIN, 14), _fitted(answer.query, font(20), WIDTH - 2 * MARGIN), INK, font(20))
+    _write(draw, notes, (MARGIN, HEADER - 4), FAINT)
+    top = header
+    for row, own, room in zip(rows, captions, below, strict=True):
+        left, tall = MARGIN, row[0][2][1]
+        for (hit, photo, size), lines in zip(row, own, strict=True):
+            cell = Image.new("RGB", size, "#e9e9e6")
+            fitted = with_boxes(photo, hit, size)
+            cell.paste(fitted, ((size[0] - fitted.width) // 2, (tall - fitted.height) // 2))
             strip.paste(cell, (left, top))
-            parts = [str(hit.rank), f"{hit.score:.3f}", *hit.marks, hit.image.split("/")[-1]]
-            caption = _fitted(" · ".join(filter(None, parts)), font(13), width)
-            draw.text((left, top + row_height + 3), caption, FAINT if hit.weak else INK, font(13))
-            left += width + GAP
-        top += row[0][1] + CAPTION + GAP
+            _write(draw, lines, (left, top + tall + 3), FAINT if hit.weak else INK)
+            left += size[0] + GAP
+        top += tall + room
     return strip
+
+
+def _caption(hit: Hit, width: float) -> list[str]:
+    """Rank, score, marks and name of a photo, in lines of a width."""
+    parts = [str(hit.rank), f"{hit.score:.3f}", *hit.marks, hit.image.split("/")[-1]]
+    return _lines(" · ".join(filter(None, parts)), width)
+
+
+def _lines(text: str, width: float) -> list[str]:
+    """A text in lines of a width, in the face of captions; a word that is wider is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font(13).getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fitted(line, font(13), width) for line in lines]
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], place: tuple[float, float], color: str) -> None:
+    for number, line in enumerate(lines):
+        draw.text((place[0], place[1] + LINE * number), line, color, font(13))
 
 
 def justified(ratios: Sequence[float], width: int, height: int, gap: int) -> list[list[tuple[int, int]]]:

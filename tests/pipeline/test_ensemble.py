@@ -110,7 +110,7 @@ def test_the_command_line_takes_several_runs(inside: Path, tmp_path: Path) -> No
     found = scan(*query, "--run", str(other), "--html", str(page))
     assert found.exit_code == 0, found.output
     assert f"run: runs/t2i_mean, {other}; searching 20 photos" in found.output
-    assert f"run runs/t2i_mean, {other} ·" in page.read_text()
+    assert f"run runs/t2i_mean, {other} (weak matches are not marked) ·" in page.read_text()
     assert "(weak)" not in found.output
     assert f"note: {other} is the same model as runs/t2i_mean: it counts twice" in found.stderr
     unmarked = "note: no match is marked as weak: "

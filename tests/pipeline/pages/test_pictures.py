@@ -69,10 +69,20 @@ def test_a_photo_is_named_by_its_file_and_notes_are_told_as_on_pages(
     draw_answers([Answer("a dog", 1, (found,))], tmp_path / "p.png")
     assert "1 · 0.500 · 1.png" in drawn
     draw_answers([Answer("a hous", 1, (replace(found, weak=True),), unknown=(("hous", "house"),))], tmp_path / "p.png")
-    notes = (
-        "unknown to the run and left out of the meaning: 'hous' (nearest: 'house') · no good match: the best is weak"
+    assert "unknown to the run and left out of the meaning: 'hous' (nearest: 'house')" in drawn
+    assert "no good match: the best is weak" in drawn
+
+
+def test_marks_and_notes_are_written_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "pipeline.pages.pictures._write", lambda draw, lines, *_: drawn.append(" ".join(lines)) if lines else None
     )
-    assert f"a hous · {notes}" in drawn
+    hits = answer(tmp_path, [(9, 90)] * 3, "").hits  # of narrow photos
+    hits = tuple(replace(hit, weak=True, changed=True, image="a.jpg") for hit in hits)
+    draw_answers([Answer("a dog " * 100, 3, hits, unknown=(("hous", ""),))], tmp_path / "p.png")
+    assert "1 · 0.500 · weak match · changed since it was extracted · a.jpg" in drawn
+    assert any("no good match: the best is weak" in text for text in drawn)
 
 
 def test_white_text_can_be_read_on_the_color_of_labels() -> None:
