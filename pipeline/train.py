@@ -1,6 +1,6 @@
 """Train a matcher: stores and captions -> a run folder (see `pipeline/runs.py`) with a trained SCAN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,12 @@ from configs.fields import idle
 from configs.files import json_sha256
 from matcher.fit import BEST, FitResult, fit
 from matcher.metrics import chance
+from matcher.metrics_log import METRICS, read_metrics
 from matcher.state import STATE
 from pipeline.claim import choose_folder, claim_run
 from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
+from pipeline.errors import PipelineError
 from pipeline.extraction.detectors import is_starter
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import load_dataset
@@ -58,19 +60,14 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         report(f"note: {note}")
     report(f"stores: {', '.join(map(str, stores))}; captions: {', '.join(map(str, dataset.caption_files))}")
     report(f"{describe([train, dev])}; {example(train)}")
-
-    for line in [*idle(config.model, "model."), *idle(config.training, "training.")]:
+    for line in _notes(config):
         report(f"note: {line}")
-    fit_config = config.training
-    if fit_config.loss == "hinge" and fit_config.hardest_negatives and fit_config.warmup_epochs >= fit_config.epochs:
-        report(
-            f"note: training.warmup_epochs={fit_config.warmup_epochs}: no epoch of {fit_config.epochs} trains on the hardest negatives"
-        )
 
     model = replace(config.model, feature_dim=dataset.stores.feature_dim)
     folder = choose_folder(config.run, RUNS, config.preset, model.variant)
     config = replace(config, model=model, run=str(folder))
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
+    _refuse_to_shorten(folder, config.training.epochs)
 
     now = features_sha256(dataset.stores)
     features = _learned_features(folder) or now
@@ -101,6 +98,24 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     if is_starter(dataset.stores.extraction):
         report("note: retrieve and app search with this run from now on; with the one that is shipped: --run starter")
     return TrainResult(folder, result, group.is_main)
+
+
+def _notes(config: TrainConfig) -> Iterator[str]:
+    """Settings that do nothing beside the others."""
+    yield from (*idle(config.model, "model."), *idle(config.training, "training."))
+    settings = config.training
+    if settings.loss == "hinge" and settings.hardest_negatives and settings.warmup_epochs >= settings.epochs:
+        yield f"training.warmup_epochs={settings.warmup_epochs}: no epoch of {settings.epochs} trains on the hardest negatives"
+
+
+def _refuse_to_shorten(folder: Path, epochs: int) -> None:
+    """Raises a PipelineError where a run has begun more epochs: nothing would be trained, and its configuration be untrue."""
+    begun = max((row.get("epoch", 0) for row in read_metrics(folder / METRICS)), default=-1) + 1
+    if _is_begun(folder) and begun > epochs:
+        raise PipelineError(
+            f"{folder}: has begun its epoch {begun}; found training.epochs={epochs}",
+            f"train at least {begun} epochs, or choose another folder with --run",
+        )
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

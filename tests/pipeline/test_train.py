@@ -31,6 +31,15 @@ def test_a_run_that_is_all_warm_up_or_has_idle_settings_says_so(own_world: Path)
     assert "hardest negatives" not in scan("train", "--run", "runs/other", "--device", "cpu", *SMALL_TRAINING).output
 
 
+def test_a_run_is_not_made_shorter_than_it_is(own_world: Path) -> None:
+    again = ["train", "--run", "runs/short", "--device", "cpu", *SMALL_TRAINING[2:]]
+    assert scan(*again, "--epochs", "2").exit_code == 0
+    before = Path("runs/short/config.yaml").read_bytes()
+    said = scan(*again, "--epochs", "1")
+    assert "error: runs/short: has begun its epoch 2; found training.epochs=1; train at least 2 epochs" in said.output
+    assert (said.exit_code, Path("runs/short/config.yaml").read_bytes()) == (2, before)
+
+
 def test_captions_named_twice_count_once(own_world: Path) -> None:
     captions = "coco/annotations/captions_train2014.json"
     said = scan("evaluate", "--split", "all", "--captions", captions, "--captions", str(own_world / captions))
