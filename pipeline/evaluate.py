@@ -257,13 +257,13 @@ def _seen(run: TrainedRun, split: Split) -> int | None:
     learned = read_json(file, "checksums of photos", REMEDY) if file.is_file() else {}
     checksums, index = list(map(split.stores.photo_sha256, split.images.rows.tolist())), ImageIndex(split.store_ids)
     # Where one of them is of imported features: 391895.jpg may be the 391895 of the training
-    unknown = ids.difference(learned.values()) if None not in checksums else ids
-    rows = ((name, row) for name in unknown if (row := index.find(name)) is not None)
     known = set(learned.values())
+    rows = ((name, index.find(name)) for name in ids if None in checksums or name not in known)
     named = {
-        row for name, row in rows
-        if (checksums[row] is None or name not in known) and not index.contradicts(name, row)
-    }  # fmt: skip
+        row
+        for name, row in rows
+        if row is not None and not (checksums[row] and name in known) and not index.contradicts(name, row)
+    }
     photos = enumerate(zip(split.store_ids, checksums, strict=True))
     found = sum(image_id in ids or checksum in learned or row in named for row, (image_id, checksum) in photos)
     return found if found or run.splits else None

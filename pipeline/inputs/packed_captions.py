@@ -62,7 +62,9 @@ def captions_of_records(
             taken.append(record)
         for key in () if columns else filter(_is_caption, record):
             own = list(_flat(record[key]))
-            if _is_something(record[key]) and not (own and {"", *texts}.issuperset(map(str.strip, own))):
+            if _is_something(record[key]) and not (
+                own and {"", *map(str.strip, texts)}.issuperset(map(str.strip, own))
+            ):
                 left[key] = None
     found.cells = cells_of(taken, lambda name: name == image or is_text(name, columns)) | left
     return found

@@ -105,6 +105,7 @@ def test_captions_of_tars_as_people_write_them(place: Path) -> None:
     indexes = [index_of(str(place / name), ()) for name in ("x.tar", "y.tar")]
     for index in indexes:
         assert read_of(index) == {"0.jpg": ["a dog", "a cat"]}
+        assert index.captions.cells == {}  # nothing is left unread
     assert [index.skipped for index in indexes] == [
         {".txt that cannot be read": 1},
         {".json that cannot be read": 2},
