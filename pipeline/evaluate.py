@@ -22,13 +22,10 @@ from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.finding import find_stores
-from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.splits import Dataset, Split, all_splits, describe, example, with_recorded_splits
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
-    LEARNED,
-    REMEDY,
     TrainedRun,
     captions_sha256,
     features_sha256,
@@ -38,6 +35,7 @@ from pipeline.runs import (
     notes_on_twins,
     relative_to_run,
 )
+from pipeline.trained_photos import Trained, trained_among
 
 T = TypeVar("T")
 RANKED = 10  # captions or images kept per query in the rankings file
@@ -125,7 +123,7 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     locate(judged, split, runs, notes)
     for member in runs:
         _refuse_incompatible(member, split)
-    seen = [_seen(run, split) for run in runs]
+    seen = [trained_among(run, split) for run in runs]
     notes += _notes(runs, seen, split)
     for note in notes:
         report(f"note: {note}")
@@ -134,7 +132,11 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
     owner = split.images.image_of_caption
     protocols = _protocols(similarity, owner, folds)
     chances = {key: chance(owner, len(similarity), folds=folds if "folds" in key else 1) for key in protocols}
-    more: dict[str, Any] = {"images_trained_on": seen, "chance": chances}
+    more: dict[str, Any] = {
+        "images_trained_on": [known.count for known in seen],
+        "images_named_as_trained_on": [known.named for known in seen],
+        "chance": chances,
+    }
     extras: list[str] = []
     if config.bootstrap:
         more["confidence_95"] = confidence_intervals(ranks(similarity, owner), owner, samples=config.bootstrap)
@@ -232,41 +234,16 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     return split, origins, [*notes, *([] if config.features else copied)]
 
 
-def _notes(runs: Sequence[TrainedRun], seen: Sequence[int | None], split: Split) -> list[str]:
+def _notes(runs: Sequence[TrainedRun], seen: Sequence[Trained], split: Split) -> list[str]:
     """What a reader of the recalls has to know: photos that were trained on, and too few photos."""
     notes, count = list(notes_on_twins(runs)), len(split.store_ids)
     for run, known in zip(runs, seen, strict=True):
-        if known:
-            notes.append(
-                f"{run.folder} was trained on {known:,} of these {count:,} photos (by image id or content): these recalls are "
-                "not those of unseen photos"
-            )
-        elif known is None:
-            trained = run.data.get("photos", "photos that it does not record")
-            notes.append(f"{run.name} was trained on {trained}: whether some are among these is not known")
+        notes += known.notes(run, count)
         if cut := sum(map(run.model.vocabulary.is_cut, split.images.captions)):
             notes.append(f"{cut:,} captions are longer than {run.name} reads: their ends are left out")
     if count < FEW:
         notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
     return notes
-
-
-def _seen(run: TrainedRun, split: Split) -> int | None:
-    """Number of photos that a run was trained on, by image id, or by content where both are known; None: it may be any."""
-    ids, file = set(run.splits.get("train", ())), run.folder / LEARNED
-    learned = read_json(file, "checksums of photos", REMEDY) if file.is_file() else {}
-    checksums, index = list(map(split.stores.photo_sha256, split.images.rows.tolist())), ImageIndex(split.store_ids)
-    # Where one of them is of imported features: 391895.jpg may be the 391895 of the training
-    known = set(learned.values())
-    rows = ((name, index.find(name)) for name in ids if None in checksums or name not in known)
-    named = {
-        row
-        for name, row in rows
-        if row is not None and not (checksums[row] and name in known) and not index.contradicts(name, row)
-    }
-    photos = enumerate(zip(split.store_ids, checksums, strict=True))
-    found = sum(image_id in ids or checksum in learned or row in named for row, (image_id, checksum) in photos)
-    return found if found or run.splits else None
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

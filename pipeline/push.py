@@ -153,7 +153,10 @@ def _run(folder: Path, detector: str, report: Callable[[str], Any]) -> Package:
         if [run.sha256] != evaluation.get("model_sha256", [])[:1]:  # trained on since, or of an older scan-pipeline
             report(f"note: not published: {path}, whose recalls are not known to be this model's; evaluate again")
             continue
-        recalls[path.stem] = {key: evaluation.get(key) for key in ("images", "images_trained_on", "protocols")}
+        recalls[path.stem] = {
+            key: evaluation.get(key)
+            for key in ("images", "images_trained_on", "images_named_as_trained_on", "protocols")
+        }
         evaluation |= {key: _names(evaluation[key]) for key in ("runs", "made_of") if key in evaluation}
         files[f"evaluation/{path.name}"] = json.dumps(evaluation, indent=1).encode()
     paths = {key: _names(getattr(run.config, key)) for key in ("features", "captions")}

@@ -59,6 +59,7 @@ LAYERS = [
         "caption_cache",
         "caption_ranking",
         "judgements",
+        "trained_photos",
         "queries",
         "eccv",
         "answer",

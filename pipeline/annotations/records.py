@@ -75,11 +75,13 @@ class Report:
     boxes: Counter[str] = field(default_factory=Counter)
     unknown: dict[str, Counter[str]] = field(default_factory=dict)  # kind -> names that the vocabulary does not have
     attributes: int = 0  # labels used
+    unmatched: int = 0  # objects with attributes that are not among the objects of their image
 
     def __str__(self) -> str:
         lines = [f"images: {_counts(self.images)}", f"boxes: {_counts(self.boxes)}"]
-        if self.attributes:
-            lines.append(f"attributes: {self.attributes:,} used")
+        if self.attributes or self.unmatched:
+            others = f", those of {self.unmatched:,} objects that are not listed left out" if self.unmatched else ""
+            lines.append(f"attributes: {self.attributes:,} used{others}")
         for kind, names in self.unknown.items():
             if names:
                 most = ", ".join(f"{name!r} {count:,}" for name, count in names.most_common(SHOWN))

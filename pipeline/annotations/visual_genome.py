@@ -74,7 +74,8 @@ def read_visual_genome(
         seen.add(image_id)
         try:
             size = (int(entry["height"]), int(entry["width"]))
-            rows = _boxes(annotated.get("objects") or [], size, objects, attributes, labels, report)
+            own = labels.get(image_id, {})
+            rows = _boxes(annotated.get("objects") or [], size, objects, attributes, own, report)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"the annotations of image {image_id} are not Visual Genome's"
             raise PipelineError(f"{folder}: {what} ({error!r})", AGAIN) from error
@@ -155,10 +156,12 @@ def _boxes(
     size: tuple[int, int],
     objects: ClassVocabulary,
     attributes: ClassVocabulary,
-    labels: Mapping[int, list[str]],
+    labels: Mapping[Any, list[str]],
     report: Report,
 ) -> tuple[list[list[float]], list[int], list[list[int]]]:
-    """Boxes, classes and attributes of one image."""
+    """Boxes, classes and attributes of one image; `labels` are the attributes of its objects by their ids."""
+    listed = {index for item in annotated for index in _object_ids(item)}
+    report.unmatched += sum(index not in listed for index in labels)
     boxes: list[list[float]] = []
     classes: list[int] = []
     found: list[list[int]] = []
@@ -194,14 +197,14 @@ def _attributes(words: Sequence[str], attributes: ClassVocabulary, report: Repor
     return kept
 
 
-def _attribute_names(folder: Path) -> dict[int, list[str]]:
-    """The attributes of every object id."""
-    names: defaultdict[int, list[str]] = defaultdict(list)
+def _attribute_names(folder: Path) -> dict[int, dict[Any, list[str]]]:
+    """The attributes of every object, by image and object id: only together are they sure to be of one object."""
+    names: dict[int, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
     try:
         for image in _read_list(folder, "attributes"):
             for item in image.get("attributes") or ():
-                for index in _object_ids(item)[:1]:
-                    names[index] += item.get("attributes") or ()
+                for index in _object_ids(item)[:1] if item.get("attributes") else ():
+                    names[_image_id(image)][index] += item["attributes"]
     except (TypeError, AttributeError) as error:
         raise PipelineError(f"{folder}: its attributes are not Visual Genome's ({error!r})", AGAIN) from error
     return names

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.split_words import MISSING, cells_of, split_of_word, splits_told
-from pipeline.inputs.tables import read_table
+from pipeline.inputs.tables import TableRow, read_table
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
@@ -185,22 +185,38 @@ def _count_unread(captions: list[Any], fields: Sequence[str], skipped: Counter[s
 
 
 def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -> list[Caption]:
-    captions = []
-    count_of_image: dict[str, int] = {}
-    file = os.path.abspath(path)
+    found: list[tuple[TableRow, str]] = []  # image and number as they are meant, and a caption; "" where there is none
     rows = [(_name(row.image), row) for row in read_table(path, text, skipped)]
     first = {name.removesuffix("#0") for name, _ in rows if name.endswith("#0")}
     for name, row in rows:
-        image = re.sub(r"#\d+$", "", name)  # Flickr's token files number an image's captions already, from 0
-        if image not in first and stem_of(image) == image:  # dog#1 is a name
-            image = name
+        image, _, number = name.rpartition("#")  # Flickr's token files number an image's captions already, from 0
+        if not number.isdecimal() or (image not in first and stem_of(image) == image):  # dog#1 is a name
+            image, number = name, row.number
         listed.add(image)
-        split = _split(row.split) if row.split else ""
-        for caption in filter(None, (_sentence(one, skipped) for one in row.captions)):
-            number = count_of_image.get(image, 0)
-            count_of_image[image] = number + 1
-            captions.append(Caption(caption, image, image, f"{image}#{number}", split, file))
-    return captions
+        meant = replace(row, image=image, number=number, split=_split(row.split) if row.split else "")
+        found += [(meant, _sentence(one, skipped)) for one in row.captions]
+    numbers = _numbers([row for row, _ in found], skipped)
+    return [
+        Caption(caption, row.image, row.image, f"{row.image}#{number}", row.split, os.path.abspath(path))
+        for (row, caption), number in zip(found, numbers, strict=True)
+        if caption
+    ]
+
+
+def _numbers(rows: Sequence[TableRow], skipped: Counter[str]) -> list[int]:
+    """The number of each caption among those of its image: the table's own, which judgements may name, else its place from 0."""
+    own = [int(row.number) if row.number.isdecimal() else -1 for row in rows]
+    numbers = Counter(zip((row.image for row in rows), own, strict=True))
+    if -1 not in own and len(numbers) == len(rows):
+        return own
+    if -1 not in own:
+        skipped["numbers of captions, as some repeat: captions are numbered in their order"] = len(rows) - len(numbers)
+    places = Counter[str]()
+    found = []
+    for row in rows:
+        found.append(places[row.image])
+        places[row.image] += 1
+    return found
 
 
 def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: Any = None) -> Any:

@@ -27,6 +27,7 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
     *("image", "images", "img", "image_id"),
 )
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
+NUMBER = "comment_number"  # Flickr30k's
 IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = (  # [{'raw': 'A dog'}], ('A dog', 'A cat'), ['A dog' ... 'A cat'], which NumPy cut
@@ -46,6 +47,7 @@ class TableRow:
     image: str
     captions: tuple[str, ...]
     split: str = ""  # as the table has it
+    number: str = ""  # of the caption among its image's, where the table has it
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Layout:
     image: int
     captions: tuple[int, ...]
     folder: int | None = None  # of the image, as in tables made of Karpathy's files
+    number: int | None = None  # of the caption
 
 
 def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRow]:
@@ -77,7 +80,12 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
         (_, header), *records = records
         if not any(_columns_of(word, [_word(header[layout.captions[0]])]) for word in CAPTION_WORDS):
             skipped[f"line, taken for a header: {str(header)[:SHOWN]}"] = 1
-        own = {layout.image, layout.folder, *layout.captions}
+        numbers = [column for column, name in enumerate(header) if _word(name) == NUMBER and len(layout.captions) == 1]
+        if numbers and all(
+            re.fullmatch(r"\s*\d.*", "".join(fields[numbers[0] : numbers[0] + 1])) for _, fields in records
+        ):
+            layout = replace(layout, number=numbers[0])
+        own = {layout.image, layout.folder, layout.number, *layout.captions}
         cells: dict[str, Cells] = {
             name: ["".join(fields[column : column + 1]).strip() for _, fields in records]
             for column, name in enumerate(header)
@@ -93,7 +101,7 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
                 "says what they are",
                 "begin the file with a header, such as image,caption or image,caption,split",
             )
-        layout = replace(layout, columns=3, captions=(2,))
+        layout = replace(layout, columns=3, captions=(2,), number=1)
     for (number, fields), split in zip(records, cycle(splits)):
         yield _row(path, number, lines[number - 1], fields, layout, split)
 
@@ -225,7 +233,8 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout,
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
     if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path
         image = os.path.join(folder.replace("\\", "/"), image)
-    return TableRow(image, captions, split)
+    number_of_caption = "" if layout.number is None else fields[layout.number].strip()
+    return TableRow(image, captions, split, number_of_caption)
 
 
 def listed(field: str) -> list[str]:

@@ -6,8 +6,6 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -25,12 +23,8 @@ from matcher.vocabulary import Vocabulary
 from pipeline.claim import claim_run
 from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
-from pipeline.evaluate import _seen
-from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.splits import all_splits
 from pipeline.recall_table import latex_row
-from pipeline.runs import TrainConfig, TrainedRun, load_run
-from tests.stores import make_store
+from pipeline.runs import TrainConfig, load_run
 from tests.world import SMALL_TRAINING, scan
 
 
@@ -145,74 +139,6 @@ def test_rankings_of_two_datasets_that_number_alike_tell_their_images_apart(insi
     assert {entry["image_id"] for entry in rankings["caption_retrieval"]} == names
     assert {entry["caption_id"] for entry in rankings["image_retrieval"]} == {f"{name}#0" for name in names}
     assert all(len(set(entry["image_ids"])) == 10 for entry in rankings["image_retrieval"])
-
-
-def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside: Path, tmp_path: Path) -> None:
-    captions = "coco/annotations/captions_train2014.json"
-    (tmp_path / "photos").mkdir()
-    for number in range(20):  # copied and renamed
-        shutil.copy(f"coco/train2014/COCO_train2014_{number:012}.jpg", tmp_path / f"photos/{number}.jpg")
-    (tmp_path / "captions.csv").write_text("".join(f"{number}.jpg,a dog\n" for number in range(20)))
-    for images, named in ((inside / "coco", captions), (tmp_path / "photos", str(tmp_path / "captions.csv"))):
-        store = str(tmp_path / f"store of {images.name}")
-        scan("extract", "--images", str(images), "--output", store, "--num-regions", "6", "--workers", "0", "--device", "cpu")  # fmt: skip
-        said = scan("evaluate", "--run", "runs/t2i_mean", "--features", store, "--captions", named, "--split", "all", "--html", "e.html")  # fmt: skip
-        assert "was trained on 15 of these 20 photos (by image id or content)" in said.output
-        assert "was trained on 15 of these 20 photos (by image id or content)" in Path("e.html").read_text()
-        file = re.search(r"written to (.*\.json)", said.output)
-        assert file
-        assert json.loads(Path(file[1]).read_text())["images_trained_on"] == [15]
-
-
-def test_photos_of_the_training_are_known_after_they_were_renumbered(own_world: Path) -> None:
-    splits = json.loads(Path("runs/t2i_mean/splits.json").read_text())
-    photos = Path("coco/train2014")
-    for dev, train in zip(splits["dev"], splits["train"], strict=False):
-        (photos / dev).rename(photos / "unseen.jpg")
-        (photos / train).rename(photos / dev)
-        (photos / "unseen.jpg").rename(photos / train)
-    again = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
-    assert again.exit_code == 0, again.output
-    for features in ((), ("--features", "features/train2014")):
-        said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "dev", *features)
-        assert "runs/t2i_mean was trained on 5 of these 5 photos (by image id or content)" in said.output
-    continued = scan("train", "--device", "cpu", *SMALL_TRAINING)
-    assert continued.exit_code == 0, continued.output
-    learned = json.loads(Path("runs/t2i_mean/learned.json").read_text())
-    assert len(learned) == 20  # the fifteen of before, and the five that have their names now
-
-
-@pytest.mark.parametrize(
-    ("known", "learned", "seen"),
-    [
-        ({}, {}, 2),
-        ({}, {"8" * 64: "391895", "9" * 64: "7.jpg"}, 2),
-        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {}, 2),  # it is the run that has none
-        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {"9" * 64: "7.jpg"}, 1),
-        ({"391895.jpg": "1" * 64, "1/7.jpg": "2" * 64}, {"8" * 64: "391895", "9" * 64: "7.jpg"}, 0),
-    ],
-)
-def test_photos_without_a_checksum_are_known_by_other_forms_of_their_id(
-    tmp_path: Path, known: dict[str, str], learned: dict[str, str], seen: int
-) -> None:
-    """As imported features have them, whose ids get a suffix where the photos are named."""
-    store = make_store(tmp_path / "store", ["391895.jpg", "1/7.jpg", "1/9.jpg"], photo_sha256=known)
-    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
-    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
-    (tmp_path / "learned.json").write_text(json.dumps(learned))
-    run = SimpleNamespace(splits={"train": ["391895", "7.jpg", "2/9.jpg", "8"]}, folder=tmp_path)
-    assert _seen(cast("TrainedRun", run), split) == seen
-
-
-def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:
-    Path("runs/t2i_mean/splits.json").unlink()
-    content = json.loads(Path("runs/t2i_mean/data.json").read_text())
-    del content["data"]["splits_sha256"]
-    Path("runs/t2i_mean/data.json").write_text(json.dumps(content))
-    Path("runs/t2i_mean/learned.json").unlink()
-    said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
-    note = "runs/t2i_mean was trained on photos that it does not record: whether some are among these is not known"
-    assert note in said.output
 
 
 def test_splits_that_a_captions_file_gives_anew_are_said(

@@ -117,6 +117,21 @@ def test_attributes_come_by_object_id_and_by_those_merged_into_it(tmp_path: Path
     assert found.report.attributes == 3
 
 
+def test_attributes_are_of_the_object_of_that_number_in_their_image(tmp_path: Path) -> None:
+    """As where the objects of each image are numbered from 1."""
+    rows = images([thing("dog")], [thing("dog"), thing("tree", object_id=2)], [thing("dog")])
+    attributes = [
+        {"image_id": 2, "attributes": [{"object_id": 1, "attributes": ["red"]}]},
+        {
+            "image_id": 3,
+            "attributes": [{"object_id": "1", "attributes": ["gray"]}, {"object_id": 9, "attributes": ["tall"]}],
+        },
+    ]
+    found = read(write(tmp_path, rows, attributes))
+    assert [record["attributes"].tolist() for record in found.train] == [[[0], [-1]], [[]]]
+    assert "attributes: 1 used, those of 2 objects that are not listed left out" in str(found.report)
+
+
 def test_without_attributes_their_file_is_not_asked_for(tmp_path: Path) -> None:
     folder = write(tmp_path, images([thing("dog")], [thing("dog")]))
     (folder / "attributes.json").unlink()
@@ -256,7 +271,11 @@ def test_files_that_hold_out(tmp_path: Path) -> None:
         ("image_data", '[{"image_id": 2, "width": 64}]', r"annotations of image 2 .*KeyError\('height'\)"),
         ("objects", '[{"image_id": 2, "objects": [3]}]', r"annotations of image 2 are not Visual Genome's"),
         ("objects", '[{"image_id": 2, "objects": [{"names": [3]}]}]', r"annotations of image 2 are not"),
-        ("attributes", '[{"attributes": [{"object_id": [3]}]}]', r"attributes are not Visual Genome's"),
+        (
+            "attributes",
+            '[{"id": 2, "attributes": [{"object_id": [3], "attributes": ["red"]}]}]',
+            r"attributes are not Visual Genome's",
+        ),
     ],
 )
 def test_damaged_annotations_end_in_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:

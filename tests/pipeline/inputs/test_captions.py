@@ -217,6 +217,29 @@ def test_tables_as_people_have_them(tmp_path: Path, text: str, expected: list[st
     assert [caption.text for caption in read_captions(write(tmp_path / "c.csv", text))] == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg#2\tA cat\na.jpg#0\tA dog\nb.jpg#3\tA tree\n",  # some were left out, others came before
+        "a.jpg,2,A cat\na.jpg,0,A dog\nb.jpg,3,A tree\n",
+        "image_name| comment_number| comment\na.jpg| 2| A cat\na.jpg| 0| A dog\nb.jpg| 3| A tree\n",
+        "a.jpg#0\tA dog\na.jpg#1\t\na.jpg#2\tA cat\nb.jpg#3\tA tree\n",
+    ],
+    ids=["token", "columns", "results.csv", "empty"],
+)
+def test_numbers_of_captions_stay(tmp_path: Path, text: str) -> None:
+    """Judgements name captions by them."""
+    read = {one.caption_id: one.text for one in read_captions(write(tmp_path / "c.token", text))}
+    assert read == {"a.jpg#2": "A cat", "a.jpg#0": "A dog", "b.jpg#3": "A tree"}
+
+
+def test_numbers_of_captions_that_repeat_are_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    path = write(tmp_path / "c.token", "a.jpg#0\tA dog\na.jpg#0\tA cat\nb.jpg#0\tA tree\n")
+    assert [one.caption_id for one in read_captions(path, notes)] == ["a.jpg#0", "a.jpg#1", "b.jpg#0"]
+    assert notes == [f"{path}: skipped 1 numbers of captions, as some repeat: captions are numbered in their order"]
+
+
 def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts_from_0(tmp_path: Path) -> None:
     for text, images in (
         ("image,caption\ndog#1,A dog\ndog#2,Two\n", ["dog#1", "dog#2"]),
