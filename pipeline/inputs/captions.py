@@ -25,6 +25,7 @@ FORMATS = (
 )
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
 PARTS = {"images", "annotations", "info", "licenses", "categories", "type", "dataset"}  # of COCO's and Karpathy's files
+WHOLE = r"(\d+)(?:\.0*)?"  # pandas writes 3.0 where a number of its column is missing
 FIELDS = {"file_name", "filename", "filepath", "sentences"}  # of images, beside those that everybody knows
 
 
@@ -204,19 +205,23 @@ def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
 
 
 def _numbers(rows: Sequence[TableRow], skipped: Counter[str]) -> list[int]:
-    """The number of each caption among those of its image: the table's own, which judgements may name, else its place from 0."""
-    own = [int(row.number) if row.number.isdecimal() else -1 for row in rows]
-    numbers = Counter(zip((row.image for row in rows), own, strict=True))
-    if -1 not in own and len(numbers) == len(rows):
-        return own
-    if -1 not in own:
-        skipped["numbers of captions, as some repeat: captions are numbered in their order"] = len(rows) - len(numbers)
+    """The number of each caption among those of its image: the table's own, which judgements may name, else its place from 0.
+
+    Of an image of which one has no number, or two have the same, all have their places.
+    """
+    own = [int(found[1]) if (found := re.fullmatch(WHOLE, row.number)) else None for row in rows]
+    counts = Counter(zip((row.image for row in rows), own, strict=True))
+    unsure = {image for (image, number), count in counts.items() if number is None or count > 1}
+    if lost := sum(number is not None and row.image in unsure for row, number in zip(rows, own, strict=True)):
+        skipped[
+            "numbers of captions, of images where some have none or the same: these are numbered in their order"
+        ] = lost
     places = Counter[str]()
-    found = []
-    for row in rows:
-        found.append(places[row.image])
+    found_numbers = []
+    for row, number in zip(rows, own, strict=True):
+        found_numbers.append(places[row.image] if number is None or row.image in unsure else number)
         places[row.image] += 1
-    return found
+    return found_numbers
 
 
 def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: Any = None) -> Any:

@@ -81,10 +81,7 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
         if not any(_columns_of(word, [_word(header[layout.captions[0]])]) for word in CAPTION_WORDS):
             skipped[f"line, taken for a header: {str(header)[:SHOWN]}"] = 1
         numbers = [column for column, name in enumerate(header) if _word(name) == NUMBER and len(layout.captions) == 1]
-        if numbers and all(
-            re.fullmatch(r"\s*\d.*", "".join(fields[numbers[0] : numbers[0] + 1])) for _, fields in records
-        ):
-            layout = replace(layout, number=numbers[0])
+        layout = replace(layout, number=next(iter(numbers), None))
         own = {layout.image, layout.folder, layout.number, *layout.captions}
         cells: dict[str, Cells] = {
             name: ["".join(fields[column : column + 1]).strip() for _, fields in records]

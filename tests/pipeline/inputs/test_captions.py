@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -224,20 +225,25 @@ def test_tables_as_people_have_them(tmp_path: Path, text: str, expected: list[st
         "a.jpg,2,A cat\na.jpg,0,A dog\nb.jpg,3,A tree\n",
         "image_name| comment_number| comment\na.jpg| 2| A cat\na.jpg| 0| A dog\nb.jpg| 3| A tree\n",
         "a.jpg#0\tA dog\na.jpg#1\t\na.jpg#2\tA cat\nb.jpg#3\tA tree\n",
+        "image_name,comment_number,comment\na.jpg,2.0,A cat\na.jpg,0.0,A dog\nb.jpg,3.0,A tree\n",
+        "b.jpg#3\tA tree\na.jpg#2\tA cat\na.jpg#0\tA dog\nc.jpg\tMine\n",
     ],
-    ids=["token", "columns", "results.csv", "empty"],
+    ids=["token", "columns", "results.csv", "empty", "pandas", "another"],
 )
 def test_numbers_of_captions_stay(tmp_path: Path, text: str) -> None:
     """Judgements name captions by them."""
     read = {one.caption_id: one.text for one in read_captions(write(tmp_path / "c.token", text))}
+    read.pop("c.jpg#0", None)
     assert read == {"a.jpg#2": "A cat", "a.jpg#0": "A dog", "b.jpg#3": "A tree"}
 
 
-def test_numbers_of_captions_that_repeat_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["a.jpg#3\tA cat", "a.jpg\tA cat"], ids=["twice", "none"])
+def test_numbers_of_captions_that_are_not_kept_are_said(tmp_path: Path, second: str) -> None:
     notes: list[str] = []
-    path = write(tmp_path / "c.token", "a.jpg#0\tA dog\na.jpg#0\tA cat\nb.jpg#0\tA tree\n")
-    assert [one.caption_id for one in read_captions(path, notes)] == ["a.jpg#0", "a.jpg#1", "b.jpg#0"]
-    assert notes == [f"{path}: skipped 1 numbers of captions, as some repeat: captions are numbered in their order"]
+    path = write(tmp_path / "c.token", f"a.jpg#3\tA dog\n{second}\nb.jpg#2\tA tree\n")
+    assert [one.caption_id for one in read_captions(path, notes)] == ["a.jpg#0", "a.jpg#1", "b.jpg#2"]
+    (note,) = notes
+    assert re.search(r"skipped [12] numbers of captions, of images where some have none or the same: these are", note)
 
 
 def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts_from_0(tmp_path: Path) -> None:

@@ -171,6 +171,22 @@ def check_folders(data: st.DataObject) -> None:
             for one in own
         ]
         compare(truths, dataset, dataset.notes, fields, *map(Path.read_bytes, paths))
+        if style.kind in ("token", "results") and style.rows != "twice" and "more" not in files and stores == "one":
+            check_numbers(entries, dataset, [entry.photo.path for entry in entries])
+
+
+def check_numbers(entries: Sequence[drawn.Entry], dataset: Dataset, image_ids: Sequence[str]) -> None:
+    """Captions have the numbers that their file gives them; `image_ids` (N,) of the entries' photos."""
+    numbers = {
+        (image_id, drawn.in_one_line(text)): number
+        for image_id, entry in zip(image_ids, entries, strict=True)
+        for number, text in enumerate(entry.texts)
+    }
+    for split in dataset.splits.values():
+        owners = split.images.image_of_caption.tolist()
+        for text, owner, caption_id in zip(split.images.captions, owners, split.caption_ids, strict=True):
+            wanted = numbers.get((split.store_ids[owner], text))
+            assert wanted is None or str(caption_id).endswith(f"#{wanted}"), (text, caption_id)
 
 
 @pytest.fixture(scope="module", autouse=True)
