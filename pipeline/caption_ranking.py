@@ -109,7 +109,10 @@ def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageInd
     others = [image for image in files.namesakes(caption) if own.find(image) == row]
     if caption.image not in own.best(others, row):
         return False
-    namesakes = [] if own is index else index.candidates(caption.image)
+    copies = {one.image for one in photo.copies}
+    namesakes = (
+        [] if own is index else [one for one in index.candidates(caption.image) if index.image_ids[one] not in copies]
+    )
     return own is index or (
         not own.is_elsewhere(caption.image, 0) and all(index.is_elsewhere(caption.image, other) for other in namesakes)
     )

@@ -214,6 +214,19 @@ def test_captions_in_the_folder_of_a_photo_stay_its_own_when_it_is_gone(tmp_path
         assert [hit.right for hit in hits] == [True, False, False, False]
 
 
+def test_captions_of_a_folder_that_got_another_name_stay_those_of_its_photos(tmp_path: Path) -> None:
+    """Which are in the store under their names of before, and gone there."""
+    captions = read_captions(captions_of(tmp_path / "holidays/captions.csv", ["1.jpg", "2.jpg"]))
+    (tmp_path / "holidays/1.jpg").write_text("1")
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "cam")]).path])
+    run: Any = NothingIsWeak()
+    asked = FoundPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
+    for copies, right in (((replace(asked, image="1.jpg", path=""),), [True, False]), ((), [False, False])):
+        photo = replace(asked, copies=copies)
+        hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), np.zeros(2), 2)
+        assert [hit.right for hit in hits] == right
+
+
 def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: Path) -> None:
     """Annotations without photos beside them; those above the photos, by base names; and photos that moved."""
     for name in TOP:
