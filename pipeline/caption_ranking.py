@@ -99,23 +99,20 @@ def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageInd
         is_it = _is_copy(beside, photo.path)
         if not is_it or own is index:  # else the captions may be of stored photos that are gone
             return is_it
-    if (
-        own is index and caption.file and (row := index.row_of_path.get(beside)) is not None
-    ):  # a photo of theirs that is gone
-        return index.image_ids[row] == photo.image
+    place = index.row_of_path.get(beside) if own is index and caption.file else None
+    if place is not None:  # of a photo of theirs that is gone
+        return index.image_ids[place] == photo.image
     row = own.find(caption.image)
     if row is None or own.image_ids[row] != photo.image or files.is_of_another_folder(caption.file, photo.path):
         return False
     others = [image for image in files.namesakes(caption) if own.find(image) == row]
     if caption.image not in own.best(others, row):
         return False
+    if own is index:
+        return True
     copies = {one.image for one in photo.copies}
-    namesakes = (
-        [] if own is index else [one for one in index.candidates(caption.image) if index.image_ids[one] not in copies]
-    )
-    return own is index or (
-        not own.is_elsewhere(caption.image, 0) and all(index.is_elsewhere(caption.image, other) for other in namesakes)
-    )
+    namesakes = [other for other in index.candidates(caption.image) if index.image_ids[other] not in copies]
+    return not own.is_elsewhere(caption.image, 0) and all(index.is_elsewhere(caption.image, one) for one in namesakes)
 
 
 def _is_copy(beside: str, path: str) -> bool:
