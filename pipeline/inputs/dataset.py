@@ -43,9 +43,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     places = full_paths(collection)
     id_of_place = dict(zip(places, collection.image_ids, strict=True))
     captions_of_file: dict[Path, list[Caption]] = {}
-    listed: list[
-        set[str]
-    ] = []  # names without captions too: such a name keeps its photo from another that could mean it
+    # Names without captions too: such a name keeps its photo from another one that could mean it
+    listed: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
         captions = read_captions(path, notes, names)

@@ -56,9 +56,8 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
         PipelineError: none found; the message lists where it looked.
     """
     patterns = [store.path / "captions*"]
-    for root in map(
-        Path, _roots(store)
-    ):  # what is nearest first: captions.csv in the parent may be those of another folder
+    # What is nearest first: captions.csv in the parent may be those of another folder
+    for root in map(Path, _roots(store)):
         name = glob.escape(root.name)
         patterns += [*_among_photos(root), root.parent / f"{name}_captions.*"]
         for folder in (root.parent, root.parent / "annotations"):

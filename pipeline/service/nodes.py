@@ -134,9 +134,8 @@ class Nodes:
             answers = [one.json() for one in await asyncio.gather(*asking)]
         except NodeDown as error:  # what it has may be better
             raise HTTPException(503, f"a node does not answer: {error}") from None
-        given = [
-            caption for one in answers for caption in one["captions"]
-        ]  # of no share where a node is not calibrated
+        # Those of a node without calibration have no share
+        given = [caption for one in answers for caption in one["captions"]]
         captions = {caption["text"]: caption for caption in sorted(given, key=lambda caption: caption["share"])}
         times: Counter[str] = Counter()
         for one in answers:

@@ -126,9 +126,7 @@ class SearchResponse:
     model: str  # sha256 of its weights
     generation: str  # changes with the photos and the model
     complete: bool  # false: photos are missing, as a node was not there, or a store is not extracted to its end
-    calibrated: (
-        bool  # false: weak matches are not marked, or not those of every node, as the run there has no calibration
-    )
+    calibrated: bool  # false: weak matches are not marked, or not those of every node
     milliseconds: float
     answers: tuple[SearchAnswer, ...]
     features: tuple[str, ...] = ()  # of a node: as of its index
