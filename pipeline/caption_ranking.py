@@ -45,7 +45,7 @@ class CaptionFiles:
         return self._names[caption.file][stem_of(caption.image)]
 
     def is_of_another_folder(self, file: str, path: str) -> bool:
-        """Whether images that a file names lie beside it or below, and a photo lies in neither."""
+        """Whether images that a file names lie beside it or in a folder there, and a photo lies neither there nor below."""
         if not file or not path:
             return False
         folder = os.path.dirname(file)
@@ -57,8 +57,13 @@ class CaptionFiles:
 
     def _lists_photos(self, file: str, folder: str) -> bool:
         names = self._names[file]
-        for part in {os.path.dirname(name) for same in names.values() for name in same if stays_inside(name)}:
-            with suppress(OSError), os.scandir(os.path.join(folder, part)) as entries:
+        parts = {os.path.dirname(name) for same in names.values() for name in same if stays_inside(name)}
+        places = {(os.path.join(folder, part), part) for part in parts}
+        if "" in parts:  # names without folders may be of photos in one below
+            with suppress(OSError), os.scandir(folder) as entries:
+                places |= {(entry.path, "") for entry in entries if entry.is_dir()}
+        for place, part in places:
+            with suppress(OSError), os.scandir(place) as entries:
                 found = (name for entry in entries for name in names.get(stem_of(entry.name), ()))
                 if any(os.path.dirname(name) == part for name in found):
                     return True
@@ -92,20 +97,24 @@ def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageInd
 
     `own` is `index`, of the stores, where they have the photo; else it is of the photo alone. Then captions of its name are right,
     unless that is a photo's in another folder, or one of the stores. Of the names in one file, the best alone means the photo.
-    A file with photos beside it is of those: the name of one that is gone means no photo of another folder.
+    A file with photos beside it, or in a folder beside it, is of those: its names mean no photo of another folder, be theirs gone
+    or not.
     """
     beside = os.path.join(os.path.dirname(caption.file), caption.image)
+    below = index.below(caption.image, os.path.dirname(caption.file))
     if caption.file and os.path.isfile(beside):
         is_it = _is_copy(beside, photo.path)
-        if not is_it or own is index:  # else the captions may be of stored photos that are gone
+        if not is_it or own is index or not below:  # else the captions may be of stored photos that are gone
             return is_it
     place = index.row_of_path.get(beside) if own is index and caption.file else None
     if place is not None:  # of a photo of theirs that is gone
         return index.image_ids[place] == photo.image
     row = own.find(caption.image)
+    if row is None and own is index and len(below) == 1:
+        row = below[0]
     if row is None or own.image_ids[row] != photo.image or files.is_of_another_folder(caption.file, photo.path):
         return False
-    others = [image for image in files.namesakes(caption) if own.find(image) == row]
+    others = [image for image in files.namesakes(caption) if own.find(image) == row] or [caption.image]
     if caption.image not in own.best(others, row):
         return False
     if own is index:

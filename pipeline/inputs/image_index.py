@@ -73,6 +73,11 @@ class ImageIndex:
         rows = self.candidates(image)
         return rows[0] if len(rows) == 1 else None
 
+    def below(self, image: str, folder: str) -> list[int]:
+        """Of the images that a name means, those below a folder, such as that of the captions file."""
+        paths = self._paths or self.image_ids
+        return [row for row in self.candidates(image) if folder and paths[row].startswith(f"{folder}/")]
+
     def is_elsewhere(self, image: str, row: int) -> bool:
         """Whether a name and its image are in folders of other names, so that the base name alone made the match."""
         return "/" in image and bool(self._folders[row]) and not self._agreement(image, row)

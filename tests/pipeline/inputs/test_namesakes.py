@@ -221,10 +221,38 @@ def test_captions_of_a_folder_that_got_another_name_stay_those_of_its_photos(tmp
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "cam")]).path])
     run: Any = NothingIsWeak()
     asked = FoundPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
-    for copies, right in (((replace(asked, image="1.jpg", path=""),), [True, False]), ((), [False, False])):
-        photo = replace(asked, copies=copies)
-        hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), np.zeros(2), 2)
-        assert [hit.right for hit in hits] == right
+    photo = replace(asked, copies=(replace(asked, image="1.jpg", path=""),))
+    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), np.zeros(2), 2)
+    assert [hit.right for hit in hits] == [True, False]
+
+
+def test_captions_above_a_folder_of_photos_are_of_these_alone(tmp_path: Path) -> None:
+    """As Kaggle has Flickr8k; another folder numbers its photos as well."""
+    for folder in ("flick/images", "holiday"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("1.jpg", "2.jpg"):
+            (tmp_path / folder / name).write_text(folder + name)
+    captions = read_captions(captions_of(tmp_path / "flick/captions.csv", ["1.jpg", "2.jpg"]))
+    own, other = tmp_path / "flick/images", tmp_path / "holiday"
+    ids, features = ["1.jpg", "2.jpg"], tmp_path / "features"
+    stores = [make_store(features / root.name, ids, image_roots=[str(root)]).path for root in (own, other)]
+    both = open_stores(stores, tell_apart=True)
+    assert right_captions(open_stores(stores[1:]), "1.jpg", other / "1.jpg", captions) == []
+    assert right_captions(open_stores(stores[:1]), "1.jpg", own / "1.jpg", captions) == ["of 1.jpg"]
+    for root, right in ((own, ["of 1.jpg"]), (other, [])):
+        (image,) = (name for name in both if name.endswith(f"{root.name}/1.jpg"))
+        assert right_captions(both, image, root / "1.jpg", captions) == right
+
+
+def test_captions_beside_a_photo_that_is_in_no_store_are_its_own(tmp_path: Path) -> None:
+    """Whatever stored photo has its name."""
+    captions = read_captions(captions_of(tmp_path / "train/captions.csv", ["1.jpg"]))
+    (tmp_path / "train/1.jpg").write_text("train")
+    val = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "val")]).path])
+    path = tmp_path / "train/1.jpg"
+    assert right_captions(val, str(path), path, captions) == ["of 1.jpg"]
+    edited = open_stores([make_store(tmp_path / "own", ["1.jpg"], image_roots=[str(tmp_path / "train")]).path])
+    assert right_captions(edited, str(path), path, captions) == []  # they may be of the photo before
 
 
 def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: Path) -> None:
@@ -239,7 +267,7 @@ def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: 
         for names in (TOP, LOWER):
             captions = read_captions(captions_of(tmp_path / place / "captions.json", names))
             for path in (tmp_path / "photos/2020" / LOST, tmp_path / "moved" / LOST):
-                if (place, names, path.parent.name) != ("photos", LOWER, "moved"):  # photos lie below this file
+                if (place, path.parent.name) != ("photos", "moved"):  # photos lie below this file
                     assert right_captions(collection, LOST, path, captions) == [f"of {names[2]}"]
 
 
