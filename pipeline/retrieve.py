@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detector.hub import pinned
 from pipeline.answer import Answer
 from pipeline.command_line import as_text
 from pipeline.ensemble import open_ensemble
@@ -60,8 +59,7 @@ def run(config: RetrieveConfig, *, report: Callable[[str], Any] = print) -> list
     if (config.captions or config.weights) and not config.image:
         raise PipelineError("--captions and --weights: of a photo that captions are found for", "give --image ID|PATH")
     search = open_ensemble(config.runs, config.features, weights=config.weights, device=config.device, report=report)
-    stores = ", ".join(pinned(store.path) or str(store.path) for store in search.collection.stores)
-    report(f"run: {search.name}; searching {len(search.collection):,} photos in {stores}")
+    report(f"run: {search.name}; searching {len(search.collection):,} photos in {search.stores}")
     if len(config.runs) > 1:
         report("note: no match is marked as weak: scores of several runs together are not calibrated")
     answers = search.photos(config.query, config.top, exact=config.exact) if config.query else []

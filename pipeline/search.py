@@ -77,11 +77,15 @@ class Search:
         self._first_stage: FirstStage | None = None  # None: every photo is compared exactly
 
     @property
+    def stores(self) -> str:
+        """The stores searched, for people."""
+        return ", ".join(pinned(store.path) or str(store.path) for store in self.collection.stores)
+
+    @property
     def title(self) -> str:
         """What is searched with what, in a line above results."""
         unmarked = "" if self.run.calibration else " (weak matches are not marked)"
-        stores = ", ".join(pinned(store.path) or str(store.path) for store in self.collection.stores)
-        return f"run {self.name}{unmarked} · {len(self.collection):,} photos in {stores}"
+        return f"run {self.name}{unmarked} · {len(self.collection):,} photos in {self.stores}"
 
     def caption_files(self) -> list[Path]:
         """The captions of the run; of one that was fetched or moved without them, those of the photos searched."""

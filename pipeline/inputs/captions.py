@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
 from pipeline.inputs.image_index import stem_of
 from pipeline.inputs.split_words import MISSING, cells_of, split_of_word, splits_told
-from pipeline.inputs.tables import TableRow, read_table
+from pipeline.inputs.tables import read_table
 
 FORMATS = (
     "COCO captions_*.json (keys images, annotations), Karpathy dataset_*.json (key images with sentences), "
@@ -186,7 +186,9 @@ def _count_unread(captions: list[Any], fields: Sequence[str], skipped: Counter[s
 
 
 def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -> list[Caption]:
-    found: list[tuple[TableRow, str]] = []  # image and number as they are meant, and a caption; "" where there is none
+    found: list[tuple[str, str, str]] = []  # image, caption, split; of each caption, "" where there is none
+    written: list[str] = []  # the number of each among its image's, as the table has it
+    file = os.path.abspath(path)
     rows = [(_name(row.image), row) for row in read_table(path, text, skipped)]
     first = {name.removesuffix("#0") for name, _ in rows if name.endswith("#0")}
     for name, row in rows:
@@ -194,34 +196,34 @@ def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
         if not number.isdecimal() or (image not in first and stem_of(image) == image):  # dog#1 is a name
             image, number = name, row.number
         listed.add(image)
-        meant = replace(row, image=image, number=number, split=_split(row.split) if row.split else "")
-        found += [(meant, _sentence(one, skipped)) for one in row.captions]
-    numbers = _numbers([row for row, _ in found], skipped)
+        split = _split(row.split) if row.split else ""
+        found += [(image, _sentence(one, skipped), split) for one in row.captions]
+        written += [number] * len(row.captions)
+    numbers = _numbers([image for image, _, _ in found], written, skipped)
     return [
-        Caption(caption, row.image, row.image, f"{row.image}#{number}", row.split, os.path.abspath(path))
-        for (row, caption), number in zip(found, numbers, strict=True)
+        Caption(caption, image, image, f"{image}#{number}", split, file)
+        for (image, caption, split), number in zip(found, numbers, strict=True)
         if caption
     ]
 
 
-def _numbers(rows: Sequence[TableRow], skipped: Counter[str]) -> list[int]:
+def _numbers(images: Sequence[str], written: Sequence[str], skipped: Counter[str]) -> list[int]:
     """The number of each caption among those of its image: the table's own, which judgements may name, else its place from 0.
 
     Of an image of which one has no number, or two have the same, all have their places.
     """
-    own = [int(found[1]) if (found := re.fullmatch(WHOLE, row.number)) else None for row in rows]
-    counts = Counter(zip((row.image for row in rows), own, strict=True))
+    own = [int(found[1]) if (found := re.fullmatch(WHOLE, number)) else None for number in written]
+    counts = Counter(zip(images, own, strict=True))
     unsure = {image for (image, number), count in counts.items() if number is None or count > 1}
-    if lost := sum(number is not None and row.image in unsure for row, number in zip(rows, own, strict=True)):
-        skipped[
-            "numbers of captions, of images where some have none or the same: these are numbered in their order"
-        ] = lost
+    if lost := sum(number is not None and image in unsure for image, number in zip(images, own, strict=True)):
+        why = "of images where some have none or the same: these are numbered in their order"
+        skipped[f"numbers of captions, {why}"] = lost
     places = Counter[str]()
-    found_numbers = []
-    for row, number in zip(rows, own, strict=True):
-        found_numbers.append(places[row.image] if number is None or row.image in unsure else number)
-        places[row.image] += 1
-    return found_numbers
+    numbers = []
+    for image, number in zip(images, own, strict=True):
+        numbers.append(places[image] if number is None or image in unsure else number)
+        places[image] += 1
+    return numbers
 
 
 def _field(row: Any, key: str, types: tuple[type, ...], where: str, *, default: Any = None) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.finding import distinct, find_all_captions, folders, full_paths, image_index_of
+from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -40,18 +40,16 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         if not store.complete
     ]
     paths = distinct([Path(path) for path in caption_files] or find_all_captions(collection.stores, notes))
-    places = full_paths(collection)
-    id_of_place = dict(zip(places, collection.image_ids, strict=True))
+    index = image_index_of(collection)
     captions_of_file: dict[Path, list[Caption]] = {}
     # Names without captions too: such a name keeps its photo from another one that could mean it
     listed: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
         captions = read_captions(path, notes, names)
-        folder = _folder_in_ids(path, names, id_of_place)
+        folder = _folder_in_ids(path, names, index)
         captions_of_file[path] = [one.below(folder) for one in captions] if folder else captions
         listed.append({folder + name for name in names})
-    index = image_index_of(collection)
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
     found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
     row_of_image = {image: row for image, row in found.items() if image in with_captions}
@@ -61,12 +59,12 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             "expected image names such as " + ", ".join(collection.image_ids[:2])
         )
     rows_of_split = _by_split(captions_of_file, row_of_image, collection, notes)
-    counted = Counter(places[row] for captions in rows_of_split.values() for row in captions)
+    counted = Counter(index.paths[row] for captions in rows_of_split.values() for row in captions)
     if twice := next((place for place, number in counted.items() if number > 1), None):  # trained on and evaluated on
         raise PipelineError(
             f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
-    notes += _notes_on_names(captions_of_file, row_of_image, index, places, folders(collection))
+    notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
     rows = [row for captions in rows_of_split.values() for row in captions]
     if bare := len(collection) - len(rows):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
@@ -76,12 +74,13 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     return Dataset(collection, splits, paths, notes)
 
 
-def _folder_in_ids(path: Path, names: Iterable[str], id_of_place: Mapping[str, str]) -> str:
+def _folder_in_ids(path: Path, names: Iterable[str], index: ImageIndex) -> str:
     """What stands before the names of a captions file in the ids of the photos that lie beside it: "train/" of train/metadata.csv,
     which lists 1.jpg; "" where none does, or its names are the ids.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    ids = ((name, id_of_place.get(f"{folder}/{name}", "")) for name in names)
+    rows = ((name, index.row_of_path.get(f"{folder}/{name}")) for name in names)
+    ids = ((name, index.image_ids[row]) for name, row in rows if row is not None)
     return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
 
 
@@ -112,7 +111,6 @@ def _notes_on_names(
     captions_of_file: Mapping[Path, Sequence[Caption]],
     row_of_image: Mapping[str, int],
     index: ImageIndex,
-    places: Sequence[str],
     parts: Sequence[str],
 ) -> Iterator[str]:
     """What a user may not expect of the images that the captions were matched with, or were not."""
@@ -124,7 +122,7 @@ def _notes_on_names(
         path: {one.image: row_of_image[one.image] for one in captions if one.image in row_of_image}
         for path, captions in captions_of_file.items()
     }
-    away = {path: _away(path, rows, places) for path, rows in own.items()}
+    away = {path: _away(path, rows, index.paths) for path, rows in own.items()}
     are_beside = any(len(away[path]) < len(rows) for path, rows in own.items())
     for path, captions in captions_of_file.items():
         if unmatched := [caption.image for caption in captions if caption.image not in row_of_image]:
@@ -134,7 +132,7 @@ def _notes_on_names(
         beside = path.resolve().parent / next(iter(own[path]), "")
         if len(away[path]) == len(own[path]) and not are_beside and not beside.is_file():
             away[path] = {}  # else captions are of the photos beside them
-        yield from _doubts(path, own[path], away[path], index, places, parts)
+        yield from _doubts(path, own[path], away[path], index, parts)
 
 
 def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) -> dict[str, int]:
@@ -148,7 +146,6 @@ def _doubts(
     row_of_image: Mapping[str, int],
     away: Mapping[str, int],
     index: ImageIndex,
-    places: Sequence[str],
     parts: Sequence[str],
 ) -> Iterator[str]:
     """What a user may not expect of the images that the captions in a file were matched with."""
@@ -163,11 +160,11 @@ def _doubts(
     for image, row in islice(converted.items(), 1):
         yield f"{len(converted):,} images in {path} have another suffix: {image} is taken for {index.image_ids[row]}"
     for image, row in islice(away.items(), 1):
-        yield f"{len(away):,} images in {path} are taken from another folder: {image} for {places[row]}"
+        yield f"{len(away):,} images in {path} are taken from another folder: {image} for {index.paths[row]}"
     bare = [
         row for image, row in row_of_image.items() if "/" not in image and image not in weaker and image not in away
     ]
-    below = Counter(os.path.dirname(places[row]) for row in bare)
+    below = Counter(os.path.dirname(index.paths[row]) for row in bare)
     counts = Counter(parts[row] for row in row_of_image.values())
     if len(below) > len({parts[row] for row in bare}):  # as of a camera's numbers, which begin anew
         yield f"images in {path} are named without folders: {_listed(below)}"

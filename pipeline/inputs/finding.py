@@ -65,8 +65,9 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
         patterns.append(root.parent / "captions.*")
     index = ImageIndex(store.image_ids)
     said: list[str] = []
-    found = list(filter(None, [_first_captions(patterns, index, said)]))
-    if not found:
+    if first := _first_captions(patterns, index, said):
+        found = [first]
+    else:
         folders = dict.fromkeys(os.path.dirname(path) for path in _full_paths(store))
         found = [path for one in folders if (path := _first_captions(_among_photos(Path(one)), index, said))]
     if found:
@@ -133,12 +134,8 @@ def _roots(store: Store) -> list[str]:
     ]
 
 
-def full_paths(collection: StoreCollection) -> list[str]:
-    """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
-    return [path for store in collection.stores for path in _full_paths(store)]
-
-
 def _full_paths(store: Store) -> list[str]:
+    """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
     now = dict(zip(store.manifest["image_roots"], _roots(store), strict=False))
     if len(now) < 2:
         return _paths(store, store.image_ids)
@@ -163,5 +160,6 @@ def image_index_of(collection: StoreCollection) -> ImageIndex:
         for store in collection.stores
     ]
     failed = [image_id for _, image_ids in failures for image_id in image_ids]
-    paths = full_paths(collection) + [path for store, image_ids in failures for path in _paths(store, image_ids)]
+    paths = [path for store in collection.stores for path in _full_paths(store)]
+    paths += [path for store, image_ids in failures for path in _paths(store, image_ids)]
     return ImageIndex(collection.image_ids, paths, failed)

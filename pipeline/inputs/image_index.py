@@ -29,7 +29,7 @@ class ImageIndex:
     """
 
     def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None, failed: Sequence[str] = ()):
-        self.image_ids, self._paths = image_ids, paths
+        self.image_ids, self.paths = image_ids, paths or image_ids
         everything = [*image_ids, *failed]
         self._folders = [_composed(path).split("/")[-2::-1] for path in paths or everything]  # from the base name up
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -56,7 +56,7 @@ class ImageIndex:
     @cached_property
     def row_of_path(self) -> dict[str, int]:
         """The row of each path that is known, be the file there or gone."""
-        return {path: row for row, path in enumerate((self._paths or ())[: len(self.image_ids)])}
+        return {path: row for row, path in enumerate(self.paths[: len(self.image_ids)])}
 
     def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
@@ -75,8 +75,7 @@ class ImageIndex:
 
     def below(self, image: str, folder: str) -> list[int]:
         """Of the images that a name means, those below a folder, such as that of the captions file."""
-        paths = self._paths or self.image_ids
-        return [row for row in self.candidates(image) if folder and paths[row].startswith(f"{folder}/")]
+        return [row for row in self.candidates(image) if folder and self.paths[row].startswith(f"{folder}/")]
 
     def is_elsewhere(self, image: str, row: int) -> bool:
         """Whether a name and its image are in folders of other names, so that the base name alone made the match."""

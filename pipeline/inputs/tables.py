@@ -80,8 +80,8 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
         (_, header), *records = records
         if not any(_columns_of(word, [_word(header[layout.captions[0]])]) for word in CAPTION_WORDS):
             skipped[f"line, taken for a header: {str(header)[:SHOWN]}"] = 1
-        numbers = [column for column, name in enumerate(header) if _word(name) == NUMBER and len(layout.captions) == 1]
-        layout = replace(layout, number=next(iter(numbers), None))
+        if len(layout.captions) == 1:
+            layout = replace(layout, number=next((n for n, name in enumerate(header) if _word(name) == NUMBER), None))
         own = {layout.image, layout.folder, layout.number, *layout.captions}
         cells: dict[str, Cells] = {
             name: ["".join(fields[column : column + 1]).strip() for _, fields in records]
@@ -230,8 +230,7 @@ def _row(path: Path, number: int, line: str, fields: list[str], layout: _Layout,
     image, folder = fields[layout.image].strip(), "" if layout.folder is None else fields[layout.folder].strip()
     if folder and not f"/{folder}".endswith(f"/{image}"):  # and not the file's full path
         image = os.path.join(folder.replace("\\", "/"), image)
-    number_of_caption = "" if layout.number is None else fields[layout.number].strip()
-    return TableRow(image, captions, split, number_of_caption)
+    return TableRow(image, captions, split, "" if layout.number is None else fields[layout.number].strip())
 
 
 def listed(field: str) -> list[str]:
