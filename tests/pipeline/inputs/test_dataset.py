@@ -8,10 +8,8 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.finding import find_captions, find_stores
 from pipeline.inputs.sources import list_photos
 from pipeline.inputs.splits import all_splits, example, with_training_splits
-from pipeline.store.reader import open_store
 from tests.photos import write_photos
 from tests.pipeline.store.test_store import write_store
 from tests.stores import make_store
@@ -124,38 +122,6 @@ def test_a_stores_name_tells_the_split_before_its_folders_do(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])
-def test_captions_are_found_beside_the_photos(tmp_path: Path, place: str) -> None:
-    write_store(tmp_path / "features/train2014", [3], image_roots=[str(tmp_path / "coco/train2014")])
-    wanted = write_coco(tmp_path / "coco" / place, names(3))
-    write_coco(tmp_path / "coco/annotations/captions_val2014.json", ["other.jpg"])
-    assert find_captions(open_store(tmp_path / "features/train2014")) == [wanted]
-
-
-def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(PipelineError, match=r"no feature store found \(looked for features/\*/manifest\.json\)"):
-        find_stores([])
-    write_store(tmp_path / "features/x", [1], image_roots=[str(tmp_path / "coco/x")])
-    assert find_stores([]) == [Path("features/x")]
-    with pytest.raises(PipelineError, match=r"looked for .*coco/annotations/captions_x\.json.*--captions"):
-        load_dataset(find_stores([]))
-    other = write_coco(tmp_path / "other.json", ["else.jpg"])
-    with pytest.raises(
-        PipelineError, match=r"no caption is of an image in features/x; expected image names such as 0\.jpg"
-    ):
-        load_dataset([Path("features/x")], [other])
-
-
-def test_a_store_without_captions_is_noted_where_another_has_some(tmp_path: Path) -> None:
-    write_store(tmp_path / "a/train2014", [2], image_roots=[str(tmp_path / "coco/train2014")])
-    write_store(tmp_path / "b/mine", [3], prefix="m", image_roots=[str(tmp_path / "elsewhere/mine")])
-    write_coco(tmp_path / "coco/annotations/captions_train2014.json", names(2))
-    dataset = load_dataset([tmp_path / "a/train2014", tmp_path / "b/mine"])
-    assert dataset.notes[0] == f"{tmp_path}/b/mine: no captions found for its 3 images"
-    assert dataset.splits["train"].store_ids == ["1.jpg", "0.jpg"]
-
-
 def test_a_dev_split_is_held_out_where_none_is_named(tmp_path: Path) -> None:
     write_store(tmp_path / "mine", [30])
     captions = write_coco(tmp_path / "captions.json", names(30))
@@ -225,29 +191,6 @@ def test_karpathys_folders_keep_photos_of_one_name_apart(tmp_path: Path) -> None
     assert dataset.splits["train"].images.captions == ["of train"]
 
 
-def test_a_backup_is_not_taken_for_the_captions_and_the_choice_is_said(tmp_path: Path) -> None:
-    write_store(tmp_path / "features/mine", [2])
-    folder = tmp_path / "features/mine"
-    for name in ("captions.bak", "captions.csv", "captions.csv.old", "captions.txt"):
-        (folder / name).write_text(f"0.jpg,a dog of {name}\n1.jpg,a cat\n")
-    notes: list[str] = []
-    assert find_captions(open_store(folder), notes) == [folder / "captions.csv"]
-    assert notes == [
-        f"skipped {folder}/captions.bak: expected .json, .csv, .tsv, .txt, .token",
-        f"{folder}/captions.csv is taken, and not captions.csv.old, captions.txt",
-    ]
-
-
-def test_captions_of_other_images_are_skipped_with_a_note(tmp_path: Path) -> None:
-    ids = ["test/1.jpg", "train/1.jpg"]
-    store = make_store(tmp_path / "features/photos", ids, image_roots=[str(tmp_path / "photos")])
-    write_among_photos(tmp_path / "photos", train_captions="1.jpg,a dog\n", test_captions="9.jpg,a cat\n")
-    notes: list[str] = []
-    assert find_captions(store, notes) == [tmp_path / "photos/train/captions.csv"]
-    skipped = tmp_path / "photos/test/captions.csv"
-    assert notes == [f"skipped {skipped}: none of its captions is of these images, such as that of '9.jpg'"]
-
-
 def test_what_was_read_of_the_first_image_is_shown(tmp_path: Path) -> None:
     store = make_store(tmp_path / "photos", ["1.jpg", "2.jpg"])
     (tmp_path / "c.csv").write_text('image,caption\n1.jpg,A dog\n1.jpg,"Here, a dog"\n2.jpg,Two\n')
@@ -296,21 +239,6 @@ def test_captions_of_two_files_count_once(tmp_path: Path) -> None:
     assert dataset.splits[""].images.captions == ["A dog", "A dog"]
 
 
-def test_captions_in_the_folder_of_the_photos_come_before_those_of_another_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "camera [2019]"
-    write_store(tmp_path / "features/mine", [2], image_roots=[str(folder)])
-    write_coco(tmp_path / "captions.json", names(2))  # of a sibling, whose photos have the same names
-    assert find_captions(open_store(tmp_path / "features/mine")) == [tmp_path / "captions.json"]
-    nearest = [
-        write_coco(path, names(2)) for path in (folder / "captions.json", tmp_path / f"{folder.name}_captions.json")
-    ]
-    notes: list[str] = []
-    assert find_captions(open_store(tmp_path / "features/mine"), notes) == [nearest[0]]
-    assert notes == [f"{nearest[0]} is taken, and not {nearest[1]}, {tmp_path}/captions.json"]
-    nearest[0].unlink()
-    assert find_captions(open_store(tmp_path / "features/mine")) == [nearest[1]]
-
-
 def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_path: Path) -> None:
     """As where photos of one camera were deleted, and those of another one go by their names."""
     for folder, own in (("2019", names(5)[:3]), ("2020", names(5)[3:])):
@@ -324,17 +252,6 @@ def test_captions_beside_photos_that_go_to_those_of_another_folder_are_said(tmp_
     assert not any("another folder" in note for path in (apart, above) for note in load_dataset(stores, [path]).notes)
     (tmp_path / "2019/4.jpg").touch()  # which no store of these has
     assert f"2 images in {beside} are taken from another folder" in "".join(load_dataset(stores[1:], [beside]).notes)
-
-
-def test_captions_of_a_folder_without_photos_are_said_beside_those_of_folders_with_some(tmp_path: Path) -> None:
-    make_store(tmp_path / "features/train", ["1.jpg"], image_roots=[str(tmp_path / "train")])
-    make_store(tmp_path / "features/test", ["2.jpg"], image_roots=[str(tmp_path / "test")])
-    write_among_photos(tmp_path, train_captions="1.jpg,a dog\n", val_captions="2.jpg,a cat\n")
-    stores = [tmp_path / "features" / name for name in ("train", "test")]
-    files = [tmp_path / name / "captions.csv" for name in ("train", "val")]
-    assert load_dataset(stores, files).notes == [
-        f"1 images in {files[1]} are taken from another folder: 2.jpg for {tmp_path}/test/2.jpg"
-    ]
 
 
 def test_a_photo_that_two_stores_hold_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
@@ -405,59 +322,6 @@ def test_folders_of_one_store_do_not_take_the_name_of_another(tmp_path: Path) ->
     assert {name: split.store_ids for name, split in splits.items()} == {
         "": ["3.jpg"], "dev": ["4.jpg"], "test": ["test/2.jpg"], "train": ["train/1.jpg"],
     }  # fmt: skip
-
-
-def write_among_photos(photos: Path, **files: str) -> None:
-    for name, content in files.items():
-        folder, _, stem = name.partition("_")
-        (photos / folder).mkdir(parents=True, exist_ok=True)
-        (photos / folder / f"{stem}.csv").write_text(content)
-
-
-def test_captions_in_the_folders_of_the_photos_are_of_those_beside_them(tmp_path: Path) -> None:
-    """As the hub has them; both folders number their photos from 1."""
-    photos = tmp_path / "photos"
-    ids = ["test/1.jpg", "test/2.jpg", "train/1.jpg", "train/2.jpg", "train/3.jpg"]
-    make_store(tmp_path / "features/photos", ids, image_roots=[str(photos)])
-    write_among_photos(
-        photos,
-        train_metadata="file_name,text\n1.jpg,a dog\n2.jpg,a cat\n3.jpg,\n4.jpg,gone\n",
-        test_metadata="file_name,text\n1.jpg,a boat\n2.jpg,a tree\n",
-    )
-    dataset = load_dataset([tmp_path / "features/photos"])
-    read = {name: (split.image_ids, split.images.captions) for name, split in dataset.splits.items()}
-    assert read == {
-        "train": (["train/1.jpg", "train/2.jpg"], ["a dog", "a cat"]),
-        "test": (["test/1.jpg", "test/2.jpg"], ["a boat", "a tree"]),
-    }
-    assert dataset.splits["train"].caption_ids == ["train/1.jpg#0", "train/2.jpg#0"]
-    assert dataset.caption_files == [photos / "test/metadata.csv", photos / "train/metadata.csv"]
-    alone = load_dataset([tmp_path / "features/photos"], [photos / "train/metadata.csv"])
-    assert [split.image_ids for split in alone.splits.values()] == [["train/1.jpg", "train/2.jpg"]]
-
-
-def test_captions_of_two_folders_that_were_extracted_together_are_of_those_beside_them(tmp_path: Path) -> None:
-    ids = ["2019/1.jpg", "2020/1.jpg"]
-    store = make_store(tmp_path / "features/both", ids, image_roots=[str(tmp_path / "2019"), str(tmp_path / "2020")])
-    write_among_photos(tmp_path, **{"2020_captions": "1.jpg,a cat\n"})
-    dataset = load_dataset([store.path], [tmp_path / "2020/captions.csv"])
-    assert dataset.splits[""].store_ids == ["2020/1.jpg"]
-
-
-def test_what_lies_beside_the_photos_is_known_after_the_project_moved(tmp_path: Path) -> None:
-    (tmp_path / "old/photos/train").mkdir(parents=True)
-    ids = ["test/1.jpg", "train/1.jpg"]
-    make_store(
-        tmp_path / "old/features/photos",
-        ids,
-        image_roots=[str(tmp_path / "old/photos")],
-        relative_roots=["../../photos"],
-    )
-    write_among_photos(tmp_path / "old/photos", train_captions="1.jpg,a dog\n")
-    (tmp_path / "old").rename(tmp_path / "new")
-    dataset = load_dataset([tmp_path / "new/features/photos"])
-    assert dataset.splits["train"].store_ids == ["train/1.jpg"]
-    assert dataset.notes == ["1 of 2 images have no caption and are left out"]
 
 
 def test_a_caption_of_many_images_is_said(tmp_path: Path) -> None:

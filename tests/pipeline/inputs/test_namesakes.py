@@ -3,27 +3,19 @@
 import json
 import re
 import shutil
-import unicodedata
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.regions import Regions
-from pipeline.caption_ranking import CaptionFiles, caption_hits
 from pipeline.errors import PipelineError
-from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.finding import image_index_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.splits import Dataset, Split
 from pipeline.judgements import Judgement, locate
-from pipeline.photo_lookup import FoundPhoto, find_row
-from pipeline.store.reader import StoreCollection, open_stores
+from pipeline.photo_lookup import find_row
+from pipeline.store.reader import open_stores
 from tests.photos import write_photos
 from tests.stores import make_store
 from tests.world import SMALL_TRAINING, scan
@@ -150,144 +142,6 @@ def test_names_without_folders_that_mean_photos_of_several_folders_are_said(tmp_
     path = captions_of(tmp_path / "apart.csv", [f"{k}.jpg" for k in range(4)])
     (note,) = load_dataset([store.path for store in apart], [path]).notes
     assert note.endswith(", ".join(f"1 in {tmp_path}/{folder}" for folder in ("a0", "a1", "b2", "b3")))
-
-
-class NothingIsWeak:
-    """What ranking asks a run."""
-
-    def is_weak(self, score: float, count: int) -> bool:
-        return False
-
-
-def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store", REST, image_roots=[str(tmp_path / "photos")])
-    collection = open_stores([store.path])
-    captions = read_captions(captions_of(tmp_path / "photos/captions.csv", TOP + LOWER))
-    assert right_captions(collection, LOWER[2], "", captions) == [f"of {LOWER[2]}"]
-
-
-def right_captions(collection: StoreCollection, image: str, path: Path | str, captions: list[Caption]) -> list[str]:
-    run: Any = NothingIsWeak()
-    photo, scores = FoundPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
-    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), scores, len(captions))
-    return [hit.caption for hit in hits if hit.right]
-
-
-@pytest.mark.parametrize("named", ["{}.jpg", "{}"])
-def test_captions_beside_photos_are_of_no_photo_of_another_folder(tmp_path: Path, named: str) -> None:
-    """Of anna's photos one is gone; ben's and a downloaded one have its name."""
-    captions: list[Caption] = []
-    for folder in ("anna", "ben", "downloads"):
-        (tmp_path / folder).mkdir()
-        for name in TOP:
-            (tmp_path / folder / name).write_text(f"{folder}'s {name}")
-        rows = [f"{named.format(Path(name).stem)},{folder} took {name}\n" for name in TOP]
-        (tmp_path / folder / "captions.csv").write_text("".join(["image,caption\n", *rows]))
-        if folder != "downloads":
-            captions += read_captions(tmp_path / folder / "captions.csv")
-    (tmp_path / "anna" / LOST).unlink()
-    below = [f"anna/{name}" for name in TOP if name != LOST] + [f"ben/{name}" for name in TOP]
-    collection = open_stores([make_store(tmp_path / "store", below, image_roots=[str(tmp_path)]).path])
-    path = tmp_path / "ben" / LOST
-    assert right_captions(collection, f"ben/{LOST}", path, captions) == [f"ben took {LOST}"]
-    (tmp_path / "link").symlink_to("ben")
-    assert right_captions(collection, f"ben/{LOST}", tmp_path / "link" / LOST, captions) == [f"ben took {LOST}"]
-    anna = open_stores([make_store(tmp_path / "anna's", below[:5], image_roots=[str(tmp_path)]).path])
-    assert right_captions(anna, str(path), path, captions[: len(TOP)]) == []
-    downloaded = tmp_path / "downloads" / LOST
-    assert right_captions(anna, str(downloaded), downloaded, captions[: len(TOP)]) == []
-
-
-def test_captions_in_the_folder_of_a_photo_stay_its_own_when_it_is_gone(tmp_path: Path) -> None:
-    """As after it was moved, of which the copy has the bytes; the other folder has a photo of its name."""
-    captions: list[Caption] = []
-    for folder in ("2019", "2020"):
-        (tmp_path / folder).mkdir()
-        captions += read_captions(captions_of(tmp_path / folder / "captions.csv", ["1.jpg", "2.jpg"]))
-    ids = ["2019/1.jpg", "2019/2.jpg", "2020/1.jpg", "2020/2.jpg"]
-    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
-    run: Any = NothingIsWeak()
-    photo = FoundPhoto("2019/1.jpg", cast(Regions, None), "")
-    index, files = image_index_of(collection), CaptionFiles(captions)
-    for asked in (photo, replace(photo, image="moved.jpg", copies=(photo,))):
-        hits = caption_hits(run, index, asked, captions, files, np.zeros(4), 4)
-        assert [hit.right for hit in hits] == [True, False, False, False]
-
-
-def test_captions_of_a_folder_that_got_another_name_stay_those_of_its_photos(tmp_path: Path) -> None:
-    """Which are in the store under their names of before, and gone there."""
-    captions = read_captions(captions_of(tmp_path / "holidays/captions.csv", ["1.jpg", "2.jpg"]))
-    (tmp_path / "holidays/1.jpg").write_text("1")
-    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "cam")]).path])
-    run: Any = NothingIsWeak()
-    asked = FoundPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
-    photo = replace(asked, copies=(replace(asked, image="1.jpg", path=""),))
-    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), np.zeros(2), 2)
-    assert [hit.right for hit in hits] == [True, False]
-
-
-def test_captions_above_a_folder_of_photos_are_of_these_alone(tmp_path: Path) -> None:
-    """As Kaggle has Flickr8k; another folder numbers its photos as well."""
-    for folder in ("flick/images", "holiday"):
-        (tmp_path / folder).mkdir(parents=True)
-        for name in ("1.jpg", "2.jpg"):
-            (tmp_path / folder / name).write_text(folder + name)
-    captions = read_captions(captions_of(tmp_path / "flick/captions.csv", ["1.jpg", "2.jpg"]))
-    own, other = tmp_path / "flick/images", tmp_path / "holiday"
-    ids, features = ["1.jpg", "2.jpg"], tmp_path / "features"
-    stores = [make_store(features / root.name, ids, image_roots=[str(root)]).path for root in (own, other)]
-    both = open_stores(stores, tell_apart=True)
-    assert right_captions(open_stores(stores[1:]), "1.jpg", other / "1.jpg", captions) == []
-    assert right_captions(open_stores(stores[:1]), "1.jpg", own / "1.jpg", captions) == ["of 1.jpg"]
-    for root, right in ((own, ["of 1.jpg"]), (other, [])):
-        (image,) = (name for name in both if name.endswith(f"{root.name}/1.jpg"))
-        assert right_captions(both, image, root / "1.jpg", captions) == right
-
-
-def test_captions_beside_a_photo_that_is_in_no_store_are_its_own(tmp_path: Path) -> None:
-    """Whatever stored photo has its name."""
-    captions = read_captions(captions_of(tmp_path / "train/captions.csv", ["1.jpg"]))
-    (tmp_path / "train/1.jpg").write_text("train")
-    val = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "val")]).path])
-    path = tmp_path / "train/1.jpg"
-    assert right_captions(val, str(path), path, captions) == ["of 1.jpg"]
-    edited = open_stores([make_store(tmp_path / "own", ["1.jpg"], image_roots=[str(tmp_path / "train")]).path])
-    assert right_captions(edited, str(path), path, captions) == []  # they may be of the photo before
-
-
-def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: Path) -> None:
-    """Annotations without photos beside them; those above the photos, by base names; and photos that moved."""
-    for name in TOP:
-        (tmp_path / "photos/2020").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "photos/2020" / name).write_text(name)
-    collection = open_stores([make_store(tmp_path / "store", TOP, image_roots=[str(tmp_path / "photos/2020")]).path])
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "other.jpg").touch()
-    for place in ("annotations", "photos"):
-        for names in (TOP, LOWER):
-            captions = read_captions(captions_of(tmp_path / place / "captions.json", names))
-            for path in (tmp_path / "photos/2020" / LOST, tmp_path / "moved" / LOST):
-                if (place, path.parent.name) != ("photos", "moved"):  # photos lie below this file
-                    assert right_captions(collection, LOST, path, captions) == [f"of {names[2]}"]
-
-
-def test_a_copy_of_a_photo_has_its_captions(tmp_path: Path) -> None:
-    captions = read_captions(captions_of(tmp_path / "original/captions.csv", TOP))
-    for folder, name in ((folder, name) for folder in ("original", "fast") for name in TOP):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / name).write_text(name)
-    collection = open_stores([make_store(tmp_path / "store", TOP, image_roots=[str(tmp_path / "fast")]).path])
-    assert right_captions(collection, LOST, tmp_path / "fast" / LOST, captions) == [f"of {LOST}"]
-    (tmp_path / "original" / LOST).write_text("img_3.jpg")  # of the same size
-    assert right_captions(collection, LOST, tmp_path / "fast" / LOST, captions) == []
-
-
-def test_of_names_with_accents_the_best_alone_means_a_photo(tmp_path: Path) -> None:
-    """Macs write the letters and their accents apart."""
-    name = unicodedata.normalize("NFD", "café.jpg")
-    captions = read_captions(captions_of(tmp_path / "captions.csv", [name, f"2020/{name}"]))
-    collection = open_stores([make_store(tmp_path / "store", [f"2020/{name}"], image_roots=["/photos"]).path])
-    assert right_captions(collection, f"2020/{name}", "", captions) == [f"of 2020/{name}"]
 
 
 def test_judgements_of_a_photo_that_is_gone_are_not_its_namesakes(tmp_path: Path) -> None:
