@@ -19,6 +19,7 @@ from pipeline.answer import Hit
 from pipeline.explanation import encode_regions
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
+from pipeline.inputs.finding import folders_of
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
@@ -32,28 +33,36 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 
 
 class CaptionFiles:
-    """What the files of some captions name, and whose folder they are of; made once for all photos."""
+    """What the files of some captions name, and whose folders they are of; made once for all photos."""
 
     def __init__(self, captions: Iterable[Caption]):
         self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # by file and stem
         for file, image in {(caption.file, caption.image) for caption in captions}:
             self._names[file][stem_of(image)].add(image)
-        self._has_photos: dict[str, bool] = {}
+        self._folders = {file: folders_of(file) for file in self._names if file}
+        self._has_photos: dict[tuple[str, str], bool] = {}
 
     def namesakes(self, caption: Caption) -> set[str]:
         """The names in the file of a caption that have the stem of its image, this one among them."""
         return self._names[caption.file][stem_of(caption.image)]
 
+    def places(self, caption: Caption) -> list[tuple[str, str]]:
+        """Where the photo of a caption can be by its file: a folder, and the path there."""
+        return [(folder, os.path.join(folder, caption.image)) for folder in self._folders.get(caption.file, ())]
+
     def is_of_another_folder(self, file: str, path: str) -> bool:
-        """Whether images that a file names lie beside it or in a folder there, and a photo lies neither there nor below."""
+        """Whether images that a file names lie in its folder or in one below, and a photo lies neither there nor below."""
         if not file or not path:
             return False
-        folder = os.path.dirname(file)
-        if Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(folder)):
-            return False
-        if file not in self._has_photos:
-            self._has_photos[file] = self._lists_photos(file, folder)
-        return self._has_photos[file]
+        place = Path(os.path.realpath(os.path.dirname(path)))
+        for folder in self._folders[file]:
+            if place.is_relative_to(os.path.realpath(folder)):
+                return False
+            if (file, folder) not in self._has_photos:
+                self._has_photos[file, folder] = self._lists_photos(file, folder)
+            if self._has_photos[file, folder]:
+                return True
+        return False
 
     def _lists_photos(self, file: str, folder: str) -> bool:
         names = self._names[file]
@@ -100,19 +109,23 @@ def _is_of(caption: Caption, photo: FoundPhoto, own: ImageIndex, index: ImageInd
     A file with photos beside it, or in a folder beside it, is of those: its names mean no photo of another folder, be theirs gone
     or not.
     """
-    beside = os.path.join(os.path.dirname(caption.file), caption.image)
-    below = index.below(caption.image, os.path.dirname(caption.file))
-    if caption.file and os.path.isfile(beside):
+    places = files.places(caption)
+    beside = next((path for _, path in places if os.path.isfile(path)), None)
+    below = next((rows for folder, _ in places if (rows := index.below(caption.image, folder))), [])
+    if beside is not None:
         is_it = _is_copy(beside, photo.path)
         if not is_it or own is index or not below:  # else the captions may be of stored photos that are gone
             return is_it
-    place = index.row_of_path.get(beside) if own is index and caption.file else None
-    if place is not None:  # of a photo of theirs that is gone
-        return index.image_ids[place] == photo.image
+    stored = [index.row_of_path[path] for _, path in places if own is index and path in index.row_of_path]
+    if stored:  # of a photo of theirs that is gone
+        return index.image_ids[stored[0]] == photo.image
     row = own.find(caption.image)
     if row is None and own is index and len(below) == 1:
         row = below[0]
-    if row is None or own.image_ids[row] != photo.image or files.is_of_another_folder(caption.file, photo.path):
+    if row is None or own.image_ids[row] != photo.image:
+        return False
+    known = own.paths[row] if os.path.isabs(own.paths[row]) else ""  # where a photo was that is gone
+    if files.is_of_another_folder(caption.file, photo.path or known):
         return False
     others = [image for image in files.namesakes(caption) if own.find(image) == row] or [caption.image]
     if caption.image not in own.best(others, row):

@@ -281,12 +281,13 @@ def files(draw: st.DrawFn, some: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-def files_of_folders(some: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """A captions file in each folder of photos, which names those from there."""
+def files_of_folders(some: Sequence[Entry], first: bool = False) -> dict[str, list[Entry]]:
+    """A captions file in each folder of photos, which names those from there; `first`: beside each first folder, and named after it."""
     found: dict[str, list[Entry]] = {}
     for one in some:
-        folder, _, base = one.photo.path.rpartition("/")
-        found.setdefault(f"{folder}/metadata", []).append(replace(one, name=base))
+        folder, _, base = one.photo.path.partition("/") if first else one.photo.path.rpartition("/")
+        name = f"captions_{folder}" if first else f"{folder}/metadata"
+        found.setdefault(name, []).append(replace(one, name=base))
     return {name: own for name, own in found.items() if any(one.photo.captions for one in own)}
 
 

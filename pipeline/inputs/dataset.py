@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
+from pipeline.inputs.finding import distinct, find_all_captions, folders, folders_of, image_index_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -75,11 +75,10 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
 
 
 def _folder_in_ids(path: Path, names: Iterable[str], index: ImageIndex) -> str:
-    """What stands before the names of a captions file in the ids of the photos that lie beside it: "train/" of train/metadata.csv,
+    """What stands before the names of a captions file in the ids of the photos that it is of: "train/" of train/metadata.csv,
     which lists 1.jpg; "" where none does, or its names are the ids.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    rows = ((name, index.row_of_path.get(f"{folder}/{name}")) for name in names)
+    rows = ((name, index.row_of_path.get(f"{folder}/{name}")) for folder in folders_of(path) for name in names)
     ids = ((name, index.image_ids[row]) for name, row in rows if row is not None)
     return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
 
@@ -129,7 +128,7 @@ def _notes_on_names(
             yield f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             if failed := [image for image in unmatched if index.may_be_failed(image)]:
                 yield f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}"
-        beside = path.resolve().parent / next(iter(own[path]), "")
+        beside = Path(folders_of(path.resolve())[0], next(iter(own[path]), ""))
         if len(away[path]) == len(own[path]) and not are_beside and not beside.is_file():
             away[path] = {}  # else captions are of the photos beside them
         yield from _doubts(path, own[path], away[path], index, parts)
@@ -137,7 +136,7 @@ def _notes_on_names(
 
 def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) -> dict[str, int]:
     """Of the images that captions in a file were matched with, those that do not lie beside it or below."""
-    folder = path.resolve().parent
+    folder = folders_of(path.resolve())[0]
     return {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
 
 

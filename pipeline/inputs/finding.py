@@ -12,11 +12,15 @@ from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.split_words import split_of_name
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection
 from pipeline.store.roots import is_remote, titled
 
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
+ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
+OF_SPLITS = "captions_*"
+FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
 
 
 def find_stores(paths: Sequence[str | Path]) -> list[Path]:
@@ -47,51 +51,87 @@ def distinct(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
-    """The captions file that belongs to a store: in its folder, or where COCO and Karpathy put theirs; without one, those in the
-    folders of its photos, such as the hub's train/metadata.csv and test/metadata.csv.
+    """The captions files that belong to a store: in its folder, else for each folder of photos where COCO, Karpathy and Flickr put
+    theirs; without any, those in the folders below, such as the hub's train/metadata.csv and test/metadata.csv.
 
     Files of such a name that are no captions are skipped; `notes` takes a line for each.
 
     Raises:
         PipelineError: none found; the message lists where it looked.
     """
-    patterns = [store.path / "captions*"]
-    # What is nearest first: captions.csv in the parent may be those of another folder
-    for root in map(Path, _roots(store)):
-        name = glob.escape(root.name)
-        patterns += [*_among_photos(root), root.parent / f"{name}_captions.*"]
-        for folder in (root.parent, root.parent / "annotations"):
-            patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
-        patterns.append(root.parent / "captions.*")
     index = ImageIndex(store.image_ids)
     said: list[str] = []
-    if first := _first_captions(patterns, index, said):
-        found = [first]
-    else:
-        folders = dict.fromkeys(os.path.dirname(path) for path in _full_paths(store))
-        found = [path for one in folders if (path := _first_captions(_among_photos(Path(one)), index, said))]
+    looked = {store.path: [store.path / "captions*"]}
+    found = _first_captions(store.path, looked[store.path], index, said)
+    if not found:
+        looked |= {root: _around(root) for root in map(Path, _roots(store))}
+        found = [path for root, patterns in looked.items() for path in _first_captions(root, patterns, index, said)]
+    if not found:
+        folders = dict.fromkeys(Path(os.path.dirname(path)) for path in _full_paths(store))
+        found = [path for one in folders for path in _first_captions(one, _among_photos(one), index, said)]
     if found:
         if notes is not None:
-            notes += said
-        return found
-    looked = ", ".join(str(pattern) for pattern in patterns)
-    reasons = "".join(f"; {reason}" for reason in said)
+            notes += dict.fromkeys(said)
+        return distinct(found)
+    places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
+    reasons = "".join(f"; {reason}" for reason in dict.fromkeys(said))
     raise PipelineError(
-        f"{store.path}: no captions found for its images; looked for {looked}, and in the folders of its photos{reasons}",
+        f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
         "name the file with --captions",
     )
 
 
 def _among_photos(folder: Path) -> list[Path]:
     """Patterns of the captions files in a folder of photos."""
-    return [folder / "captions.*", folder / "metadata.csv"]
+    return [folder / "captions.*", folder / "metadata.csv", folder / OF_SPLITS, folder / ANNOTATIONS / OF_SPLITS]
 
 
-def _first_captions(patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> Path | None:
-    """The first file that has captions of some images; `said` takes a line for what is skipped and one for what is not taken."""
-    found = (sorted(pattern.parent.glob(pattern.name)) for pattern in patterns)
-    files = list(dict.fromkeys(path for paths in found for path in paths if path.is_file()))
-    for number, path in enumerate(files, start=1):
+def _around(root: Path) -> list[Path]:
+    """Patterns of the captions files of a folder of photos. What is nearest comes first: captions.csv above may be of another folder."""
+    above, name = root.parent, glob.escape(root.name)
+    patterns = [*_among_photos(root), above / f"{name}_captions.*"]
+    for folder in (above, above / ANNOTATIONS):
+        patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
+    patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
+    return patterns + [above / name for name in FLICKR]
+
+
+def _may_be_of(root: Path, path: Path) -> bool:
+    """Whether a file is named after a split, and lies in a folder of photos or is of no other folder and split than that."""
+    split, own = split_of_name(path.stem), split_of_name(root.name)
+    home = Path(folders_of(path)[0])
+    return split != "" and (home.is_relative_to(root) or (own in ("", split) and root.is_relative_to(home)))
+
+
+def folders_of(file: str | Path) -> list[str]:
+    """Where the photos of a captions file lie by these layouts: in the folder that it is named after, as of COCO's
+    annotations/captions_val.json, if that is there, else in its own, or where `annotations/` is.
+    """
+    folder, name = os.path.split(os.path.abspath(file))
+    folder = os.path.dirname(folder) if os.path.basename(folder) == ANNOTATIONS else folder
+    stem = os.path.splitext(name)[0]
+    own = os.path.join(folder, stem.removeprefix("captions_").removesuffix("_captions"))
+    return [own, folder] if os.path.isdir(own) and os.path.basename(own) != stem else [folder]
+
+
+def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> list[Path]:
+    """The first file that has captions of some images, and those of the other splits beside it where its name tells one.
+
+    `said` takes a line for what is skipped and one for what is not taken.
+    """
+    found = [
+        path
+        for pattern in patterns
+        for path in sorted(pattern.parent.glob(pattern.name))
+        if path.is_file() and (pattern.name != OF_SPLITS or _may_be_of(root, path))
+    ]
+    taken: dict[str, Path] = {}  # by split
+    others = []
+    for path in dict.fromkeys(found):
+        split, first = split_of_name(path.name), next(iter(taken.values()), path)
+        if taken and (path.parent != first.parent or not split or {"", split} & taken.keys()):
+            others.append(path.name if path.parent == first.parent else str(path))
+            continue
         if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
             said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
             continue
@@ -101,12 +141,16 @@ def _first_captions(patterns: Iterable[Path], index: ImageIndex, said: list[str]
             said.append(f"skipped {error.message}")
             continue
         if any(index.candidates(caption.image) for caption in captions):
-            others = [other.name if other.parent == path.parent else str(other) for other in files[number:]]
-            if others:
-                said.append(f"{path} is taken, and not {', '.join(others)}")
-            return path
-        said.append(f"skipped {path}: none of its captions is of these images, such as that of {captions[0].image!r}")
-    return None
+            taken[split] = path
+        else:
+            said.append(
+                f"skipped {path}: none of its captions is of these images, such as that of {captions[0].image!r}"
+            )
+    if others:
+        said.append(
+            f"{' and '.join(map(str, taken.values()))} {'is' if len(taken) == 1 else 'are'} taken, and not {', '.join(others)}"
+        )
+    return list(taken.values())
 
 
 def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:

@@ -319,7 +319,11 @@ class StoreCollection(StoredImages):
             self._tell_apart()
         if image_id := self._duplicate():
             names = " and ".join(str(store.path) for store in self.stores if image_id in store)
-            raise PipelineError(f"{names}: duplicate image id {image_id!r}", "choose other stores with --features")
+            raise PipelineError(
+                f"{names}: duplicate image id {image_id!r}",
+                "extract their folders with one command (extract --images A --images B), which names photos by their folder as "
+                "well, or choose other stores with --features",
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = [store.path for store in self.stores]

@@ -110,6 +110,33 @@ def test_captions_above_a_folder_of_photos_are_of_these_alone(tmp_path: Path) ->
         assert right_captions(both, image, root / "1.jpg", captions) == right
 
 
+@pytest.mark.parametrize("place", ["annotations", "."])
+def test_captions_named_after_a_folder_are_right_for_its_photos_alone(tmp_path: Path, place: str) -> None:
+    """As COCO names them; the photos of both folders are called 1.jpg and 2.jpg."""
+    names = ["1.jpg", "2.jpg"]
+    captions, stores = {}, {}
+    for folder in ("train", "val"):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text(folder + name)
+        file = captions_of(tmp_path / place / f"captions_{folder}.json", names)
+        captions[folder] = [replace(one, text=f"{folder} {one.image}") for one in read_captions(file)]
+        root = str(tmp_path / folder)
+        stores[folder] = make_store(tmp_path / "features" / folder, names, image_roots=[root]).path
+    both = open_stores(list(stores.values()), tell_apart=True)
+    below = [f"{folder}/{name}" for folder in stores for name in names]
+    whole = open_stores([make_store(tmp_path / "features/whole", below, image_roots=[str(tmp_path)]).path])
+    for folder, path in stores.items():
+        photo, everything = tmp_path / folder / "1.jpg", [*captions["train"], *captions["val"]]
+        (image,) = (name for name in both if name.endswith(f"{folder}/1.jpg"))
+        for collection, called in ((open_stores([path]), "1.jpg"), (both, image), (whole, f"{folder}/1.jpg")):
+            assert right_captions(collection, called, photo, everything) == [f"{folder} 1.jpg"]
+        (other,) = captions.keys() - {folder}
+        assert right_captions(open_stores([path]), "1.jpg", photo, captions[other]) == []
+        (tmp_path / folder / "2.jpg").unlink()
+        assert right_captions(open_stores([path]), "2.jpg", "", everything) == [f"{folder} 2.jpg"]
+
+
 def test_captions_beside_a_photo_that_is_in_no_store_are_its_own(tmp_path: Path) -> None:
     """Whatever stored photo has its name."""
     captions = read_captions(captions_of(tmp_path / "train/captions.csv", ["1.jpg"]))

@@ -21,6 +21,89 @@ def test_captions_are_found_beside_the_photos(tmp_path: Path, place: str) -> Non
     assert find_captions(open_store(tmp_path / "features/train2014")) == [wanted]
 
 
+FLICKR8K = "1.jpg#0\ta dog\n2.jpg#0\ta cat\n"
+FLICKR30K = "image_name| comment_number| comment\n1.jpg| 0| a dog\n2.jpg| 0| a cat\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("results.csv", FLICKR30K),
+        ("results_20130124.token", FLICKR8K),
+        ("Flickr8k_text/Flickr8k.token.txt", FLICKR8K),
+        ("images_captions.txt", FLICKR8K),
+    ],
+)
+def test_captions_are_found_where_flickr_has_them(tmp_path: Path, place: str, content: str) -> None:
+    make_store(tmp_path / "features/images", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "flickr/images")])
+    wanted = tmp_path / "flickr" / place
+    wanted.parent.mkdir(parents=True)
+    wanted.write_text(content)
+    dataset = load_dataset([tmp_path / "features/images"])
+    assert dataset.caption_files == [wanted]
+    assert dataset.splits[""].images.captions == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize("place", [".", "images", "annotations", "images/annotations"])
+def test_a_captions_file_for_each_split_is_found(tmp_path: Path, place: str) -> None:
+    store = make_store(tmp_path / "features/images", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "images")])
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    contents = {
+        "train": "1.jpg,a dog\n",
+        "train_old": "1.jpg,a wolf\n",
+        "val": "2.jpg,a cat\n",
+        "test": "9.jpg,a boat\n",
+    }
+    files = {name: tmp_path / place / f"captions_{name}.csv" for name in (*contents, "german")}
+    for name, path in files.items():
+        path.write_text(contents.get(name, "1.jpg,ein Hund\n"))
+    notes: list[str] = []
+    assert find_captions(store, notes) == [files["train"], files["val"]]
+    assert notes == [
+        f"skipped {files['test']}: none of its captions is of these images, such as that of '9.jpg'",
+        f"{files['train']} and {files['val']} are taken, and not captions_train_old.csv",
+    ]
+    dataset = load_dataset([store.path])
+    assert {name: split.images.captions for name, split in dataset.splits.items()} == {
+        "train": ["a dog"],
+        "dev": ["a cat"],
+    }
+
+
+def test_captions_named_after_a_folder_are_of_its_photos(tmp_path: Path) -> None:
+    """As COCO names them; each folder begins with 1.jpg, whatever was extracted."""
+    rows = {"train": ["train dog", "train cat"], "val": ["val dog", "val cat"]}
+    for name, texts in rows.items():
+        write_among_photos(tmp_path, **{f"{name}_1.jpg": ""})
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        lines = [f"{number}.jpg,{text}\n" for number, text in enumerate(texts, start=1)]
+        (tmp_path / f"annotations/captions_{name}.csv").write_text("".join(lines))
+    ids = [f"{name}/{number}.jpg" for name in rows for number in (1, 2)]
+    whole = make_store(tmp_path / "features/whole", ids, image_roots=[str(tmp_path)])
+    roots = [str(tmp_path / name) for name in rows]
+    both = make_store(tmp_path / "features/both", ids, roots=[0, 0, 1, 1], image_roots=roots)
+    for store in (whole, both):
+        dataset = load_dataset([store.path])
+        read = {name: (split.image_ids, split.images.captions) for name, split in dataset.splits.items()}
+        assert read == {"train": (ids[:2], rows["train"]), "dev": (ids[2:], rows["val"])}
+        assert dataset.notes == []
+    alone = make_store(tmp_path / "features/val", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "val")])
+    assert find_captions(alone) == [tmp_path / "annotations/captions_val.csv"]
+    taken = load_dataset([alone.path], [tmp_path / "annotations/captions_train.csv"])
+    assert f"are taken from another folder: 1.jpg for {tmp_path}/val/1.jpg" in "\n".join(taken.notes)
+
+
+def test_each_of_several_folders_has_its_captions(tmp_path: Path) -> None:
+    roots = [tmp_path / "2019", tmp_path / "2020"]
+    for root in roots:
+        root.mkdir()
+        (root / "captions.csv").write_text(f"1.jpg,a dog of {root.name}\n")
+    ids = ["2019/1.jpg", "2020/1.jpg"]
+    store = make_store(tmp_path / "features/both", ids, roots=[0, 1], image_roots=list(map(str, roots)))
+    dataset = load_dataset([store.path])
+    assert dataset.splits[""].images.captions == ["a dog of 2019", "a dog of 2020"]
+
+
 def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=r"no feature store found \(looked for features/\*/manifest\.json\)"):
@@ -98,7 +181,7 @@ def write_among_photos(photos: Path, **files: str) -> None:
     for name, content in files.items():
         folder, _, stem = name.partition("_")
         (photos / folder).mkdir(parents=True, exist_ok=True)
-        (photos / folder / f"{stem}.csv").write_text(content)
+        (photos / folder / (stem if "." in stem else f"{stem}.csv")).write_text(content)
 
 
 def test_captions_in_the_folders_of_the_photos_are_of_those_beside_them(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.dataset import Dataset, load_dataset
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, read_photo
+from pipeline.inputs.split_words import split_of_name
 from pipeline.store.format import CAPTIONS
 from pipeline.store.reader import Store
 from pipeline.store.roots import place_of, titled
@@ -31,7 +32,7 @@ EXAMPLES = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )  # fmt: skip
 MANY = settings(EXAMPLES, max_examples=1000)
-LOST = "in none of the stores|skipped .*metadata.csv|taken for a header|of photos that could not be read|captions of several images"  # what notes say of captions
+LOST = r"in none of the stores|skipped .*(metadata|captions_\w+)[.]|taken for a header|of photos that could not be read|captions of several images"  # what notes say of captions
 REPEATED = "repeat another one of their image"
 TAKEN = "taken for|taken from another folder|named without folders|^images in .*: "
 
@@ -132,11 +133,13 @@ def check_folders(data: st.DataObject) -> None:
     style = data.draw(drawn.FORMATS)
     fields = data.draw(drawn.fields(photos)) if style.has_fields else drawn.no_fields(photos)
     entries = data.draw(drawn.entries(photos, fields.beside))
-    are_beside = style.suffix == ".csv" and all("/" in one.path for one in photos) and data.draw(st.booleans())
-    files = drawn.files_of_folders(entries) if are_beside else data.draw(drawn.files(entries))
+    is_class = [one.path.startswith(("dog/", "cat/", "train/")) and not drawn.is_in_its_folder(one) for one in photos]
+    of_folders = all("/" in one.path for one in photos) and data.draw(st.booleans())
+    are_beside = of_folders and style.suffix == ".csv" and data.draw(st.booleans())
+    are_named = of_folders and not are_beside and not any(is_class)  # after the folders of photos
+    files = drawn.files_of_folders(entries, are_named) if are_beside or are_named else data.draw(drawn.files(entries))
     named = "train" if drawn.is_of_training(fields) else "data"
     stores = data.draw(st.sampled_from(["one", "one for each folder", "one of several folders"]))
-    is_class = [one.path.startswith(("dog/", "cat/", "train/")) and not drawn.is_in_its_folder(one) for one in photos]
     if any(is_class) or not all("/" in one.path for one in photos):
         stores = "one"  # folders are not what was extracted
     is_told = len({one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)} & {*SPLITS}) > 1
@@ -146,14 +149,16 @@ def check_folders(data: st.DataObject) -> None:
                 (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(one.content)
         found = stores_of(stores, Path(place), photos, named)
-        folder = Path(place, "data" if are_beside else data.draw(st.sampled_from([".", "data", "annotations"])))
+        places = ["data"] if are_beside else ["data", "data/annotations"] if are_named else [".", "data", "annotations"]
+        folder = Path(place, data.draw(st.sampled_from(places)))
         folder.mkdir(exist_ok=True)
         styles = {name: data.draw(drawn.FORMATS) if name == "more" else style for name in files}
         paths = [folder / f"{name}{styles[name].suffix}" for name in files]
         for path, (name, own) in zip(paths, files.items(), strict=True):
             path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(drawn.written(styles[name], own))
-        is_found = stores == "one" and (are_beside or len(paths) == 1) and folder.name != "annotations"
+        is_found = stores == "one" and (are_beside or files.keys() == {"captions"}) and folder.name != "annotations"
+        is_found |= stores == "one" and all(split_of_name(path.stem) for path in paths)
         asked = [] if is_found else paths
         try:
             dataset = load_dataset([store.path for store in found], asked)
@@ -166,7 +171,11 @@ def check_folders(data: st.DataObject) -> None:
         by_folder = is_told or stores != "one"
         truths = [
             truth_of(
-                one, fields, (by_folder and drawn.is_in_its_folder(one)) or not (are_beside or "captions" in files)
+                one,
+                fields,
+                drawn.is_in_its_folder(one)
+                if are_named
+                else (by_folder and drawn.is_in_its_folder(one)) or not (are_beside or "captions" in files),
             )
             for one in own
         ]
@@ -177,16 +186,15 @@ def check_folders(data: st.DataObject) -> None:
 
 def check_numbers(entries: Sequence[drawn.Entry], dataset: Dataset, image_ids: Sequence[str]) -> None:
     """Captions have the numbers that their file gives them; `image_ids` (N,) of the entries' photos."""
-    numbers = {
-        (image_id, drawn.in_one_line(text)): number
-        for image_id, entry in zip(image_ids, entries, strict=True)
-        for number, text in enumerate(entry.texts)
-    }
+    numbers: dict[tuple[str, str], list[str]] = defaultdict(list)  # of equal texts, several
+    for image_id, entry in zip(image_ids, entries, strict=True):
+        for number, text in enumerate(entry.texts):
+            numbers[image_id, drawn.in_one_line(text)].append(f"#{number}")
     for split in dataset.splits.values():
         owners = split.images.image_of_caption.tolist()
         for text, owner, caption_id in zip(split.images.captions, owners, split.caption_ids, strict=True):
             wanted = numbers.get((split.store_ids[owner], text))
-            assert wanted is None or str(caption_id).endswith(f"#{wanted}"), (text, caption_id)
+            assert wanted is None or str(caption_id).endswith(tuple(wanted)), (text, caption_id)
 
 
 @pytest.fixture(scope="module", autouse=True)

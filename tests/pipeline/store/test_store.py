@@ -247,7 +247,9 @@ def test_stores_join_when_their_features_are_of_one_kind(tmp_path: Path) -> None
     write_store(tmp_path / "c", [1], prefix="c", extraction={"imported": "by foot"})
     with pytest.raises(PipelineError, match="cannot be mixed"):
         open_stores([tmp_path / "a", tmp_path / "c"])
-    with pytest.raises(PipelineError, match=r"a and .*a: duplicate image id 'a0\.jpg'; choose other"):
+    with pytest.raises(
+        PipelineError, match=r"a and .*a: duplicate image id 'a0\.jpg'; extract their folders .*choose other"
+    ):
         open_stores([tmp_path / "a", tmp_path / "a"])
 
 
