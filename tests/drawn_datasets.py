@@ -210,6 +210,7 @@ class Format:
     end: str = "\n"
     encoding: str = "utf-8"
     is_reversed: bool = False  # of the columns
+    quotes: str = "csv"  # or "spark", or "blanks" before each
 
     @property
     def has_fields(self) -> bool:
@@ -235,6 +236,7 @@ FORMATS = st.one_of(
         st.sampled_from(["\n", "\r\n"]),
         st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16"]),
         st.booleans(),
+        st.sampled_from(["csv", "csv", "spark", "blanks"]),
     ),
 )
 
@@ -307,14 +309,19 @@ def written(style: Format, entries: Sequence[Entry]) -> bytes:
         lines = [f"{row[style.image]}| {row['number']}| {in_one_line(row[style.caption])}\n" for row in rows]
         return "".join(["image_name| comment_number| comment\n", *lines]).encode()
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=style.delimiter, quoting=style.quoting, lineterminator=style.end)  # type: ignore[arg-type]
+    has_blanks = style.quotes == "blanks" and style.delimiter in ",;"
+    quotes: dict[str, Any] = {"delimiter": style.delimiter, "quoting": style.quoting}
+    if style.quotes == "spark" and not style.kind.endswith("list"):  # whose own backslashes it would double
+        quotes |= {"escapechar": "\\", "doublequote": False, "quoting": csv.QUOTE_ALL}
+    quotes |= {"delimiter": "\x1f", "quoting": csv.QUOTE_ALL} if has_blanks else {}
+    writer = csv.writer(text, lineterminator=style.end, **quotes)
     has_header = style.kind not in ("bare", "numbered")
     names = list(dict.fromkeys(name for row in rows for name in row))
     if has_header and style.is_reversed and style.kind != "columns":  # whose captions are in the order of their columns
         names.reverse()
     writer.writerows([names] if has_header else [])
     writer.writerows([row.get(name, "") for name in names] for row in rows)
-    return text.getvalue().encode(style.encoding)
+    return text.getvalue().replace("\x1f", f"{style.delimiter} ").encode(style.encoding)
 
 
 def in_one_line(text: str) -> str:

@@ -151,9 +151,11 @@ def _columns_of(word: str, names: list[str]) -> tuple[int, ...]:
 
 def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[Record]:
     """Every record. Quotes are CSV's where they can be read so, else plain characters."""
-    if layout.delimiter == "\t" and not layout.header and not _is_quoted(lines, layout):
+    form = _as_csv(lines, layout)
+    if form is None and layout.delimiter == "\t" and not layout.header:  # a token file of Flickr's
         yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1))
         return
+    lines = form or lines
     start = 0
     while start < len(lines):
         rest = (lines[number] + "\n" for number in range(start, len(lines)))
@@ -176,17 +178,39 @@ def _records(path: Path, lines: list[str], layout: _Layout) -> Iterator[Record]:
             start += 1
 
 
-def _is_quoted(lines: list[str], layout: _Layout) -> bool:
-    """Whether the quotes of a table of tabs without header are CSV's. In Flickr's token files they are the captions'."""
+def _as_csv(lines: list[str], layout: _Layout) -> list[str] | None:
+    """The lines of a table with the quotes of CSV: the first form in which all can be read; None where there is none.
+
+    Before a quote some write a blank, and Spark writes a backslash before one within quotes.
+    """
+    mark = re.escape(layout.delimiter)
+    blank = rf'(?<={mark}) +"(?!"[^"{mark}])'  # not before "" within quotes
+    moved = [re.sub(blank, '"', line) for line in lines] if layout.delimiter in (";", ",") else lines
+    expected = [{layout.columns}] if layout.header else [{2}, {3}]
+    for form, is_any in ((moved, moved == lines), (lines, True)):  # else `x.jpg,he said, "no"` has a third column
+        for spelled in (form, [re.sub(r'\\(["\\])', _spelled, line) for line in form]):
+            counts = _counts(spelled, layout)
+            if counts and (is_any or counts - {0} in expected):
+                return spelled
+    return None
+
+
+def _spelled(escaped: re.Match[str]) -> str:
+    return '""' if escaped[1] == '"' else escaped[1]
+
+
+def _counts(lines: list[str], layout: _Layout) -> set[int]:
+    """The numbers of fields that the lines of a table have; none where its quotes are not CSV's."""
     reader = csv.reader((line + "\n" for line in lines), delimiter=layout.delimiter, strict=True)
+    counts, before = set(), 0
     try:
-        before = 0
-        for _ in reader:
+        for fields in reader:
             _check_lines(Path(), lines, before, reader.line_num, layout)
             before = reader.line_num
+            counts.add(len(fields))
     except (csv.Error, PipelineError):
-        return False
-    return True
+        return set()
+    return counts
 
 
 def _check_lines(path: Path, lines: list[str], start: int, end: int, layout: _Layout) -> None:
