@@ -22,7 +22,7 @@ from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.finding import find_stores
-from pipeline.inputs.splits import Dataset, Split, all_splits, describe, example, with_recorded_splits
+from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, Split, all_splits, describe, example, with_recorded_splits
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
@@ -42,6 +42,7 @@ RANKED = 10  # captions or images kept per query in the rankings file
 FOLD_SIZE = 1000  # images; COCO's 1K protocol
 FEWEST_SAMPLES = 40  # whose lowest is the 2.5 % quantile
 FEW = 100  # images; below that a recall says little
+MOST_STRANGE = 0.05  # of the captions
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,22 @@ def _notes(runs: Sequence[TrainedRun], seen: Sequence[Trained], split: Split) ->
         notes += known.notes(run, count)
         if cut := sum(map(run.model.vocabulary.is_cut, split.images.captions)):
             notes.append(f"{cut:,} captions are longer than {run.name} reads: their ends are left out")
+        strange = [caption for caption in split.images.captions if _is_strange(run, caption)]
+        if len(strange) > MOST_STRANGE * len(split.images.captions):  # as of another language
+            notes.append(
+                f"of {len(strange):,} of {len(split.images.captions):,} captions {run.name} knows half of the words or "
+                f"fewer, such as {strange[0][:LONGEST_SHOWN]!r}: recalls say little"
+            )
     if count < FEW:
         notes.append(f"{count} photos are few: compare with the recalls by chance, and do not cite these")
     return notes
+
+
+def _is_strange(run: TrainedRun, caption: str) -> bool:
+    """Whether a run knows half of the words of a caption or fewer."""
+    vocabulary = run.model.vocabulary
+    words = [word for word, _ in vocabulary.word_positions(caption) if any(map(str.isalnum, word))]
+    return 2 * len(vocabulary.known(caption)) <= len(words)
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:

@@ -204,7 +204,12 @@ def _by_split(
             notes.append(f"{sum(is_repeated):,} captions in {path} are in a file before it as well: they count once")
         of_file = split_of_name(path.name)  # before that of a place: several files may be of one folder
         named = {row: of_file or told[row] for row, caption in own if not caption.split}
-        others = [row for row, split in named.items() if {told[row], of_folder[row]} - {"", split}]
+        others = []
+        for row, split in named.items():
+            of_place = {told[row], of_folder[row]}
+            if of_file:  # a folder beside no other tells no split, and yet not this one
+                of_place |= set(map(split_of_word, collection.image_ids[row].split("/")[:-1]))
+            others += [row] if of_place - {"", split} else []
         for row in others[:1]:
             notes.append(
                 f"{len(others):,} images in {path} are, as the {'file' if of_file else 'store'} is named, {named[row]}; their "

@@ -398,3 +398,16 @@ def test_captions_that_a_run_cuts_are_counted(inside: Path, monkeypatch: pytest.
     assert re.search(
         r"note: \d+ captions are longer than .*t2i_mean reads: their ends are left out", scan(*asked).output
     )
+
+
+def test_captions_of_another_language_are_counted(inside: Path, tmp_path: Path) -> None:
+    asked = ("evaluate", "--run", "runs/t2i_mean", "--device", "cpu")
+    assert "half of the words" not in scan(*asked).output
+    images = [image for split in load_run(inside / "runs/t2i_mean", "cpu").splits.values() for image in split]
+    rows = [f"{image},Ein Hund rennt neben a dog\n" for image in images]
+    (tmp_path / "captions.csv").write_text("".join(["image,caption\n", *rows]))
+    output = scan(*asked, "--captions", str(tmp_path / "captions.csv"), "--split", "all").output
+    assert re.search(
+        rf"note: of {len(rows)} of {len(rows)} captions .*t2i_mean knows half of the words or fewer, such as 'Ein Hund",
+        output,
+    )

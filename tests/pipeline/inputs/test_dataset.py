@@ -93,6 +93,16 @@ def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> 
     ]
 
 
+def test_a_files_name_is_compared_with_the_one_folder_of_its_photos(tmp_path: Path) -> None:
+    """As where the photos of the file, which have the same numbers, were not downloaded."""
+    store = make_store(tmp_path / "photos", ["train/1.jpg", "train/2.jpg"])
+    val = write_coco(tmp_path / "annotations/captions_val.json", ["1.jpg", "2.jpg"])
+    dataset = load_dataset([store.path], [val])
+    assert dataset.notes[0] == (
+        f"2 images in {val} are, as the file is named, dev; their folders or stores are not, such as that of train/2.jpg"
+    )
+
+
 def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
     """As in the hub's folders of images; a folder of trains alone tells none."""
     ids = ["train/0.jpg", "train/1.jpg", "val/dogs/0.jpg", "test/0.jpg", "extra/train/0.jpg"]
