@@ -30,7 +30,9 @@ def read_queries(path: str) -> list[str]:
         raise PipelineError(
             f"--queries {path}: a table, a list or JSON, expected {what}", "write the sentences alone to a .txt"
         )
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Not splitlines: a sentence may hold other separators. Files that were joined have several byte order marks
+    lines = text.replace("\r", "\n").replace("\ufeff", "").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def known_words(run: TrainedRun, query: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from matcher.metrics import RetrievalMetrics
 
 Chances = dict[str, dict[str, float]]  # protocol -> recall -> percent
 Intervals = dict[str, tuple[float, float]]  # recall -> percent, percent
+LATEX = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
 
 
 def table(protocols: dict[str, RetrievalMetrics], chances: Chances, intervals: Intervals) -> str:
@@ -39,4 +40,4 @@ def latex_row(name: str, metrics: RetrievalMetrics) -> str:
     """Name & R@1 & R@5 & R@10 of both tasks & rsum, as tables of the field have them."""
     tasks = (metrics.caption_retrieval, metrics.image_retrieval)
     cells = [f"{value:.1f}" for task in tasks for value in (task.r1, task.r5, task.r10)]
-    return " & ".join([name.replace("_", r"\_"), *cells, f"{metrics.rsum:.1f}"]) + r" \\"
+    return " & ".join([name.translate(LATEX), *cells, f"{metrics.rsum:.1f}"]) + r" \\"

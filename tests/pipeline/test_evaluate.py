@@ -53,6 +53,7 @@ def test_latex_row() -> None:
     task = TaskMetrics(61.8, 87.5, 93.7, 1, 3.0)
     row = latex_row("t2i_avg", RetrievalMetrics(task, TaskMetrics(45.8, 74.4, 83.0, 2, 12.0)))
     assert row == r"t2i\_avg & 61.8 & 87.5 & 93.7 & 45.8 & 74.4 & 83.0 & 446.2 \\"
+    assert latex_row("50%_a&b", RetrievalMetrics(task, task)).startswith(r"50\%\_a\&b & ")
 
 
 needs_eccv = pytest.mark.skipif(importlib.util.find_spec("eccv_caption") is None, reason="extra eccv is not installed")

@@ -27,6 +27,9 @@ def test_queries_from_a_file(inside: Path) -> None:
     said = scan("retrieve", "--queries", "queries.txt", "--json", "--top", "1")
     assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog", "a tree", "3 dogs, 1 tree"]
     assert json.loads(said.stdout)[0]["unknown"] == []  # no mark at the beginning
+    Path("joined.txt").write_text("\ufeffa dog\u2028by a tree\n\ufeffa tree\n", encoding="utf-8")
+    said = scan("retrieve", "--queries", "joined.txt", "--json", "--top", "1")
+    assert [answer["query"] for answer in json.loads(said.stdout)] == ["a dog\u2028by a tree", "a tree"]
     said = scan("retrieve", "--queries", "/dev/urandom")
     assert said.exit_code == 2
     assert "/dev/urandom: not a regular file, expected a text file" in said.stderr
