@@ -93,7 +93,7 @@ def _around(root: Path) -> list[Path]:
     for folder in (above, above / ANNOTATIONS):
         patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
-    return patterns + [above / name for name in FLICKR]
+    return patterns + [above / name for name in FLICKR if "flick" in root.name.lower()]  # another results.csv is none
 
 
 def _may_be_of(root: Path, path: Path) -> bool:

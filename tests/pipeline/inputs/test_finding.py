@@ -26,20 +26,20 @@ FLICKR30K = "image_name| comment_number| comment\n1.jpg| 0| a dog\n2.jpg| 0| a c
 
 
 @pytest.mark.parametrize(
-    ("place", "content"),
+    ("photos", "place", "content"),
     [
-        ("results.csv", FLICKR30K),
-        ("results_20130124.token", FLICKR8K),
-        ("Flickr8k_text/Flickr8k.token.txt", FLICKR8K),
-        ("images_captions.txt", FLICKR8K),
+        ("flickr30k_images", "results.csv", FLICKR30K),
+        ("flickr30k-images", "results_20130124.token", FLICKR8K),
+        ("Flicker8k_Dataset", "Flickr8k_text/Flickr8k.token.txt", FLICKR8K),
+        ("images", "captions.txt", FLICKR8K),
     ],
 )
-def test_captions_are_found_where_flickr_has_them(tmp_path: Path, place: str, content: str) -> None:
-    make_store(tmp_path / "features/images", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "flickr/images")])
+def test_captions_are_found_where_flickr_has_them(tmp_path: Path, photos: str, place: str, content: str) -> None:
+    make_store(tmp_path / "features/flickr", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "flickr" / photos)])
     wanted = tmp_path / "flickr" / place
     wanted.parent.mkdir(parents=True)
     wanted.write_text(content)
-    dataset = load_dataset([tmp_path / "features/images"])
+    dataset = load_dataset([tmp_path / "features/flickr"])
     assert dataset.caption_files == [wanted]
     assert dataset.splits[""].images.captions == ["a dog", "a cat"]
 
