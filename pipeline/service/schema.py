@@ -51,7 +51,9 @@ class SearchRequest:
         0, "Photos that the index finds for exact scoring; 0: as many as its build found best.", min=0
     )
     exact: bool = knob(False, "Score every photo exactly, without the index.")
-    explain: bool = knob(False, "With the regions that made each score.")
+    explain: bool = knob(
+        False, "With the regions that made each score for a sentence; not of similar photos, nor of a combined answer."
+    )
     embeddings: tuple[str, ...] = knob(
         (), "Photos of other nodes to find similar ones for: region embeddings, as a node gives them.", most=16
     )
