@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.finding import distinct, find_all_captions, folders, folders_of, image_index_of
+from pipeline.inputs.finding import COMPARED, distinct, find_all_captions, folders, folders_of, image_index_of, whose
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -65,6 +65,10 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
     notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
+    for path, captions in captions_of_file.items() if caption_files else ():  # else `find_all_captions` said it
+        place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
+        if other := whose(path, place_of):
+            notes.append(f"captions in {path} may be of the photos in {other}, which have the same names")
     rows = [row for captions in rows_of_split.values() for row in captions]
     if bare := len(collection) - len(rows):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
@@ -128,16 +132,16 @@ def _notes_on_names(
             yield f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             if failed := [image for image in unmatched if index.may_be_failed(image)]:
                 yield f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}"
-        beside = Path(folders_of(path.resolve())[0], next(iter(own[path]), ""))
-        if len(away[path]) == len(own[path]) and not are_beside and not beside.is_file():
+        places = (Path(folders_of(path.resolve())[0], name) for name in islice(own[path], COMPARED))
+        if len(away[path]) == len(own[path]) and not are_beside and not any(place.is_file() for place in places):
             away[path] = {}  # else captions are of the photos beside them
         yield from _doubts(path, own[path], away[path], index, parts)
 
 
 def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) -> dict[str, int]:
     """Of the images that captions in a file were matched with, those that do not lie beside it or below."""
-    folder = folders_of(path.resolve())[0]
-    return {image: row for image, row in row_of_image.items() if not places[row].startswith(f"{folder}{os.sep}")}
+    own = tuple(f"{folders_of(one)[0]}{os.sep}" for one in (path, path.resolve()))  # a link is in two folders
+    return {image: row for image, row in row_of_image.items() if not places[row].startswith(own)}
 
 
 def _doubts(

@@ -3,16 +3,18 @@
 Stores and files of captions that nobody named are looked for where `extract` and the datasets put them.
 """
 
+import filecmp
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.image_index import ImageIndex
-from pipeline.inputs.split_words import split_of_name
+from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection
 from pipeline.store.roots import is_remote, titled
@@ -20,6 +22,7 @@ from pipeline.store.roots import is_remote, titled
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 OF_SPLITS = "captions_*"
+COMPARED = 20  # photos, to know whose a captions file is
 FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
 
 
@@ -59,20 +62,23 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
     Raises:
         PipelineError: none found; the message lists where it looked.
     """
-    index = ImageIndex(store.image_ids)
+    index = ImageIndex(store.image_ids, _full_paths(store))
     said: list[str] = []
     looked = {store.path: [store.path / "captions*"]}
     found = _first_captions(store.path, looked[store.path], index, said)
     if not found:
         looked |= {root: _around(root) for root in map(Path, _roots(store))}
-        found = [path for root, patterns in looked.items() for path in _first_captions(root, patterns, index, said)]
+        for root, patterns in looked.items():
+            named = (place for places in found.values() for place in places)
+            if not any(place.startswith(f"{root}/") for place in named):  # else a file has those of several folders
+                found |= _first_captions(root, patterns, index, said)
     if not found:
-        folders = dict.fromkeys(Path(os.path.dirname(path)) for path in _full_paths(store))
-        found = [path for one in folders for path in _first_captions(one, _among_photos(one), index, said)]
+        for folder in dict.fromkeys(Path(os.path.dirname(path)) for path in _full_paths(store)):
+            found |= _first_captions(folder, _among_photos(folder), index, said)
     if found:
         if notes is not None:
             notes += dict.fromkeys(said)
-        return distinct(found)
+        return distinct(list(found))
     places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
     reasons = "".join(f"; {reason}" for reason in dict.fromkeys(said))
     raise PipelineError(
@@ -91,7 +97,7 @@ def _around(root: Path) -> list[Path]:
     above, name = root.parent, glob.escape(root.name)
     patterns = [*_among_photos(root), above / f"{name}_captions.*"]
     for folder in (above, above / ANNOTATIONS):
-        patterns += [folder / "dataset*.json", folder / f"captions_{name}.json"]
+        patterns += [folder / "dataset*.json", folder / f"captions_{name}.*"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
     return patterns + [above / name for name in FLICKR if "flick" in root.name.lower()]  # another results.csv is none
 
@@ -114,21 +120,40 @@ def folders_of(file: str | Path) -> list[str]:
     return [own, folder] if os.path.isdir(own) and os.path.basename(own) != stem else [folder]
 
 
-def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> list[Path]:
-    """The first file that has captions of some images, and those of the other splits beside it where its name tells one.
+def whose(file: Path, place_of: Mapping[str, str]) -> str:
+    """The folder, a captions file's own or one in it, of which some other photos have the names that were matched with those in
+    certain places; "" where there is none. Copies of a photo are no other ones.
+    """
+    home, some = folders_of(file)[0], list(place_of.items())[:COMPARED]
+    below: list[str] = []
+    with suppress(OSError), os.scandir(home) as entries:
+        below = sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    for folder in (home, *below):
+        pairs = [(os.path.join(folder, name), place) for name, place in some]
+        pairs = [(own, place) for own, place in pairs if own != place and os.path.isfile(own) and os.path.isfile(place)]
+        with suppress(OSError):  # a photo that went away, or cannot be read
+            if 2 * sum(not filecmp.cmp(own, place, shallow=False) for own, place in pairs) > len(some):
+                return folder
+    return ""
+
+
+def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> dict[Path, list[str]]:
+    """The first file that has captions of some images, and those of the other splits beside it where its name tells one; each with
+    the places of these images.
 
     `said` takes a line for what is skipped and one for what is not taken.
     """
-    found = [
+    files = [
         path
         for pattern in patterns
-        for path in sorted(pattern.parent.glob(pattern.name))
+        for path in sorted(pattern.parent.glob(pattern.name), key=lambda path: (not _is_plain(path), path))
         if path.is_file() and (pattern.name != OF_SPLITS or _may_be_of(root, path))
     ]
     taken: dict[str, Path] = {}  # by split
+    found: dict[Path, list[str]] = {}
     others = []
-    for path in dict.fromkeys(found):
-        split, first = split_of_name(path.name), next(iter(taken.values()), path)
+    for path in dict.fromkeys(files):
+        split, first = split_of_name(path.name), next(iter(found), path)
         if taken and (path.parent != first.parent or not split or {"", split} & taken.keys()):
             others.append(path.name if path.parent == first.parent else str(path))
             continue
@@ -136,21 +161,35 @@ def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, sai
             said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
             continue
         try:
-            captions = read_captions(path)
+            images = dict.fromkeys(caption.image for caption in read_captions(path))
         except PipelineError as error:
+            if split and _is_plain(path):  # without it another split would be trained on
+                raise
             said.append(f"skipped {error.message}")
             continue
-        if any(index.candidates(caption.image) for caption in captions):
-            taken[split] = path
-        else:
+        place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(image))}
+        other = "" if path.parent == root else whose(path, place_of)
+        if not place_of:
             said.append(
-                f"skipped {path}: none of its captions is of these images, such as that of {captions[0].image!r}"
+                f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
+        elif other == folders_of(path)[0]:
+            said.append(
+                f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"
+            )
+        else:
+            taken[split], found[path] = path, list(place_of.values())
+            if other:
+                said.append(f"{path} is taken, and may be of the photos in {other}, which have the same names")
     if others:
-        said.append(
-            f"{' and '.join(map(str, taken.values()))} {'is' if len(taken) == 1 else 'are'} taken, and not {', '.join(others)}"
-        )
-    return list(taken.values())
+        names = " and ".join(map(str, found))
+        said.append(f"{names} {'is' if len(found) == 1 else 'are'} taken, and not {', '.join(others)}")
+    return found
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is named after a split and nothing else: captions_train.csv, not captions_train_old.csv."""
+    return split_of_word(path.stem.removeprefix("captions_")) != ""
 
 
 def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:

@@ -58,6 +58,11 @@ class ImageIndex:
         """The row of each path that is known, be the file there or gone."""
         return {path: row for row, path in enumerate(self.paths[: len(self.image_ids)])}
 
+    @cached_property
+    def _known_folders(self) -> set[str]:
+        """The folders that ids name."""
+        return {os.path.dirname(_composed(image_id)) for image_id in self.image_ids} - {""}
+
     def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
         rows = rows or self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
@@ -65,6 +70,8 @@ class ImageIndex:
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
         if len(rows) > 1:
             agreement = [self._agreement(image, row) for row in rows]
+            if not max(agreement) and os.path.dirname(_composed(image)) in self._known_folders:
+                return []  # of a photo that is gone from its folder
             rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
         return rows
 

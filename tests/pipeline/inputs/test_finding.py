@@ -93,6 +93,84 @@ def test_captions_named_after_a_folder_are_of_its_photos(tmp_path: Path) -> None
     assert f"are taken from another folder: 1.jpg for {tmp_path}/val/1.jpg" in "\n".join(taken.notes)
 
 
+def photos_of(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"{folder.name}'s {name}")
+
+
+def test_captions_beside_other_photos_are_not_taken_for_a_folder_in_theirs(tmp_path: Path) -> None:
+    """As of a camera that counts anew; of copies they are."""
+    ids = ["1.jpg", "2.jpg", "3.jpg"]
+    photos_of(tmp_path / "pictures", ids)
+    photos_of(tmp_path / "pictures/trip", ids)
+    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "pictures/trip")])
+    captions = tmp_path / "pictures/captions.csv"
+    captions.write_text("image,caption\n1.jpg,a dog\n2.jpg,a cat\n3.jpg,a boat\n")
+    with pytest.raises(
+        PipelineError, match=rf"skipped {captions}: its captions are of the photos in {tmp_path}/pictures; "
+    ):
+        find_captions(store)
+    named = f"captions in {captions} may be of the photos in {tmp_path}/pictures, which have the same names"
+    assert named in load_dataset([store.path], [captions]).notes
+    for name in ids:
+        (tmp_path / "pictures" / name).write_bytes((tmp_path / "pictures/trip" / name).read_bytes())
+    assert load_dataset([store.path]).notes == []
+
+
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_captions_named_after_a_folder_come_before_those_of_all(tmp_path: Path, place: str) -> None:
+    ids = ["1.jpg", "2.jpg"]
+    for folder in ("photos", "batch2"):
+        photos_of(tmp_path / "data" / folder, ids)
+    store = make_store(tmp_path / "features/batch2", ids, image_roots=[str(tmp_path / "data/batch2")])
+    everything, own = tmp_path / "data/captions.csv", tmp_path / "data" / place / "captions_batch2.csv"
+    everything.write_text("1.jpg,a dog\n2.jpg,a cat\n")
+    notes: list[str] = []
+    assert find_captions(store, notes) == [everything]
+    assert notes == [
+        f"{everything} is taken, and may be of the photos in {tmp_path}/data/photos, which have the same names"
+    ]
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("1.jpg,a boat\n2.jpg,a tree\n")
+    assert find_captions(store) == [own]
+
+
+def test_a_damaged_captions_file_of_a_split_is_refused(tmp_path: Path) -> None:
+    """Else another split would be trained on."""
+    store = make_store(tmp_path / "features/photos", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "photos")])
+    write_among_photos(
+        tmp_path, **{"photos_captions_train.csv": "image,caption\n1.jpg\n", "photos_captions_val.csv": "2.jpg,a cat\n"}
+    )
+    with pytest.raises(PipelineError, match=r"captions_train\.csv: line 2"):
+        find_captions(store)
+
+
+def test_captions_of_all_of_several_folders_come_before_those_of_one(tmp_path: Path) -> None:
+    ids = ["a/1.jpg", "b/1.jpg"]
+    roots = [str(tmp_path / name) for name in "ab"]
+    store = make_store(tmp_path / "features/both", ids, roots=[0, 1], image_roots=roots)
+    write_among_photos(tmp_path, b_captions="1.jpg,an old dog\n")
+    (tmp_path / "captions.csv").write_text("a/1.jpg,a dog\nb/1.jpg,a cat\n")
+    assert find_captions(store) == [tmp_path / "captions.csv"]
+
+
+def test_captions_of_a_photo_that_is_gone_from_its_folder_are_of_no_namesake(tmp_path: Path) -> None:
+    ids = ["test/1.jpg", "train/1.jpg", "train/2.jpg", "validation/1.jpg", "validation/2.jpg"]
+    store = make_store(tmp_path / "features/photos", ids, image_roots=[str(tmp_path / "photos")])
+    rows = "1.jpg,a dog\n2.jpg,a cat\n"
+    write_among_photos(tmp_path / "photos", train_metadata=rows, validation_metadata=rows, test_metadata=rows)
+    dataset = load_dataset([store.path])
+    assert {name: split.image_ids for name, split in dataset.splits.items()} == {
+        "test": ids[:1],
+        "train": ids[1:3],
+        "dev": ids[3:],
+    }
+    assert dataset.notes == [
+        f"1 captions in {tmp_path}/photos/test/metadata.csv are of images in none of the stores, such as test/2.jpg"
+    ]
+
+
 def test_each_of_several_folders_has_its_captions(tmp_path: Path) -> None:
     roots = [tmp_path / "2019", tmp_path / "2020"]
     for root in roots:
@@ -110,7 +188,7 @@ def test_what_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         find_stores([])
     write_store(tmp_path / "features/x", [1], image_roots=[str(tmp_path / "coco/x")])
     assert find_stores([]) == [Path("features/x")]
-    with pytest.raises(PipelineError, match=r"looked for .*coco/annotations/captions_x\.json.*--captions"):
+    with pytest.raises(PipelineError, match=r"looked for .*coco/annotations/captions_x\.\*.*--captions"):
         load_dataset(find_stores([]))
     other = write_coco(tmp_path / "other.json", ["else.jpg"])
     with pytest.raises(
