@@ -27,7 +27,7 @@ from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
     TrainedRun,
-    captions_sha256,
+    data_sums,
     features_sha256,
     find_run,
     load_run,
@@ -224,11 +224,9 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
             "new to it: photos that got other names count as unseen"
         )
     if all_stores and all_captions:
-        now = {
-            "features": (features_sha256(dataset.stores), stores),
-            "captions": (captions_sha256(dataset.splits), files or stores),
-        }
-        changed = {what: paths for what, (new, paths) in now.items() if run.data.get(f"{what}_sha256", new) != new}
+        others = [key for key, now in data_sums(dataset).items() if run.data.get(key, now) != now]
+        data = {"features": stores, "captions": files or stores}
+        changed = {what: paths for what, paths in data.items() if any(key.startswith(what) for key in others)}
         notes += [f"{' and '.join(changed)} are others than {run.folder} was trained with"] if changed else []
         origins = [path for paths in changed.values() for path in paths]
     copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]

@@ -13,7 +13,7 @@ runs/t2i_mean/
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
 from pipeline.files import read_json, write_json
 from pipeline.inputs.finding import find_stores
-from pipeline.inputs.splits import Split
+from pipeline.inputs.splits import Dataset
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection, open_store, open_stores
 
@@ -340,13 +340,20 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
     return collection
 
 
-def captions_sha256(splits: Mapping[str, Split]) -> str:
-    """Checksum of the captions that a run learns from and is selected on, in their order."""
-    return json_sha256([splits[name].images.captions if name in splits else [] for name in ("train", "dev")])
+def data_sums(dataset: Dataset) -> dict[str, str]:
+    """Checksums of what a run learns from and is selected on, as data.json has them; earlier versions left out those of images."""
+    learned = [dataset.splits.get(name) for name in ("train", "dev")]
+    owners = [[split.store_ids[i] for i in split.images.image_of_caption] if split else [] for split in learned]
+    return {
+        "captions_sha256": json_sha256([split.images.captions if split else [] for split in learned]),
+        "captions_images_sha256": json_sha256(owners),  # whose each caption is
+        "features_sha256": features_sha256(dataset.stores),
+        "features_images_sha256": json_sha256(dataset.stores.image_ids),  # whose each row is
+    }
 
 
 def features_sha256(stores: StoreCollection) -> str:
-    """Checksum of the features of stores, wherever they lie."""
+    """Checksum of the features of stores, wherever they lie and whatever their images are called."""
     return json_sha256([[shard.sha256 for shard in stores.shards]])
 
 

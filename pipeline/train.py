@@ -29,8 +29,7 @@ from pipeline.runs import (
     RUNS,
     SPLITS,
     TrainConfig,
-    captions_sha256,
-    features_sha256,
+    data_sums,
     relative_to_run,
 )
 
@@ -69,9 +68,10 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
     splits = {name or "none": split.store_ids for name, split in dataset.splits.items()}
     _refuse_to_shorten(folder, config.training.epochs)
 
-    now = features_sha256(dataset.stores)
-    features = _learned_features(folder) or now
-    if features != now:
+    now = data_sums(dataset)
+    recorded = _recorded(folder) or now  # of a run of an earlier version fewer, which alone are compared
+    sums = {key: recorded[key] if key.startswith("features") else now[key] for key in now if key in recorded}
+    if any(sums[key] != now[key] for key in sums):
         report(
             f"note: {folder} has learned from other features than its stores hold now; choose another --run to start anew"
         )
@@ -83,7 +83,7 @@ def run(config: TrainConfig, *, report: Callable[[str], Any] = print) -> TrainRe
         def claim() -> None:
             """Only when everything else is known to work: a start that fails leaves the folder free."""
             if group.is_main:
-                identity = {"config": _identity(config), "data": _data(folder, dataset, splits, features)}
+                identity = {"config": _identity(config), "data": _data(folder, dataset, splits, sums)}
                 stack.enter_context(claim_run(folder, config, identity))
                 write_json(folder / SPLITS, splits)
                 write_json(folder / LEARNED, _learned(folder, train))
@@ -131,14 +131,13 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], features: str) -> dict[str, Any]:
+def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], sums: dict[str, str]) -> dict[str, Any]:
     return {
         "folder": str(folder.resolve()),
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],
         "captions": [relative_to_run(folder, path) for path in dataset.caption_files],
         "splits_sha256": json_sha256(splits),  # which images were trained on, and which were kept from training
-        "captions_sha256": captions_sha256(dataset.splits),
-        "features_sha256": features,
+        **sums,
         "dev_images": len(dataset.splits["dev"].store_ids),
         "train_images": len(dataset.splits["train"].store_ids),
         "extraction": dataset.stores.extraction,
@@ -159,9 +158,9 @@ def _learned(folder: Path, train: Split) -> dict[str, str]:
     return {**before, **{checksum: image_id for checksum, image_id in now if checksum}}
 
 
-def _learned_features(folder: Path) -> str:
-    """Checksum of the features that a run which is continued or finished has learned from; "" of a new one."""
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What a run which is continued or finished has recorded of its data; nothing of a new one."""
     if not _is_begun(folder) or not (folder / DATA).is_file():
-        return ""
+        return {}
     data = read_json(folder / DATA, "a run's identity").get("data")
-    return str(data.get("features_sha256", "")) if isinstance(data, dict) else ""
+    return data if isinstance(data, dict) else {}

@@ -25,7 +25,8 @@ from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
 from pipeline.recall_table import latex_row
 from pipeline.runs import TrainConfig, load_run
-from tests.world import SMALL_TRAINING, scan
+from tests.stores import make_store
+from tests.world import PHOTO, SMALL_TRAINING, scan
 
 
 def test_data_and_runs_of_equal_names_have_recalls_of_their_own(
@@ -250,6 +251,34 @@ def test_changed_captions_and_features_of_a_run_are_said(
         assert trained.exit_code == 0, trained.output
         assert "runs/t2i_mean has learned from other features" in trained.output
     assert json.loads(config.read_text())["data"]["features_sha256"] == "of before" != before
+
+
+def test_the_same_captions_and_features_of_other_photos_are_said(own_world: Path) -> None:
+    """As of a captions file, or a list of ids, that was off by one line."""
+    ids = [PHOTO.format(number) for number in range(20)]
+    rotated = {"right": ids, "wrong": ids[1:15] + ids[:1] + ids[16:] + ids[15:16]}  # train and dev, each for itself
+
+    def prepare(captions: str, features: str) -> None:
+        for name, start, end in (("train", 0, 15), ("dev", 15, 20)):
+            lines = [f"{owner}\tA dog number {line}\n" for line, owner in enumerate(rotated[captions][start:end])]
+            Path(f"{name}.tsv").write_text("".join(lines))
+        shutil.rmtree("features/own", ignore_errors=True)
+        make_store(Path("features/own"), rotated[features])
+
+    def evaluated() -> tuple[list[str], str]:
+        said = scan("evaluate", "--run", "runs/mine").output
+        return re.findall(r"note: (\w+) are others than runs/mine", said), re.findall(r"evaluation/(\S+)", said)[-1]
+
+    prepare(captions="right", features="right")
+    options = ["--features", "features/own", "--captions", "train.tsv", "--captions", "dev.tsv", *SMALL_TRAINING]
+    assert scan("train", "--device", "cpu", "--run", "runs/mine", *options).exit_code == 0
+    assert evaluated() == ([], "dev.json")
+    prepare(captions="wrong", features="right")
+    assert evaluated() == (["captions"], "train_dev_dev.json")
+    prepare(captions="right", features="wrong")
+    assert evaluated() == (["features"], "own_dev.json")
+    prepare(captions="right", features="right")
+    assert evaluated() == ([], "dev.json")
 
 
 def test_recalls_of_data_that_changed_leave_those_of_before(

@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.inputs.dataset import load_dataset
 from pipeline.runs import TrainConfig
 from pipeline.train import _identity
+from tests.stores import make_store
 from tests.world import PHOTO, SMALL_TRAINING, scan
 
 
@@ -76,3 +77,54 @@ def test_a_run_is_not_continued_with_other_captions_and_says_that_features_chang
     learned = json.loads(Path("runs/mine/data.json").read_text())["data"]["features_sha256"]
     assert "note: runs/mine has learned from other features than its stores hold now" in scan(*again).output
     assert json.loads(Path("runs/mine/data.json").read_text())["data"]["features_sha256"] == learned
+
+
+def pair_captions(shift: int) -> list[str]:
+    """Files of 30 captions to train on and 10 of dev, two a photo, or paired off by some lines; the options that name them."""
+    for name, first, last in (("train", 0, 15), ("dev", 15, 20)):
+        owners = [min((line + shift) // 2, last - 1) for line in range(2 * first, 2 * last)]
+        lines = [f"{PHOTO.format(owner)}\tA dog number {line}\n" for line, owner in enumerate(owners)]
+        Path(f"{name}.tsv").write_text("".join(lines))
+    return ["--captions", "train.tsv", "--captions", "dev.tsv"]
+
+
+def test_a_run_is_not_continued_with_the_same_captions_of_other_photos(own_world: Path) -> None:
+    again = ["train", "--device", "cpu", "--run", "runs/mine", "--features", "features/train2014", *SMALL_TRAINING]
+    again += pair_captions(1)
+    assert scan(*again).exit_code == 0
+    assert scan(*again).exit_code == 0
+    pair_captions(0)
+    said = scan(*again)
+    assert "runs/mine: holds a run with other settings (data.captions_images_sha256: run " in said.output
+    assert said.exit_code == 2
+
+
+def test_a_run_says_that_its_features_are_of_other_photos_now(own_world: Path) -> None:
+    again = ["train", "--device", "cpu", "--run", "runs/mine", "--features", "features/own", *SMALL_TRAINING]
+    again += pair_captions(0)
+    ids = [PHOTO.format(number) for number in range(20)]
+    for names, is_said in ((ids, False), (ids[1:] + ids[:1], True), (ids, False)):
+        shutil.rmtree("features/own", ignore_errors=True)
+        make_store(Path("features/own"), names)
+        said = scan(*again)
+        assert said.exit_code == 0, said.output
+        assert ("note: runs/mine has learned from other features than its stores hold now" in said.output) is is_said
+
+
+def test_a_run_of_before_is_compared_by_what_it_has_recorded(own_world: Path) -> None:
+    """It has no checksums of whose captions and features are."""
+    again = ["train", "--device", "cpu", "--run", "runs/mine", "--features", "features/train2014", *SMALL_TRAINING]
+    again += pair_captions(0)
+    assert scan(*again).exit_code == 0
+    path = Path("runs/mine/data.json")
+    content = json.loads(path.read_text())
+    for key in ("captions_images_sha256", "features_images_sha256"):
+        del content["data"][key]
+    path.write_text(json.dumps(content))
+    said = scan(*again)
+    assert (said.exit_code, "other features" in said.output) == (0, False), said.output
+    assert json.loads(path.read_text()) == content
+    assert "are others than" not in scan("evaluate", "--run", "runs/mine").output
+    Path("dev.tsv").write_text(Path("dev.tsv").read_text().replace("dog", "cat"))
+    assert "holds a run with other settings (data.captions_sha256" in scan(*again).output
+    assert "note: captions are others than runs/mine was trained with" in scan("evaluate", "--run", "runs/mine").output
