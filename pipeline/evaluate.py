@@ -255,7 +255,7 @@ def _is_strange(run: TrainedRun, caption: str) -> bool:
     """Whether a run knows half of the words of a caption or fewer."""
     vocabulary = run.model.vocabulary
     words = [word for word, _ in vocabulary.word_positions(caption) if any(map(str.isalnum, word))]
-    return 2 * len(vocabulary.known(caption)) <= len(words)
+    return bool(words) and 2 * len(vocabulary.known(caption)) <= len(words)
 
 
 def _refuse_incompatible(run: TrainedRun, split: Split) -> None:
