@@ -26,7 +26,7 @@ from matcher.collection import EncodedCaptions, EncodedImages
 from matcher.similarity import PaddedWords, RegionEmbeddings, WordEmbeddings
 from pipeline.answer import Answer, Hit
 from pipeline.caption_cache import caption_embeddings
-from pipeline.caption_ranking import CaptionFiles, caption_hits, caption_scores
+from pipeline.caption_ranking import RightCaptions, caption_hits, caption_scores
 from pipeline.device import pick_device
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
@@ -34,7 +34,7 @@ from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embedding
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.finding import distinct, find_all_captions, image_index_of
+from pipeline.inputs.finding import distinct, find_all_captions
 from pipeline.inputs.sources import is_changed
 from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
 from pipeline.queries import known_words
@@ -184,12 +184,14 @@ class Search:
             PipelineError: an image that is nowhere, a name that fits several, or features that no detector makes.
         """
         found = [self.find(image) for image in images]
-        index, files = image_index_of(self.collection), CaptionFiles(captions)
+        right = RightCaptions(captions, self.collection)
         scored = self._scored_captions([photo.regions for photo in found], captions)
         answers = []
         for image, photo, scores in zip(images, found, scored, strict=True):
-            hits = caption_hits(self.run, index, photo, captions, files, scores, top)
+            hits = caption_hits(self.run, photo, captions, right, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
+        for doubt in right.doubts:
+            self.report(f"note: {doubt}")
         return answers
 
     def explain(self, image: str, caption: str, direction: Attention | None = None) -> Explanation:

@@ -5,7 +5,7 @@ Images without captions and captions without an image are counted in `Dataset.no
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     for path in paths:
         names: set[str] = set()
         captions = read_captions(path, notes, names)
-        folder = _folder_in_ids(path, names, index)
+        folder = index.folder_in_ids(folders_of(path), names)
         captions_of_file[path] = [one.below(folder) for one in captions] if folder else captions
         listed.append({folder + name for name in names})
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
@@ -76,15 +76,6 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += _notes_on_texts([captions for of_rows in rows_of_split.values() for captions in of_rows.values()])
     splits = {name: make_split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}
     return Dataset(collection, splits, paths, notes)
-
-
-def _folder_in_ids(path: Path, names: Iterable[str], index: ImageIndex) -> str:
-    """What stands before the names of a captions file in the ids of the photos that it is of: "train/" of train/metadata.csv,
-    which lists 1.jpg; "" where none does, or its names are the ids.
-    """
-    rows = ((name, index.row_of_path.get(f"{folder}/{name}")) for folder in folders_of(path) for name in names)
-    ids = ((name, index.image_ids[row]) for name, row in rows if row is not None)
-    return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
 
 
 def _notes_on_copies(rows: Sequence[int], collection: StoreCollection) -> Iterator[str]:
@@ -140,7 +131,8 @@ def _notes_on_names(
 
 def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) -> dict[str, int]:
     """Of the images that captions in a file were matched with, those that do not lie beside it or below."""
-    own = tuple(f"{folders_of(one)[0]}{os.sep}" for one in (path, path.resolve()))  # a link is in two folders
+    homes = [folders_of(one) for one in (path, path.resolve())]  # a link is in two folders
+    own = tuple(f"{home}{os.sep}" for folders in homes for home in folders[:-1] or folders)
     return {image: row for image, row in row_of_image.items() if not places[row].startswith(own)}
 
 

@@ -21,6 +21,8 @@ from pipeline.store.roots import is_remote, titled
 
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
+APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
+PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
 OF_SPLITS = "captions_*"
 COMPARED = 20  # photos, to know whose a captions file is
 FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
@@ -96,7 +98,8 @@ def _around(root: Path) -> list[Path]:
     """Patterns of the captions files of a folder of photos. What is nearest comes first: captions.csv above may be of another folder."""
     above, name = root.parent, glob.escape(root.name)
     patterns = [*_among_photos(root), above / f"{name}_captions.*"]
-    for folder in (above, above / ANNOTATIONS):
+    further = [above.parent / ANNOTATIONS] if above.name.lower() in PHOTOS else []
+    for folder in (above, above / ANNOTATIONS, *further):
         patterns += [folder / "dataset*.json", folder / f"captions_{name}.*"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
     return patterns + [above / name for name in FLICKR if "flick" in root.name.lower()]  # another results.csv is none
@@ -104,31 +107,44 @@ def _around(root: Path) -> list[Path]:
 
 def _may_be_of(root: Path, path: Path) -> bool:
     """Whether a file is named after a split, and lies in a folder of photos or is of no other folder and split than that."""
-    split, own = split_of_name(path.stem), split_of_name(root.name)
-    home = Path(folders_of(path)[0])
-    return split != "" and (home.is_relative_to(root) or (own in ("", split) and root.is_relative_to(home)))
+    split, own, folders = split_of_name(path.stem), split_of_name(root.name), folders_of(path)
+    homes = map(Path, folders[:-1] or folders)
+    return split != "" and any(
+        home.is_relative_to(root) or (own in ("", split) and root.is_relative_to(home)) for home in homes
+    )
 
 
 def folders_of(file: str | Path) -> list[str]:
     """Where the photos of a captions file lie by these layouts: in the folder that it is named after, as of COCO's
-    annotations/captions_val.json, if that is there, else in its own, or where `annotations/` is.
+    annotations/captions_val.json, which is val/, else validation/, else images/val/; last in its own, or where `annotations/` is.
     """
     folder, name = os.path.split(os.path.abspath(file))
-    folder = os.path.dirname(folder) if os.path.basename(folder) == ANNOTATIONS else folder
-    stem = os.path.splitext(name)[0]
-    own = os.path.join(folder, stem.removeprefix("captions_").removesuffix("_captions"))
-    return [own, folder] if os.path.isdir(own) and os.path.basename(own) != stem else [folder]
+    folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
+    word = os.path.splitext(name)[0].removeprefix("captions_").removesuffix("_captions")
+    split, below = split_of_word(word), subfolders(folder)
+    for _ in range(2):
+        named = [one for one in below if os.path.basename(one) == word]
+        alike = [one for one in below if split and split_of_name(os.path.basename(one)) == split]
+        if named or len(alike) == 1:
+            return [*(named or alike), folder]
+        of_photos = (one for one in below if os.path.basename(one).lower() in PHOTOS)
+        below = [deeper for one in of_photos for deeper in subfolders(one)]
+    return [folder]
+
+
+def subfolders(folder: str) -> list[str]:
+    """The folders in one, but hidden ones; none where it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return []
 
 
 def whose(file: Path, place_of: Mapping[str, str]) -> str:
     """The folder, a captions file's own or one in it, of which some other photos have the names that were matched with those in
     certain places; "" where there is none. Copies of a photo are no other ones.
     """
-    home, some = folders_of(file)[0], list(place_of.items())[:COMPARED]
-    below: list[str] = []
-    with suppress(OSError), os.scandir(home) as entries:
-        below = sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    for folder in (home, *below):
+    folders, some = folders_of(file), list(place_of.items())[:COMPARED]
+    for folder in folders[:-1] or [*folders, *subfolders(folders[0])]:
         pairs = [(os.path.join(folder, name), place) for name, place in some]
         pairs = [(own, place) for own, place in pairs if own != place and os.path.isfile(own) and os.path.isfile(place)]
         with suppress(OSError):  # a photo that went away, or cannot be read
@@ -167,13 +183,15 @@ def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, sai
                 raise
             said.append(f"skipped {error.message}")
             continue
-        place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(image))}
+        folders = folders_of(path)
+        above = index.folder_in_ids(folders, images)
+        place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(above + image))}
         other = "" if path.parent == root else whose(path, place_of)
         if not place_of:
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
-        elif other == folders_of(path)[0]:
+        elif other in folders:
             said.append(
                 f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"
             )

@@ -63,12 +63,30 @@ class ImageIndex:
         """The folders that ids name."""
         return {os.path.dirname(_composed(image_id)) for image_id in self.image_ids} - {""}
 
+    def folder_in_ids(self, folders: Sequence[str], names: Iterable[str]) -> str:
+        """What stands before some names in the ids of the photos of some folders, the last of which is where the file of the names
+        is: "train/" of train/metadata.csv, which lists 1.jpg; "" where none of them is there, or the names are the ids.
+        """
+        rows = ((name, self.row_of_path.get(f"{folder}/{name}")) for folder in folders for name in names)
+        ids = [(name, self.image_ids[row]) for name, row in rows if row is not None]
+        if not ids and not any(
+            "/" in name for name in names
+        ):  # all are gone from the folder that is named after the file
+            own = next((self.image_ids[self._row_in[one]] for one in folders[:-1] if one in self._row_in), "")
+            return own[: own.rfind("/") + 1]
+        return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
+
+    @cached_property
+    def _row_in(self) -> dict[str, int]:
+        """A row of each folder that has some directly."""
+        return {os.path.dirname(path): row for row, path in enumerate(self.paths[: len(self.image_ids)])}
+
     def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
         rows = rows or self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
         if not rows and self._by_number and (number := COCO_NAME.fullmatch(stem_of(image))):
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
-        if len(rows) > 1:
+        if rows and image not in self._exact and image not in self._failed:
             agreement = [self._agreement(image, row) for row in rows]
             if not max(agreement) and os.path.dirname(_composed(image)) in self._known_folders:
                 return []  # of a photo that is gone from its folder

@@ -1,5 +1,6 @@
 """Captions that are marked as right were written for the photo asked with."""
 
+import shutil
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,8 @@ import numpy as np
 import pytest
 
 from detector.regions import Regions
-from pipeline.caption_ranking import CaptionFiles, caption_hits
+from pipeline.caption_ranking import RightCaptions, caption_hits
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.finding import image_index_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.store.reader import StoreCollection, open_stores
 from tests.pipeline.inputs.test_namesakes import LOST, LOWER, REST, TOP, captions_of
@@ -35,7 +35,7 @@ def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_pat
 def right_captions(collection: StoreCollection, image: str, path: Path | str, captions: list[Caption]) -> list[str]:
     run: Any = NothingIsWeak()
     photo, scores = FoundPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
-    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), scores, len(captions))
+    hits = caption_hits(run, photo, captions, RightCaptions(captions, collection), scores, len(captions))
     return [hit.caption for hit in hits if hit.right]
 
 
@@ -74,9 +74,9 @@ def test_captions_in_the_folder_of_a_photo_stay_its_own_when_it_is_gone(tmp_path
     collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
     run: Any = NothingIsWeak()
     photo = FoundPhoto("2019/1.jpg", cast(Regions, None), "")
-    index, files = image_index_of(collection), CaptionFiles(captions)
+    right = RightCaptions(captions, collection)
     for asked in (photo, replace(photo, image="moved.jpg", copies=(photo,))):
-        hits = caption_hits(run, index, asked, captions, files, np.zeros(4), 4)
+        hits = caption_hits(run, asked, captions, right, np.zeros(4), 4)
         assert [hit.right for hit in hits] == [True, False, False, False]
 
 
@@ -88,7 +88,7 @@ def test_captions_of_a_folder_that_got_another_name_stay_those_of_its_photos(tmp
     run: Any = NothingIsWeak()
     asked = FoundPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
     photo = replace(asked, copies=(replace(asked, image="1.jpg", path=""),))
-    hits = caption_hits(run, image_index_of(collection), photo, captions, CaptionFiles(captions), np.zeros(2), 2)
+    hits = caption_hits(run, photo, captions, RightCaptions(captions, collection), np.zeros(2), 2)
     assert [hit.right for hit in hits] == [True, False]
 
 
@@ -137,6 +137,84 @@ def test_captions_named_after_a_folder_are_right_for_its_photos_alone(tmp_path: 
         assert right_captions(open_stores([path]), "2.jpg", "", everything) == [f"{folder} 2.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("folders", "files"),
+    [
+        (("train", "val"), ("train.csv", "val.csv")),
+        (
+            ("images/train2017", "images/val2017"),
+            ("annotations/captions_train2017.json", "annotations/captions_val2017.json"),
+        ),
+        (("train", "Validation"), ("captions_train.csv", "captions_val.csv")),
+        (("train_images", "val_images"), ("captions/train.csv", "labels/captions_val.csv")),
+    ],
+)
+def test_captions_named_after_a_split_are_right_for_its_folder_alone(
+    tmp_path: Path, folders: tuple[str, str], files: tuple[str, str]
+) -> None:
+    """Be the photo in a store, alone or beside the others, or in none."""
+    captions = []
+    for folder, file in zip(folders, files, strict=True):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.jpg").write_text(folder)
+        captions += [replace(one, text=folder) for one in read_captions(captions_of(tmp_path / file, ["1.jpg"]))]
+    stores = [
+        make_store(tmp_path / f"features/{n}", ["1.jpg"], image_roots=[str(tmp_path / one)]).path
+        for n, one in enumerate(folders)
+    ]
+    both = open_stores(stores, tell_apart=True)
+    for number, folder in enumerate(folders):
+        path = tmp_path / folder / "1.jpg"
+        assert right_captions(open_stores([stores[number]]), "1.jpg", path, captions) == [folder]
+        assert right_captions(open_stores([stores[1 - number]]), str(path), path, captions) == [folder]
+        assert right_captions(both, both.image_ids[number], path, captions) == [folder]
+
+
+def test_captions_in_a_store_are_right_for_its_photos_alone(tmp_path: Path) -> None:
+    """As those of a tar, or of an import, whose photos have names such as 000003.jpg again and again."""
+    captions, stores = [], []
+    for name, ids in (("train", ["000003.jpg"]), ("val", ["000003.jpg", "000004.jpg"])):
+        stores.append(make_store(tmp_path / name, ids, image_roots=[f"{tmp_path}/{name}.tar"]).path)
+        file = captions_of(stores[-1] / "captions_of_photos.json", ids)
+        captions += [replace(one, text=name) for one in read_captions(file) if one.image == "000003.jpg"]
+    both = open_stores(stores, tell_apart=True)
+    for number, store in enumerate(stores):
+        place = f"{tmp_path}/{store.name}.tar::000003.jpg"
+        assert right_captions(open_stores([store]), "000003.jpg", place, captions) == [store.name]
+        assert right_captions(both, f"{store.name}/000003.jpg", place, captions) == [store.name]
+        assert right_captions(open_stores([stores[1 - number]]), place, place, captions) == []
+    shutil.copytree(stores[0], tmp_path / "copy")
+    assert right_captions(open_stores([tmp_path / "copy"]), "000003.jpg", "", captions) == ["train"]
+
+
+def test_which_of_two_photos_captions_above_them_mean_is_not_known(tmp_path: Path) -> None:
+    for folder in ("images", "more"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_text(folder)
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["1.jpg"]))
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "images")]).path])
+    right, photo = (
+        RightCaptions(captions, collection),
+        FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "images/1.jpg")),
+    )
+    assert not right.is_of(captions[0], photo)
+    assert [doubt.partition(":")[0] for doubt in right.doubts] == [
+        f"{tmp_path}/images/1.jpg and {tmp_path}/more/1.jpg are both called 1.jpg"
+    ]
+    (tmp_path / "more/1.jpg").write_text("images")  # a copy
+    assert RightCaptions(captions, collection).is_of(captions[0], photo)
+
+
+def test_captions_of_a_photo_that_is_gone_from_their_folder_are_right_for_no_other(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "b/1.jpg").write_text("b")
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["a/1.jpg"]))
+    for ids, root in ((["1.jpg"], tmp_path / "b"), (["b/1.jpg"], tmp_path)):
+        collection = open_stores([make_store(tmp_path / f"store{len(ids[0])}", ids, image_roots=[str(root)]).path])
+        assert right_captions(collection, ids[0], tmp_path / "b/1.jpg", captions) == []
+
+
 def test_captions_beside_a_photo_that_is_in_no_store_are_its_own(tmp_path: Path) -> None:
     """Whatever stored photo has its name."""
     captions = read_captions(captions_of(tmp_path / "train/captions.csv", ["1.jpg"]))
@@ -159,8 +237,11 @@ def test_captions_that_lie_elsewhere_are_of_the_photos_of_their_names(tmp_path: 
     for place in ("annotations", "photos"):
         for names in (TOP, LOWER):
             captions = read_captions(captions_of(tmp_path / place / "captions.json", names))
-            for path in (tmp_path / "photos/2020" / LOST, tmp_path / "moved" / LOST):
-                if (place, path.parent.name) != ("photos", "moved"):  # photos lie below this file
+            for folder in ("photos/2020", "moved", "photos/2020"):
+                (photo,) = tmp_path.rglob(LOST)
+                (tmp_path / folder).mkdir(exist_ok=True)
+                path = photo.rename(tmp_path / folder / LOST)
+                if (place, folder) != ("photos", "moved"):  # photos lie below this file
                     assert right_captions(collection, LOST, path, captions) == [f"of {names[2]}"]
 
 

@@ -70,27 +70,28 @@ def test_a_captions_file_for_each_split_is_found(tmp_path: Path, place: str) -> 
     }
 
 
-def test_captions_named_after_a_folder_are_of_its_photos(tmp_path: Path) -> None:
+@pytest.mark.parametrize("photos", [".", "images"])
+def test_captions_named_after_a_folder_are_of_its_photos(tmp_path: Path, photos: str) -> None:
     """As COCO names them; each folder begins with 1.jpg, whatever was extracted."""
     rows = {"train": ["train dog", "train cat"], "val": ["val dog", "val cat"]}
+    (tmp_path / "annotations").mkdir()
     for name, texts in rows.items():
-        write_among_photos(tmp_path, **{f"{name}_1.jpg": ""})
-        (tmp_path / "annotations").mkdir(exist_ok=True)
+        photos_of(tmp_path / photos / name, ["1.jpg", "2.jpg"])
         lines = [f"{number}.jpg,{text}\n" for number, text in enumerate(texts, start=1)]
         (tmp_path / f"annotations/captions_{name}.csv").write_text("".join(lines))
     ids = [f"{name}/{number}.jpg" for name in rows for number in (1, 2)]
-    whole = make_store(tmp_path / "features/whole", ids, image_roots=[str(tmp_path)])
-    roots = [str(tmp_path / name) for name in rows]
+    whole = make_store(tmp_path / "features/whole", ids, image_roots=[str(tmp_path / photos)])
+    roots = [str(tmp_path / photos / name) for name in rows]
     both = make_store(tmp_path / "features/both", ids, roots=[0, 0, 1, 1], image_roots=roots)
     for store in (whole, both):
         dataset = load_dataset([store.path])
         read = {name: (split.image_ids, split.images.captions) for name, split in dataset.splits.items()}
         assert read == {"train": (ids[:2], rows["train"]), "dev": (ids[2:], rows["val"])}
         assert dataset.notes == []
-    alone = make_store(tmp_path / "features/val", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "val")])
+    alone = make_store(tmp_path / "features/val", ["1.jpg", "2.jpg"], image_roots=[roots[1]])
     assert find_captions(alone) == [tmp_path / "annotations/captions_val.csv"]
     taken = load_dataset([alone.path], [tmp_path / "annotations/captions_train.csv"])
-    assert f"are taken from another folder: 1.jpg for {tmp_path}/val/1.jpg" in "\n".join(taken.notes)
+    assert f"are taken from another folder: 1.jpg for {roots[1]}/1.jpg" in "\n".join(taken.notes)
 
 
 def photos_of(folder: Path, names: list[str]) -> None:

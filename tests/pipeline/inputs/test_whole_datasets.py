@@ -145,8 +145,8 @@ def check_folders(data: st.DataObject) -> None:
     is_told = len({one.split for one in photos if one.state == "here" and drawn.is_in_its_folder(one)} & {*SPLITS}) > 1
     with tempfile.TemporaryDirectory() as place:
         for one in photos:
+            (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
             if one.state != "gone":
-                (path := Path(place, "data", one.path)).parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(one.content)
         found = stores_of(stores, Path(place), photos, named)
         places = ["data"] if are_beside else ["data", "data/annotations"] if are_named else [".", "data", "annotations"]
@@ -158,7 +158,7 @@ def check_folders(data: st.DataObject) -> None:
             path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(drawn.written(styles[name], own))
         is_found = stores == "one" and (are_beside or files.keys() == {"captions"}) and folder.name != "annotations"
-        is_found |= stores == "one" and all(split_of_name(path.stem) for path in paths)
+        is_found |= all(split_of_name(path.stem) for path in paths) if stores == "one" else are_named
         asked = [] if is_found else paths
         try:
             dataset = load_dataset([store.path for store in found], asked)
