@@ -69,9 +69,8 @@ class ImageIndex:
         """
         rows = ((name, self.row_of_path.get(f"{folder}/{name}")) for folder in folders for name in names)
         ids = [(name, self.image_ids[row]) for name, row in rows if row is not None]
-        if not ids and not any(
-            "/" in name for name in names
-        ):  # all are gone from the folder that is named after the file
+        if not ids and not any("/" in name for name in names):
+            # All are gone from the folder that is named after the file
             own = next((self.image_ids[self._row_in[one]] for one in folders[:-1] if one in self._row_in), "")
             return own[: own.rfind("/") + 1]
         return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
