@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +38,15 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 class RightCaptions:
     """Which captions were written for a photo: what their files name, and where the photos are that they mean.
 
-    Made once for all photos. `doubts` takes what could not be told.
+    Made once for all photos. `doubts` takes what could not be told, `elsewhere` captions of a photo's name that are of another one.
     """
 
     def __init__(self, captions: Iterable[Caption], collection: StoreCollection):
         self.collection, self.index = collection, image_index_of(collection)
         self.doubts: dict[str, None] = {}
+        self.elsewhere: dict[str, str] = {}  # by photo
         self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # by file and stem
-        for file, image in {(caption.file, caption.image) for caption in captions}:
+        for file, image in dict.fromkeys((caption.file, caption.image) for caption in captions):
             self._names[file][stem_of(image)].add(image)
         self._folders = {file: folders_of(file) if file else [] for file in self._names}
         self._stores = {file: self._store_of(file) for file in self._names if _is_in_store(file)}
@@ -62,11 +63,14 @@ class RightCaptions:
         row = self.collection.row(photo.image) if photo.image in self.collection else None
         if caption.file in self._stores:
             start, own = self._stores[caption.file]
-            return row is not None and row - start in own.candidates(caption.image)
+            return row is not None and own.find(caption.image) == row - start
         places = self._places(caption)
-        if not places:
+        is_known = row is None or photo.path or os.path.isabs(self.index.paths[row])  # else of an import without photos
+        if not places or not is_known:
             return self._is_of_name(caption, photo, row)
         if not any(self._is_at(place, photo, row) for place in places):
+            if stem_of(caption.image) == stem_of(photo.image):
+                self.elsewhere[photo.image] = f"captions of {caption.image} in {caption.file} are of {places[0]}"
             return False
         if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):
             self.doubts[
@@ -78,9 +82,10 @@ class RightCaptions:
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
 
     def _is_at(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
-        """Whether a photo is, or was, at a place: of two stored photos by their rows, else by the bytes."""
-        stored = self.index.row_of_path.get(place)
-        return self._is_equal(place, photo, row) if row is None or stored is None else row == stored
+        """Whether a photo is, or was, at a place: of two stored photos by their paths, else by the bytes."""
+        if row is None or place not in self.index.row_of_path:
+            return self._is_equal(place, photo, row)
+        return self.index.paths[row] == place
 
     def _is_equal(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
         there = self._sha256(place, self.index.row_of_path.get(place))
@@ -99,16 +104,17 @@ class RightCaptions:
             with suppress(PipelineError):
                 content = open_store(folder).content_sha256
                 found = [store for store in stores if store.content_sha256 == content]
-        if not found:
-            return 0, ImageIndex([])
-        return sum(map(len, stores[: stores.index(found[0])])), ImageIndex(found[0].image_ids)
+        for start, store in zip(accumulate(map(len, stores), initial=0), stores, strict=False):
+            if any(store is one for one in found):
+                return start, ImageIndex(store.image_ids)
+        return 0, ImageIndex([])
 
     def _folders_around(self, file: str) -> list[str]:
         """The folders in that of a captions file, where its photos may be as well: it is named after none, nor has most of them beside it."""
         if len(self._folders[file]) != 1:
             return []
         (own,) = self._folders[file]
-        names = list(islice((name for same in self._names[file].values() for name in same), COMPARED))
+        names = list(islice((name for same in self._names[file].values() for name in sorted(same)), COMPARED))
         here = sum(os.path.isfile(os.path.join(own, name)) for name in names)
         return [own, *subfolders(own)] if 2 * here <= len(names) else []
 
@@ -116,6 +122,9 @@ class RightCaptions:
         """What a caption's name means, of the files there are and the photos of the stores that were there."""
         around, stored = self._around[caption.file], self.index.row_of_path
         paths = [os.path.join(folder, caption.image) for folder in around or self._folders[caption.file]]
+        for folder in self._folders[caption.file][-1:]:
+            if caption.image.startswith(f"{os.path.basename(folder)}/"):  # photos/1.jpg of photos/captions.csv
+                paths.append(os.path.join(os.path.dirname(folder), caption.image))
         if around and "/" not in caption.image:  # of photos that are gone from a folder, and this as well
             below = self.index.below(caption.image, around[0])
             paths += [self.index.paths[row] for row in below if self._is_best(caption, self.index, row)]

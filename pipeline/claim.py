@@ -57,6 +57,6 @@ def claim_run(
 
 def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Without the run's place, which may change, and its features, of which `train` says so."""
-    data, left_out = identity.get("data"), {"folder", "features_sha256", "features_images_sha256"}
+    data, left_out = identity.get("data"), {"folder", "features_sha256", "features_of_stores"}
     kept = {key: data[key] for key in data if key not in left_out} if isinstance(data, dict) else data
     return {**identity, "data": kept}

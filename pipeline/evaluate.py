@@ -34,7 +34,9 @@ from pipeline.runs import (
     mean_similarity,
     notes_on_twins,
     relative_to_run,
+    store_sha256,
 )
+from pipeline.store.reader import StoreCollection
 from pipeline.trained_photos import Trained, trained_among
 
 T = TypeVar("T")
@@ -223,14 +225,29 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
             f"{len(gone):,} images of {run.folder} are not in these stores, and {len(dataset.splits['new'].store_ids):,} are "
             "new to it: photos that got other names count as unseen"
         )
+    changed = {"features": _changed_stores(run, dataset.stores, own_stores, all_stores), "captions": list[Path]()}
     if all_stores and all_captions:
-        others = [key for key, now in data_sums(dataset).items() if run.data.get(key, now) != now]
-        data = {"features": stores, "captions": files or stores}
-        changed = {what: paths for what, paths in data.items() if any(key.startswith(what) for key in others)}
-        notes += [f"{' and '.join(changed)} are others than {run.folder} was trained with"] if changed else []
-        origins = [path for paths in changed.values() for path in paths]
+        others = {key for key, now in data_sums(dataset).items() if run.data.get(key, now) != now}
+        changed["captions"] = (files or stores) if any(key.startswith("captions") for key in others) else []
+    if any(changed.values()):
+        what = " and ".join(name for name, paths in changed.items() if paths)
+        notes.append(f"{what} are others than {run.folder} was trained with")
+    origins += [path for paths in changed.values() for path in paths if path not in origins]
     copied = [f"{run.folder} was copied: taking {taken}, not {before}" for taken, before in run.left_behind()]
     return split, origins, [*notes, *([] if config.features else copied)]
+
+
+def _changed_stores(run: TrainedRun, stores: StoreCollection, are_own: bool, are_all: bool) -> list[Path]:
+    """Of some stores, the run's own where `are_own`, those with other features than it was trained with, or of other images."""
+    own = {path.resolve() for path in _if_there(run.stores)}
+    if "features_of_stores" not in run.data:  # of an earlier version, which knows all of its stores together
+        is_changed = are_all and run.data.get("features_sha256") not in (None, features_sha256(stores))
+        return [store.path for store in stores.stores] if is_changed else []
+    return [
+        store.path
+        for store in stores.stores
+        if (are_own or store.path.resolve() in own) and store_sha256(store) not in run.data["features_of_stores"]
+    ]
 
 
 def _notes(runs: Sequence[TrainedRun], seen: Sequence[Trained], split: Split) -> list[str]:
@@ -238,6 +255,8 @@ def _notes(runs: Sequence[TrainedRun], seen: Sequence[Trained], split: Split) ->
     notes, count = list(notes_on_twins(runs)), len(split.store_ids)
     for run, known in zip(runs, seen, strict=True):
         notes += known.notes(run, count)
+        if run is not runs[0] and _changed_stores(run, split.stores, False, False):
+            notes.append(f"features are others than {run.folder} was trained with")
         if cut := sum(map(run.model.vocabulary.is_cut, split.images.captions)):
             notes.append(f"{cut:,} captions are longer than {run.name} reads: their ends are left out")
         strange = [caption for caption in split.images.captions if _is_strange(run, caption)]

@@ -113,7 +113,9 @@ def find_row(
     names = [image, os.path.realpath(image)] if os.path.islink(image) else [image]
     candidates = [*([] if exact is None else [exact]), *(row for name in names for row in _namesakes(collection, name))]
     stored = {row: collection.image_place(row) for row in candidates}
-    for row, path in stored.items():
+    own = os.path.abspath(image), os.path.realpath(image)
+    # Of copies with one name, the one at this very place
+    for row, path in sorted(stored.items(), key=lambda item: (item[1] != own[0], item[1] != own[1])):
         if path and _same_photo(image, path):
             return row
     if exact is not None and (path := stored[exact]):

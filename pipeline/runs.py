@@ -340,16 +340,21 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
     return collection
 
 
-def data_sums(dataset: Dataset) -> dict[str, str]:
-    """Checksums of what a run learns from and is selected on, as data.json has them; earlier versions left out those of images."""
+def data_sums(dataset: Dataset) -> dict[str, str | list[str]]:
+    """Checksums of what a run learns from and is selected on, as data.json has them; earlier versions left out whose all is."""
     learned = [dataset.splits.get(name) for name in ("train", "dev")]
     owners = [[split.store_ids[i] for i in split.images.image_of_caption] if split else [] for split in learned]
     return {
         "captions_sha256": json_sha256([split.images.captions if split else [] for split in learned]),
         "captions_images_sha256": json_sha256(owners),  # whose each caption is
         "features_sha256": features_sha256(dataset.stores),
-        "features_images_sha256": json_sha256(dataset.stores.image_ids),  # whose each row is
+        "features_of_stores": list(map(store_sha256, dataset.stores.stores)),  # and whose each row is
     }
+
+
+def store_sha256(store: Store) -> str:
+    """Checksum of the features of a store and of the ids of their images, wherever it lies."""
+    return json_sha256([[shard.sha256 for shard in store.shards], store.image_ids])
 
 
 def features_sha256(stores: StoreCollection) -> str:

@@ -131,7 +131,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], sums: dict[str, str]) -> dict[str, Any]:
+def _data(folder: Path, dataset: Dataset, splits: dict[str, list[str]], sums: dict[str, Any]) -> dict[str, Any]:
     return {
         "folder": str(folder.resolve()),
         "stores": [relative_to_run(folder, store.path) for store in dataset.stores.stores],

@@ -98,8 +98,12 @@ class ImageIndex:
         return rows[0] if len(rows) == 1 else None
 
     def below(self, image: str, folder: str) -> list[int]:
-        """Of the images that a name means, those below a folder, such as that of the captions file."""
-        return [row for row in self.candidates(image) if folder and self.paths[row].startswith(f"{folder}/")]
+        """Of the images of a name, those below a folder, such as that of the captions file, whatever others the name means."""
+        rows = self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
+        rows = [row for row in rows if folder and self.paths[row].startswith(f"{folder}/")]
+        best = max((self._agreement(image, row) for row in rows), default=0)
+        rows = [row for row in rows if self._agreement(image, row) == best]
+        return [] if any(row >= len(self.image_ids) for row in rows) else rows
 
     def is_elsewhere(self, image: str, row: int) -> bool:
         """Whether a name and its image are in folders of other names, so that the base name alone made the match."""

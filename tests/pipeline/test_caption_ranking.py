@@ -183,8 +183,51 @@ def test_captions_in_a_store_are_right_for_its_photos_alone(tmp_path: Path) -> N
         assert right_captions(open_stores([store]), "000003.jpg", place, captions) == [store.name]
         assert right_captions(both, f"{store.name}/000003.jpg", place, captions) == [store.name]
         assert right_captions(open_stores([stores[1 - number]]), place, place, captions) == []
+    twin = make_store(tmp_path / "twin", ["000003.jpg"], image_roots=[f"{tmp_path}/twin.tar"]).path
+    others = read_captions(captions_of(twin / "captions.csv", ["000003.jpg"]))
+    twins = open_stores([stores[0], twin], tell_apart=True)  # of equal numbers of photos
+    assert right_captions(twins, "twin/000003.jpg", "", [*captions, *others]) == ["of 000003.jpg"]
     shutil.copytree(stores[0], tmp_path / "copy")
     assert right_captions(open_stores([tmp_path / "copy"]), "000003.jpg", "", captions) == ["train"]
+
+
+def test_captions_of_an_import_without_photos_are_right_by_name(tmp_path: Path) -> None:
+    """Be photos of the names on the disk or not."""
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/1.jpg").write_text("val")
+    captions = read_captions(captions_of(tmp_path / "annotations/captions_val.json", ["1.jpg"]))
+    collection = open_stores([make_store(tmp_path / "imported", ["1.jpg"], image_roots=[]).path])
+    assert right_captions(collection, "1.jpg", "", captions) == ["of 1.jpg"]
+
+
+def test_a_photo_that_two_stores_have_has_its_captions(tmp_path: Path) -> None:
+    """A folder, and one in it."""
+    (tmp_path / "pics/more").mkdir(parents=True)
+    path = tmp_path / "pics/more/1.jpg"
+    path.write_text("1")
+    captions = read_captions(captions_of(path.parent / "captions.csv", ["1.jpg"]))
+    roots = {"1.jpg": path.parent, "more/1.jpg": tmp_path / "pics"}
+    stores = [
+        make_store(tmp_path / f"features/{n}", [one], image_roots=[str(root)]).path
+        for n, (one, root) in enumerate(roots.items())
+    ]
+    for image in roots:
+        assert right_captions(open_stores(stores), image, path, captions) == ["of 1.jpg"]
+
+
+def test_captions_far_above_their_photos_are_of_no_photo_of_another_store(tmp_path: Path) -> None:
+    for folder in ("holiday/2019/05", "work"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.jpg").write_text(folder)
+    stores = [
+        make_store(tmp_path / "features/holiday", ["2019/05/1.jpg"], image_roots=[str(tmp_path / "holiday")]).path,
+        make_store(tmp_path / "features/work", ["1.jpg"], image_roots=[str(tmp_path / "work")]).path,
+    ]
+    for name in ("1.jpg", "holiday/2019/05/1.jpg"):
+        captions = read_captions(captions_of(tmp_path / "holiday/captions.csv", [name]))
+        assert right_captions(open_stores(stores), "1.jpg", tmp_path / "work/1.jpg", captions) == []
+        asked = tmp_path / "holiday/2019/05/1.jpg"
+        assert right_captions(open_stores(stores), "2019/05/1.jpg", asked, captions) == [f"of {name}"]
 
 
 def test_which_of_two_photos_captions_above_them_mean_is_not_known(tmp_path: Path) -> None:

@@ -243,7 +243,11 @@ def test_changed_captions_and_features_of_a_run_are_said(
     config = Path("runs/t2i_mean/data.json")
     data = json.loads(config.read_text())
     before = data["data"]["features_sha256"]
-    config.write_text(json.dumps({**data, "data": {**data["data"], "features_sha256": "of before"}}))
+    config.write_text(
+        json.dumps(
+            {**data, "data": {**data["data"], "features_sha256": "of before", "features_of_stores": ["of before"]}}
+        )
+    )
     for _ in range(2):  # to train again, when nothing is left to do, does not make it what the run has learned from
         assert "note: features are others than runs/t2i_mean was trained with" in scan(*evaluated).output
         again = ["--run", "runs/t2i_mean", "--captions", str(path)]
@@ -265,8 +269,8 @@ def test_the_same_captions_and_features_of_other_photos_are_said(own_world: Path
         shutil.rmtree("features/own", ignore_errors=True)
         make_store(Path("features/own"), rotated[features])
 
-    def evaluated() -> tuple[list[str], str]:
-        said = scan("evaluate", "--run", "runs/mine").output
+    def evaluated(*options: str) -> tuple[list[str], str]:
+        said = scan("evaluate", "--run", "runs/mine", *options).output
         return re.findall(r"note: (\w+) are others than runs/mine", said), re.findall(r"evaluation/(\S+)", said)[-1]
 
     prepare(captions="right", features="right")
@@ -275,8 +279,14 @@ def test_the_same_captions_and_features_of_other_photos_are_said(own_world: Path
     assert evaluated() == ([], "dev.json")
     prepare(captions="wrong", features="right")
     assert evaluated() == (["captions"], "train_dev_dev.json")
+    assert evaluated("--captions", "dev.tsv") == ([], "dev_dev.json")
     prepare(captions="right", features="wrong")
     assert evaluated() == (["features"], "own_dev.json")
+    assert evaluated("--captions", "dev.tsv") == (["features"], "dev_own_dev.json")
+    own = ("--run", "runs/other", *options)
+    assert scan("train", "--device", "cpu", *own).exit_code == 0
+    both = scan("evaluate", "--run", "runs/other", "--run", "runs/mine").output
+    assert re.findall(r"note: features are others than (\S+) was", both) == ["runs/mine"]
     prepare(captions="right", features="right")
     assert evaluated() == ([], "dev.json")
 

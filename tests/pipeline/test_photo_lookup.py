@@ -75,6 +75,20 @@ def test_a_name_in_another_folder_is_asked_about(tmp_path: Path, monkeypatch: py
         assert find_row(collection, image, True, lambda note: None) == 1
 
 
+def test_of_copies_with_one_name_the_one_at_the_place_asked_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos/a", 1, names="x{}.jpg")
+    shutil.copytree("photos/a", "photos/b")
+    options = ["--weights", "starter", "--workers", "0", "--device", "cpu"]
+    assert scan("extract", "--images", "photos", *options).exit_code == 0
+    collection = open_stores(["features/photos"])
+    for folder in ("photos", "./photos", str(tmp_path / "photos")):
+        for row, name in enumerate("ab"):
+            assert find_row(collection, f"{folder}/{name}/x0.jpg", True) == row
+
+
 def test_a_name_alone_is_said(opened: Search) -> None:
     notes: list[str] = []
     assert find_row(opened.collection, f"train2014/{PHOTO.format(2)}", True, notes.append) == 2
