@@ -21,7 +21,7 @@ from configs.files import file_sha256
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.containers import Index, index_of, read_member
 from pipeline.inputs.packed_captions import pattern_of
-from pipeline.inputs.split_words import Cells, split_of_name, splits_told
+from pipeline.inputs.split_words import Cells, split_of_name, split_of_word, splits_told
 from pipeline.inputs.storage import (
     SUFFIXES,
     Gone,
@@ -251,7 +251,10 @@ def captions_of(
     captions: list[dict[str, Any]] = []
     told: list[str] = []  # by the names of files, for each
     parts: list[tuple[int, dict[str, Cells]]] = []
-    for root, prefix in zip(roots, _prefixes(roots), strict=True):
+    # Of files that are named one by one: folders tell splits where they tell several
+    folders = [split_of_word(os.path.basename(folder_of(absolute(root)))) for root in roots]
+    folders = folders if len(set(folders) - {""}) > 1 else [""] * len(roots)
+    for root, prefix, of_folder in zip(roots, _prefixes(roots), folders, strict=True):
         source = open_source(root)
         held: dict[str, str] = {}  # where captions stand: pattern -> field and file
         for file, index in source.captions(columns):
@@ -265,7 +268,7 @@ def captions_of(
                 )
             names = (prefix + source.name(f"{file}{INSIDE}{one['filename']}") for one in own.images)
             captions += [{**one, "filename": name} for name, one in zip(names, own.images, strict=True)]
-            told += [_split_of(file)] * len(own.images)
+            told += [_split_of(file) or of_folder] * len(own.images)
             parts.append((len(own.images), own.cells))
     cells: dict[str, Cells] = {}
     for name in dict.fromkeys(name for _, part in parts for name in part):

@@ -316,3 +316,14 @@ def test_parquet_as_people_write_it(place: Path) -> None:
     pq.write_table(pa.table({"url": ["http://localhost/1.jpg"], "caption": ["a"]}), place / "links.parquet")
     with pytest.raises(PipelineError, match=r"no column of images .*found url, caption; a dataset of links"):
         open_source(str(place / "links.parquet")).photos({})  # type: ignore[arg-type]
+
+
+def test_folders_of_files_that_are_named_one_by_one_tell_their_splits(tmp_path: Path) -> None:
+    """Where they tell several: one alone may be of trains."""
+    roots = []
+    for number, name in enumerate(("train", "validation", "test")):
+        roots.append(str(tmp_path / name / "0000.tar"))
+        write_photos(tmp_path / name / "photos", 1, names="COCO_val2014_{:012}.jpg")
+        write_tar(Path(roots[-1]), {f"{number}.txt": b"a dog"}, [f"{number}.jpg"])
+    assert [one["split"] for one in captions_of(roots, ())] == ["train", "dev", "test"]
+    assert [one["split"] for one in captions_of(roots[:1], ())] == [""]
