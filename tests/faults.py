@@ -4,6 +4,7 @@ import faulthandler
 import io
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from detector.pending import Finished
 from detector.preprocess import InputSettings, PreparedImage
@@ -162,6 +164,7 @@ def forked(
 
 def _become(function: Callable[[], object], log: Path | None) -> None:
     code = 1
+    tqdm.set_lock(threading.RLock())  # its own is one for all processes: who is killed while drawing holds it for ever
     faulthandler.dump_traceback_later(HANGS, exit=True)
     try:
         os.fsync = lambda _: (

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from pipeline.extract import run
 from pipeline.store.inspect import inspect_store
 from pipeline.store.reader import open_store
 from pipeline.store.repair import repair_store
-from tests.faults import EVERY, QuickDetector, at_step, contents, forked, in_clean_process, small_config
+from tests.faults import EVERY, HANGS, QuickDetector, at_step, contents, forked, in_clean_process, small_config
 from tests.photos import write_photos
 from tests.processes import Process, await_end
 
@@ -62,6 +63,23 @@ def test_killed_between_any_two_file_operations(tmp_path: Path, every: int) -> N
     end, wrong = in_clean_process(kill_at_steps, tmp_path / "photos", tmp_path, every)
     assert wrong == []
     assert end > 61  # two shards, plan, manifest and failures: opened, written, synced, renamed, the folder synced
+
+
+def kill_while_drawing(file: Path) -> list[bool]:
+    """Runs in a clean process: whether the locks for drawing can be had after a process was killed that held its own."""
+
+    def hold() -> None:
+        tqdm.get_lock().acquire()
+        file.touch()
+        time.sleep(HANGS)
+
+    tqdm.get_lock()  # made before the fork
+    assert forked(hold, kill_when=file.exists) is None
+    return [lock.acquire(False) for lock in tqdm.get_lock().locks]
+
+
+def test_a_process_that_is_killed_while_it_draws_stops_no_other(tmp_path: Path) -> None:
+    assert all(in_clean_process(kill_while_drawing, tmp_path / "held"))
 
 
 def kill_at_random(photos: Path, weights: Path, folder: Path, kills: int) -> tuple[dict[str, int], list[str]]:
