@@ -125,9 +125,11 @@ class RightCaptions:
         for folder in self._folders[caption.file][-1:]:
             if caption.image.startswith(f"{os.path.basename(folder)}/"):  # photos/1.jpg of photos/captions.csv
                 paths.append(os.path.join(os.path.dirname(folder), caption.image))
-        if around and "/" not in caption.image:  # of photos that are gone from a folder, and this as well
-            below = self.index.below(caption.image, around[0])
+        below = self.index.below(caption.image, around[0]) if around else []
+        if "/" not in caption.image:  # of photos that are gone from a folder, and this as well
             paths += [self.index.paths[row] for row in below if self._is_best(caption, self.index, row)]
+        elif [self.index.image_ids[row] for row in below] == [caption.image]:  # the id of a photo below
+            return [self.index.paths[below[0]]]
         found = [path for path in dict.fromkeys(paths) if os.path.isfile(path) or path in stored]
         return found if around else found[:1]
 

@@ -101,6 +101,8 @@ class ImageIndex:
         """Of the images of a name, those below a folder, such as that of the captions file, whatever others the name means."""
         rows = self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
         rows = [row for row in rows if folder and self.paths[row].startswith(f"{folder}/")]
+        if self._exact.get(image) in rows:
+            return [self._exact[image]]
         best = max((self._agreement(image, row) for row in rows), default=0)
         rows = [row for row in rows if self._agreement(image, row) == best]
         return [] if any(row >= len(self.image_ids) for row in rows) else rows

@@ -230,6 +230,16 @@ def test_captions_far_above_their_photos_are_of_no_photo_of_another_store(tmp_pa
         assert right_captions(open_stores(stores), "2019/05/1.jpg", asked, captions) == [f"of {name}"]
 
 
+def test_the_id_of_a_photo_below_its_captions_means_no_namesake_deeper(tmp_path: Path) -> None:
+    ids = {"x": ["a/1.jpg"], "y": ["1.jpg"]}
+    stores = [
+        make_store(tmp_path / name, own, image_roots=[f"{tmp_path}/photos/{name}"]).path for name, own in ids.items()
+    ]
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["1.jpg", "a/1.jpg"]))
+    for image in ("1.jpg", "a/1.jpg"):
+        assert right_captions(open_stores(stores), image, "", captions) == [f"of {image}"]
+
+
 def test_which_of_two_photos_captions_above_them_mean_is_not_known(tmp_path: Path) -> None:
     for folder in ("images", "more"):
         (tmp_path / folder).mkdir()
