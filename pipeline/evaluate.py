@@ -27,7 +27,7 @@ from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
     TrainedRun,
-    data_sums,
+    captions_sums,
     features_sha256,
     find_run,
     load_run,
@@ -226,9 +226,12 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
             "new to it: photos that got other names count as unseen"
         )
     changed = {"features": _changed_stores(run, dataset.stores, own_stores, all_stores), "captions": list[Path]()}
-    if all_stores and all_captions:
-        others = {key for key, now in data_sums(dataset).items() if run.data.get(key, now) != now}
-        changed["captions"] = (files or stores) if any(key.startswith("captions") for key in others) else []
+    if (
+        all_stores
+        and all_captions
+        and any(run.data.get(key, now) != now for key, now in captions_sums(dataset).items())
+    ):
+        changed["captions"] = files or stores
     if any(changed.values()):
         what = " and ".join(name for name, paths in changed.items() if paths)
         notes.append(f"{what} are others than {run.folder} was trained with")

@@ -342,13 +342,20 @@ def fitting_stores(run: TrainedRun, features: Sequence[str], report: Callable[[s
 
 def data_sums(dataset: Dataset) -> dict[str, str | list[str]]:
     """Checksums of what a run learns from and is selected on, as data.json has them; earlier versions left out whose all is."""
+    return {
+        **captions_sums(dataset),
+        "features_sha256": features_sha256(dataset.stores),
+        "features_of_stores": list(map(store_sha256, dataset.stores.stores)),  # and whose each row is
+    }
+
+
+def captions_sums(dataset: Dataset) -> dict[str, str]:
+    """Those of the captions alone."""
     learned = [dataset.splits.get(name) for name in ("train", "dev")]
     owners = [[split.store_ids[i] for i in split.images.image_of_caption] if split else [] for split in learned]
     return {
         "captions_sha256": json_sha256([split.images.captions if split else [] for split in learned]),
         "captions_images_sha256": json_sha256(owners),  # whose each caption is
-        "features_sha256": features_sha256(dataset.stores),
-        "features_of_stores": list(map(store_sha256, dataset.stores.stores)),  # and whose each row is
     }
 
 

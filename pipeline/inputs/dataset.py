@@ -67,7 +67,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
     for path, captions in captions_of_file.items() if caption_files else ():  # else `find_all_captions` said it
         place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
-        if other := whose(path, place_of):
+        if other := whose(folders_of(path), place_of):
             notes.append(f"captions in {path} may be of the photos in {other}, which have the same names")
     rows = [row for captions in rows_of_split.values() for row in captions]
     if bare := len(collection) - len(rows):

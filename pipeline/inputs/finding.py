@@ -139,11 +139,11 @@ def subfolders(folder: str) -> list[str]:
     return []
 
 
-def whose(file: Path, place_of: Mapping[str, str]) -> str:
-    """The folder, a captions file's own or one in it, of which some other photos have the names that were matched with those in
+def whose(folders: Sequence[str], place_of: Mapping[str, str]) -> str:
+    """The folder, of those of a captions file or in its own, of which some other photos have the names that were matched with those in
     certain places; "" where there is none. Copies of a photo are no other ones.
     """
-    folders, some = folders_of(file), list(place_of.items())[:COMPARED]
+    some = list(place_of.items())[:COMPARED]
     for folder in folders[:-1] or [*folders, *subfolders(folders[0])]:
         pairs = [(os.path.join(folder, name), place) for name, place in some]
         pairs = [(own, place) for own, place in pairs if own != place and os.path.isfile(own) and os.path.isfile(place)]
@@ -186,7 +186,7 @@ def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, sai
         folders = folders_of(path)
         above = index.folder_in_ids(folders, images)
         place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(above + image))}
-        other = "" if path.parent == root else whose(path, place_of)
+        other = "" if path.parent == root else whose(folders, place_of)
         if not place_of:
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"

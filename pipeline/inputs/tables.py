@@ -183,6 +183,8 @@ def _as_csv(lines: list[str], layout: _Layout) -> list[str] | None:
 
     Before a quote some write a blank, and Spark writes a backslash before one within quotes.
     """
+    if not any('"' in line for line in lines):
+        return lines
     mark = re.escape(layout.delimiter)
     blank = rf'(?<={mark}) +"(?!"[^"{mark}])'  # not before "" within quotes
     moved = [re.sub(blank, '"', line) for line in lines] if layout.delimiter in (";", ",") else lines
