@@ -34,18 +34,24 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Path
     return folder
 
 
+@pytest.fixture(scope="session")
+def first_world(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the world before any test, whose order would matter otherwise: they add runs, evaluations and indexes to it."""
+    return Path(shutil.copytree(world, tmp_path_factory.mktemp("first") / "world"))
+
+
 @pytest.fixture
-def inside(world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inside(world: Path, first_world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(world)
     monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", str(small_weights))
     return world
 
 
 @pytest.fixture
-def own_world(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The world in a folder of its own, to be changed, without the index that other tests made."""
+def own_world(inside: Path, first_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The world in a folder of its own, to be changed."""
     for name in ("runs", "features", "coco"):
-        shutil.copytree(inside / name, tmp_path / name)
+        shutil.copytree(first_world / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
