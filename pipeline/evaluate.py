@@ -22,7 +22,16 @@ from pipeline.fields import PAGE, CommandConfig, option
 from pipeline.files import read_json, write_json
 from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.finding import find_stores
-from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, Split, all_splits, describe, example, with_recorded_splits
+from pipeline.inputs.splits import (
+    LONGEST_SHOWN,
+    Dataset,
+    Split,
+    all_splits,
+    describe,
+    example,
+    unrecorded,
+    with_recorded_splits,
+)
 from pipeline.judgements import agreement, locate, read_judgements
 from pipeline.recall_table import Chances, Intervals, latex_row, table
 from pipeline.runs import (
@@ -181,7 +190,9 @@ def run_dataset(run: TrainedRun, features: Sequence[str], captions: Sequence[str
     recorded = {image_id: name for name, ids in run.splits.items() for image_id in ids}
     told = {image_id: name for name, split in dataset.splits.items() if name for image_id in split.store_ids}
     is_held_out = ("train", "" if "dev" in dataset.splits else "dev")  # by the run, where nothing tells a split dev
-    pairs = {image_id: (name, recorded.get(image_id, "new")) for image_id, name in told.items()}
+    pairs = {
+        image_id: (name, recorded.get(image_id) or unrecorded(name, run.splits)) for image_id, name in told.items()
+    }
     moved = {image_id: pair for image_id, pair in pairs.items() if pair[0] != pair[1] and pair != is_held_out}
     for image_id, (name, own) in islice(moved.items(), 1):
         dataset.notes.append(
@@ -220,9 +231,10 @@ def _choose_split(run: TrainedRun, config: EvaluateConfig) -> tuple[Split, list[
     split = all_splits(dataset) if wanted == "all" else dataset.splits[wanted]
     notes = list(dataset.notes)
     gone = {image_id for ids in run.splits.values() for image_id in ids} - set(dataset.stores.image_ids)
-    if own_stores and gone and "new" in dataset.splits:
+    new = sum(len(split.store_ids) for name, split in dataset.splits.items() if name not in run.splits)
+    if own_stores and gone and new:
         notes.append(
-            f"{len(gone):,} images of {run.folder} are not in these stores, and {len(dataset.splits['new'].store_ids):,} are "
+            f"{len(gone):,} images of {run.folder} are not in these stores, and {new:,} are "
             "new to it: photos that got other names count as unseen"
         )
     changed = {"features": _changed_stores(run, dataset.stores, own_stores, all_stores), "captions": list[Path]()}

@@ -4,7 +4,7 @@ Letters: N images, M captions.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,14 +123,23 @@ def _subset(split: Split, name: str, images: np.ndarray) -> Split:
 
 
 def with_recorded_splits(dataset: Dataset, splits: Mapping[str, Sequence[str]]) -> Dataset:
-    """The same images in the splits that a run recorded; those that it did not have go to the split "new"."""
+    """The same images in the splits that a run recorded.
+
+    Those that it did not have keep the name of a split that it did not have either, such as test; others go to the split "new".
+    """
     split_of_id = {image_id: name for name, ids in splits.items() for image_id in ids}
     found: dict[str, dict[int, list[Caption]]] = {}
-    for row, captions in _by_row(all_splits(dataset)).items():
-        name = split_of_id.get(dataset.stores.image_ids[row], "new")
-        found.setdefault(name, {})[row] = captions
+    for told, split in dataset.splits.items():
+        for row, captions in _by_row(split).items():
+            name = split_of_id.get(dataset.stores.image_ids[row]) or unrecorded(told, splits)
+            found.setdefault(name, {})[row] = captions
     regrouped = {name: make_split(name, dataset.stores, captions) for name, captions in found.items()}
     return Dataset(dataset.stores, regrouped, dataset.caption_files, dataset.notes)
+
+
+def unrecorded(told: str, splits: Collection[str]) -> str:
+    """The split of an image that a run does not have, of what its captions tell: not one of the run's, which others are in."""
+    return told if told not in ("", "none", *splits) else "new"
 
 
 def all_splits(dataset: Dataset) -> Split:

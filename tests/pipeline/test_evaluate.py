@@ -25,14 +25,10 @@ from pipeline.eccv import check_eccv, eccv_caption
 from pipeline.errors import PipelineError
 from pipeline.recall_table import latex_row
 from pipeline.runs import TrainConfig, load_run
-from tests.stores import make_store
-from tests.world import PHOTO, SMALL_TRAINING, scan
+from tests.world import SMALL_TRAINING, scan
 
 
-def test_data_and_runs_of_equal_names_have_recalls_of_their_own(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
+def test_data_and_runs_of_equal_names_have_recalls_of_their_own(own_world: Path) -> None:
     captions = "coco/annotations/captions_train2014.json"
     for folder in "ab":
         shutil.copytree("runs/t2i_mean", f"{folder}/run")
@@ -101,12 +97,6 @@ def test_chance_is_what_random_rankings_give() -> None:
     assert chance(np.repeat(np.arange(10), 5), 10, folds=2)["image_retrieval_r1"] == 20.0
 
 
-def copy_of(world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(world, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def test_chance_and_intervals_are_beside_every_recall(inside: Path) -> None:
     said = scan("evaluate", "--run", "runs/t2i_mean", "--bootstrap", "50", "--html", "e.html")
     assert said.exit_code == 0, said.output
@@ -143,176 +133,8 @@ def test_rankings_of_two_datasets_that_number_alike_tell_their_images_apart(insi
     assert all(len(set(entry["image_ids"])) == 10 for entry in rankings["image_retrieval"])
 
 
-def test_splits_that_a_captions_file_gives_anew_are_said(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-
-    def write(splits: list[str]) -> None:
-        rows = [f"COCO_train2014_{number:012}.jpg,a dog,{split}" for number, split in enumerate(splits)]
-        Path("c.csv").write_text("\n".join(["image,caption,split", *rows]))
-
-    write(["train"] * 12 + ["val"] * 4 + ["test"] * 4)
-    command = ["train", "--device", "cpu", "--run", "runs/split", "--captions", "c.csv", *SMALL_TRAINING]
-    assert scan(*command).exit_code == 0
-    assert "in other splits" not in scan("evaluate", "--run", "runs/split").output
-    write(["test"] * 4 + ["train"] * 12 + ["val"] * 4)
-    note = (
-        "12 images are in other splits by runs/split, whose splits are taken, than by their captions, such as "
-        "COCO_train2014_000000000016.jpg: test, not dev"
-    )
-    assert note in scan("evaluate", "--run", "runs/split").output
-    write(["train"] * 20)  # of which the run holds some out
-    assert scan("train", "--device", "cpu", "--run", "runs/one", "--captions", "c.csv", *SMALL_TRAINING).exit_code == 0
-    assert "in other splits" not in scan("evaluate", "--run", "runs/one").output
-    write(["train"] * 15 + ["val"] * 5)
-    assert "in other splits by runs/one" in scan("evaluate", "--run", "runs/one", "--split", "dev").output
-
-
-def test_photos_that_were_moved_into_a_folder_count_as_unseen_and_this_is_said(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-    (tmp_path / "copy/coco/train2014/more").mkdir()
-    for photo in (tmp_path / "copy/coco/train2014").glob("*.jpg"):
-        photo.rename(photo.parent / "more" / photo.name)
-    again = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
-    assert again.exit_code == 0, again.output
-    said = scan("evaluate", "--run", "runs/t2i_mean")
-    note = "20 images of runs/t2i_mean are not in these stores, and 20 are new to it: photos that got other names count"
-    assert note in said.output
-
-
-def test_the_splits_of_a_run_stay_and_other_data_has_its_own_name(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-    assert scan("evaluate", "--run", "runs/t2i_mean").exit_code == 0
-    before = Path("runs/t2i_mean/evaluation/dev.json").read_bytes()
-    again = scan("evaluate", "--run", "runs/t2i_mean", "--features", "features/train2014")
-    assert "dev 5 images" in again.output
-    assert json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["images"] == 5
-    assert "was trained on" not in again.output
-    other = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
-    assert "was trained on 15 of these 20 photos" in other.output
-    shutil.copytree("features/train2014", "foreign")
-    foreign = scan(
-        "evaluate",
-        "--run",
-        "runs/t2i_mean",
-        "--features",
-        "foreign",
-        "--captions",
-        "coco/annotations/captions_train2014.json",
-    )
-    assert "was trained on 15 of these 20 photos" in foreign.output
-    assert Path("runs/t2i_mean/evaluation/foreign_captions_train2014_all.json").is_file()
-    assert (
-        json.loads(Path("runs/t2i_mean/evaluation/dev.json").read_text())["protocols"]
-        == json.loads(before)["protocols"]
-    )
-
-
-def test_a_part_of_a_runs_data_does_not_take_the_place_of_all(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of the captions are fewer wrong answers, and better recalls."""
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-    content = json.loads(Path("coco/annotations/captions_train2014.json").read_text())
-    files = [f"half{number}.json" for number in range(2)]
-    for number, name in enumerate(files):
-        Path(name).write_text(json.dumps({**content, "annotations": content["annotations"][number::2]}))
-    halves = [word for name in files for word in ("--captions", name)]
-    assert scan("train", "--device", "cpu", "--run", "runs/halves", *halves, *SMALL_TRAINING).exit_code == 0
-    assert scan("evaluate", "--run", "runs/halves").exit_code == 0
-    assert scan("evaluate", "--run", "runs/halves", *halves[:2]).exit_code == 0
-    folder = Path("runs/halves/evaluation")
-    found = [json.loads((folder / name).read_text())["captions"] for name in ("dev.json", "half0_dev.json")]
-    assert found == [10, 5]
-
-
-def test_changed_captions_and_features_of_a_run_are_said(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-    path, evaluated = Path("coco/annotations/captions_train2014.json"), ["evaluate", "--run", "runs/t2i_mean"]
-    assert "are others than" not in scan(*evaluated).output
-    path.write_text(path.read_text().replace("A dog", "A bird"))
-    assert "note: captions are others than runs/t2i_mean was trained with" in scan(*evaluated).output
-    path.write_text(path.read_text().replace("A bird", "A dog"))
-    config = Path("runs/t2i_mean/data.json")
-    data = json.loads(config.read_text())
-    before = data["data"]["features_sha256"]
-    config.write_text(
-        json.dumps(
-            {**data, "data": {**data["data"], "features_sha256": "of before", "features_of_stores": ["of before"]}}
-        )
-    )
-    for _ in range(2):  # to train again, when nothing is left to do, does not make it what the run has learned from
-        assert "note: features are others than runs/t2i_mean was trained with" in scan(*evaluated).output
-        again = ["--run", "runs/t2i_mean", "--captions", str(path)]
-        trained = scan("train", "--device", "cpu", *again, *SMALL_TRAINING)
-        assert trained.exit_code == 0, trained.output
-        assert "runs/t2i_mean has learned from other features" in trained.output
-    assert json.loads(config.read_text())["data"]["features_sha256"] == "of before" != before
-
-
-def test_the_same_captions_and_features_of_other_photos_are_said(own_world: Path) -> None:
-    """As of a captions file, or a list of ids, that was off by one line."""
-    ids = [PHOTO.format(number) for number in range(20)]
-    rotated = {"right": ids, "wrong": ids[1:15] + ids[:1] + ids[16:] + ids[15:16]}  # train and dev, each for itself
-
-    def prepare(captions: str, features: str) -> None:
-        for name, start, end in (("train", 0, 15), ("dev", 15, 20)):
-            lines = [f"{owner}\tA dog number {line}\n" for line, owner in enumerate(rotated[captions][start:end])]
-            Path(f"{name}.tsv").write_text("".join(lines))
-        shutil.rmtree("features/own", ignore_errors=True)
-        make_store(Path("features/own"), rotated[features])
-
-    def evaluated(*options: str) -> tuple[list[str], str]:
-        said = scan("evaluate", "--run", "runs/mine", *options).output
-        return re.findall(r"note: (\w+) are others than runs/mine", said), re.findall(r"evaluation/(\S+)", said)[-1]
-
-    prepare(captions="right", features="right")
-    options = ["--features", "features/own", "--captions", "train.tsv", "--captions", "dev.tsv", *SMALL_TRAINING]
-    assert scan("train", "--device", "cpu", "--run", "runs/mine", *options).exit_code == 0
-    assert evaluated() == ([], "dev.json")
-    prepare(captions="wrong", features="right")
-    assert evaluated() == (["captions"], "train_dev_dev.json")
-    assert evaluated("--captions", "dev.tsv") == ([], "dev_dev.json")
-    prepare(captions="right", features="wrong")
-    assert evaluated() == (["features"], "own_dev.json")
-    assert evaluated("--captions", "dev.tsv") == (["features"], "dev_own_dev.json")
-    own = ("--run", "runs/other", *options)
-    assert scan("train", "--device", "cpu", *own).exit_code == 0
-    both = scan("evaluate", "--run", "runs/other", "--run", "runs/mine").output
-    assert re.findall(r"note: features are others than (\S+) was", both) == ["runs/mine"]
-    prepare(captions="right", features="right")
-    assert evaluated() == ([], "dev.json")
-
-
-def test_recalls_of_data_that_changed_leave_those_of_before(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
-    captions, folder = Path("coco/annotations/captions_train2014.json"), Path("runs/t2i_mean/evaluation")
-    shutil.rmtree(folder, ignore_errors=True)
-    original, written = captions.read_text(), []
-    for text in ("A bird", "A cow", "A bird"):
-        captions.write_text(original.replace("A dog", text))
-        written.append(re.findall(r"evaluation/(\S+)", scan("evaluate", "--run", "runs/t2i_mean").output)[-1])
-    name = "captions_train2014_dev"
-    assert written == [f"{name}.json", f"{name}_2.json", f"{name}.json"]
-    assert not (folder / "dev.json").exists()
-    captions.write_text(original)
-    assert "evaluation/dev.json" in scan("evaluate", "--run", "runs/t2i_mean").output
-
-
-def test_a_model_of_another_configuration_is_refused(
-    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_another_configuration_is_refused(own_world: Path) -> None:
     """Whether the model was taken from another run, or somebody hoped to change it there."""
-    copy_of(inside, tmp_path / "copy", monkeypatch)
     path = Path("runs/t2i_mean/config.yaml")
     path.write_text(path.read_text().replace("softmax_temperature: 9.0", "softmax_temperature: 4.0"))
     said = scan("evaluate", "--run", "runs/t2i_mean")
@@ -321,13 +143,13 @@ def test_a_model_of_another_configuration_is_refused(
     assert f"config.yaml: not the configuration of its model ({changed})" in said.output
 
 
-def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_moves_as_one(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The photos, features, runs and captions go foreign together; nothing of the old place is used."""
-    copy_of(inside, tmp_path / "old", monkeypatch)
     assert scan("train", "--device", "cpu", "--run", "runs/mine", *SMALL_TRAINING).exit_code == 0
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "old").rename(tmp_path / "new")
-    monkeypatch.chdir(tmp_path / "new")
+    moved = own_world.parent / f"{own_world.name}_moved"
+    monkeypatch.chdir(own_world.parent)
+    own_world.rename(moved)
+    monkeypatch.chdir(moved)
     evaluated = scan("evaluate", "--run", "runs/mine")
     assert evaluated.exit_code == 0, evaluated.output
     resumed = scan(
@@ -336,8 +158,7 @@ def test_a_project_moves_as_one(inside: Path, tmp_path: Path, monkeypatch: pytes
     assert resumed.exit_code == 0, resumed.output
 
 
-def test_refusals_come_before_the_work(inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy_of(inside, tmp_path / "copy", monkeypatch)
+def test_refusals_come_before_the_work(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.evaluate.mean_similarity", None)
     for arguments, message in (
         (["--folds", "3"], "5 images do not divide into 3 equal folds"),
