@@ -75,7 +75,7 @@ def fit(
         device: to train on.
         progress: show a bar.
         before_writing: called when the model is made and on its device, before anything is written to the folder.
-        report: takes a line on how many words have a vector, and one on captions that are cut.
+        report: takes a line on how many words have a vector, and notes.
 
     Raises:
         KeyboardInterrupt: stopped.
@@ -90,6 +90,11 @@ def fit(
     trainer = Trainer(model, config, train, dev, run_dir, progress)
     if cut := trainer.batches.cut:
         report(f"note: {cut:,} training captions are longer than the text encoder reads: their ends are left out")
+    steps = config.epochs * len(trainer.batches)
+    if config.learning_rate_warmup > steps:
+        report(
+            f"note: learning_rate_warmup={config.learning_rate_warmup}: none of {steps:,} steps has the whole learning rate"
+        )
     return trainer.run()
 
 

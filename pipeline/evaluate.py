@@ -83,7 +83,7 @@ class EvaluateConfig(CommandConfig):
     html: str = option(
         "", "Also a page: recalls, ranks, training curves, the worst mistakes.", metavar="FILE", writes=PAGE
     )
-    latex: bool = option(False, "Also a LaTeX row.")
+    latex: bool = option(False, "Also a LaTeX row for each protocol.")
     verify: bool = option(False, "Exit code 1 where rsum falls short of the preset's expected value.")
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
 
@@ -160,7 +160,8 @@ def run(config: EvaluateConfig, *, report: Callable[[str], Any] = print) -> Eval
         more["judgements"] = {"file": config.judgements, **asdict(agreed)}
         extras.append(str(agreed))
     if config.latex:
-        extras.append(latex_row(" + ".join(run.folder.name for run in runs), next(reversed(protocols.values()))))
+        names = " + ".join(run.folder.name for run in runs)
+        extras += [f"{latex_row(names, metrics)} % {protocol}" for protocol, metrics in protocols.items()]
     path = _write(runs, split, origins, protocols, similarity, more)
     intervals = more.get("confidence_95", {})
     if config.html:

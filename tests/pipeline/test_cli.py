@@ -82,10 +82,11 @@ def test_evaluate_prints_and_writes_both_tasks_in_coco_ids(inside: Path) -> None
 
 
 def test_evaluate_adds_what_is_asked_for(inside: Path) -> None:
-    said = scan("evaluate", "--split", "all", "--bootstrap", "50", "--latex")
+    said = scan("evaluate", "--split", "all", "--folds", "2", "--bootstrap", "50", "--latex")
     assert said.exit_code == 0, said.output
     assert re.search(r"^  95% from( +\d+\.\d){7}$", said.output, re.MULTILINE)
-    assert re.search(r"^t2i\\_mean( & \d+\.\d){7} \\\\$", said.output, re.MULTILINE)
+    rows = re.findall(r"^t2i\\_mean(?: & \d+\.\d){7} \\\\ % (.*)$", said.output, re.MULTILINE)
+    assert rows == ["20 images", "2 folds of 10 images"]
     content = json.loads((inside / "runs/t2i_mean/evaluation/all.json").read_text())
     low, high = content["confidence_95"]["rsum"]
     assert low <= content["protocols"]["20 images"]["rsum"] <= high

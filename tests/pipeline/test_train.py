@@ -24,10 +24,16 @@ def test_a_run_may_train_longer_where_its_learning_rates_stay(schedule: str, sam
 
 
 def test_a_run_that_is_all_warm_up_or_has_idle_settings_says_so(own_world: Path) -> None:
-    settings = ("training.warmup_epochs=5", "training.weight_decay=1", "model.lse_temperature=20")
+    settings = (
+        "training.warmup_epochs=5",
+        "training.weight_decay=1",
+        "model.lse_temperature=20",
+        "training.learning_rate_warmup=9",
+    )
     said = scan("train", "--run", "runs/short", "--device", "cpu", *SMALL_TRAINING, *settings)
     assert "note: training.weight_decay=1.0 does nothing: training.optimizer is adam, not adamw" in said.output
     assert "note: model.lse_temperature=20.0 does nothing: model.pooling is Mean, not LogSumExp" in said.output
+    assert "note: learning_rate_warmup=9: none of 8 steps has the whole learning rate" in said.output
     assert "note: training.warmup_epochs=5: no epoch of 2 trains on the hardest negatives" in said.output
     assert "hardest negatives" not in scan("train", "--run", "runs/other", "--device", "cpu", *SMALL_TRAINING).output
 
