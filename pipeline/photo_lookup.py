@@ -112,6 +112,7 @@ def find_row(
         return exact if exact is not None else _by_name(collection, image, report)
     names = [image, os.path.realpath(image)] if os.path.islink(image) else [image]
     candidates = [*([] if exact is None else [exact]), *(row for name in names for row in _namesakes(collection, name))]
+    candidates = candidates or image_index_of(collection).candidates(image)  # a file of COCO where ids are its numbers
     stored = {row: collection.image_place(row) for row in candidates}
     own = os.path.abspath(image), os.path.realpath(image)
     # Of copies with one name, the one at this very place

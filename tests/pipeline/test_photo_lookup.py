@@ -15,7 +15,7 @@ from pipeline.photo_lookup import find_row
 from pipeline.search import Search
 from pipeline.store.reader import open_stores
 from tests.photos import write_photos
-from tests.stores import make_store
+from tests.stores import import_any, make_store
 from tests.world import PHOTO, SMALL_TRAINING, scan
 
 
@@ -87,6 +87,20 @@ def test_of_copies_with_one_name_the_one_at_the_place_asked_is_taken(
     for folder in ("photos", "./photos", str(tmp_path / "photos")):
         for row, name in enumerate("ab"):
             assert find_row(collection, f"{folder}/{name}/x0.jpg", True) == row
+
+
+def test_a_file_of_coco_is_the_photo_whose_id_is_its_number(own_world: Path) -> None:
+    """As of the TSV files of bottom-up attention, imported beside their photos."""
+    assert scan("export-features", "features/train2014", "--format", "tsv", "--output", "f.tsv").exit_code == 0
+    lines = Path("f.tsv").read_text().splitlines()[10:]  # numbers from 0 or 1 on could be those of rows
+    numbers = [line.removeprefix("COCO_train2014_").lstrip("0").replace(".jpg\t", "\t", 1) for line in lines]
+    Path("f.tsv").write_text("\n".join(numbers))
+    store = import_any("f.tsv", images="coco/train2014", report=lambda line: None)
+    collection = open_stores([store.path])
+    for extractable in (True, False):
+        assert find_row(collection, f"coco/train2014/{PHOTO.format(12)}", extractable) == collection.row("12")
+        shutil.copy(f"coco/train2014/{PHOTO.format(12)}", PHOTO.format(13))
+        assert find_row(collection, PHOTO.format(13), True) is None
 
 
 def test_a_name_alone_is_said(opened: Search) -> None:
