@@ -12,6 +12,14 @@ from pipeline.errors import PipelineError
 from pipeline.files import locked, read_json, write_json
 from pipeline.runs import CONFIG, DATA, REMEDY
 
+OF_CHECKSUMS = {
+    "data.captions_sha256": "captions: others",
+    "data.captions_images_sha256": "images of the captions: others",
+    "data.splits_sha256": "images of the splits: others",
+    "data.annotations_sha256": "annotations: others",
+    "data.start_sha256": "weights it starts from: others",
+}
+
 
 def choose_folder(run: str, root: Path, preset: str, otherwise: str) -> Path:
     """The folder of a new run: as asked, else in `root` after the preset, else after what is trained."""
@@ -46,8 +54,9 @@ def claim_run(
         if path.is_file() and any((folder / name).exists() for name in work):
             before = _comparable(read_json(path, "a run's identity", REMEDY))
             if changed := config_diff(before, _comparable(identity), ("run", "asked")):
+                shown = [OF_CHECKSUMS.get(line.partition(":")[0], line) for line in changed[:4]]
                 raise PipelineError(
-                    f"{folder}: holds a run with other settings ({'; '.join(changed[:4])})",
+                    f"{folder}: holds a run with other settings ({'; '.join(shown)})",
                     "choose another folder with --run, or delete this one",
                 )
         save_config(config, folder / CONFIG)

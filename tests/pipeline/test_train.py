@@ -73,7 +73,7 @@ def test_a_run_is_not_continued_with_other_captions_and_says_that_features_chang
     texts = [row["caption"] for row in whole["annotations"]]
     rows = [{**row, "caption": text} for row, text in zip(whole["annotations"], texts[::-1], strict=True)]  # swapped
     path.write_text(json.dumps({**whole, "annotations": rows}))
-    assert "holds a run with other settings (data.captions_sha256" in scan(*again).output
+    assert "holds a run with other settings (captions: others" in scan(*again).output
     path.write_text(json.dumps(whole))
     (Path("coco/train2014") / PHOTO.format(3)).write_bytes((Path("coco/train2014") / PHOTO.format(4)).read_bytes())
     extracted = scan("extract", "--images", "coco/train2014", "--num-regions", "6", "--workers", "0", "--device", "cpu")
@@ -101,7 +101,7 @@ def test_a_run_is_not_continued_with_the_same_captions_of_other_photos(own_world
     assert scan(*again).exit_code == 0
     pair_captions(0)
     said = scan(*again)
-    assert "runs/mine: holds a run with other settings (data.captions_images_sha256: run " in said.output
+    assert "runs/mine: holds a run with other settings (images of the captions: others" in said.output
     assert said.exit_code == 2
 
 
@@ -132,5 +132,5 @@ def test_a_run_of_before_is_compared_by_what_it_has_recorded(own_world: Path) ->
     assert json.loads(path.read_text()) == content
     assert "are others than" not in scan("evaluate", "--run", "runs/mine").output
     Path("dev.tsv").write_text(Path("dev.tsv").read_text().replace("dog", "cat"))
-    assert "holds a run with other settings (data.captions_sha256" in scan(*again).output
+    assert "holds a run with other settings (captions: others" in scan(*again).output
     assert "note: captions are others than runs/mine was trained with" in scan("evaluate", "--run", "runs/mine").output

@@ -140,14 +140,14 @@ def test_the_same_data_named_otherwise_continues_and_other_data_does_not(inside:
     assert said.exit_code == 0, said.output
     (inside / "other.txt").write_text("1004\n1008")
     line = refused(*[word.replace("held_out.txt", "other.txt") for word in again])
-    assert "holds a run with other settings (data." in line
+    assert "holds a run with other settings (annotations: others; data." in line
     assert "data.evaluation_images: run 3, asked 2" in line
     objects = json.loads((inside / "vg/objects.json").read_text())
     try:  # one box that is another
         changed = json.loads(json.dumps(objects))
         changed[0]["objects"][0]["w"] -= 1
         (inside / "vg/objects.json").write_text(json.dumps(changed))
-        assert "holds a run with other settings (data.annotations_sha256: run " in refused(*again)
+        assert "holds a run with other settings (annotations: others" in refused(*again)
         line = refused(*command("--evaluate-only", "--run", "detectors/first"))
         assert "detectors/first: holds the evaluation on other photos or annotations than these; evaluate on" in line
     finally:
