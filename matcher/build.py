@@ -1,5 +1,6 @@
 """A model ready to train: its vocabulary from the captions, its starting point from files where it has one."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def build_model(
 
 @torch.no_grad()
 def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) -> list[str]:
-    """Start word embeddings (V, W) from a file of "word number … number" lines (GloVe).
+    """Start word embeddings (V, W) from a file of "word number … number" lines (GloVe; some of its words have blanks: ". . .").
 
     Returns the words that the file lacks, in the vocabulary's order; they keep what they have, as the marks do.
 
@@ -65,15 +66,18 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
     """
     ids = {word: index for index, word in enumerate(vocabulary.words)}
     found: set[str] = set()
+    width = weight.shape[1]
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                word, *values = line.rstrip().split(" ")
+                word, *values = re.split("[ \t]+", line.rstrip())
                 if number == 1 and len(values) == 1:
                     continue  # word2vec's text format opens with counts
-                if len(values) != weight.shape[1]:
+                if len(values) > width and not all(map(_is_number, values)):
+                    continue  # a word with blanks, which no vocabulary has
+                if len(values) != width:
                     raise MatcherError(
-                        f"{path}: line {number} has {len(values)} numbers, the embeddings {weight.shape[1]}; "
+                        f"{path}: line {number} has {len(values)} numbers, the embeddings {width}; "
                         f"set model.word_dim={len(values)}, or choose another file"
                     )
                 if word in ids:
@@ -90,3 +94,11 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
     if not found:
         raise MatcherError(f"{path}: no word of the vocabulary in it; expected lines of a word and its numbers")
     return [word for word in vocabulary.words[len(SPECIAL) :] if word not in found]
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

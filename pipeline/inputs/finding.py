@@ -91,7 +91,14 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
 
 def _among_photos(folder: Path) -> list[Path]:
     """Patterns of the captions files in a folder of photos."""
-    return [folder / "captions.*", folder / "metadata.csv", folder / OF_SPLITS, folder / ANNOTATIONS / OF_SPLITS]
+    above = [folder.parent / "metadata.csv"] if folder.name.lower() in PHOTOS else []  # the hub's, of images/1.jpg
+    return [
+        folder / "captions.*",
+        folder / "metadata.csv",
+        *above,
+        folder / OF_SPLITS,
+        folder / ANNOTATIONS / OF_SPLITS,
+    ]
 
 
 def _around(root: Path) -> list[Path]:

@@ -244,9 +244,20 @@ def test_word_vectors_fill_the_embeddings(tmp_path: Path) -> None:
             assert found == ([1, 2, 3, 4, 5, 6, 7, 8] if word == "dog" else [8, 7, 6, 5, 4, 3, 2, 1])
 
 
+def test_word_vectors_as_glove_and_editors_write_them(tmp_path: Path) -> None:
+    """GloVe's 840B has words with blanks; others have a byte order mark, tabs, or a blank at the end of each line."""
+    vocabulary, weight = Vocabulary([*SPECIAL, "dog", "cat", "at"]), torch.zeros(7, 3)
+    path = write_vectors(
+        tmp_path / "v.txt", "\ufeffdog\t1\t2\t3", ". . . 7 7 7", "at name@domain.com 7 7 7", "cat 4  5 6 "
+    )
+    assert read_word_vectors(path, vocabulary, weight) == ["at"]
+    assert weight[-3:].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (["dog 1 2 3 4"], r"line 1 has 4 numbers, the embeddings 3; set model\.word_dim=4"),
         (["dog 1 2"], r"line 1 has 2 numbers, the embeddings 3; set model\.word_dim=2"),
         (["dog 1 2 3", "cat 1 2 x"], "line 2 is damaged"),
         (["dog 1 2 3", "cat 1 2 nan"], "line 2 is damaged .numbers that are not finite"),

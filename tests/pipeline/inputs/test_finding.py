@@ -1,5 +1,6 @@
 """Captions files that nobody named are found, and those in the folders of photos are of the photos beside them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,24 @@ def test_captions_in_the_folders_of_the_photos_are_of_those_beside_them(tmp_path
     assert dataset.caption_files == [photos / "test/metadata.csv", photos / "train/metadata.csv"]
     alone = load_dataset([tmp_path / "features/photos"], [photos / "train/metadata.csv"])
     assert [split.image_ids for split in alone.splits.values()] == [["train/1.jpg", "train/2.jpg"]]
+
+
+@pytest.mark.parametrize("folder", ["photos", "photos/train", "photos/train/images"])
+def test_the_hubs_metadata_is_found_above_images(folder: str, tmp_path: Path) -> None:
+    root = tmp_path / folder
+    splits = ["train", "test"] if folder == "photos" else ["train"]
+    places = [str(tmp_path / f"photos/{split}/images/{number}.jpg") for split in splits for number in (1, 2)]
+    ids = sorted(os.path.relpath(place, root) for place in places)
+    store = make_store(tmp_path / "features/x", ids, image_roots=[str(root)])
+    for split in ("train", "test"):
+        write_among_photos(
+            tmp_path / "photos",
+            **{f"{split}_metadata": f"file_name,text\nimages/1.jpg,a dog\nimages/2.jpg,of {split}\n"},
+        )
+    dataset = load_dataset([store.path])
+    read = {name or "train": split.images.captions for name, split in dataset.splits.items()}
+    assert read == {split: ["a dog", f"of {split}"] for split in splits}
+    assert [path.parent.name for path in dataset.caption_files] == sorted(splits)
 
 
 def test_captions_of_two_folders_that_were_extracted_together_are_of_those_beside_them(tmp_path: Path) -> None:
