@@ -2,7 +2,7 @@
 
 Decoding gives BGR uint8, upright. Grayscale, palette, CMYK and 16-bit images become 8-bit BGR; transparency is dropped; of
 an animation the first frame counts. The content decides what a file is, not its suffix. OpenCV decodes JPEG, PNG, BMP and
-WebP, as the published detector's training did; Pillow decodes TIFF, GIF and AVIF, and with pillow-heif HEIC. A file that
+WebP, as the published detector's training did; Pillow decodes TIFF (`tiffs`), GIF and AVIF, and with pillow-heif HEIC. A file that
 does not hold a complete image raises `UnreadableImage`, whose text is the reason that is kept.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UnreadableImage
+from pipeline.inputs import tiffs
 from pipeline.inputs.sources import read_photo
 
 # Pillow knows many more formats, some of which start other programs.
@@ -25,7 +26,6 @@ BOXED_FORMATS = ("AVIF", "HEIF")  # in ISO base media files
 OPENCV_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "WEBP"}  # MPO: what Pillow calls a JPEG with further pictures behind it
 MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can decode to gigabytes
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
-TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 # Pillow and pillow-heif turn these when they open them; a HEIC's EXIF only repeats what they applied
 UPRIGHT_WHEN_OPENED = ("TIFF", "HEIF")
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -119,10 +119,10 @@ def _decode_with_pillow(image: Image.Image) -> np.ndarray:
             image.load()
         turn = TURNS.get(_orientation(image))
         turned = image if turn is None else image.transpose(turn)
-        if turned.mode.startswith("I;16"):  # 16 bits: the upper eight, as OpenCV takes them
-            turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+        if turned.mode.startswith("I;16"):
+            turned = Image.fromarray(tiffs.upper_8_bits(image, np.asarray(turned)))
         elif turned.mode in ("I", "F"):
-            raise UnreadableImage(f"32-bit pixels (mode {turned.mode}): expected 8 or 16 bits")
+            raise UnreadableImage(tiffs.unread(image.tag_v2, "the range of their values is not known"))  # type: ignore[attr-defined]
         return np.ascontiguousarray(np.asarray(turned.convert("RGB"))[:, :, ::-1])
     except UnreadableImage:
         raise
@@ -163,14 +163,20 @@ def _check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None
 
 def open_image(file: BinaryIO) -> Image.Image:
     """Read the header of an image file, by its content. Pixels are counted before there is memory for them."""
-    boxed = file.read(8)[4:] == b"ftyp"
+    start = file.read(8)
+    boxed = start[4:] == b"ftyp"
     file.seek(0)
     if boxed:
         _register_heif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(file, formats=BOXED_FORMATS if boxed else FORMATS)
+            if start.startswith(tiffs.STARTS):
+                image: Image.Image = tiffs.Tiff(file)
+            else:
+                image = Image.open(file, formats=BOXED_FORMATS if boxed else FORMATS)
+        except UnreadableImage:
+            raise
         except Image.DecompressionBombError as error:
             raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
         except UnidentifiedImageError as error:
@@ -182,7 +188,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     _check_pixels(image.width, image.height)
     if image.format == "TIFF":  # a small picture may be a corner of one huge tile
         tags = image.tag_v2  # type: ignore[attr-defined]
-        _check_pixels(tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1))
+        _check_pixels(tags.get(tiffs.TILE_WIDTH, 1), tags.get(tiffs.TILE_LENGTH, 1))
     return image
 
 

@@ -105,11 +105,6 @@ def test_modes_of_the_formats_that_pillow_decodes(mode: str, kind: str) -> None:
         assert image[-4, 3].max() < 120
 
 
-def test_32_bit_pixels_are_refused() -> None:
-    with pytest.raises(UnreadableImage, match=r"32-bit pixels \(mode F\): expected 8 or 16 bits"):
-        decode_image(encoded(Image.fromarray(SCENE[..., 1].astype(np.float32)), "TIFF"))
-
-
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF", "HEIF", "WEBP"])
 def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     others = [Image.fromarray(SCENE[::-1, ::-1].copy())] * 2
