@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,8 +102,16 @@ class _Photos(Dataset[DecodedPhoto]):
             return DecodedPhoto(str(error), sha256)
         except MemoryError:
             return DecodedPhoto("not enough memory to decode it", sha256)
-        pixels: Any = torch.from_numpy(image.pixels) if self.shared else image.pixels
-        return DecodedPhoto(replace(image, pixels=pixels), sha256)
+        return DecodedPhoto(replace(image, pixels=self._sharable(image.pixels)), sha256)
+
+    def _sharable(self, pixels: np.ndarray) -> Any:
+        """Pixels in shared memory, where there still is room: torch itself would share them where an error is lost, and the
+        command would wait for them for ever.
+        """
+        if self.shared:
+            with suppress(RuntimeError):
+                return torch.from_numpy(pixels).share_memory_()
+        return pixels
 
 
 def _contents(photos: Sequence[Photo], roots: Sequence[str], ahead: int) -> Iterator[str | bytes | UnreadableImage]:
@@ -146,7 +155,7 @@ def _with_array(photo: DecodedPhoto) -> DecodedPhoto:
 
 def _room_to_share() -> bool:
     """Whether workers can hand over pixels in shared memory, which torch does with tensors: arrays go through a pipe,
-    7 MB a photo copied four times. Containers often have next to no shared memory, and to run out of it is fatal.
+    7 MB a photo copied four times. Containers often have next to no shared memory, and other programs need it, too.
     """
     try:
         return shutil.disk_usage("/dev/shm").free >= SHARED_MEMORY

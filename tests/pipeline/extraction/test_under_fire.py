@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from tests.faults import QuickDetector, at_step, contents, in_clean_process, sma
 from tests.photos import write_photos
 from tests.world import scan
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 CONTINUE = "run the same command again to continue"
 
 
@@ -112,6 +114,29 @@ def test_a_full_disk_ends_in_one_line_and_more_space_continues(
         remount("size=4m")
         assert scan(*command, "--output", str(tmp_path / "disk/store")).exit_code == 0
         assert contents(tmp_path / "disk/store") == contents(tmp_path / "other/whole")
+
+
+def test_shared_memory_that_runs_out_stops_nothing(photos: Path) -> None:
+    """A limit to the size of files holds for shared memory as well, which is full in the same way."""
+    code = """
+import resource, sys
+import numpy as np
+from detector.preprocess import InputSettings
+from pipeline.inputs import decode
+from pipeline.inputs.sources import list_photos
+
+decode._room_to_share = lambda: True
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+roots, settings = [sys.argv[1]], InputSettings(600, 1000, (0.0, 0.0, 0.0))
+alone, shared = (
+    [photo.image.pixels for photo in decode.decode_photos(list_photos(roots), roots, settings, workers=workers, ahead=4)]
+    for workers in (0, 2)
+)
+print(len(shared), min(pixels.nbytes for pixels in shared) > 100_000, all(map(np.array_equal, alone, shared)))
+"""
+    command = [sys.executable, "-c", code, str(photos)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert said.stdout.split() == ["10", "True", "True"], said.stderr
 
 
 def test_a_read_only_output_ends_in_one_line(photos: Path, tmp_path: Path) -> None:
