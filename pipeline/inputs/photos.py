@@ -1,9 +1,9 @@
 """Photos decoded in one well-defined way, wherever they come from (`pipeline.inputs.sources`).
 
 Decoding gives BGR uint8, upright. Grayscale, palette, CMYK and 16-bit images become 8-bit BGR; transparency is dropped; of
-an animation the first frame counts. The content decides what a file is, not its suffix. OpenCV decodes JPEG, PNG, BMP and
-WebP, as the published detector's training did; Pillow decodes TIFF (`tiffs`), GIF and AVIF, and with pillow-heif HEIC. A file that
-does not hold a complete image raises `UnreadableImage`, whose text is the reason that is kept.
+an animation the first frame counts. The content decides what a file is, not its suffix. OpenCV decodes JPEG, PNG and
+WebP, as the published detector's training did; Pillow decodes TIFF (`tiffs`), BMP, GIF and AVIF, and with pillow-heif HEIC. A
+file that does not hold a complete image raises `UnreadableImage`, whose text is the reason that is kept.
 """
 
 import functools
@@ -23,7 +23,8 @@ from pipeline.inputs.sources import read_photo
 # Pillow knows many more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 BOXED_FORMATS = ("AVIF", "HEIF")  # in ISO base media files
-OPENCV_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "WEBP"}  # MPO: what Pillow calls a JPEG with further pictures behind it
+# MPO: what Pillow calls a JPEG with further pictures behind it. Not BMP: OpenCV ignores the masks of its colours.
+OPENCV_FORMATS = {"JPEG", "MPO", "PNG", "WEBP"}
 MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can decode to gigabytes
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 # Pillow and pillow-heif turn these when they open them; a HEIC's EXIF only repeats what they applied

@@ -105,6 +105,32 @@ def test_modes_of_the_formats_that_pillow_decodes(mode: str, kind: str) -> None:
         assert image[-4, 3].max() < 120
 
 
+@pytest.mark.parametrize("header", [40, 52, 56, 108, 124])
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (32, (0xFF0000, 0xFF00, 0xFF)),
+        (32, (0xFF000000, 0xFF0000, 0xFF00)),
+        (32, (0xFF000000, 0xFF00, 0xFF)),
+        (16, (0xF800, 0x7E0, 0x1F)),
+        (16, (0x7C00, 0x3E0, 0x1F)),
+    ],
+)
+def test_masks_say_where_the_colours_of_a_bmp_are(bits: int, masks: tuple[int, ...], header: int) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3))
+    values, expected = np.zeros((4, 6), int), np.zeros_like(rgb)
+    for colour, mask in enumerate(masks):
+        unit = mask & -mask
+        kept = rgb[..., colour] * (mask // unit + 1) // 256
+        values += kept * unit
+        expected[..., colour] = kept * 255 // (mask // unit)
+    pixels = values[::-1].astype(f"<u{bits // 8}").tobytes()
+    after = (struct.pack("<3I", *masks) + bytes(99))[: max(header - 40, 12)]
+    info = struct.pack("<IiiHHIIiiII", header, 6, 4, 1, bits, 3, len(pixels), 0, 0, 0, 0) + after
+    data = struct.pack("<2sIHHI", b"BM", 14 + len(info + pixels), 0, 0, 14 + len(info)) + info + pixels
+    np.testing.assert_array_equal(decode_image(data)[..., ::-1], expected)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF", "HEIF", "WEBP"])
 def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     others = [Image.fromarray(SCENE[::-1, ::-1].copy())] * 2
