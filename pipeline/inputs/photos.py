@@ -29,16 +29,9 @@ MAX_PIXELS = 120_000_000  # larger ones are refused undecoded: a few bytes can d
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 # Pillow and pillow-heif turn these when they open them; a HEIC's EXIF only repeats what they applied
 UPRIGHT_WHEN_OPENED = ("TIFF", "HEIF")
+AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION  # OpenCV does not know all EXIF, and the size has to be that of the pixels
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # what turns an orientation upright, after SIDEWAYS ones are transposed
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -63,7 +56,9 @@ def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PI
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)
         _check_pixels(header.width // scale, header.height // scale, max_pixels)
-    return shrunk(_decode_with_opencv(data, REDUCED[scale]) if scale > 1 else decode_image(data), longest_side)
+        orientation = _orientation(header)
+    small = _upright(_decode_with_opencv(data, REDUCED[scale]), orientation) if scale > 1 else decode_image(data)
+    return shrunk(small, longest_side)
 
 
 def shrunk(photo: np.ndarray, longest_side: int) -> np.ndarray:
@@ -83,9 +78,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     with open_image(BytesIO(data)) as image:
         _check_pixels(image.width, image.height, max_pixels)
         if image.format not in OPENCV_FORMATS:
-            return _decode_with_pillow(image)
+            return _upright(_decode_with_pillow(image), _orientation(image))
         _check_complete(image)
-    return _decode_with_opencv(data, cv2.IMREAD_COLOR)
+        return _upright(_decode_with_opencv(data, cv2.IMREAD_COLOR), _orientation(image))
 
 
 def read_image_size(path: Path | str) -> tuple[int, int]:
@@ -104,7 +99,7 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
 
 def _decode_with_opencv(data: bytes, flags: int) -> np.ndarray:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | AS_STORED)
     except cv2.error as error:
         raise UnreadableImage(f"cannot be decoded: {error.err or error}") from error
     if image is None:
@@ -113,22 +108,27 @@ def _decode_with_opencv(data: bytes, flags: int) -> np.ndarray:
 
 
 def _decode_with_pillow(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, upright, of an image that was opened."""
+    """(H, W, 3) uint8 BGR of an image that was opened."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-        turn = TURNS.get(_orientation(image))
-        turned = image if turn is None else image.transpose(turn)
-        if turned.mode.startswith("I;16"):
-            turned = Image.fromarray(tiffs.upper_8_bits(image, np.asarray(turned)))
-        elif turned.mode in ("I", "F"):
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray(tiffs.upper_8_bits(image, np.asarray(image)))
+        elif image.mode in ("I", "F"):
             raise UnreadableImage(tiffs.unread(image.tag_v2, "the range of their values is not known"))  # type: ignore[attr-defined]
-        return np.ascontiguousarray(np.asarray(turned.convert("RGB"))[:, :, ::-1])
+        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow's decoders fail in many ways on damaged files
         raise UnreadableImage(_damage(error)) from error
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A photo (H, W, 3) as stored, turned upright."""
+    if orientation in SIDEWAYS:
+        pixels = cv2.transpose(pixels)
+    return cv2.flip(pixels, FLIPS[orientation]) if orientation in FLIPS else pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -40,6 +40,10 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def corners(image: np.ndarray) -> np.ndarray:
     """RGB of the four corners of a BGR image, coarsely."""
     return (image[[3, 3, -4, -4], [3, -4, 3, -4], ::-1].astype(int) + 64) // 128
@@ -85,6 +89,20 @@ def test_exif_orientations_come_out_upright(tmp_path: Path, orientation: int, ki
     thumbnail = decode_thumbnail(path.read_bytes(), 30)
     assert thumbnail.shape == (20, 30, 3)
     np.testing.assert_array_equal(corners(thumbnail), SCENE_CORNERS)
+
+
+@pytest.mark.parametrize(("orientation", "stored"), [(2, SCENE[:, ::-1]), (6, SCENE.swapaxes(0, 1)[::-1])])
+def test_exif_that_opencv_does_not_read_turns_photos(tmp_path: Path, orientation: int, stored: np.ndarray) -> None:
+    """A number of four bytes in big-endian order, a PNG's EXIF that begins as a JPEG's does, and XMP alone."""
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHII", 8, 1, 0x0112, 4, 1, orientation) + bytes(4)
+    jpeg, png = (encoded(Image.fromarray(np.ascontiguousarray(stored)), kind) for kind in ("JPEG", "PNG"))
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="%d"/>' % orientation
+    in_jpeg = [jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(said) + 2) + said + jpeg[2:] for said in (exif, xmp)]
+    for data in (*in_jpeg, png[:33] + png_chunk(b"eXIf", exif) + png[33:]):
+        (tmp_path / "photo").write_bytes(data)
+        assert read_image_size(tmp_path / "photo") == (40, 60)
+        for photo in (read_image(tmp_path / "photo"), decode_thumbnail(data, 30)):
+            np.testing.assert_array_equal(corners(photo), SCENE_CORNERS)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +173,12 @@ def test_modes_become_bgr(mode: str) -> None:
 
 def bomb() -> bytes:
     """A PNG of a few hundred bytes that says it is 60,000 x 60,000."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(999)))
+        + png_chunk(b"IEND", b"")
     )
 
 
