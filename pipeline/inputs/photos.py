@@ -56,9 +56,9 @@ def decode_thumbnail(data: bytes, longest_side: int, *, max_pixels: int = MAX_PI
         scales = REDUCED if header.format in ("JPEG", "MPO") else {}
         scale = next((scale for scale in scales if max(header.size) // scale >= longest_side), 1)
         _check_pixels(header.width // scale, header.height // scale, max_pixels)
-        orientation = _orientation(header)
-    small = _upright(_decode_with_opencv(data, REDUCED[scale]), orientation) if scale > 1 else decode_image(data)
-    return shrunk(small, longest_side)
+        if scale == 1:
+            return shrunk(decode_image(data), longest_side)
+        return shrunk(_upright(_decode_with_opencv(data, REDUCED[scale]), _orientation(header)), longest_side)
 
 
 def shrunk(photo: np.ndarray, longest_side: int) -> np.ndarray:
@@ -173,7 +173,9 @@ def open_image(file: BinaryIO) -> Image.Image:
         warnings.simplefilter("ignore")
         try:
             if start.startswith(tiffs.STARTS):
-                image: Image.Image = tiffs.Tiff(file)
+                image: Image.Image = (tiff := tiffs.Tiff(file))
+                # a small picture may be a corner of one huge tile
+                _check_pixels(tiff.tag_v2.get(tiffs.TILE_WIDTH, 1), tiff.tag_v2.get(tiffs.TILE_LENGTH, 1))
             else:
                 image = Image.open(file, formats=BOXED_FORMATS if boxed else FORMATS)
         except UnreadableImage:
@@ -187,9 +189,6 @@ def open_image(file: BinaryIO) -> Image.Image:
         except Exception as error:  # its parsers fail in many ways on damaged headers
             raise UnreadableImage(_damage(error)) from error
     _check_pixels(image.width, image.height)
-    if image.format == "TIFF":  # a small picture may be a corner of one huge tile
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        _check_pixels(tags.get(tiffs.TILE_WIDTH, 1), tags.get(tiffs.TILE_LENGTH, 1))
     return image
 
 

@@ -179,3 +179,11 @@ def test_planes_that_are_cut_are_refused_wherever_they_end() -> None:
     for kept in range(1, len(data), 97):
         with pytest.raises(UnreadableImage, match=r"damaged|truncated|not an image"):
             decode_image(data[:kept])
+
+
+def test_a_tile_whose_width_is_a_word_is_damaged() -> None:
+    data = tiff(random_pixels(3, 8), 8, RGB, compression=DEFLATE, tile=16)
+    width, word = struct.pack("<HHI", 322, 4, 1), struct.pack("<HHI", 322, 2, 1)
+    assert data.count(width) == 1
+    with pytest.raises(UnreadableImage, match=r"^damaged: "):
+        decode_image(data.replace(width, word))
