@@ -58,6 +58,7 @@ LAYERS = [
         "photo_lookup",
         "caption_cache",
         "caption_ranking",
+        "evaluated_data",
         "judgements",
         "trained_photos",
         "queries",
