@@ -28,7 +28,8 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
 )
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 NUMBER = "comment_number"  # Flickr30k's
-IMAGE_NAME = rf"\s*\"?[^\t|;,\"]+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?\"?\s*"
+SUFFIX = rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?"
+IMAGE_NAME = rf"\s*(?:\"[^\"]+{SUFFIX}\"|\"?[^\t|;,\"]+{SUFFIX}\"?)\s*"  # within quotes with any delimiters
 NUMBERED = r"\s*\"?[^\s\"]*\d[^\s\"]*\"?\s*"  # images without a suffix: 391895, IMG_17
 OBJECT = (  # [{'raw': 'A dog'}], ('A dog', 'A cat'), ['A dog' ... 'A cat'], which NumPy cut
     r"\[?\{\s*['\"].*\}\]?|\(['\"].*['\"],?\)|\[['\"].*['\"],?\s+\.\.\.,?\s+['\"].*\]"

@@ -104,6 +104,7 @@ def test_what_stands_behind_a_second_tab_is_no_caption(tmp_path: Path, text: str
         ('image,caption\na.jpg,A \\"big\\" dog\n', ['A \\"big\\" dog']),
         ("a.jpg,A dog\nb.jpg," + "dog " * 50_000 + "\n", ["A dog"]),
         ("a.jpg,A dog\n\nb.jpg,\nc.jpg,A cat", ["A dog", "A cat"]),
+        ('"a;b.jpg";A dog\nc.jpg;A cat', ["A dog", "A cat"]),
     ],
     ids=[
         "quotes",
@@ -123,6 +124,7 @@ def test_what_stands_behind_a_second_tab_is_no_caption(tmp_path: Path, text: str
         "backslashes",
         "long",
         "empty",
+        "names-with-delimiters",
     ],
 )
 def test_tables_as_people_have_them(tmp_path: Path, text: str, expected: list[str]) -> None:
