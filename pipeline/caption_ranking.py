@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.explanation import encode_regions
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import COMPARED, folders_of, image_index_of, subfolders
-from pipeline.inputs.image_index import ImageIndex, stem_of
+from pipeline.inputs.image_index import ImageIndex, files_of, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST, stays_inside
@@ -115,12 +115,12 @@ class RightCaptions:
             return []
         (own,) = self._folders[file]
         names = list(islice((name for same in self._names[file].values() for name in sorted(same)), COMPARED))
-        here = sum(os.path.isfile(os.path.join(own, name)) for name in names)
+        here = sum(bool(files_of(os.path.join(own, name))) for name in names)
         return [own, *subfolders(own)] if 2 * here <= len(names) else []
 
     def _places(self, caption: Caption) -> list[str]:
         """What a caption's name means, of the files there are and the photos of the stores that were there."""
-        around, stored = self._around[caption.file], self.index.row_of_path
+        around = self._around[caption.file]
         paths = [os.path.join(folder, caption.image) for folder in around or self._folders[caption.file]]
         for folder in self._folders[caption.file][-1:]:
             if caption.image.startswith(f"{os.path.basename(folder)}/"):  # photos/1.jpg of photos/captions.csv
@@ -130,8 +130,12 @@ class RightCaptions:
             paths += [self.index.paths[row] for row in below if self._is_best(caption, self.index, row)]
         elif [self.index.image_ids[row] for row in below] == [caption.image]:  # the id of a photo below
             return [self.index.paths[below[0]]]
-        found = [path for path in dict.fromkeys(paths) if os.path.isfile(path) or path in stored]
-        return found if around else found[:1]
+        found = [self._at(path) for path in dict.fromkeys(paths)]
+        return list(dict.fromkeys(chain.from_iterable(found))) if around else next(filter(None, found), [])
+
+    def _at(self, path: str) -> list[str]:
+        """The files at a path, and the photos of the stores that were there; the name may lack the suffix."""
+        return files_of(path) or [self.index.paths[row] for row in self.index.rows_at(path)]
 
     def _is_of_name(self, caption: Caption, photo: FoundPhoto, row: int | None) -> bool:
         """Whether a name means a photo, of `row`, or one that is in no store, and no other that is known.

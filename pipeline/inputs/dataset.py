@@ -13,7 +13,7 @@ from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import COMPARED, distinct, find_all_captions, folders, folders_of, image_index_of, whose
-from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
 from pipeline.inputs.storage import SUFFIXES
@@ -123,8 +123,8 @@ def _notes_on_names(
             yield f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             if failed := [image for image in unmatched if index.may_be_failed(image)]:
                 yield f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}"
-        places = (Path(folders_of(path.resolve())[0], name) for name in islice(own[path], COMPARED))
-        if len(away[path]) == len(own[path]) and not are_beside and not any(place.is_file() for place in places):
+        places = (os.path.join(folders_of(path.resolve())[0], name) for name in islice(own[path], COMPARED))
+        if len(away[path]) == len(own[path]) and not are_beside and not any(map(files_of, places)):
             away[path] = {}  # else captions are of the photos beside them
         yield from _doubts(path, own[path], away[path], index, parts)
 

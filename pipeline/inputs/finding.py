@@ -6,14 +6,14 @@ Stores and files of captions that nobody named are looked for where `extract` an
 import filecmp
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection
@@ -26,6 +26,8 @@ PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the s
 OF_SPLITS = "captions_*"
 COMPARED = 20  # photos, to know whose a captions file is
 FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
+
+_Passed = tuple[list[Path], list[Path]]  # captions files that are taken, and others that are not
 
 
 def find_stores(paths: Sequence[str | Path]) -> list[Path]:
@@ -56,7 +58,7 @@ def distinct(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
-    """The captions files that belong to a store: in its folder, else for each folder of photos where COCO, Karpathy and Flickr put
+    """The captions of a store: its own; then those in the folder of its photos and around it, of several folders each with
     theirs; without any, those in the folders below, such as the hub's train/metadata.csv and test/metadata.csv.
 
     Files of such a name that are no captions are skipped; `notes` takes a line for each.
@@ -64,22 +66,27 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
     Raises:
         PipelineError: none found; the message lists where it looked.
     """
-    index = ImageIndex(store.image_ids, _full_paths(store))
     said: list[str] = []
+    passed: list[_Passed] = []
+    found = _find_captions(store, said, passed)
+    if notes is not None:
+        notes += [*dict.fromkeys(said), *_not_taken(passed, found)]
+    return found
+
+
+def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list[Path]:
+    """`find_captions`; `passed` takes the files that are not taken, as others were before."""
+    index = ImageIndex(store.image_ids, _full_paths(store))
     looked = {store.path: [store.path / "captions*"]}
-    found = _first_captions(store.path, looked[store.path], index, said)
+    found = _first_captions(store.path, looked[store.path], index, said, passed)
     if not found:
-        looked |= {root: _around(root) for root in map(Path, _roots(store))}
-        for root, patterns in looked.items():
-            named = (place for places in found.values() for place in places)
-            if not any(place.startswith(f"{root}/") for place in named):  # else a file has those of several folders
-                found |= _first_captions(root, patterns, index, said)
+        around = {root: _around(root) for root in map(Path, _roots(store))}
+        looked |= around
+        found = _of_all({root: _first_captions(root, around[root], index, said, passed) for root in around}, passed)
     if not found:
         for folder in dict.fromkeys(Path(os.path.dirname(path)) for path in _full_paths(store)):
-            found |= _first_captions(folder, _among_photos(folder), index, said)
+            found |= _first_captions(folder, _among_photos(folder), index, said, passed)
     if found:
-        if notes is not None:
-            notes += dict.fromkeys(said)
         return distinct(list(found))
     places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
     reasons = "".join(f"; {reason}" for reason in dict.fromkeys(said))
@@ -87,6 +94,34 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
         f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
         "name the file with --captions",
     )
+
+
+def _of_all(found_of: Mapping[Path, dict[Path, list[str]]], passed: list[_Passed]) -> dict[Path, list[str]]:
+    """The files of several folders of photos. One that has captions for photos of another folder as well is taken for both, be that
+    named before or after: not the other's own file, of fewer.
+    """
+
+    def count(places: Sequence[str], root: Path) -> int:
+        return sum(place.startswith(f"{root}/") for place in places)
+
+    every = {file: places for found in found_of.values() for file, places in found.items()}
+    taken: dict[Path, list[str]] = {}
+    for root, own in found_of.items():
+        mine = sum(count(places, root) for places in own.values())
+        wider = [file for file, places in every.items() if file not in own and count(places, root) >= max(mine, 1)]
+        if wider and own:
+            passed.append((wider, list(own)))
+        taken |= {file: every[file] for file in wider or own}
+    return taken
+
+
+def _not_taken(passed: Iterable[_Passed], found: Container[Path]) -> Iterator[str]:
+    """A line for each of some captions files that are there and are not taken."""
+    for before, others in dict.fromkeys((tuple(before), tuple(others)) for before, others in passed):
+        left = [path.name if path.parent == before[0].parent else str(path) for path in others if path not in found]
+        if left:
+            names = " and ".join(map(str, before))
+            yield f"{names} {'is' if len(before) == 1 else 'are'} taken, and not {', '.join(left)}"
 
 
 def _among_photos(folder: Path) -> list[Path]:
@@ -152,19 +187,23 @@ def whose(folders: Sequence[str], place_of: Mapping[str, str]) -> str:
     """
     some = list(place_of.items())[:COMPARED]
     for folder in folders[:-1] or [*folders, *subfolders(folders[0])]:
-        pairs = [(os.path.join(folder, name), place) for name, place in some]
-        pairs = [(own, place) for own, place in pairs if own != place and os.path.isfile(own) and os.path.isfile(place)]
+        pairs = [(files_of(os.path.join(folder, name)), place) for name, place in some]
+        pairs = [(own, place) for own, place in pairs if own and place not in own and os.path.isfile(place)]
         with suppress(OSError):  # a photo that went away, or cannot be read
-            if 2 * sum(not filecmp.cmp(own, place, shallow=False) for own, place in pairs) > len(some):
+            if 2 * sum(not any(filecmp.cmp(one, place, shallow=False) for one in own) for own, place in pairs) > len(
+                some
+            ):
                 return folder
     return ""
 
 
-def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str]) -> dict[Path, list[str]]:
+def _first_captions(
+    root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str], passed: list[_Passed]
+) -> dict[Path, list[str]]:
     """The first file that has captions of some images, and those of the other splits beside it where its name tells one; each with
     the places of these images.
 
-    `said` takes a line for what is skipped and one for what is not taken.
+    `said` takes a line for what is skipped, and `passed` what is not taken.
     """
     files = [
         path
@@ -178,7 +217,7 @@ def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, sai
     for path in dict.fromkeys(files):
         split, first = split_of_name(path.name), next(iter(found), path)
         if taken and (path.parent != first.parent or not split or {"", split} & taken.keys()):
-            others.append(path.name if path.parent == first.parent else str(path))
+            others.append(path)
             continue
         if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
             said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
@@ -207,8 +246,7 @@ def _first_captions(root: Path, patterns: Iterable[Path], index: ImageIndex, sai
             if other:
                 said.append(f"{path} is taken, and may be of the photos in {other}, which have the same names")
     if others:
-        names = " and ".join(map(str, found))
-        said.append(f"{names} {'is' if len(found) == 1 else 'are'} taken, and not {', '.join(others)}")
+        passed.append((list(found), others))
     return found
 
 
@@ -220,15 +258,19 @@ def _is_plain(path: Path) -> bool:
 def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     """The captions files of some stores. One without is noted, as photos to search need none; raises where all lack them."""
     found: dict[Path, None] = {}
+    passed: list[_Passed] = []
     errors = []
     for store in stores:
+        said: list[str] = []
         try:
-            found |= dict.fromkeys(find_captions(store, notes))
+            found |= dict.fromkeys(_find_captions(store, said, passed))
+            notes += dict.fromkeys(said)
         except PipelineError as error:
             errors.append(error)
             notes.append(f"{store.path}: no captions found for its {len(store):,} images")
     if not found:
         raise errors[0]
+    notes += _not_taken(passed, found)
     return list(found)
 
 

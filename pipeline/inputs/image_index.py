@@ -58,6 +58,18 @@ class ImageIndex:
         """The row of each path that is known, be the file there or gone."""
         return {path: row for row, path in enumerate(self.paths[: len(self.image_ids)])}
 
+    def rows_at(self, place: str) -> list[int]:
+        """Rows of the images that are or were at a place, whose name may lack their suffix or have another one."""
+        exact = self.row_of_path.get(place)
+        return self._rows_without_suffix.get(_without_suffix(place), []) if exact is None else [exact]
+
+    @cached_property
+    def _rows_without_suffix(self) -> dict[str, list[int]]:
+        rows = defaultdict(list)
+        for path, row in self.row_of_path.items():
+            rows[_without_suffix(path)].append(row)
+        return rows
+
     @cached_property
     def _known_folders(self) -> set[str]:
         """The folders that ids name."""
@@ -67,8 +79,12 @@ class ImageIndex:
         """What stands before some names in the ids of the photos of some folders, the last of which is where the file of the names
         is: "train/" of train/metadata.csv, which lists 1.jpg; "" where none of them is there, or the names are the ids.
         """
-        rows = ((name, self.row_of_path.get(f"{folder}/{name}")) for folder in folders for name in names)
-        ids = [(name, self.image_ids[row]) for name, row in rows if row is not None]
+        ids = [
+            (_without_suffix(name), _without_suffix(self.image_ids[row]))
+            for folder in folders
+            for name in names
+            for row in self.rows_at(f"{folder}/{name}")
+        ]
         if not ids and not any("/" in name for name in names):
             # All are gone from the folder that is named after the file
             own = next((self.image_ids[self._row_in[one]] for one in folders[:-1] if one in self._row_in), "")
@@ -220,7 +236,20 @@ def _base(image: str) -> str:
     return _composed(image.rsplit("/", 1)[-1])
 
 
+def files_of(place: str) -> list[str]:
+    """The files that a place means: itself, or those of another suffix, as names in captions files may lack theirs; none."""
+    if os.path.isfile(place):
+        return [place]
+    own = (_without_suffix(place) + suffix for suffix in [*SUFFIXES, *map(str.upper, SUFFIXES)])
+    return sorted(path for path in own if os.path.isfile(path))
+
+
+def _without_suffix(path: str) -> str:
+    """A path without the suffix of an image file, if it has one."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in SUFFIXES else path
+
+
 def stem_of(image: str) -> str:
     """The base name without the suffix of an image file; "frame.001" is a name without one."""
-    stem, suffix = os.path.splitext(_base(image))
-    return stem if suffix.lower() in SUFFIXES else _base(image)
+    return _without_suffix(_base(image))
