@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import accumulate, chain, islice
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,12 @@ from pipeline.errors import PipelineError
 from pipeline.explanation import encode_regions
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
-from pipeline.inputs.finding import COMPARED, folders_of, image_index_of, subfolders
-from pipeline.inputs.image_index import ImageIndex, files_of, stem_of
+from pipeline.inputs.finding import image_index_of
+from pipeline.inputs.homes import Home, TooManyFiles, home_of
+from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
-from pipeline.store.format import MANIFEST, stays_inside
+from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
 
 
@@ -38,6 +39,10 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 class RightCaptions:
     """Which captions were written for a photo: what their files name, and where the photos are that they mean.
 
+    A file in a store is of the photos of this store. Any other is of the photos in the first of its folders (`folders_of`) that has
+    some of its names, now or when it was extracted, there or deeper: a name means the one that agrees with it best. Only where no
+    folder has any, as of annotations that lie apart, a name alone tells. What can be two photos is none.
+
     Made once for all photos. `doubts` takes what could not be told, `elsewhere` captions of a photo's name that are of another one.
     """
 
@@ -48,34 +53,38 @@ class RightCaptions:
         self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # by file and stem
         for file, image in dict.fromkeys((caption.file, caption.image) for caption in captions):
             self._names[file][stem_of(image)].add(image)
-        self._folders = {file: folders_of(file) if file else [] for file in self._names}
         self._stores = {file: self._store_of(file) for file in self._names if _is_in_store(file)}
-        self._around = {file: self._folders_around(file) for file in self._names}
-        self._has_photos: dict[tuple[str, str], bool] = {}
+        self._homes: dict[str, tuple[Home | None, list[str]]] = {}
         self._sums: dict[str, str | None] = {"": None}
 
     def is_of(self, caption: Caption, photo: FoundPhoto) -> bool:
-        """Whether a caption was written for a photo, or for one with the same bytes.
-
-        A file in a store is of the photos of this store. Else its names mean the files in its folder, or in one in that, or photos
-        of the stores that were there. Where none was, what a name means is known by the name alone.
-        """
+        """Whether a caption was written for a photo, or for one with the same bytes."""
         row = self.collection.row(photo.image) if photo.image in self.collection else None
         if caption.file in self._stores:
             start, own = self._stores[caption.file]
             return row is not None and own.find(caption.image) == row - start
-        places = self._places(caption)
+        if caption.file not in self._homes:
+            self._homes[caption.file] = self._home_of(caption.file)
+        home, twins = self._homes[caption.file]
         is_known = row is None or photo.path or os.path.isabs(self.index.paths[row])  # else of an import without photos
-        if not places or not is_known:
+        if home is None or not is_known:
             return self._is_of_name(caption, photo, row)
+        places = home.places(caption.image)
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(caption.image) == stem_of(photo.image):
-                self.elsewhere[photo.image] = f"captions of {caption.image} in {caption.file} are of {places[0]}"
+                other = places[0] if places else f"a photo that {home.folder} does not have any more"
+                self.elsewhere[photo.image] = f"captions of {caption.image} in {caption.file} are of {other}"
             return False
         if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):
             self.doubts[
                 f"{places[0]} and {places[1]} are both called {caption.image}: which of them {caption.file} means is not known, "
                 "and none of its captions is marked as theirs"
+            ] = None
+            return False
+        if twins and not home.beside(caption.image):  # the photo that is meant may be gone
+            self.doubts[
+                f"{' and '.join(twins)} have one name, and {caption.file} does not tell whose it is: none of its captions is "
+                "marked as right"
             ] = None
             return False
         # Of a stored photo that was edited: captions may be of the one before
@@ -109,46 +118,30 @@ class RightCaptions:
                 return start, ImageIndex(store.image_ids)
         return 0, ImageIndex([])
 
-    def _folders_around(self, file: str) -> list[str]:
-        """The folders in that of a captions file, where its photos may be as well: it is named after none, nor has most of them beside it."""
-        if len(self._folders[file]) != 1:
-            return []
-        (own,) = self._folders[file]
-        names = list(islice((name for same in self._names[file].values() for name in sorted(same)), COMPARED))
-        here = sum(bool(files_of(os.path.join(own, name))) for name in names)
-        return [own, *subfolders(own)] if 2 * here <= len(names) else []
+    def _home_of(self, file: str) -> tuple[Home | None, list[str]]:
+        """Where the photos of a captions file are; and two of them that have one name in it, if a fourth of its names mean several."""
+        try:
+            home = home_of(file, self._names[file], self.index.paths) if file else None
+        except TooManyFiles as folder:
+            self.doubts[
+                f"{folder} has too many files to know which photos {file} means: none of its captions is marked"
+            ] = None
+            home = Home(str(folder), self._names[file], {})
+        meant = home.some_places() if home else []
+        several = [places for places in meant if self._are_several(places)]
+        return home, several[0][:2] if several and 4 * len(several) >= len(
+            meant
+        ) else []  # fewer: as of a copy that lies around
 
-    def _places(self, caption: Caption) -> list[str]:
-        """What a caption's name means, of the files there are and the photos of the stores that were there."""
-        around = self._around[caption.file]
-        paths = [os.path.join(folder, caption.image) for folder in around or self._folders[caption.file]]
-        for folder in self._folders[caption.file][-1:]:
-            if caption.image.startswith(f"{os.path.basename(folder)}/"):  # photos/1.jpg of photos/captions.csv
-                paths.append(os.path.join(os.path.dirname(folder), caption.image))
-        below = self.index.below(caption.image, around[0]) if around else []
-        if "/" not in caption.image:  # of photos that are gone from a folder, and this as well
-            paths += [self.index.paths[row] for row in below if self._is_best(caption, self.index, row)]
-        elif [self.index.image_ids[row] for row in below] == [caption.image]:  # the id of a photo below
-            return [self.index.paths[below[0]]]
-        found = [self._at(path) for path in dict.fromkeys(paths)]
-        return list(dict.fromkeys(chain.from_iterable(found))) if around else next(filter(None, found), [])
-
-    def _at(self, path: str) -> list[str]:
-        """The files at a path, and the photos of the stores that were there; the name may lack the suffix."""
-        return files_of(path) or [self.index.paths[row] for row in self.index.rows_at(path)]
+    def _are_several(self, places: Sequence[str]) -> bool:
+        """Whether what is or was at some places are different photos; where the bytes of one alone are not known, it may be a copy."""
+        sums = [self._sha256(place, self.index.row_of_path.get(place)) for place in places]
+        return len({*sums} - {None}) > 1 or sums.count(None) > 1
 
     def _is_of_name(self, caption: Caption, photo: FoundPhoto, row: int | None) -> bool:
-        """Whether a name means a photo, of `row`, or one that is in no store, and no other that is known.
-
-        Of the names in one file, the best alone means the photo. A file with photos in its folder, or in one there, is of those:
-        its names mean no photo of another folder, be theirs gone or not.
-        """
-        folders = self._folders[caption.file]
+        """Whether a name means a photo, of `row`, or one that is in no store, and no other that is known."""
         own = self.index if row is not None else ImageIndex([photo.image])
         found = own.find(caption.image)
-        if found is None and row is not None:  # several: the one below the file's folder
-            below = next((rows for folder in folders if (rows := own.below(caption.image, folder))), [])
-            found = below[0] if len(below) == 1 else None
         if found is None and row in own.candidates(caption.image):
             self.doubts[
                 f"{caption.image} in {caption.file} can be {photo.image} or another photo: which of them is not known, and none of "
@@ -156,14 +149,8 @@ class RightCaptions:
             ] = None
         if found is None or found != (row or 0):
             return False
-        known = own.paths[found] if os.path.isabs(own.paths[found]) else ""  # where a photo was that is gone
-        if self._is_of_another_folder(caption.file, photo.path or known):
-            return False
-        if own.is_elsewhere(caption.image, found) and any(
-            os.path.isdir(os.path.join(folder, os.path.dirname(caption.image))) for folder in folders
-        ):  # of a photo that is gone from there
-            return False
-        if not self._is_best(caption, own, found):
+        names = self._names[caption.file][stem_of(caption.image)]
+        if caption.image not in own.best([one for one in names if own.find(one) == found], found):
             return False
         if row is not None:
             return True
@@ -172,38 +159,6 @@ class RightCaptions:
         return not own.is_elsewhere(caption.image, 0) and all(
             self.index.is_elsewhere(caption.image, one) for one in others
         )
-
-    def _is_best(self, caption: Caption, index: ImageIndex, row: int) -> bool:
-        """Whether no other name in the same file agrees better with an image that both mean."""
-        namesakes = self._names[caption.file][stem_of(caption.image)]
-        return caption.image in index.best([one for one in namesakes if index.find(one) == row] or [caption.image], row)
-
-    def _is_of_another_folder(self, file: str, path: str) -> bool:
-        """Whether images that a file names lie in its folder or in one below, and a photo lies neither there nor below."""
-        if not path:
-            return False
-        place = Path(os.path.realpath(os.path.dirname(path)))
-        for folder in self._folders[file]:
-            if place.is_relative_to(os.path.realpath(folder)):
-                return False
-            if (file, folder) not in self._has_photos:
-                self._has_photos[file, folder] = self._lists_photos(file, folder)
-            if self._has_photos[file, folder]:
-                return True
-        return False
-
-    def _lists_photos(self, file: str, folder: str) -> bool:
-        names = self._names[file]
-        parts = {os.path.dirname(name) for same in names.values() for name in same if stays_inside(name)}
-        places = {(os.path.join(folder, part), part) for part in parts}
-        if "" in parts:  # names without folders may be of photos in one below
-            places |= {(one, "") for one in subfolders(folder)}
-        for place, part in places:
-            with suppress(OSError), os.scandir(place) as entries:
-                found = (name for entry in entries for name in names.get(stem_of(entry.name), ()))
-                if any(os.path.dirname(name) == part for name in found):
-                    return True
-        return False
 
 
 def caption_hits(

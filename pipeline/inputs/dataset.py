@@ -12,7 +12,8 @@ from pathlib import Path
 from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.finding import COMPARED, distinct, find_all_captions, folders, folders_of, image_index_of, whose
+from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
+from pipeline.inputs.homes import COMPARED, folders_of, whose
 from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -67,7 +68,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
     for path, captions in captions_of_file.items() if caption_files else ():  # else `find_all_captions` said it
         place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
-        if other := whose(folders_of(path), place_of):
+        if other := whose(path, place_of)[0]:
             notes.append(f"captions in {path} may be of the photos in {other}, which have the same names")
     rows = [row for captions in rows_of_split.values() for row in captions]
     if bare := len(collection) - len(rows):

@@ -3,28 +3,23 @@
 Stores and files of captions that nobody named are looked for where `extract` and the datasets put them.
 """
 
-import filecmp
 import glob
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.image_index import ImageIndex, files_of
+from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, whose
+from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection
 from pipeline.store.roots import is_remote, titled
 
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
-ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
-APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
-PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
 OF_SPLITS = "captions_*"
-COMPARED = 20  # photos, to know whose a captions file is
 FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
 
 _Passed = tuple[list[Path], list[Path]]  # captions files that are taken, and others that are not
@@ -156,47 +151,6 @@ def _may_be_of(root: Path, path: Path) -> bool:
     )
 
 
-def folders_of(file: str | Path) -> list[str]:
-    """Where the photos of a captions file lie by these layouts: in the folder that it is named after, as of COCO's
-    annotations/captions_val.json, which is val/, else validation/, else images/val/; last in its own, or where `annotations/` is.
-    """
-    folder, name = os.path.split(os.path.abspath(file))
-    folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
-    word = os.path.splitext(name)[0].removeprefix("captions_").removesuffix("_captions")
-    split, below = split_of_word(word), subfolders(folder)
-    for _ in range(2):
-        named = [one for one in below if os.path.basename(one) == word]
-        alike = [one for one in below if split and split_of_name(os.path.basename(one)) == split]
-        if named or len(alike) == 1:
-            return [*(named or alike), folder]
-        of_photos = (one for one in below if os.path.basename(one).lower() in PHOTOS)
-        below = [deeper for one in of_photos for deeper in subfolders(one)]
-    return [folder]
-
-
-def subfolders(folder: str) -> list[str]:
-    """The folders in one, but hidden ones; none where it cannot be read."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    return []
-
-
-def whose(folders: Sequence[str], place_of: Mapping[str, str]) -> str:
-    """The folder, of those of a captions file or in its own, of which some other photos have the names that were matched with those in
-    certain places; "" where there is none. Copies of a photo are no other ones.
-    """
-    some = list(place_of.items())[:COMPARED]
-    for folder in folders[:-1] or [*folders, *subfolders(folders[0])]:
-        pairs = [(files_of(os.path.join(folder, name)), place) for name, place in some]
-        pairs = [(own, place) for own, place in pairs if own and place not in own and os.path.isfile(place)]
-        with suppress(OSError):  # a photo that went away, or cannot be read
-            if 2 * sum(not any(filecmp.cmp(one, place, shallow=False) for one in own) for own, place in pairs) > len(
-                some
-            ):
-                return folder
-    return ""
-
-
 def _first_captions(
     root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str], passed: list[_Passed]
 ) -> dict[Path, list[str]]:
@@ -232,12 +186,12 @@ def _first_captions(
         folders = folders_of(path)
         above = index.folder_in_ids(folders, images)
         place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(above + image))}
-        other = "" if path.parent == root else whose(folders, place_of)
+        other, alone = ("", False) if path.parent == root else whose(path, place_of)
         if not place_of:
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
-        elif other in folders:
+        elif alone:
             said.append(
                 f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"
             )

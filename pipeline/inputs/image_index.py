@@ -113,16 +113,6 @@ class ImageIndex:
         rows = self.candidates(image)
         return rows[0] if len(rows) == 1 else None
 
-    def below(self, image: str, folder: str) -> list[int]:
-        """Of the images of a name, those below a folder, such as that of the captions file, whatever others the name means."""
-        rows = self._by_name.get(_base(image)) or self._by_stem.get(stem_of(image)) or []
-        rows = [row for row in rows if folder and self.paths[row].startswith(f"{folder}/")]
-        if self._exact.get(image) in rows:
-            return [self._exact[image]]
-        best = max((self._agreement(image, row) for row in rows), default=0)
-        rows = [row for row in rows if self._agreement(image, row) == best]
-        return [] if any(row >= len(self.image_ids) for row in rows) else rows
-
     def is_elsewhere(self, image: str, row: int) -> bool:
         """Whether a name and its image are in folders of other names, so that the base name alone made the match."""
         return "/" in image and bool(self._folders[row]) and not self._agreement(image, row)
@@ -234,6 +224,12 @@ def _composed(name: str) -> str:
 
 def _base(image: str) -> str:
     return _composed(image.rsplit("/", 1)[-1])
+
+
+def agreement(name: str, path: str) -> tuple[int, bool]:
+    """How well a name agrees with a path of its stem: the folders in common, from the base name up, and whether that has its suffix."""
+    pairs = zip(_composed(name).split("/")[-2::-1], _composed(path).split("/")[-2::-1], strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), _base(name) == _base(path)
 
 
 def files_of(place: str) -> list[str]:

@@ -315,3 +315,89 @@ def test_of_names_with_accents_the_best_alone_means_a_photo(tmp_path: Path) -> N
     captions = read_captions(captions_of(tmp_path / "captions.csv", [name, f"2020/{name}"]))
     collection = open_stores([make_store(tmp_path / "store", [f"2020/{name}"], image_roots=["/photos"]).path])
     assert right_captions(collection, f"2020/{name}", "", captions) == [f"of 2020/{name}"]
+
+
+def lay_out(root: Path, *photos: str) -> None:
+    """Photos of different content."""
+    for photo in photos:
+        (root / photo).parent.mkdir(parents=True, exist_ok=True)
+        (root / photo).write_text(photo)
+
+
+@pytest.mark.parametrize("named", ["{1}.jpg", "{0}/{1}.jpg", "{1}"])
+def test_captions_above_folders_in_folders_are_of_no_photo_elsewhere(tmp_path: Path, named: str) -> None:
+    """Be their own photo in a store, on the disk alone, or gone."""
+    shop = {1: "shoes", 2: "shoes", 3: "hats"}
+    lay_out(tmp_path, *(f"shop/images/{folder}/{number}.jpg" for number, folder in shop.items()), "phone/2.jpg")
+    names = [named.format(folder, number) for number, folder in shop.items()]
+    captions = read_captions(captions_of(tmp_path / "shop/captions.csv", names))
+    features, asked = tmp_path / "features", tmp_path / "phone/2.jpg"
+    ids = [f"images/{folder}/{number}.jpg" for number, folder in shop.items()]
+    own = make_store(features / "shop", ids, image_roots=[str(tmp_path / "shop")]).path
+    phone = make_store(features / "phone", ["2.jpg"], image_roots=[str(tmp_path / "phone")]).path
+    photo = tmp_path / "shop" / ids[1]
+    assert right_captions(open_stores([own, phone]), ids[1], photo, captions) == [f"of {names[1]}"]
+    for stores in ([phone], [own, phone]):
+        assert right_captions(open_stores(stores), "2.jpg", asked, captions) == []
+    photo.unlink()
+    assert right_captions(open_stores([own, phone]), ids[1], "", captions) == [f"of {names[1]}"]
+    less = make_store(features / "less", [ids[0], ids[2]], image_roots=[str(tmp_path / "shop")]).path
+    right, found = (
+        RightCaptions(captions, open_stores([less, phone])),
+        FoundPhoto("2.jpg", cast(Regions, None), str(asked)),
+    )
+    assert not any(right.is_of(caption, found) for caption in captions)
+    assert right.elsewhere["2.jpg"].endswith(f"captions.csv are of a photo that {tmp_path}/shop does not have any more")
+
+
+def test_a_name_with_its_folder_means_the_photo_there_and_none_deeper(tmp_path: Path) -> None:
+    """Of a dataset of which a part alone is on the disk, so that most names have no photo."""
+    lay_out(tmp_path, "train/1.jpg", "train/2.jpg", "extra/train/1.jpg", "extra/train/3.jpg")
+    names = [f"train/{number}.jpg" for number in range(1, 9)]
+    captions = read_captions(captions_of(tmp_path / "captions.csv", names))
+    roots = {"train": ["1.jpg", "2.jpg"], "extra": ["train/1.jpg", "train/3.jpg"]}
+    stores = [
+        make_store(tmp_path / f"features/{name}", ids, image_roots=[str(tmp_path / name)]).path
+        for name, ids in roots.items()
+    ]
+    for collection in (open_stores(stores), open_stores(stores[1:])):
+        for image in roots["extra"]:
+            assert right_captions(collection, image, tmp_path / "extra" / image, captions) == []
+    for collection in (open_stores(stores), open_stores(stores[:1])):
+        assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", captions) == ["of train/1.jpg"]
+
+
+@pytest.mark.parametrize("named", ["train/{}.jpg", "{}.jpg"])
+def test_of_two_folders_that_a_file_can_mean_none_has_its_captions(tmp_path: Path, named: str) -> None:
+    """Nor has the photo that is left of two of one name."""
+    photos = [f"{folder}/train/{number}.jpg" for folder in ("extra", "images") for number in (1, 2)]
+    lay_out(tmp_path, *photos[:-1])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [named.format(number) for number in (1, 2)]))
+    collection = open_stores([make_store(tmp_path / "store", photos[:2], image_roots=[str(tmp_path)]).path])
+    right = RightCaptions(captions, collection)
+    for image in photos[:2]:
+        found = FoundPhoto(image, cast(Regions, None), str(tmp_path / image))
+        assert not any(right.is_of(caption, found) for caption in captions)
+    different = f"{tmp_path}/extra/train/1.jpg and {tmp_path}/images/train/1.jpg"
+    assert [doubt.partition(" and ")[0] + " and " + doubt.split(" ")[2] for doubt in right.doubts] == [different] * 2
+    (tmp_path / photos[2]).write_text(photos[0])  # a copy of the other
+    assert right_captions(collection, photos[1], tmp_path / photos[1], captions) == [f"of {captions[1].image}"]
+
+
+def test_captions_named_after_a_split_are_of_no_other_split(tmp_path: Path) -> None:
+    lay_out(tmp_path, "train/1.jpg")
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "train")]).path])
+    for split, right in (("val", []), ("train", ["of 1.jpg"])):
+        captions = read_captions(captions_of(tmp_path / f"annotations/captions_{split}.json", ["1.jpg"]))
+        assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", captions) == right
+
+
+def test_a_folder_with_too_many_files_marks_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, "home/1.jpg", "home/more/2.jpg")
+    monkeypatch.setattr("pipeline.inputs.homes.MOST_LISTED", 2)
+    captions = read_captions(captions_of(tmp_path / "home/captions.csv", ["1.jpg"]))
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "home")]).path])
+    right = RightCaptions(captions, collection)
+    assert not right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "home/1.jpg")))
+    (doubt,) = right.doubts
+    assert doubt.startswith(f"{tmp_path}/home has too many files to know which photos")

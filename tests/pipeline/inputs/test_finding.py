@@ -123,6 +123,25 @@ def test_captions_beside_other_photos_are_not_taken_for_a_folder_in_theirs(suffi
     assert not any("may be of" in note for note in load_dataset([store.path]).notes)
 
 
+def test_captions_of_photos_far_below_are_not_taken_for_namesakes_without_a_word(tmp_path: Path) -> None:
+    ids = ["1.jpg", "2.jpg", "3.jpg"]
+    photos_of(tmp_path / "pictures/2019/may", ids)
+    photos_of(tmp_path / "pictures/trip", ids)
+    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "pictures/trip")])
+    captions = tmp_path / "pictures/captions.csv"
+    for named in (ids, [f"may/{name}" for name in ids]):
+        captions.write_text("".join(["image,caption\n", *(f"{name},a dog\n" for name in named)]))
+        other = f"may be of the photos in {tmp_path}/pictures/2019/may, which have the same names"
+        assert any(note.endswith(other) for note in load_dataset([store.path], [captions]).notes)
+        if "/" in named[0]:
+            with pytest.raises(PipelineError, match="its captions are of the photos in"):
+                find_captions(store)
+        else:
+            notes: list[str] = []
+            assert find_captions(store, notes) == [captions]
+            assert notes == [f"{captions} is taken, and {other}"]
+
+
 @pytest.mark.parametrize("place", [".", "annotations"])
 def test_captions_named_after_a_folder_come_before_those_of_all(tmp_path: Path, place: str) -> None:
     ids = ["1.jpg", "2.jpg"]

@@ -1,0 +1,179 @@
+"""Where the photos of a captions file are, and which of them a name in it means."""
+
+import filecmp
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from pipeline.inputs.image_index import agreement, stem_of
+from pipeline.inputs.split_words import split_of_name, split_of_word
+from pipeline.inputs.storage import SUFFIXES, shadow
+
+ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
+APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
+PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
+COMPARED = 20  # photos, to know whose a captions file is
+MOST_LISTED = 1_000_000  # files
+
+
+class TooManyFiles(Exception):
+    """A folder has more than `MOST_LISTED` files."""
+
+
+class Home:
+    """A folder with photos that a captions file names: those that are there, or deeper, or were."""
+
+    def __init__(
+        self, folder: str, names: Mapping[str, set[str]], photos: Mapping[str, list[str]], around: "Home | None" = None
+    ):
+        """
+        folder: of the photos, without a slash at the end.
+        names: in the captions file, by stem.
+        photos: their paths, by stem.
+        around: the folder that this one is in, of photos that the file names as well; None: it may name others that are not known.
+        """
+        self.folder, self.names, self.photos, self.around = folder, names, photos, around
+        self._parts = {os.path.dirname(path) for paths in photos.values() for path in paths}
+        some = list(islice((name for same in names.values() for name in sorted(same)), COMPARED))
+        self._are_beside = 2 * sum(bool(self._at(name)) for name in some) > len(some)
+
+    def places(self, name: str) -> list[str]:
+        """The photos that a name means: the one at this very place, else those that agree with it best."""
+        if beside := self.beside(name):
+            return beside
+        found, part = self.photos.get(stem_of(name), []), os.path.dirname(name)
+        if self.around and part and not self._has_folder(part, anywhere=True):
+            return self.around.places(name)
+        grades = {path: agreement(name, path) for path in found}
+        best = max(grades.values(), default=(0, False))
+        if self._are_beside or (part and self._has_folder(part, anywhere=not best[0])):  # the photo is gone from there
+            return []
+        return [path for path in found if grades[path] == best and not self._is_of_other(name, path)]
+
+    def beside(self, name: str) -> list[str]:
+        """The photos at the very place that a name tells; of a name without a folder, where most of them are there."""
+        own = self._at(name) if self._are_beside or "/" in name else []
+        return own or (self.around.beside(name) if self.around and "/" in name else [])
+
+    def some_places(self) -> list[list[str]]:
+        """The photos that each of some names means, evenly chosen of those that mean any."""
+        stems = [stem for stem, paths in (self.around or self).photos.items() if paths]
+        found = (self.places(min(self.names[stem])) for stem in stems[:: max(1, len(stems) // COMPARED)])
+        return [places for places in found if places]
+
+    def _at(self, name: str) -> list[str]:
+        own = os.path.dirname(os.path.normpath(os.path.join(self.folder, name)))
+        found = [path for path in self.photos.get(stem_of(name), []) if os.path.dirname(path) == own]
+        return [path for path in found if agreement(name, path)[1]] or found
+
+    def _has_folder(self, part: str, *, anywhere: bool) -> bool:
+        """Whether a folder that a name tells is there, or was; `anywhere`: or deeper."""
+        own = os.path.join(self.folder, part)
+        deeper = anywhere and any(one.endswith(f"/{part}") for one in self._parts)
+        return os.path.isdir(own) or own in self._parts or deeper
+
+    def _is_of_other(self, name: str, path: str) -> bool:
+        """Whether another name in the file agrees better with a photo."""
+        return any(agreement(other, path) > agreement(name, path) for other in self.names[stem_of(name)])
+
+
+def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str] = ()) -> Home | None:
+    """The folder, of those of a captions file, with photos that it names, on the disk or among the `known` paths: the one that it is
+    named after before its own, which is around that. None: it has none.
+
+    Raises:
+        TooManyFiles: to know.
+    """
+    split, folders, home = split_of_name(Path(file).stem), folders_of(file), None
+    photos: dict[str, dict[str, None]] = defaultdict(dict)
+    for path in [*_photos_below(folders[-1]), *(path for path in known if path.startswith(f"{folders[-1]}/"))]:
+        if (stem := stem_of(path)) in names:
+            photos[stem][path] = None
+    for folder in reversed(folders):
+        own = {stem: [path for path in photos[stem] if path.startswith(f"{folder}/")] for stem in photos}
+        if any(own.values()):
+            may_be = {stem: [path for path in own[stem] if _may_be(split, folder, path)] for stem in own}
+            home = Home(folder, names, may_be, home)
+    return home
+
+
+def _may_be(split: str, folder: str, path: str) -> bool:
+    """Whether a photo in a folder may be of a captions file that is named after a split: its folders tell this one, or none."""
+    parts = os.path.relpath(os.path.dirname(path), folder).split("/") if split else ()
+    told = set(map(split_of_name, parts)) - {""}
+    return not told or split in told
+
+
+def _photos_below(folder: str) -> list[str]:
+    """The image files in a folder and deeper, as `extract` lists them."""
+    found: list[str] = []
+    seen: set[str] = set()
+    count = 0
+    for place, below, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        below[:] = sorted(name for name in below if name[0] != "." and not shadow(os.path.basename(place), name))
+        photos = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES)
+        found += (f"{place}/{name}" for name in photos)
+        if (count := count + len(names)) > MOST_LISTED:
+            raise TooManyFiles(folder)
+    return sorted(found)
+
+
+def folders_of(file: str | Path) -> list[str]:
+    """Where the photos of a captions file lie by the layouts of the field: in the folder that it is named after, as of COCO's
+    annotations/captions_val.json, which is val/, else validation/, else images/val/; last in its own, or where `annotations/` is.
+    """
+    folder, name = os.path.split(os.path.abspath(file))
+    folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
+    word = os.path.splitext(name)[0].removeprefix("captions_").removesuffix("_captions")
+    split, below = split_of_word(word), _subfolders(folder)
+    for _ in range(2):
+        named = [one for one in below if os.path.basename(one) == word]
+        alike = [one for one in below if split and split_of_name(os.path.basename(one)) == split]
+        if named or len(alike) == 1:
+            return [*(named or alike), folder]
+        of_photos = (one for one in below if os.path.basename(one).lower() in PHOTOS)
+        below = [deeper for one in of_photos for deeper in _subfolders(one)]
+    return [folder]
+
+
+def _subfolders(folder: str) -> list[str]:
+    """The folders in one, but hidden ones; none where it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return []
+
+
+def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
+    """Where some other photos are than those in certain places, with which the names in a captions file were matched, if the names mean
+    those or can mean them; copies of a photo are no other ones.
+
+    Returns:
+        A folder, "" where the names mean no others; and whether they mean these alone.
+    """
+    some = dict(islice(place_of.items(), COMPARED))
+    names = defaultdict(set)
+    for name in some:
+        names[stem_of(name)].add(name)
+    try:
+        home = home_of(file, names)
+    except TooManyFiles:
+        home = None
+    meant = {name: home.places(name) for name in some} if home else {}
+    others = {name: path for name in meant for path in meant[name] if not _are_equal(path, some[name])}
+    if 2 * len(others) <= len(some):
+        return "", False
+    return os.path.dirname(next(iter(others.values()))), all(some[name] not in meant[name] for name in others)
+
+
+def _are_equal(path: str, place: str) -> bool:
+    """Whether a photo is the one at a place, or a copy of it; where that is gone, nobody knows, and it may be."""
+    with suppress(OSError):  # a photo that went away, or cannot be read
+        return path == place or filecmp.cmp(path, place, shallow=False)
+    return True
