@@ -17,7 +17,8 @@ from PIL.TiffImagePlugin import II, MM, OPEN_INFO, PREFIXES, ImageFileDirectory_
 from pipeline.errors import UnreadableImage
 
 STARTS = tuple(PREFIXES)  # of a TIFF
-BITS, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 258, 262, 277, 284, 322, 323, 339  # tags
+BITS, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, TILE_LENGTH = 258, 262, 277, 284, 322, 323  # tags
+EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 WHITE_IS_ZERO = 0  # PHOTOMETRIC
 PLANE_BY_PLANE = 2  # PLANAR
 NUMBERS = {1: "unsigned", 2: "signed", 3: "float"}  # SAMPLE_FORMAT
@@ -39,6 +40,9 @@ class Tiff(TiffImageFile):
     def _open(self) -> None:
         try:
             super()._open()
+            if self.mode == "RGBA" and EXTRA_SAMPLES not in self.tag_v2 and self.use_load_libtiff:
+                self.tag_v2[EXTRA_SAMPLES] = (0,)  # no alpha: else colours are divided by it where it has a plane
+                self._setup()
         except SyntaxError as error:
             if BITS in self.tag_v2 and SAMPLES in self.tag_v2:  # else its tags are cut off
                 raise UnreadableImage(unread(self.tag_v2, str(error))) from error

@@ -115,6 +115,8 @@ def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
         (4, 16, RGB, (2,)),
         (4, 8, RGB, (0,)),  # a band that is neither colour nor alpha
         (4, 16, RGB, (0,)),
+        (4, 8, RGB, ()),  # a band that is not said to be anything
+        (4, 16, RGB, ()),
         (4, 8, CMYK, ()),
         (4, 16, CMYK, ()),
     ],
