@@ -4,7 +4,7 @@ Letters: M captions.
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -22,7 +22,7 @@ from pipeline.explanation import encode_regions
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import image_index_of
-from pipeline.inputs.homes import Home, TooManyFiles, home_of
+from pipeline.inputs.homes import COMPARED, Home, TooManyFiles, home_of
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
@@ -54,7 +54,7 @@ class RightCaptions:
         for file, image in dict.fromkeys((caption.file, caption.image) for caption in captions):
             self._names[file][stem_of(image)].add(image)
         self._stores = {file: self._store_of(file) for file in self._names if _is_in_store(file)}
-        self._homes: dict[str, tuple[Home | None, list[str]]] = {}
+        self._homes: dict[str, Home | None] = {}
         self._sums: dict[str, str | None] = {"": None}
 
     def is_of(self, caption: Caption, photo: FoundPhoto) -> bool:
@@ -65,7 +65,7 @@ class RightCaptions:
             return row is not None and own.find(caption.image) == row - start
         if caption.file not in self._homes:
             self._homes[caption.file] = self._home_of(caption.file)
-        home, twins = self._homes[caption.file]
+        home = self._homes[caption.file]
         is_known = row is None or photo.path or os.path.isabs(self.index.paths[row])  # else of an import without photos
         if home is None or not is_known:
             return self._is_of_name(caption, photo, row)
@@ -81,10 +81,11 @@ class RightCaptions:
                 "and none of its captions is marked as theirs"
             ] = None
             return False
-        if twins and not home.beside(caption.image):  # the photo that is meant may be gone
+        rivals = [] if home.beside(caption.image) else [self._rival(home, place) for place in places]
+        if rivals and (rival := rivals[0]) and all(rivals):  # the photo that is meant may be gone
             self.doubts[
-                f"{' and '.join(twins)} have one name, and {caption.file} does not tell whose it is: none of its captions is "
-                "marked as right"
+                f"{rival[0]} and {rival[1]} have one name: which of their folders {caption.file} means is not known, and none of its "
+                "captions is marked as theirs"
             ] = None
             return False
         # Of a stored photo that was edited: captions may be of the one before
@@ -118,20 +119,32 @@ class RightCaptions:
                 return start, ImageIndex(store.image_ids)
         return 0, ImageIndex([])
 
-    def _home_of(self, file: str) -> tuple[Home | None, list[str]]:
-        """Where the photos of a captions file are; and two of them that have one name in it, if a fourth of its names mean several."""
+    def _home_of(self, file: str) -> Home | None:
+        """Where the photos of a captions file are."""
         try:
-            home = home_of(file, self._names[file], self.index.paths) if file else None
+            return home_of(file, self._names[file], self.index.paths) if file else None
         except TooManyFiles as folder:
             self.doubts[
                 f"{folder} has too many files to know which photos {file} means: none of its captions is marked"
             ] = None
-            home = Home(str(folder), self._names[file], {})
-        meant = home.some_places() if home else []
-        several = [places for places in meant if self._are_several(places)]
-        return home, several[0][:2] if several and 4 * len(several) >= len(
-            meant
-        ) else []  # fewer: as of a copy that lies around
+            return Home(str(folder), self._names[file], {})
+
+    def _rival(self, home: Home, place: str) -> tuple[str, str] | None:
+        """A photo in the folder of another one, and a different one of its name elsewhere, in a folder of not much fewer: which of
+        the two folders the captions file means is not known, where one photo alone has a name.
+        """
+        own = os.path.dirname(place)
+        compared: Counter[str] = Counter()
+        for photos in home.ambiguous:
+            mine = [path for path in photos if os.path.dirname(path) == own]
+            for path in photos if mine else ():
+                other = os.path.dirname(path)
+                if other == own or home.counts[own] > 2 * home.counts[other] or compared[other] == COMPARED:
+                    continue
+                compared[other] += 1
+                if self._are_several([mine[0], path]):
+                    return mine[0], path
+        return None
 
     def _are_several(self, places: Sequence[str]) -> bool:
         """Whether what is or was at some places are different photos; where the bytes of one alone are not known, it may be a copy."""

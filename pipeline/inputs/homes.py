@@ -2,9 +2,10 @@
 
 import filecmp
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -58,11 +59,18 @@ class Home:
         own = self._at(name) if self._are_beside or "/" in name else []
         return own or (self.around.beside(name) if self.around and "/" in name else [])
 
-    def some_places(self) -> list[list[str]]:
-        """The photos that each of some names means, evenly chosen of those that mean any."""
-        stems = [stem for stem, paths in (self.around or self).photos.items() if paths]
-        found = (self.places(min(self.names[stem])) for stem in stems[:: max(1, len(stems) // COMPARED)])
-        return [places for places in found if places]
+    @cached_property
+    def ambiguous(self) -> list[list[str]]:
+        """The photos that a name means, of each that means several."""
+        photos = (self.around or self).photos
+        found = (self.places(name) for stem in photos if len(photos[stem]) > 1 for name in sorted(self.names[stem]))
+        return [places for places in found if len(places) > 1]
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many photos that the file may name each folder has."""
+        photos = (self.around or self).photos
+        return Counter(os.path.dirname(path) for paths in photos.values() for path in paths)
 
     def _at(self, name: str) -> list[str]:
         own = os.path.dirname(os.path.normpath(os.path.join(self.folder, name)))
