@@ -17,7 +17,7 @@ ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
 COMPARED = 20  # photos, to know whose a captions file is
-MOST_LISTED = 1_000_000  # files
+MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
 
 
 class TooManyFiles(Exception):
