@@ -29,6 +29,8 @@ from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
 
+AS_NONE = "as none of the file's names is of a photo in its own"
+
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
     """Similarity of one photo to every caption: (M,)."""
@@ -55,6 +57,7 @@ class RightCaptions:
             self._names[file][stem_of(image)].add(image)
         self._stores = {file: self._store_of(file) for file in self._names if _is_in_store(file)}
         self._homes: dict[str, Home | None] = {}
+        self._renamed: dict[str, bool] = {}
         self._sums: dict[str, str | None] = {"": None}
 
     def is_of(self, caption: Caption, photo: FoundPhoto) -> bool:
@@ -72,7 +75,7 @@ class RightCaptions:
         places = home.places(caption.image)
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(caption.image) == stem_of(photo.image):
-                other = places[0] if places else f"a photo that {home.folder} does not have any more"
+                other = places[0] if places else f"a photo that is not in {home.folder}"
                 self.elsewhere[photo.image] = f"captions of {caption.image} in {caption.file} are of {other}"
             return False
         if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):
@@ -81,13 +84,24 @@ class RightCaptions:
                 "and none of its captions is marked as theirs"
             ] = None
             return False
-        rivals = [] if home.beside(caption.image) else [self._rival(home, place) for place in places]
+        is_beside = bool(home.beside(caption.image))
+        if not is_beside and home.strange.issuperset(map(os.path.dirname, places)):
+            self.doubts[
+                f"{caption.image} in {caption.file} can be {places[0]} or a photo that is gone: of those in its folder the file names "
+                "few or none but this, and it is not marked"
+            ] = None
+            return False
+        rivals = [] if is_beside else [self._rival(home, place) for place in places]
         if rivals and (rival := rivals[0]) and all(rivals):  # the photo that is meant may be gone
             self.doubts[
                 f"{rival[0]} and {rival[1]} have one name: which of their folders {caption.file} means is not known, and none of its "
                 "captions is marked as theirs"
             ] = None
             return False
+        if home.contradicts(caption.image, places[0]):
+            self.doubts[f"{caption.image} in {caption.file} is taken for {places[0]}, in another folder, {AS_NONE}"] = (
+                None
+            )
         # Of a stored photo that was edited: captions may be of the one before
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
 
@@ -166,12 +180,29 @@ class RightCaptions:
         if caption.image not in own.best([one for one in names if own.find(one) == found], found):
             return False
         if row is not None:
-            return True
+            return self._is_in_its_folder(caption, row)
         copies = {one.image for one in photo.copies}
         others = [one for one in self.index.candidates(caption.image) if self.index.image_ids[one] not in copies]
         return not own.is_elsewhere(caption.image, 0) and all(
             self.index.is_elsewhere(caption.image, one) for one in others
         )
+
+    def _is_in_its_folder(self, caption: Caption, row: int) -> bool:
+        """Whether the folders of a name are those of a stored photo, or none of the file's names is of a photo in its folders: as of
+        COCO's, put into one folder.
+        """
+        if not self.index.contradicts(caption.image, row):
+            return True
+        if caption.file not in self._renamed:
+            names = (name for same in self._names[caption.file].values() for name in same if "/" in name)
+            rows = ((name, self.index.find(name)) for name in names)
+            self._renamed[caption.file] = all(one is None or self.index.contradicts(name, one) for name, one in rows)
+        path, image = self.index.paths[row], self.index.image_ids[row]
+        if self._renamed[caption.file]:
+            self.doubts[f"{caption.image} in {caption.file} is taken for {path}, in another folder, {AS_NONE}"] = None
+        else:
+            self.elsewhere[image] = f"captions of {caption.image} in {caption.file} are of a photo in another folder"
+        return self._renamed[caption.file]
 
 
 def caption_hits(

@@ -17,6 +17,7 @@ ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
 COMPARED = 20  # photos, to know whose a captions file is
+FEW = 3  # photos
 MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
 
 
@@ -28,15 +29,21 @@ class Home:
     """A folder with photos that a captions file names: those that are there, or deeper, or were."""
 
     def __init__(
-        self, folder: str, names: Mapping[str, set[str]], photos: Mapping[str, list[str]], around: "Home | None" = None
+        self,
+        folder: str,
+        names: Mapping[str, set[str]],
+        photos: Mapping[str, list[str]],
+        totals: Mapping[str, int] | None = None,
+        around: "Home | None" = None,
     ):
         """
         folder: of the photos, without a slash at the end.
         names: in the captions file, by stem.
         photos: their paths, by stem.
+        totals: how many photos there are in each folder, be they named or not.
         around: the folder that this one is in, of photos that the file names as well; None: it may name others that are not known.
         """
-        self.folder, self.names, self.photos, self.around = folder, names, photos, around
+        self.folder, self.names, self.photos, self.totals, self.around = folder, names, photos, totals or {}, around
         self._parts = {os.path.dirname(path) for paths in photos.values() for path in paths}
         some = list(islice((name for same in names.values() for name in sorted(same)), COMPARED))
         self._are_beside = 2 * sum(bool(self._at(name)) for name in some) > len(some)
@@ -48,16 +55,42 @@ class Home:
         found, part = self.photos.get(stem_of(name), []), os.path.dirname(name)
         if self.around and part and not self._has_folder(part, anywhere=True):
             return self.around.places(name)
-        grades = {path: agreement(name, path) for path in found}
-        best = max(grades.values(), default=(0, False))
+        if not (self._is_renamed and len(self.names[stem_of(name)]) == 1):
+            found = [path for path in found if not self.contradicts(name, path)]
+        grades = {path: _grade(name, path) for path in found}
+        best = max(grades.values(), default=(0, 0, False))
         if self._are_beside or (part and self._has_folder(part, anywhere=not best[0])):  # the photo is gone from there
             return []
         return [path for path in found if grades[path] == best and not self._is_of_other(name, path)]
+
+    def contradicts(self, name: str, path: str) -> bool:
+        """Whether a folder of a name differs from the photo's at its place: 2019/1.jpg and 2020/1.jpg."""
+        folders = min(os.path.normpath(name).count("/"), path.count("/", len(self.folder) + 1))
+        return agreement(os.path.normpath(name), path)[0] < folders
+
+    @cached_property
+    def _is_renamed(self) -> bool:
+        """Whether all names tell other folders than the photos are in: as of COCO's, put into one folder."""
+        pairs = ((name, path) for stem, paths in self.photos.items() for name in self.names[stem] for path in paths)
+        return all(self.contradicts(name, path) for name, path in pairs)
 
     def beside(self, name: str) -> list[str]:
         """The photos at the very place that a name tells; of a name without a folder, where most of them are there."""
         own = self._at(name) if self._are_beside or "/" in name else []
         return own or (self.around.beside(name) if self.around and "/" in name else [])
+
+    @cached_property
+    def strange(self) -> set[str]:
+        """Folders whose photos a file hardly means: it names half of those or fewer, or one alone, and more in other folders."""
+        named = Counter(
+            os.path.dirname(path)
+            for stem, paths in self.photos.items()
+            for path in paths
+            if any(not self.contradicts(name, path) for name in self.names[stem])
+        )
+        single = {folder for folder in named if named[folder] == 1 and max(named.values()) > FEW}
+        unnamed = {folder for folder in named if 2 * named[folder] <= self.totals.get(folder, 0)}
+        return single | (unnamed if len(unnamed) < len(named) else set())
 
     @cached_property
     def ambiguous(self) -> list[list[str]]:
@@ -84,8 +117,16 @@ class Home:
         return os.path.isdir(own) or own in self._parts or deeper
 
     def _is_of_other(self, name: str, path: str) -> bool:
-        """Whether another name in the file agrees better with a photo."""
-        return any(agreement(other, path) > agreement(name, path) for other in self.names[stem_of(name)])
+        """Whether another name in the file agrees with a photo as well, or better."""
+        own = _grade(name, path)
+        return any(other != name and _grade(other, path) >= own for other in self.names[stem_of(name)])
+
+
+def _grade(name: str, path: str) -> tuple[int, int, bool]:
+    """How well a name means a photo: the folders that agree; less those of the name that do not; and whether it has the suffix."""
+    name = os.path.normpath(name)
+    folders, has_suffix = agreement(name, path)
+    return folders, folders - name.count("/"), has_suffix
 
 
 def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str] = ()) -> Home | None:
@@ -96,15 +137,18 @@ def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str
         TooManyFiles: to know.
     """
     split, folders, home = split_of_name(Path(file).stem), folders_of(file), None
-    photos: dict[str, dict[str, None]] = defaultdict(dict)
-    for path in [*_photos_below(folders[-1]), *(path for path in known if path.startswith(f"{folders[-1]}/"))]:
+    every = dict.fromkeys(_photos_below(folders[-1]))
+    every |= dict.fromkeys(path for path in known if path.startswith(f"{folders[-1]}/"))
+    photos: dict[str, list[str]] = defaultdict(list)
+    for path in every:
         if (stem := stem_of(path)) in names:
-            photos[stem][path] = None
+            photos[stem].append(path)
+    totals = Counter(map(os.path.dirname, every))
     for folder in reversed(folders):
         own = {stem: [path for path in photos[stem] if path.startswith(f"{folder}/")] for stem in photos}
         if any(own.values()):
             may_be = {stem: [path for path in own[stem] if _may_be(split, folder, path)] for stem in own}
-            home = Home(folder, names, may_be, home)
+            home = Home(folder, names, may_be, totals, home)
     return home
 
 

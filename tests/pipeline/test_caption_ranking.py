@@ -347,7 +347,7 @@ def test_captions_above_folders_in_folders_are_of_no_photo_elsewhere(tmp_path: P
         FoundPhoto("2.jpg", cast(Regions, None), str(asked)),
     )
     assert not any(right.is_of(caption, found) for caption in captions)
-    assert right.elsewhere["2.jpg"].endswith(f"captions.csv are of a photo that {tmp_path}/shop does not have any more")
+    assert right.elsewhere["2.jpg"].endswith(f"captions.csv are of a photo that is not in {tmp_path}/shop")
 
 
 def test_a_name_with_its_folder_means_the_photo_there_and_none_deeper(tmp_path: Path) -> None:
@@ -401,3 +401,61 @@ def test_a_folder_with_too_many_files_marks_none(tmp_path: Path, monkeypatch: py
     assert not right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "home/1.jpg")))
     (doubt,) = right.doubts
     assert doubt.startswith(f"{tmp_path}/home has too many files to know which photos")
+
+
+def test_names_of_a_folder_that_is_not_there_are_of_no_photo_in_another(tmp_path: Path) -> None:
+    """As of a year that was archived; where all are, as of COCO's folders that were put into one, a note says so."""
+    lay_out(tmp_path, *(f"photos/{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)))
+    ids = [f"{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path / "photos")]).path])
+    photo = FoundPhoto("2024/1.jpg", cast(Regions, None), str(tmp_path / "photos/2024/1.jpg"))
+    for place in (tmp_path / "photos/captions.csv", tmp_path / "apart/captions.csv"):
+        for names in (["2019/1.jpg", "2020/1.jpg"], ["2019/1.jpg", "2020/2.jpg"], ["2019/may/1.jpg", "2020/2.jpg"]):
+            captions = read_captions(captions_of(place, names))
+            right = RightCaptions(captions, collection)
+            assert not any(right.is_of(caption, photo) for caption in captions)
+        one = open_stores([make_store(tmp_path / "one", ids[2:], image_roots=[str(tmp_path / "photos")]).path])
+        shutil.rmtree(tmp_path / "one")
+        shutil.move(tmp_path / "photos/2020", tmp_path / "2020")
+        captions = read_captions(captions_of(place, ["2019/1.jpg", "2019/2.jpg"]))
+        right = RightCaptions(captions, one)
+        assert [right.is_of(caption, photo) for caption in captions] == [True, False]
+        assert [doubt.partition(", ")[0] for doubt in right.doubts] == [
+            f"2019/1.jpg in {place} is taken for {tmp_path}/photos/2024/1.jpg"
+        ]
+        shutil.move(tmp_path / "2020", tmp_path / "photos/2020")
+
+
+def test_a_photo_among_others_that_a_file_does_not_name_is_not_one_that_is_gone(tmp_path: Path) -> None:
+    """As in an inbox beside the folder of all others; alone there, or among photos without captions."""
+    photos = [f"photos/IMG_{number}.jpg" for number in range(1, 7)]
+    lay_out(tmp_path, *photos, "inbox/IMG_4.jpg")
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [Path(photo).name for photo in photos]))
+    (tmp_path / photos[3]).unlink()
+    ids = [photo for photo in photos if photo != photos[3]]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    asked = tmp_path / "inbox/IMG_4.jpg"
+    for other in ("", "inbox/IMG_101.jpg", "inbox/IMG_5.jpg"):
+        lay_out(tmp_path, *filter(None, [other]))
+        right = RightCaptions(captions, collection)
+        assert not any(
+            right.is_of(caption, FoundPhoto(str(asked), cast(Regions, None), str(asked))) for caption in captions
+        )
+        (doubt,) = right.doubts
+        assert (
+            doubt.startswith(f"IMG_4.jpg in {tmp_path}/captions.csv can be {asked} or a photo that is gone")
+            or other == "inbox/IMG_5.jpg"
+        )
+    assert right_captions(collection, ids[0], tmp_path / ids[0], captions) == ["of IMG_1.jpg"]
+
+
+def test_of_two_names_one_photo_has_the_captions_of_the_better(tmp_path: Path) -> None:
+    """Of an album on another disk, and of two splits in one folder, where neither is better."""
+    lay_out(tmp_path, "lib/1.jpg", "lib/2.jpg", "flat/images/1.jpg")
+    collection = open_stores(
+        [make_store(tmp_path / "store", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "lib")]).path]
+    )
+    captions = read_captions(captions_of(tmp_path / "lib/captions.csv", ["1.jpg", "2.jpg", "2019/1.jpg", "2019/3.jpg"]))
+    assert right_captions(collection, "1.jpg", tmp_path / "lib/1.jpg", captions) == ["of 1.jpg"]
+    captions = read_captions(captions_of(tmp_path / "flat/captions.csv", ["train/1.jpg", "val/1.jpg"]))
+    assert right_captions(collection, "flat", tmp_path / "flat/images/1.jpg", captions) == []
