@@ -29,7 +29,7 @@ from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
 
-AS_NONE = "as none of the file's names is of a photo in its own"
+AS_NONE = "as are all of the file's names"
 
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
@@ -99,9 +99,9 @@ class RightCaptions:
             ] = None
             return False
         if home.contradicts(caption.image, places[0]):
-            self.doubts[f"{caption.image} in {caption.file} is taken for {places[0]}, in another folder, {AS_NONE}"] = (
-                None
-            )
+            self.doubts[
+                f"{caption.image} in {caption.file} is taken for {places[0]}, of another folder or suffix, {AS_NONE}"
+            ] = None
         # Of a stored photo that was edited: captions may be of the one before
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
 
@@ -199,7 +199,9 @@ class RightCaptions:
             self._renamed[caption.file] = all(one is None or self.index.contradicts(name, one) for name, one in rows)
         path, image = self.index.paths[row], self.index.image_ids[row]
         if self._renamed[caption.file]:
-            self.doubts[f"{caption.image} in {caption.file} is taken for {path}, in another folder, {AS_NONE}"] = None
+            self.doubts[
+                f"{caption.image} in {caption.file} is taken for {path}, of another folder or suffix, {AS_NONE}"
+            ] = None
         else:
             self.elsewhere[image] = f"captions of {caption.image} in {caption.file} are of a photo in another folder"
         return self._renamed[caption.file]

@@ -4,6 +4,7 @@ detectors/vg_r101_8gpu/
   detector.safetensors   the weights, with network, object and attribute names inside
   evaluation.json        AP on the images held out
   config.yaml, data.json what it is and what it was trained on
+  learned.json           the images that it was trained on, or started from weights that were
   checkpoints/, metrics.json, events.out.tfevents…
 """
 
@@ -19,7 +20,7 @@ from configs.fields import knob
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
 from detector.locate import resolve
-from detector.training.fit import WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
+from detector.training.fit import EVALUATION, WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
 from detector.weights import load_weights, read_tensors
 from matcher.checkpoint import digest
@@ -31,8 +32,8 @@ from pipeline.config import to_dict
 from pipeline.device import join_processes, pick_device
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, option, section
-from pipeline.files import read_json
-from pipeline.runs import DATA
+from pipeline.files import read_json, write_json
+from pipeline.runs import DATA, LEARNED, REMEDY
 
 DETECTORS = Path("detectors")
 WORK = ("checkpoints", WEIGHTS)  # what a training has made
@@ -109,12 +110,17 @@ def run(
     if config.evaluate_only:
         weights = _evaluated_weights(config, folder)
         _refuse_other_data(folder, records)
+        seen = _notes_on_trained(weights, annotations, records, report)
         result = evaluate_weights(weights, config.training, records, folder, **common)
+        if group.is_main:
+            write_json(folder / EVALUATION, {**read_json(folder / EVALUATION, "recalls"), "images_trained_on": seen})
         return TrainedDetector(folder, result, group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
     data = {**_data(records), "start_sha256": digest(dict(sorted(start.items())))}
     identity = {"config": _identity(config), "network": to_dict(network), "data": data}
+    _notes_on_trained(Path(config.init), annotations, records, report)
+    learned = _learned(Path(config.init), annotations).union(record["image_id"] for record in records.train)
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     report(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
@@ -127,6 +133,7 @@ def run(
             """Only when everything else is known to work: a start that fails leaves the folder free."""
             if group.is_main:
                 stack.enter_context(claim_run(folder, config, identity, WORK))
+                write_json(folder / LEARNED, {annotations: sorted(learned)})
             group.wait()
 
         result = fit_detector(network, recipe, records, folder, start=start, before_writing=claim, **common)
@@ -147,6 +154,25 @@ def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:
     if own.is_file() and not own.samefile(path):
         raise PipelineError(f"{folder}: holds another detector than {path}, and its evaluation", "choose another --run")
     return path
+
+
+def _learned(weights: Path, annotations: str) -> set[int]:
+    """Ids of the images that some weights were trained on, by the run that they are in; none where they are in no run of ours."""
+    file = weights.parent / LEARNED
+    content = read_json(file, "the images of a training", REMEDY) if weights.is_file() and file.is_file() else {}
+    ids = content.get(annotations, []) if isinstance(content, dict) else []
+    return {number for number in ids if isinstance(number, int)} if isinstance(ids, list) else set()
+
+
+def _notes_on_trained(weights: Path, annotations: str, records: DetectionRecords, report: Callable[[str], None]) -> int:
+    """How many of the images held out some weights were trained on, and a note if any."""
+    learned = _learned(weights, annotations)
+    seen = sum(record["image_id"] in learned for record in records.evaluation)
+    if seen:
+        report(
+            f"note: {weights} was trained on {seen:,} of the {len(records.evaluation):,} images held out: AP on them says little"
+        )
+    return seen
 
 
 def _refuse_other_data(folder: Path, records: DetectionRecords) -> None:

@@ -45,8 +45,12 @@ class Home:
         """
         self.folder, self.names, self.photos, self.totals, self.around = folder, names, photos, totals or {}, around
         self._parts = {os.path.dirname(path) for paths in photos.values() for path in paths}
-        some = list(islice((name for same in names.values() for name in sorted(same)), COMPARED))
-        self._are_beside = 2 * sum(bool(self._at(name)) for name in some) > len(some)
+        stems = list(photos)
+        known = (
+            name for stem in stems[:: max(1, len(stems) // COMPARED)] for name in names[stem] if self._may_mean(name)
+        )
+        beside = [bool(self._at(name)) for name in known]
+        self._are_beside = 2 * sum(beside) > len(beside)  # else names are of photos anywhere below, not paths from here
 
     def places(self, name: str) -> list[str]:
         """The photos that a name means: the one at this very place, else those that agree with it best."""
@@ -64,18 +68,23 @@ class Home:
         return [path for path in found if grades[path] == best and not self._is_of_other(name, path)]
 
     def contradicts(self, name: str, path: str) -> bool:
-        """Whether a folder of a name differs from the photo's at its place: 2019/1.jpg and 2020/1.jpg."""
+        """Whether a folder of a name differs from the photo's at its place, or its suffix: 2019/1.jpg and 2020/1.jpg, 1.jpg and 1.png."""
         folders = min(os.path.normpath(name).count("/"), path.count("/", len(self.folder) + 1))
-        return agreement(os.path.normpath(name), path)[0] < folders
+        suffixes = [os.path.splitext(one)[1].lower() for one in (name, path)]
+        is_other = suffixes[0] != suffixes[1] and SUFFIXES.issuperset(suffixes)
+        return is_other or agreement(os.path.normpath(name), path)[0] < folders
+
+    def _may_mean(self, name: str) -> bool:
+        return self._is_renamed or any(not self.contradicts(name, path) for path in self.photos[stem_of(name)])
 
     @cached_property
     def _is_renamed(self) -> bool:
-        """Whether all names tell other folders than the photos are in: as of COCO's, put into one folder."""
+        """Whether all names tell other folders or suffixes than the photos have: as of COCO's, put into one folder, or converted."""
         pairs = ((name, path) for stem, paths in self.photos.items() for name in self.names[stem] for path in paths)
         return all(self.contradicts(name, path) for name, path in pairs)
 
     def beside(self, name: str) -> list[str]:
-        """The photos at the very place that a name tells; of a name without a folder, where most of them are there."""
+        """The photos at the very place that a name tells; of a name without a folder, where most names are paths from here."""
         own = self._at(name) if self._are_beside or "/" in name else []
         return own or (self.around.beside(name) if self.around and "/" in name else [])
 
@@ -108,7 +117,8 @@ class Home:
     def _at(self, name: str) -> list[str]:
         own = os.path.dirname(os.path.normpath(os.path.join(self.folder, name)))
         found = [path for path in self.photos.get(stem_of(name), []) if os.path.dirname(path) == own]
-        return [path for path in found if agreement(name, path)[1]] or found
+        exact = [path for path in found if agreement(name, path)[1]]
+        return exact or [path for path in found if self._is_renamed or not self.contradicts(name, path)]
 
     def _has_folder(self, part: str, *, anywhere: bool) -> bool:
         """Whether a folder that a name tells is there, or was; `anywhere`: or deeper."""

@@ -459,3 +459,24 @@ def test_of_two_names_one_photo_has_the_captions_of_the_better(tmp_path: Path) -
     assert right_captions(collection, "1.jpg", tmp_path / "lib/1.jpg", captions) == ["of 1.jpg"]
     captions = read_captions(captions_of(tmp_path / "flat/captions.csv", ["train/1.jpg", "val/1.jpg"]))
     assert right_captions(collection, "flat", tmp_path / "flat/images/1.jpg", captions) == []
+
+
+def test_a_photo_of_another_suffix_is_another_one_where_others_have_theirs(tmp_path: Path) -> None:
+    """As a telephone's pictures of its screen; where all were converted, a note says so."""
+    lay_out(tmp_path, "IMG_1.png", "IMG_2.JPG", "IMG_3.JPG")
+    collection = open_stores([make_store(tmp_path / "store", ["IMG_1.png"], image_roots=[str(tmp_path)]).path])
+    path = tmp_path / "IMG_1.png"
+    for names, right in (
+        (["IMG_1.JPG", "IMG_2.jpg"], []),
+        (["IMG_1.JPG", "IMG_2.png"], ["of IMG_1.JPG"]),
+        (["IMG_1"], ["of IMG_1"]),
+    ):
+        captions = read_captions(captions_of(tmp_path / "captions.csv", names))
+        assert right_captions(collection, "IMG_1.png", path, captions) == right
+
+
+def test_where_names_are_paths_all_of_them_are(tmp_path: Path) -> None:
+    lay_out(tmp_path, "1.jpg", "2019/2.jpg", "2020/1.jpg")
+    collection = open_stores([make_store(tmp_path / "store", ["2019/2.jpg"], image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["1", "2", "3", "4", "2020/1", "2020/2", "2020/3"]))
+    assert right_captions(collection, "2019/2.jpg", tmp_path / "2019/2.jpg", captions) == []

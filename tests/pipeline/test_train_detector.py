@@ -317,10 +317,20 @@ def test_evaluate_only_takes_the_run_or_a_file(inside: Path) -> None:
         assert judged[kind] == pytest.approx(trained[kind], abs=0.01)
     assert ((run / "evaluation.json").read_bytes(), (run / "detector.safetensors").read_bytes()) == saved
     assert not (inside / "detectors/evaluated/detector.safetensors").exists()
+    assert (judged["images_trained_on"], "was trained on" in said.output) == (0, False)
     (inside / "detectors/copy").mkdir()
     (inside / "detectors/copy/detector.safetensors").write_bytes(saved[1])
     assert scan(*command("--evaluate-only", "--run", "detectors/copy")).exit_code == 0  # asks for no --init
     assert (inside / "detectors/copy/detector.safetensors").read_bytes() == saved[1]
+    learned = json.loads((run / "learned.json").read_text())["vg"]
+    assert len(learned) == 9
+    (inside / "detectors/copy/learned.json").write_text(json.dumps({"vg": [4, 8, 100]}))
+    note = "detectors/copy/detector.safetensors was trained on 2 of the 3 images held out"
+    assert note in scan(*command("--evaluate-only", "--run", "detectors/copy")).output
+    assert json.loads((inside / "detectors/copy/evaluation.json").read_text())["images_trained_on"] == 2
+    tuned = scan(*command(*SHORT, "--init", "detectors/copy/detector.safetensors", "--run", "detectors/seen"))
+    assert note in tuned.output
+    assert json.loads((inside / "detectors/seen/learned.json").read_text())["vg"] == sorted({*learned, 4, 8, 100})
     line = refused(*command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/copy"))
     assert "detectors/copy: holds another detector than" in line
 
