@@ -8,7 +8,8 @@ detectors/vg_r101_8gpu/
   checkpoints/, metrics.json, events.out.tfevents…
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,17 +111,17 @@ def run(
     if config.evaluate_only:
         weights = _evaluated_weights(config, folder)
         _refuse_other_data(folder, records)
-        seen = _notes_on_trained(weights, annotations, records, report)
+        seen = _trained_on(weights, records, report)
+        if seen is None:
+            report(f"note: which images {weights} was trained on is not known")
         result = evaluate_weights(weights, config.training, records, folder, **common)
         if group.is_main:
-            write_json(folder / EVALUATION, {**read_json(folder / EVALUATION, "recalls"), "images_trained_on": seen})
+            _write_trained_on(folder, seen)
         return TrainedDetector(folder, result, group.is_main)
     network, start = starting_point(config, records)
     recipe = config.training
     data = {**_data(records), "start_sha256": digest(dict(sorted(start.items())))}
     identity = {"config": _identity(config), "network": to_dict(network), "data": data}
-    _notes_on_trained(Path(config.init), annotations, records, report)
-    learned = _learned(Path(config.init), annotations).union(record["image_id"] for record in records.train)
     epochs = recipe.steps * recipe.batch_size / len(records.train)
     report(
         f"ResNet-{network.depth} C4 of width {network.width}, {network.num_objects:,} objects, "
@@ -133,10 +134,13 @@ def run(
             """Only when everything else is known to work: a start that fails leaves the folder free."""
             if group.is_main:
                 stack.enter_context(claim_run(folder, config, identity, WORK))
-                write_json(folder / LEARNED, {annotations: sorted(learned)})
+                _write_learned(folder, records, config.init)
             group.wait()
 
+        seen = 0 if config.init in ("none", "imagenet") else _trained_on(Path(config.init), records, report)
         result = fit_detector(network, recipe, records, folder, start=start, before_writing=claim, **common)
+        if group.is_main:
+            _write_trained_on(folder, seen)
     return TrainedDetector(folder, result, group.is_main)
 
 
@@ -156,23 +160,49 @@ def _evaluated_weights(config: TrainDetectorConfig, folder: Path) -> Path:
     return path
 
 
-def _learned(weights: Path, annotations: str) -> set[int]:
-    """Ids of the images that some weights were trained on, by the run that they are in; none where they are in no run of ours."""
+def _learned(weights: Path) -> tuple[set[tuple[str, int]], bool]:
+    """What some weights were trained on: names and sizes of the photos, by the run that they are in; and whether that is all."""
     file = weights.parent / LEARNED
-    content = read_json(file, "the images of a training", REMEDY) if weights.is_file() and file.is_file() else {}
-    ids = content.get(annotations, []) if isinstance(content, dict) else []
-    return {number for number in ids if isinstance(number, int)} if isinstance(ids, list) else set()
+    content = read_json(file, "the photos of a training", REMEDY) if weights.is_file() and file.is_file() else {}
+    photos = content.get("photos")
+    pairs = photos.items() if isinstance(photos, dict) else ()
+    found = {
+        (name, size) for name, sizes in pairs if isinstance(sizes, list) for size in sizes if isinstance(size, int)
+    }
+    return found, content.get("is_all") is True
 
 
-def _notes_on_trained(weights: Path, annotations: str, records: DetectionRecords, report: Callable[[str], None]) -> int:
-    """How many of the images held out some weights were trained on, and a note if any."""
-    learned = _learned(weights, annotations)
-    seen = sum(record["image_id"] in learned for record in records.evaluation)
-    if seen:
+def _photos(records: Sequence[Any]) -> list[tuple[str, int]]:
+    """Name and size of the photo of each record: ids begin anew in another file of annotations."""
+    paths = (Path(record["file_name"]) for record in records)
+    return [(path.name, path.stat().st_size if path.is_file() else -1) for path in paths]
+
+
+def _trained_on(weights: Path, records: DetectionRecords, report: Callable[[str], None]) -> int | None:
+    """How many of the photos held out some weights were trained on, with a note if any; None: not known."""
+    learned, is_all = _learned(weights)
+    held_out = _photos(records.evaluation)
+    if seen := sum(photo in learned for photo in held_out):
         report(
-            f"note: {weights} was trained on {seen:,} of the {len(records.evaluation):,} images held out: AP on them says little"
+            f"note: {weights} was trained on {seen:,} of the {len(held_out):,} images held out: AP on them says little"
         )
-    return seen
+    return seen if seen or is_all else None
+
+
+def _write_learned(folder: Path, records: DetectionRecords, init: str) -> None:
+    learned, is_all = _learned(Path(init))
+    sizes: dict[str, set[int]] = defaultdict(set)
+    for name, size in learned.union(_photos(records.train)):
+        sizes[name].add(size)
+    photos = {name: sorted(sizes[name]) for name in sorted(sizes)}
+    write_json(folder / LEARNED, {"photos": photos, "is_all": is_all or init in ("none", "imagenet")})
+
+
+def _write_trained_on(folder: Path, seen: int | None) -> None:
+    if (folder / EVALUATION).is_file():
+        write_json(
+            folder / EVALUATION, {**read_json(folder / EVALUATION, "recalls"), "images_trained_on": seen}, indent=1
+        )
 
 
 def _refuse_other_data(folder: Path, records: DetectionRecords) -> None:

@@ -69,7 +69,10 @@ class Home:
 
     def contradicts(self, name: str, path: str) -> bool:
         """Whether a folder of a name differs from the photo's at its place, or its suffix: 2019/1.jpg and 2020/1.jpg, 1.jpg and 1.png."""
-        folders = min(os.path.normpath(name).count("/"), path.count("/", len(self.folder) + 1))
+        told = os.path.normpath(name).count("/")
+        folders = max(
+            min(told, path.count("/", len(self.folder) + 1)), min(told, 1)
+        )  # what is before these may be above the folder
         suffixes = [os.path.splitext(one)[1].lower() for one in (name, path)]
         is_other = suffixes[0] != suffixes[1] and SUFFIXES.issuperset(suffixes)
         return is_other or agreement(os.path.normpath(name), path)[0] < folders
@@ -195,13 +198,14 @@ def folders_of(file: str | Path) -> list[str]:
     folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
     word = os.path.splitext(name)[0].removeprefix("captions_").removesuffix("_captions")
     split, below = split_of_word(word), _subfolders(folder)
-    for _ in range(2):
-        named = [one for one in below if os.path.basename(one) == word]
-        alike = [one for one in below if split and split_of_name(os.path.basename(one)) == split]
-        if named or len(alike) == 1:
-            return [*(named or alike), folder]
-        of_photos = (one for one in below if os.path.basename(one).lower() in PHOTOS)
-        below = [deeper for one in of_photos for deeper in _subfolders(one)]
+    deeper = [one for photos in below if os.path.basename(photos).lower() in PHOTOS for one in _subfolders(photos)]
+    for level in (below, deeper):
+        if named := [one for one in level if os.path.basename(one) == word]:
+            return [*named, folder]
+    for level in (below, deeper):
+        alike = [one for one in level if split and split_of_name(os.path.basename(one)) == split]
+        if len(alike) == 1:
+            return [*alike, folder]
     return [folder]
 
 
@@ -220,6 +224,9 @@ def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
         A folder, "" where the names mean no others; and whether they mean these alone.
     """
     some = dict(islice(place_of.items(), COMPARED))
+    first = folders_of(file)[0]
+    if all(place == f"{first}/{name}" for name, place in some.items()):
+        return "", False
     names = defaultdict(set)
     for name in some:
         names[stem_of(name)].add(name)
@@ -232,6 +239,28 @@ def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
     if 2 * len(others) <= len(some):
         return "", False
     return os.path.dirname(next(iter(others.values()))), all(some[name] not in meant[name] for name in others)
+
+
+def other_photos(file: str | Path, place_of: Mapping[str, str]) -> dict[str, str]:
+    """Of names in a captions file, which were matched with the photos in certain places, those that mean others: where those are."""
+    first = folders_of(file)[0]
+    if all(place == f"{first}/{name}" for name, place in place_of.items()):
+        return {}
+    names = defaultdict(set)
+    for name in place_of:
+        names[stem_of(name)].add(name)
+    try:
+        home = home_of(file, names)
+    except TooManyFiles:
+        home = None
+    photos = (home.around or home).photos if home else {}
+    several = (name for name, place in place_of.items() if any(path != place for path in photos.get(stem_of(name), ())))
+    meant = {name: home.places(name) for name in several} if home else {}
+    return {
+        name: paths[0]
+        for name, paths in meant.items()
+        if paths and not any(_are_equal(path, place_of[name]) for path in paths)
+    }
 
 
 def _are_equal(path: str, place: str) -> bool:

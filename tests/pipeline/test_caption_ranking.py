@@ -480,3 +480,10 @@ def test_where_names_are_paths_all_of_them_are(tmp_path: Path) -> None:
     collection = open_stores([make_store(tmp_path / "store", ["2019/2.jpg"], image_roots=[str(tmp_path)]).path])
     captions = read_captions(captions_of(tmp_path / "captions.csv", ["1", "2", "3", "4", "2020/1", "2020/2", "2020/3"]))
     assert right_captions(collection, "2019/2.jpg", tmp_path / "2019/2.jpg", captions) == []
+
+
+def test_a_name_of_a_folder_that_is_gone_is_of_no_photo_above(tmp_path: Path) -> None:
+    lay_out(tmp_path, *(f"{number}.jpg" for number in range(1, 5)))
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["3.jpg", "4.jpg", "trip/1.jpg", "trip/2.jpg"]))
+    assert right_captions(collection, "1.jpg", tmp_path / "1.jpg", captions) == []

@@ -322,17 +322,26 @@ def test_evaluate_only_takes_the_run_or_a_file(inside: Path) -> None:
     (inside / "detectors/copy/detector.safetensors").write_bytes(saved[1])
     assert scan(*command("--evaluate-only", "--run", "detectors/copy")).exit_code == 0  # asks for no --init
     assert (inside / "detectors/copy/detector.safetensors").read_bytes() == saved[1]
-    learned = json.loads((run / "learned.json").read_text())["vg"]
-    assert len(learned) == 9
-    (inside / "detectors/copy/learned.json").write_text(json.dumps({"vg": [4, 8, 100]}))
+    learned = json.loads((run / "learned.json").read_text())
+    assert (len(learned["photos"]), learned["is_all"]) == (9, True)
+    photos = inside / "vg/VG_100K"
+    seen = {
+        f"{number}.png": [(photos / f"{number}.png").stat().st_size + other]
+        for number, other in ((4, 0), (8, 0), (12, 1))
+    }
+    (inside / "detectors/copy/learned.json").write_text(json.dumps({"photos": seen, "is_all": False}))
     note = "detectors/copy/detector.safetensors was trained on 2 of the 3 images held out"
     assert note in scan(*command("--evaluate-only", "--run", "detectors/copy")).output
     assert json.loads((inside / "detectors/copy/evaluation.json").read_text())["images_trained_on"] == 2
     tuned = scan(*command(*SHORT, "--init", "detectors/copy/detector.safetensors", "--run", "detectors/seen"))
     assert note in tuned.output
-    assert json.loads((inside / "detectors/seen/learned.json").read_text())["vg"] == sorted({*learned, 4, 8, 100})
-    line = refused(*command("--evaluate-only", "--init", str(run / "detector.safetensors"), "--run", "detectors/copy"))
-    assert "detectors/copy: holds another detector than" in line
+    assert json.loads((inside / "detectors/seen/evaluation.json").read_text())["images_trained_on"] == 2
+    taught = json.loads((inside / "detectors/seen/learned.json").read_text())
+    assert (taught["photos"].keys(), taught["is_all"]) == (learned["photos"].keys() | seen.keys(), False)
+    (inside / "detectors/copy/learned.json").unlink()
+    said = scan(*command("--evaluate-only", "--run", "detectors/copy")).output
+    assert "note: which images detectors/copy/detector.safetensors was trained on is not known" in said
+    assert json.loads((inside / "detectors/copy/evaluation.json").read_text())["images_trained_on"] is None
 
 
 def test_an_unreadable_photo_is_passed_over_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

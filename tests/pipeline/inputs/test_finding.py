@@ -123,6 +123,38 @@ def test_captions_beside_other_photos_are_not_taken_for_a_folder_in_theirs(suffi
     assert not any("may be of" in note for note in load_dataset([store.path]).notes)
 
 
+def test_some_captions_of_namesakes_beside_their_file_are_said(tmp_path: Path) -> None:
+    """Of an archive whose captions begin with the folder that was extracted."""
+    ids = [f"{number}.jpg" for number in range(1, 10)]
+    photos_of(tmp_path / "photos", ids[:6])
+    photos_of(tmp_path / "photos/trip", ids)
+    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "photos/trip")])
+    captions = tmp_path / "photos/captions.csv"
+    captions.write_text(
+        "".join(
+            ["image,caption\n", *(f"trip/{name},a dog\n" for name in ids[3:]), *(f"{name},a cat\n" for name in ids[:6])]
+        )
+    )
+    said = f"3 images in {captions} may be other photos: 1.jpg is taken for {tmp_path}/photos/trip/1.jpg, and not {tmp_path}/photos/1.jpg"
+    for named in ([], [captions]):
+        assert said in load_dataset([store.path], named).notes
+
+
+def test_a_folder_of_the_very_name_comes_before_one_of_the_split(tmp_path: Path) -> None:
+    ids = ["1.jpg", "2.jpg"]
+    for folder in ("val", "images/val2017"):
+        photos_of(tmp_path / folder, ids)
+    store = make_store(
+        tmp_path / "features/all",
+        [f"images/val2017/{name}" for name in ids] + [f"val/{name}" for name in ids],
+        image_roots=[str(tmp_path)],
+    )
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/captions_val2017.csv").write_text("1.jpg,a dog\n2.jpg,a cat\n")
+    dataset = load_dataset([store.path], [tmp_path / "annotations/captions_val2017.csv"])
+    assert dataset.splits["dev"].store_ids == ["images/val2017/1.jpg", "images/val2017/2.jpg"]
+
+
 def test_captions_of_photos_far_below_are_not_taken_for_namesakes_without_a_word(tmp_path: Path) -> None:
     ids = ["1.jpg", "2.jpg", "3.jpg"]
     photos_of(tmp_path / "pictures/2019/may", ids)
