@@ -29,6 +29,7 @@ from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
 
+STRAY = 2  # photos of a dataset that lie around, such as copies to search with
 AS_NONE = "as are all of the file's names"
 
 
@@ -71,7 +72,12 @@ class RightCaptions:
         home = self._homes[caption.file]
         is_known = row is None or photo.path or os.path.isabs(self.index.paths[row])  # else of an import without photos
         if home is None or not is_known:
-            return self._is_of_name(caption, photo, row)
+            is_right = self._is_of_name(caption, photo, row)
+            if is_right and home is None and caption.file:
+                self.doubts[
+                    f"no photo that {caption.file} names is in its folder: its captions are marked by the names alone"
+                ] = None
+            return is_right
         places = home.places(caption.image)
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(caption.image) == stem_of(photo.image):
@@ -144,8 +150,8 @@ class RightCaptions:
             return Home(str(folder), self._names[file], {})
 
     def _rival(self, home: Home, place: str) -> tuple[str, str] | None:
-        """A photo in the folder of another one, and a different one of its name elsewhere, in a folder of not much fewer: which of
-        the two folders the captions file means is not known, where one photo alone has a name.
+        """A photo in the folder of another one, and a different one of its name in another folder, but for a copy or two that lie
+        around: which of the two folders the captions file means is not known, where one photo alone has a name.
         """
         own = os.path.dirname(place)
         compared: Counter[str] = Counter()
@@ -153,7 +159,8 @@ class RightCaptions:
             mine = [path for path in photos if os.path.dirname(path) == own]
             for path in photos if mine else ():
                 other = os.path.dirname(path)
-                if other == own or home.counts[own] > 2 * home.counts[other] or compared[other] == COMPARED:
+                is_stray = home.counts[other] <= STRAY and home.counts[own] > 2 * home.counts[other]
+                if other == own or is_stray or compared[other] == COMPARED:
                     continue
                 compared[other] += 1
                 if self._are_several([mine[0], path]):

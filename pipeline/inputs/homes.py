@@ -2,8 +2,9 @@
 
 import filecmp
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -16,6 +17,9 @@ from pipeline.inputs.storage import SUFFIXES, shadow
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
+CAPTIONS = re.compile(
+    r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
+)  # files of captions
 COMPARED = 20  # photos, to know whose a captions file is
 FEW = 3  # photos
 MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
@@ -150,12 +154,13 @@ def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str
         TooManyFiles: to know.
     """
     split, folders, home = split_of_name(Path(file).stem), folders_of(file), None
-    every = dict.fromkeys(_photos_below(folders[-1]))
-    every |= dict.fromkeys(path for path in known if path.startswith(f"{folders[-1]}/"))
+    listed, captioned = _photos_below(folders[-1])
+    every = dict.fromkeys(listed) | dict.fromkeys(path for path in known if path.startswith(f"{folders[-1]}/"))
     photos: dict[str, list[str]] = defaultdict(list)
     for path in every:
         if (stem := stem_of(path)) in names:
             photos[stem].append(path)
+    photos = _without_captioned(photos, names, folders[-1], captioned)
     totals = Counter(map(os.path.dirname, every))
     for folder in reversed(folders):
         own = {stem: [path for path in photos[stem] if path.startswith(f"{folder}/")] for stem in photos}
@@ -165,6 +170,24 @@ def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str
     return home
 
 
+def _without_captioned(
+    photos: dict[str, list[str]], names: Mapping[str, set[str]], folder: str, captioned: Sequence[str]
+) -> dict[str, list[str]]:
+    """The same photos but those in folders below with captions files of their own, which a file above means where it names these
+    folders, or where all of its photos are there.
+    """
+    below = tuple(f"{one}/" for one in captioned if one.startswith(f"{folder}/"))
+    kept = {
+        stem: [
+            path
+            for path in paths
+            if not path.startswith(below) or any(agreement(name, path)[0] for name in names[stem])
+        ]
+        for stem, paths in photos.items()
+    }
+    return kept if any(kept.values()) else photos
+
+
 def _may_be(split: str, folder: str, path: str) -> bool:
     """Whether a photo in a folder may be of a captions file that is named after a split: its folders tell this one, or none."""
     parts = os.path.relpath(os.path.dirname(path), folder).split("/") if split else ()
@@ -172,9 +195,10 @@ def _may_be(split: str, folder: str, path: str) -> bool:
     return not told or split in told
 
 
-def _photos_below(folder: str) -> list[str]:
-    """The image files in a folder and deeper, as `extract` lists them."""
+def _photos_below(folder: str) -> tuple[list[str], list[str]]:
+    """The image files in a folder and deeper, as `extract` lists them; and the folders that captions files lie in or beside."""
     found: list[str] = []
+    captioned: list[str] = []
     seen: set[str] = set()
     count = 0
     for place, below, names in os.walk(folder, followlinks=True):
@@ -185,9 +209,11 @@ def _photos_below(folder: str) -> list[str]:
         below[:] = sorted(name for name in below if name[0] != "." and not shadow(os.path.basename(place), name))
         photos = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES)
         found += (f"{place}/{name}" for name in photos)
+        if any(map(CAPTIONS.fullmatch, names)):
+            captioned.append(os.path.dirname(place) if os.path.basename(place) in APART else place)
         if (count := count + len(names)) > MOST_LISTED:
             raise TooManyFiles(folder)
-    return sorted(found)
+    return sorted(found), captioned
 
 
 def folders_of(file: str | Path) -> list[str]:
