@@ -79,6 +79,10 @@ class RightCaptions:
                 ] = None
             return is_right
         places = home.places(caption.image)
+        # Of stored photos alone, a name that is the id of one means that one: ids can also begin with the path of a store
+        is_id = row is not None and caption.image == photo.image and self.index.row_of_path.keys() >= set(places)
+        if is_id and (os.path.isabs(caption.image) or self.index.paths[row or 0] in places):
+            return True
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(caption.image) == stem_of(photo.image):
                 other = places[0] if places else f"a photo that is not in {home.folder}"

@@ -514,3 +514,16 @@ def test_marks_by_the_name_alone_are_said(tmp_path: Path) -> None:
     assert list(right.doubts) == [
         f"no photo that {tmp_path}/text/captions.csv names is in its folder: its captions are marked by the names alone"
     ]
+
+
+def test_an_id_with_the_path_of_its_store_means_that_image(tmp_path: Path) -> None:
+    """As two stores of equal names have, whose photos have equal names as well."""
+    lay_out(tmp_path, "0/x/1.jpg", "1/x/1.jpg")
+    stores = [
+        make_store(tmp_path / f"features/{n}/x", ["1.jpg"], image_roots=[str(tmp_path / f"{n}/x")]).path for n in (0, 1)
+    ]
+    both = open_stores(stores, tell_apart=True)
+    captions = read_captions(captions_of(tmp_path / "captions.csv", both.image_ids))
+    for number, image in enumerate(both.image_ids):
+        assert image == f"{stores[number]}/1.jpg"
+        assert right_captions(both, image, tmp_path / f"{number}/x/1.jpg", captions) == [f"of {image}"]
