@@ -242,6 +242,21 @@ def _subfolders(folder: str) -> list[str]:
     return []
 
 
+def _home_to_ask(file: str | Path, place_of: Mapping[str, str]) -> Home | None:
+    """`home_of` for the names of photos in certain places; None too where all are at the very places that their names tell, which
+    costs no look at the disk, and where there are too many files to know.
+    """
+    first = folders_of(file)[0]
+    if all(place == f"{first}/{name}" for name, place in place_of.items()):
+        return None
+    names = defaultdict(set)
+    for name in place_of:
+        names[stem_of(name)].add(name)
+    with suppress(TooManyFiles):
+        return home_of(file, names)
+    return None
+
+
 def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
     """Where some other photos are than those in certain places, with which the names in a captions file were matched, if the names mean
     those or can mean them; copies of a photo are no other ones.
@@ -250,16 +265,7 @@ def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
         A folder, "" where the names mean no others; and whether they mean these alone.
     """
     some = dict(islice(place_of.items(), COMPARED))
-    first = folders_of(file)[0]
-    if all(place == f"{first}/{name}" for name, place in some.items()):
-        return "", False
-    names = defaultdict(set)
-    for name in some:
-        names[stem_of(name)].add(name)
-    try:
-        home = home_of(file, names)
-    except TooManyFiles:
-        home = None
+    home = _home_to_ask(file, some)
     meant = {name: home.places(name) for name in some} if home else {}
     others = {name: path for name in meant for path in meant[name] if not _are_equal(path, some[name])}
     if 2 * len(others) <= len(some):
@@ -269,19 +275,12 @@ def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
 
 def other_photos(file: str | Path, place_of: Mapping[str, str]) -> dict[str, str]:
     """Of names in a captions file, which were matched with the photos in certain places, those that mean others: where those are."""
-    first = folders_of(file)[0]
-    if all(place == f"{first}/{name}" for name, place in place_of.items()):
+    home = _home_to_ask(file, place_of)
+    if home is None:
         return {}
-    names = defaultdict(set)
-    for name in place_of:
-        names[stem_of(name)].add(name)
-    try:
-        home = home_of(file, names)
-    except TooManyFiles:
-        home = None
-    photos = (home.around or home).photos if home else {}
+    photos = (home.around or home).photos
     several = (name for name, place in place_of.items() if any(path != place for path in photos.get(stem_of(name), ())))
-    meant = {name: home.places(name) for name in several} if home else {}
+    meant = {name: home.places(name) for name in several}
     return {
         name: paths[0]
         for name, paths in meant.items()
