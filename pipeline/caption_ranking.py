@@ -4,7 +4,7 @@ Letters: M captions.
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -22,15 +22,12 @@ from pipeline.explanation import encode_regions
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import image_index_of
-from pipeline.inputs.homes import COMPARED, Home, TooManyFiles, home_of
+from pipeline.inputs.homes import Home, TooManyFiles, home_of
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
-
-STRAY = 2  # photos of a dataset that lie around, such as copies to search with
-AS_NONE = "as are all of the file's names"
 
 
 def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings | Sequence[str]) -> np.ndarray:
@@ -42,78 +39,64 @@ def caption_scores(run: TrainedRun, regions: Regions, captions: WordEmbeddings |
 class RightCaptions:
     """Which captions were written for a photo: what their files name, and where the photos are that they mean.
 
-    A file in a store is of the photos of this store. Any other is of the photos in the first of its folders (`folders_of`) that has
-    some of its names, now or when it was extracted, there or deeper: a name means the one that agrees with it best. Only where no
-    folder has any, as of annotations that lie apart, a name alone tells. What can be two photos is none.
+    A file in a store is of the photos of this store. Any other is of the photos at the places that its names tell (`home_of`), now or
+    when they were extracted. Only where none is, as of annotations that lie apart, names are matched as for training. What can be two
+    photos is none.
 
-    Made once for all photos. `doubts` takes what could not be told, `elsewhere` captions of a photo's name that are of another one.
+    Made once for all photos. `doubts` takes what could not be told, and marks that do not rest on the very place; `elsewhere` captions
+    of a photo's name that are of another one.
     """
 
     def __init__(self, captions: Iterable[Caption], collection: StoreCollection):
         self.collection, self.index = collection, image_index_of(collection)
         self.doubts: dict[str, None] = {}
         self.elsewhere: dict[str, str] = {}  # by photo
-        self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # by file and stem
-        for file, image in dict.fromkeys((caption.file, caption.image) for caption in captions):
-            self._names[file][stem_of(image)].add(image)
+        self._names: dict[str, dict[str, None]] = defaultdict(dict)  # by file
+        for caption in captions:
+            self._names[caption.file][caption.image] = None
         self._stores = {file: self._store_of(file) for file in self._names if _is_in_store(file)}
         self._homes: dict[str, Home | None] = {}
-        self._renamed: dict[str, bool] = {}
+        self._matched: dict[str, dict[str, int]] = {}  # by file
         self._sums: dict[str, str | None] = {"": None}
 
     def is_of(self, caption: Caption, photo: FoundPhoto) -> bool:
         """Whether a caption was written for a photo, or for one with the same bytes."""
+        file, name = caption.file, caption.image
         row = self.collection.row(photo.image) if photo.image in self.collection else None
-        if caption.file in self._stores:
-            start, own = self._stores[caption.file]
-            return row is not None and own.find(caption.image) == row - start
-        if caption.file not in self._homes:
-            self._homes[caption.file] = self._home_of(caption.file)
-        home = self._homes[caption.file]
-        is_known = row is None or photo.path or os.path.isabs(self.index.paths[row])  # else of an import without photos
-        if home is None or not is_known:
-            is_right = self._is_of_name(caption, photo, row)
-            if is_right and home is None and caption.file:
-                self.doubts[
-                    f"no photo that {caption.file} names is in its folder: its captions are marked by the names alone"
-                ] = None
-            return is_right
-        places = home.places(caption.image)
-        # Of stored photos alone, a name that is the id of one means that one: ids can also begin with the path of a store
-        is_id = row is not None and caption.image == photo.image and self.index.row_of_path.keys() >= set(places)
-        if is_id and (os.path.isabs(caption.image) or self.index.paths[row or 0] in places):
-            return True
+        if file in self._stores:
+            start, own = self._stores[file]
+            return row is not None and own.find(name) == row - start
+        if name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores):
+            return name == photo.image  # an id of stores of equal names
+        if file not in self._homes:
+            self._homes[file] = self._home_of(file)
+        home = self._homes[file]
+        has_place = (
+            row is None or photo.path or os.path.isabs(self.index.paths[row])
+        )  # else of an import without photos
+        if home is None or not has_place:
+            return self._is_matched(file, name, photo, row, has_place=bool(has_place))
+        places = home.places.get(name, [])
+        if len(places) > 1 and name in self.collection and self.index.row_of_path.keys() >= set(places):
+            places = [path for path in places if path == self.index.paths[self.collection.row(name)]] or places
         if not any(self._is_at(place, photo, row) for place in places):
-            if stem_of(caption.image) == stem_of(photo.image):
+            if stem_of(name) == stem_of(photo.image):
                 other = places[0] if places else f"a photo that is not in {home.folder}"
-                self.elsewhere[photo.image] = f"captions of {caption.image} in {caption.file} are of {other}"
+                self.elsewhere[photo.image] = f"captions of {name} in {file} are of {other}"
             return False
         if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):
-            self.doubts[
-                f"{places[0]} and {places[1]} are both called {caption.image}: which of them {caption.file} means is not known, "
-                "and none of its captions is marked as theirs"
-            ] = None
-            return False
-        is_beside = bool(home.beside(caption.image))
-        if not is_beside and home.strange.issuperset(map(os.path.dirname, places)):
-            self.doubts[
-                f"{caption.image} in {caption.file} can be {places[0]} or a photo that is gone: of those in its folder the file names "
-                "few or none but this, and it is not marked"
-            ] = None
-            return False
-        rivals = [] if is_beside else [self._rival(home, place) for place in places]
-        if rivals and (rival := rivals[0]) and all(rivals):  # the photo that is meant may be gone
-            self.doubts[
-                f"{rival[0]} and {rival[1]} have one name: which of their folders {caption.file} means is not known, and none of its "
+            self._doubt(
+                f"{places[0]} and {places[1]} are both called {name}: which of them {file} means is not known, and none of its "
                 "captions is marked as theirs"
-            ] = None
+            )
             return False
-        if home.contradicts(caption.image, places[0]):
-            self.doubts[
-                f"{caption.image} in {caption.file} is taken for {places[0]}, of another folder or suffix, {AS_NONE}"
-            ] = None
+        if home.note:
+            self._doubt(home.note)
         # Of a stored photo that was edited: captions may be of the one before
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
+
+    def _doubt(self, line: str) -> None:
+        self.doubts[line] = None
 
     def _is_at(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
         """Whether a photo is, or was, at a place: of two stored photos by their paths, else by the bytes."""
@@ -148,74 +131,31 @@ class RightCaptions:
         try:
             return home_of(file, self._names[file], self.index.paths) if file else None
         except TooManyFiles as folder:
-            self.doubts[
+            self._doubt(
                 f"{folder} has too many files to know which photos {file} means: none of its captions is marked"
-            ] = None
-            return Home(str(folder), self._names[file], {})
+            )
+            return Home(str(folder), {}, "")
 
-    def _rival(self, home: Home, place: str) -> tuple[str, str] | None:
-        """A photo in the folder of another one, and a different one of its name in another folder, but for a copy or two that lie
-        around: which of the two folders the captions file means is not known, where one photo alone has a name.
-        """
-        own = os.path.dirname(place)
-        compared: Counter[str] = Counter()
-        for photos in home.ambiguous:
-            mine = [path for path in photos if os.path.dirname(path) == own]
-            for path in photos if mine else ():
-                other = os.path.dirname(path)
-                is_stray = home.counts[other] <= STRAY and home.counts[own] > 2 * home.counts[other]
-                if other == own or is_stray or compared[other] == COMPARED:
-                    continue
-                compared[other] += 1
-                if self._are_several([mine[0], path]):
-                    return mine[0], path
-        return None
+    def _is_matched(self, file: str, name: str, photo: FoundPhoto, row: int | None, *, has_place: bool) -> bool:
+        """Whether a name means a stored photo by itself, as in training."""
+        if file not in self._matched:
+            self._matched[file] = self._match(file)
+        is_right = row is not None and self._matched[file].get(name) == row
+        if file and has_place and (is_right or stem_of(name) == stem_of(photo.image)):
+            self._doubt(
+                f"no photo that {file} names is beside it: its captions are marked by the names alone, of stored photos"
+            )
+        return is_right
 
-    def _are_several(self, places: Sequence[str]) -> bool:
-        """Whether what is or was at some places are different photos; where the bytes of one alone are not known, it may be a copy."""
-        sums = [self._sha256(place, self.index.row_of_path.get(place)) for place in places]
-        return len({*sums} - {None}) > 1 or sums.count(None) > 1
-
-    def _is_of_name(self, caption: Caption, photo: FoundPhoto, row: int | None) -> bool:
-        """Whether a name means a photo, of `row`, or one that is in no store, and no other that is known."""
-        own = self.index if row is not None else ImageIndex([photo.image])
-        found = own.find(caption.image)
-        if found is None and row in own.candidates(caption.image):
-            self.doubts[
-                f"{caption.image} in {caption.file} can be {photo.image} or another photo: which of them is not known, and none of "
-                "its captions is marked as theirs"
-            ] = None
-        if found is None or found != (row or 0):
-            return False
-        names = self._names[caption.file][stem_of(caption.image)]
-        if caption.image not in own.best([one for one in names if own.find(one) == found], found):
-            return False
-        if row is not None:
-            return self._is_in_its_folder(caption, row)
-        copies = {one.image for one in photo.copies}
-        others = [one for one in self.index.candidates(caption.image) if self.index.image_ids[one] not in copies]
-        return not own.is_elsewhere(caption.image, 0) and all(
-            self.index.is_elsewhere(caption.image, one) for one in others
-        )
-
-    def _is_in_its_folder(self, caption: Caption, row: int) -> bool:
-        """Whether the folders of a name are those of a stored photo, or none of the file's names is of a photo in its folders: as of
-        COCO's, put into one folder.
-        """
-        if not self.index.contradicts(caption.image, row):
-            return True
-        if caption.file not in self._renamed:
-            names = (name for same in self._names[caption.file].values() for name in same if "/" in name)
-            rows = ((name, self.index.find(name)) for name in names)
-            self._renamed[caption.file] = all(one is None or self.index.contradicts(name, one) for name, one in rows)
-        path, image = self.index.paths[row], self.index.image_ids[row]
-        if self._renamed[caption.file]:
-            self.doubts[
-                f"{caption.image} in {caption.file} is taken for {path}, of another folder or suffix, {AS_NONE}"
-            ] = None
-        else:
-            self.elsewhere[image] = f"captions of {caption.image} in {caption.file} are of a photo in another folder"
-        return self._renamed[caption.file]
+    def _match(self, file: str) -> dict[str, int]:
+        """The row of each name in a file; none where the folders of a name are others, but where all are: as of COCO's, put into one."""
+        try:
+            rows = self.index.match([self._names[file]], file)
+        except PipelineError as error:
+            self._doubt(f"{error.message}: none of the captions of this file is marked")
+            return {}
+        agreed = {name: row for name, row in rows.items() if not self.index.contradicts(name, row)}
+        return agreed or rows
 
 
 def caption_hits(

@@ -13,7 +13,7 @@ from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
-from pipeline.inputs.homes import COMPARED, folders_of, other_photos, whose
+from pipeline.inputs.homes import COMPARED, folders_of, other_photos
 from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -68,9 +68,12 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
     for path, captions in captions_of_file.items():
         place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
-        if (other := whose(path, place_of)[0]) and caption_files:  # else `find_all_captions` said it
-            notes.append(f"captions in {path} may be of the photos in {other}, which have the same names")
-        elif not other and (others := other_photos(path, place_of)):
+        others, _ = other_photos(path, place_of)
+        if 2 * len(others) > len(place_of):
+            if caption_files:  # else `find_all_captions` said it
+                other = os.path.dirname(next(iter(others.values())))
+                notes.append(f"captions in {path} may be of the photos in {other}, which have the same names")
+        elif others:
             name, meant = next(iter(others.items()))
             notes.append(
                 f"{len(others):,} images in {path} may be other photos: {name} is taken for {place_of[name]}, and not {meant}"

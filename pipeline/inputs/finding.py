@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, whose
+from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, other_photos
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
@@ -186,12 +186,13 @@ def _first_captions(
         folders = folders_of(path)
         above = index.folder_in_ids(folders, images)
         place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(above + image))}
-        other, alone = ("", False) if path.parent == root else whose(path, place_of)
+        there, alone = ({}, False) if path.parent == root else other_photos(path, place_of)
+        other = os.path.dirname(next(iter(there.values()))) if 2 * len(there) > len(place_of) else ""
         if not place_of:
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
-        elif alone:
+        elif other and alone:
             said.append(
                 f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"
             )

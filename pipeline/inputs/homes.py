@@ -1,12 +1,16 @@
-"""Where the photos of a captions file are, and which of them a name in it means."""
+"""Where the photos of a captions file are, and which of them a name in it means.
+
+Names are paths: from the folder that the file is named after, or from its own. Where none is, they are the ends of paths below. A
+camera's numbers begin anew in each folder, so that a name alone tells little: all that is not a path from the file comes with a note.
+"""
 
 import filecmp
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,11 +21,11 @@ from pipeline.inputs.storage import SUFFIXES, shadow
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
+OF_PHOTOS = re.compile(r"image|img|photo|pic|dataset", re.IGNORECASE)  # flickr30k-images, Flicker8k_Dataset
 CAPTIONS = re.compile(
     r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
 )  # files of captions
-COMPARED = 20  # photos, to know whose a captions file is
-FEW = 3  # photos
+COMPARED = 20  # photos, to know whether those of two folders are copies
 MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
 
 
@@ -29,163 +33,93 @@ class TooManyFiles(Exception):
     """A folder has more than `MOST_LISTED` files."""
 
 
+@dataclass(frozen=True)
 class Home:
-    """A folder with photos that a captions file names: those that are there, or deeper, or were."""
+    """Where the photos of a captions file are: those that are on the disk, and those that were when they were extracted."""
 
-    def __init__(
-        self,
-        folder: str,
-        names: Mapping[str, set[str]],
-        photos: Mapping[str, list[str]],
-        totals: Mapping[str, int] | None = None,
-        around: "Home | None" = None,
-    ):
-        """
-        folder: of the photos, without a slash at the end.
-        names: in the captions file, by stem.
-        photos: their paths, by stem.
-        totals: how many photos there are in each folder, be they named or not.
-        around: the folder that this one is in, of photos that the file names as well; None: it may name others that are not known.
-        """
-        self.folder, self.names, self.photos, self.totals, self.around = folder, names, photos, totals or {}, around
-        self._parts = {os.path.dirname(path) for paths in photos.values() for path in paths}
-        stems = list(photos)
-        known = (
-            name for stem in stems[:: max(1, len(stems) // COMPARED)] for name in names[stem] if self._may_mean(name)
-        )
-        beside = [bool(self._at(name)) for name in known]
-        self._are_beside = 2 * sum(beside) > len(beside)  # else names are of photos anywhere below, not paths from here
-
-    def places(self, name: str) -> list[str]:
-        """The photos that a name means: the one at this very place, else those that agree with it best."""
-        if beside := self.beside(name):
-            return beside
-        found, part = self.photos.get(stem_of(name), []), os.path.dirname(name)
-        if self.around and part and not self._has_folder(part, anywhere=True):
-            return self.around.places(name)
-        if not (self._is_renamed and len(self.names[stem_of(name)]) == 1):
-            found = [path for path in found if not self.contradicts(name, path)]
-        grades = {path: _grade(name, path) for path in found}
-        best = max(grades.values(), default=(0, 0, False))
-        if self._are_beside or (part and self._has_folder(part, anywhere=not best[0])):  # the photo is gone from there
-            return []
-        return [path for path in found if grades[path] == best and not self._is_of_other(name, path)]
-
-    def contradicts(self, name: str, path: str) -> bool:
-        """Whether a folder of a name differs from the photo's at its place, or its suffix: 2019/1.jpg and 2020/1.jpg, 1.jpg and 1.png."""
-        told = os.path.normpath(name).count("/")
-        folders = max(
-            min(told, path.count("/", len(self.folder) + 1)), min(told, 1)
-        )  # what is before these may be above the folder
-        suffixes = [os.path.splitext(one)[1].lower() for one in (name, path)]
-        is_other = suffixes[0] != suffixes[1] and SUFFIXES.issuperset(suffixes)
-        return is_other or agreement(os.path.normpath(name), path)[0] < folders
-
-    def _may_mean(self, name: str) -> bool:
-        return self._is_renamed or any(not self.contradicts(name, path) for path in self.photos[stem_of(name)])
-
-    @cached_property
-    def _is_renamed(self) -> bool:
-        """Whether all names tell other folders or suffixes than the photos have: as of COCO's, put into one folder, or converted."""
-        pairs = ((name, path) for stem, paths in self.photos.items() for name in self.names[stem] for path in paths)
-        return all(self.contradicts(name, path) for name, path in pairs)
-
-    def beside(self, name: str) -> list[str]:
-        """The photos at the very place that a name tells; of a name without a folder, where most names are paths from here."""
-        own = self._at(name) if self._are_beside or "/" in name else []
-        return own or (self.around.beside(name) if self.around and "/" in name else [])
-
-    @cached_property
-    def strange(self) -> set[str]:
-        """Folders whose photos a file hardly means: it names half of those or fewer, or one alone, and more in other folders."""
-        named = Counter(
-            os.path.dirname(path)
-            for stem, paths in self.photos.items()
-            for path in paths
-            if any(not self.contradicts(name, path) for name in self.names[stem])
-        )
-        single = {folder for folder in named if named[folder] == 1 and max(named.values()) > FEW}
-        unnamed = {folder for folder in named if 2 * named[folder] <= self.totals.get(folder, 0)}
-        return single | (unnamed if len(unnamed) < len(named) else set())
-
-    @cached_property
-    def ambiguous(self) -> list[list[str]]:
-        """The photos that a name means, of each that means several."""
-        photos = (self.around or self).photos
-        found = (self.places(name) for stem in photos if len(photos[stem]) > 1 for name in sorted(self.names[stem]))
-        return [places for places in found if len(places) > 1]
-
-    @cached_property
-    def counts(self) -> Counter[str]:
-        """How many photos that the file may name each folder has."""
-        photos = (self.around or self).photos
-        return Counter(os.path.dirname(path) for paths in photos.values() for path in paths)
-
-    def _at(self, name: str) -> list[str]:
-        own = os.path.dirname(os.path.normpath(os.path.join(self.folder, name)))
-        found = [path for path in self.photos.get(stem_of(name), []) if os.path.dirname(path) == own]
-        exact = [path for path in found if agreement(name, path)[1]]
-        return exact or [path for path in found if self._is_renamed or not self.contradicts(name, path)]
-
-    def _has_folder(self, part: str, *, anywhere: bool) -> bool:
-        """Whether a folder that a name tells is there, or was; `anywhere`: or deeper."""
-        own = os.path.join(self.folder, part)
-        deeper = anywhere and any(one.endswith(f"/{part}") for one in self._parts)
-        return os.path.isdir(own) or own in self._parts or deeper
-
-    def _is_of_other(self, name: str, path: str) -> bool:
-        """Whether another name in the file agrees with a photo as well, or better."""
-        own = _grade(name, path)
-        return any(other != name and _grade(other, path) >= own for other in self.names[stem_of(name)])
+    folder: str  # where names are paths from, or below which
+    places: Mapping[str, list[str]]  # of names; several: which of these is meant is not known
+    note: str  # what a user may not expect of these; "": names are paths from the folder
 
 
-def _grade(name: str, path: str) -> tuple[int, int, bool]:
-    """How well a name means a photo: the folders that agree; less those of the name that do not; and whether it has the suffix."""
-    name = os.path.normpath(name)
-    folders, has_suffix = agreement(name, path)
-    return folders, folders - name.count("/"), has_suffix
-
-
-def home_of(file: str | Path, names: Mapping[str, set[str]], known: Iterable[str] = ()) -> Home | None:
-    """The folder, of those of a captions file, with photos that it names, on the disk or among the `known` paths: the one that it is
-    named after before its own, which is around that. None: it has none.
+def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -> Home | None:
+    """Where the photos of the names in a captions file are, of those on the disk and the `known` paths. None: none is in the file's
+    folder or below.
 
     Raises:
         TooManyFiles: to know.
     """
-    split, folders, home = split_of_name(Path(file).stem), folders_of(file), None
-    listed, captioned = _photos_below(folders[-1])
-    every = dict.fromkeys(listed) | dict.fromkeys(path for path in known if path.startswith(f"{folders[-1]}/"))
-    photos: dict[str, list[str]] = defaultdict(list)
-    for path in every:
-        if (stem := stem_of(path)) in names:
-            photos[stem].append(path)
-    photos = _without_captioned(photos, names, folders[-1], captioned)
-    totals = Counter(map(os.path.dirname, every))
-    for folder in reversed(folders):
-        own = {stem: [path for path in photos[stem] if path.startswith(f"{folder}/")] for stem in photos}
-        if any(own.values()):
-            may_be = {stem: [path for path in own[stem] if _may_be(split, folder, path)] for stem in own}
-            home = Home(folder, names, may_be, totals, home)
-    return home
-
-
-def _without_captioned(
-    photos: dict[str, list[str]], names: Mapping[str, set[str]], folder: str, captioned: Sequence[str]
-) -> dict[str, list[str]]:
-    """The same photos but those in folders below with captions files of their own, which a file above means where it names these
-    folders, or where all of its photos are there.
-    """
-    below = tuple(f"{one}/" for one in captioned if one.startswith(f"{folder}/"))
-    kept = {
-        stem: [
-            path
-            for path in paths
-            if not path.startswith(below) or any(agreement(name, path)[0] for name in names[stem])
-        ]
-        for stem, paths in photos.items()
+    folders = folders_of(file)
+    own = folders[-1]
+    listed, captioned = _photos_below(own)
+    photos: dict[str, dict[str, None]] = defaultdict(dict)
+    for path in (*listed, *(path for path in known if path.startswith(f"{own}/"))):
+        photos[stem_of(path)][path] = None
+    named: dict[str, list[str]] = {name: list(photos.get(stem_of(name), ())) for name in names}
+    starts = {name: _starts(name, found, own) for name, found in named.items()}
+    converted = ""
+    if not any(starts.values()):
+        starts = {name: _starts(name, found, own, any_suffix=True) for name, found in named.items()}
+        converted = f"the photos that {file} names have other suffixes"
+    if not any(starts.values()):
+        told = {os.path.join(own, folder) for folder in map(os.path.dirname, named) if folder}
+        return Home(own, {}, "") if any(map(os.path.isdir, told)) else None  # photos that are gone from there
+    split, others = split_of_name(Path(file).stem), tuple(f"{one}/" for one in captioned if one not in folders)
+    for found in starts.values():  # of another split, or with captions of their own
+        for path, start in list(found.items()):
+            if f"{start}/".startswith(others) or not _may_be(split, own, path):
+                del found[path]
+    counts = Counter(start for found in starts.values() for start in set(found.values()))
+    most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)), default=own)
+    folder = max(folders, key=lambda one: counts[one])
+    if not counts[folder]:
+        home = _home_below(file, own, starts)
+        return replace(home, note=home.note or converted)
+    if counts[folder] == counts[most]:
+        there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
+        return Home(folder, there, converted)
+    # Else a name without a folder, of no photo beside the file, may be of one that is gone from there
+    is_told = _is_of_photos(most)
+    either = {
+        name: list(found) if is_told or "/" in name or folder in found.values() else []
+        for name, found in starts.items()
     }
-    return kept if any(kept.values()) else photos
+    note = f"names in {file} are of {counts[folder]:,} photos in {folder}, and of {counts[most]:,} in {most}"
+    return Home(folder, either, note)
+
+
+def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, str]]) -> Home:
+    """The photos below a captions file that its names are the ends of."""
+    told: dict[str, int] = {}  # of 1.jpg and 2019/1.jpg, 2019/1.jpg is the second's
+    for name, found in starts.items():
+        told |= {path: max(name.count("/"), told.get(path, 0)) for path in found}
+    places = {name: [path for path in found if name.count("/") == told[path]] for name, found in starts.items()}
+    folders = sorted({start for found in starts.values() for start in found.values()})
+    if not folders or (len(folders) == 1 and _is_of_photos(folders[0])):
+        return Home(own, places, "")
+    shown = " and ".join([*folders[:2], *([f"{len(folders) - 2:,} more folders"] if len(folders) > 2 else [])])
+    return Home(
+        own, places, f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
+    )
+
+
+def _is_of_photos(folder: str) -> bool:
+    return OF_PHOTOS.search(os.path.basename(folder)) is not None
+
+
+def _starts(name: str, photos: Iterable[str], own: str, *, any_suffix: bool = False) -> dict[str, str]:
+    """The photos, of some with the stem of a name, that it is a path to, each with the folder that it is a path from."""
+    name = os.path.relpath(name, own) if os.path.isabs(name) else os.path.normpath(name)
+    told, suffix = name.count("/"), os.path.splitext(name)[1].lower()
+    is_free = any_suffix or suffix not in SUFFIXES
+    found = {path: agreement(name, path) for path in photos}
+    start_of = {
+        path: path.rsplit("/", 1 + told)[0]
+        for path, (folders, _) in found.items()
+        if folders == told and (is_free or path.lower().endswith(suffix))
+    }
+    exact = {start for path, start in start_of.items() if found[path][1]}  # beside 1.jpg, 1.JPG is another one
+    return {path: start for path, start in start_of.items() if found[path][1] or start not in exact}
 
 
 def _may_be(split: str, folder: str, path: str) -> bool:
@@ -242,54 +176,30 @@ def _subfolders(folder: str) -> list[str]:
     return []
 
 
-def _home_to_ask(file: str | Path, place_of: Mapping[str, str]) -> Home | None:
-    """`home_of` for the names of photos in certain places; None too where all are at the very places that their names tell, which
-    costs no look at the disk, and where there are too many files to know.
+def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    """Of names in a captions file, which were matched with the photos in certain places, those that mean others, or can: where these
+    are, copies apart; and whether they mean these alone.
     """
     first = folders_of(file)[0]
     if all(place == f"{first}/{name}" for name, place in place_of.items()):
-        return None
-    names = defaultdict(set)
-    for name in place_of:
-        names[stem_of(name)].add(name)
+        return {}, False  # without a look at the disk
+    home = None
     with suppress(TooManyFiles):
-        return home_of(file, names)
-    return None
-
-
-def whose(file: str | Path, place_of: Mapping[str, str]) -> tuple[str, bool]:
-    """Where some other photos are than those in certain places, with which the names in a captions file were matched, if the names mean
-    those or can mean them; copies of a photo are no other ones.
-
-    Returns:
-        A folder, "" where the names mean no others; and whether they mean these alone.
-    """
-    some = dict(islice(place_of.items(), COMPARED))
-    home = _home_to_ask(file, some)
-    meant = {name: home.places(name) for name in some} if home else {}
-    others = {name: path for name in meant for path in meant[name] if not _are_equal(path, some[name])}
-    if 2 * len(others) <= len(some):
-        return "", False
-    return os.path.dirname(next(iter(others.values()))), all(some[name] not in meant[name] for name in others)
-
-
-def other_photos(file: str | Path, place_of: Mapping[str, str]) -> dict[str, str]:
-    """Of names in a captions file, which were matched with the photos in certain places, those that mean others: where those are."""
-    home = _home_to_ask(file, place_of)
-    if home is None:
-        return {}
-    photos = (home.around or home).photos
-    several = (name for name, place in place_of.items() if any(path != place for path in photos.get(stem_of(name), ())))
-    meant = {name: home.places(name) for name in several}
-    return {
-        name: paths[0]
-        for name, paths in meant.items()
-        if paths and not any(_are_equal(path, place_of[name]) for path in paths)
+        home = home_of(file, place_of)
+    meant = home.places if home else {}
+    others = {
+        name: other
+        for name, place in place_of.items()
+        if (other := next((path for path in meant.get(name, ()) if path != place), ""))
     }
+    if all(_are_equal(other, place_of[name]) for name, other in islice(others.items(), COMPARED)):
+        return {}, False
+    others = {name: other for name, other in others.items() if not _are_equal(other, place_of[name])}
+    return others, all(place_of[name] not in meant[name] for name in others)
 
 
 def _are_equal(path: str, place: str) -> bool:
-    """Whether a photo is the one at a place, or a copy of it; where that is gone, nobody knows, and it may be."""
+    """Whether a photo is a copy of the one at a place; where that is gone, nobody knows, and it may be."""
     with suppress(OSError):  # a photo that went away, or cannot be read
-        return path == place or filecmp.cmp(path, place, shallow=False)
+        return filecmp.cmp(path, place, shallow=False)
     return True
