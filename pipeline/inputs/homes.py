@@ -90,10 +90,18 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
 
 def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, str]]) -> Home:
     """The photos below a captions file that its names are the ends of."""
-    told: dict[str, int] = {}  # of 1.jpg and 2019/1.jpg, 2019/1.jpg is the second's
+    counts = Counter(start for found in starts.values() for start in set(found.values()))
+    (most, _), *_ = counts.most_common(1) or [("", 0)]
+    # 2019/1.jpg may be what 1.jpg means as well: it is the second's, but where the first is a path from where most are
+    told: dict[str, tuple[bool, int]] = {}
     for name, found in starts.items():
-        told |= {path: max(name.count("/"), told.get(path, 0)) for path in found}
-    places = {name: [path for path in found if name.count("/") == told[path]] for name, found in starts.items()}
+        told |= {
+            path: max((start == most, name.count("/")), told.get(path, (False, 0))) for path, start in found.items()
+        }
+    places = {
+        name: [path for path, start in found.items() if (start == most, name.count("/")) == told[path]]
+        for name, found in starts.items()
+    }
     folders = sorted({start for found in starts.values() for start in found.values()})
     if not folders or (len(folders) == 1 and _is_of_photos(folders[0])):
         return Home(own, places, "")
