@@ -13,7 +13,7 @@ from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
-from pipeline.inputs.homes import COMPARED, folders_of, other_photos
+from pipeline.inputs.homes import COMPARED, folders_of, gone_names, other_photos
 from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -43,13 +43,18 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     paths = distinct([Path(path) for path in caption_files] or find_all_captions(collection.stores, notes))
     index = image_index_of(collection)
     captions_of_file: dict[Path, list[Caption]] = {}
+    gone_of_file: dict[Path, list[str]] = {}
     # Names without captions too: such a name keeps its photo from another one that could mean it
     listed: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
         captions = read_captions(path, notes, names)
+        gone = gone_names(path, names, index.row_of_path)
         folder = index.folder_in_ids(folders_of(path), names)
-        captions_of_file[path] = [one.below(folder) for one in captions] if folder else captions
+        captions = [one.below(folder) for one in captions] if folder else captions
+        gone_of_file[path] = [one.image for one in captions if one.image[len(folder) :] in gone]
+        captions_of_file[path] = [one for one in captions if one.image[len(folder) :] not in gone]
+        names -= gone
         listed.append({folder + name for name in names})
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
     found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
@@ -65,7 +70,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         raise PipelineError(
             f"{twice} is in two of {', '.join(map(str, stores))}", "choose stores of different photos with --features"
         )
-    notes += _notes_on_names(captions_of_file, row_of_image, index, folders(collection))
+    notes += _notes_on_names(captions_of_file, gone_of_file, row_of_image, index, folders(collection))
     for path, captions in captions_of_file.items():
         place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
         others, _ = other_photos(path, place_of)
@@ -112,6 +117,7 @@ def _notes_on_texts(captions_of_images: Sequence[Sequence[Caption]]) -> Iterator
 
 def _notes_on_names(
     captions_of_file: Mapping[Path, Sequence[Caption]],
+    gone_of_file: Mapping[Path, Sequence[str]],
     row_of_image: Mapping[str, int],
     index: ImageIndex,
     parts: Sequence[str],
@@ -128,7 +134,8 @@ def _notes_on_names(
     away = {path: _away(path, rows, index.paths) for path, rows in own.items()}
     are_beside = any(len(away[path]) < len(rows) for path, rows in own.items())
     for path, captions in captions_of_file.items():
-        if unmatched := [caption.image for caption in captions if caption.image not in row_of_image]:
+        others = [caption.image for caption in captions if caption.image not in row_of_image]
+        if unmatched := [*gone_of_file[path], *others]:
             yield f"{len(unmatched):,} captions in {path} are of images in none of the stores, such as {unmatched[0]}"
             if failed := [image for image in unmatched if index.may_be_failed(image)]:
                 yield f"{len(failed):,} of these are of photos that could not be read, such as {failed[0]}"

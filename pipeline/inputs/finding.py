@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, other_photos
+from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, gone_names, other_photos
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
@@ -78,9 +78,12 @@ def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list
         around = {root: _around(root) for root in map(Path, _roots(store))}
         looked |= around
         found = _of_all({root: _first_captions(root, around[root], index, said, passed) for root in around}, passed)
-    if not found:
-        for folder in dict.fromkeys(Path(os.path.dirname(path)) for path in _full_paths(store)):
-            found |= _first_captions(folder, _among_photos(folder), index, said, passed)
+    if not any(path.parent == store.path for path in found):
+        covered = {place for places in found.values() for place in places}
+        for folder, photos in _by_folder(_full_paths(store)).items():
+            if not covered.issuperset(photos):
+                own = _first_captions(folder, _among_photos(folder), index, said, passed)
+                found |= {path: places for path, places in own.items() if not covered.issuperset(places)}
     if found:
         return distinct(list(found))
     places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
@@ -89,6 +92,13 @@ def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list
         f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
         "name the file with --captions",
     )
+
+
+def _by_folder(paths: Iterable[str]) -> dict[Path, list[str]]:
+    photos: dict[Path, list[str]] = {}
+    for path in paths:
+        photos.setdefault(Path(os.path.dirname(path)), []).append(path)
+    return photos
 
 
 def _of_all(found_of: Mapping[Path, dict[Path, list[str]]], passed: list[_Passed]) -> dict[Path, list[str]]:
@@ -183,9 +193,13 @@ def _first_captions(
                 raise
             said.append(f"skipped {error.message}")
             continue
-        folders = folders_of(path)
-        above = index.folder_in_ids(folders, images)
-        place_of = {image: index.paths[rows[0]] for image in images if (rows := index.candidates(above + image))}
+        above = index.folder_in_ids(folders_of(path), images)
+        left = set(images) - gone_names(path, set(images), index.row_of_path)
+        place_of = {
+            image: index.paths[rows[0]]
+            for image in images
+            if image in left and (rows := index.candidates(above + image))
+        }
         there, alone = ({}, False) if path.parent == root else other_photos(path, place_of)
         other = os.path.dirname(next(iter(there.values()))) if 2 * len(there) > len(place_of) else ""
         if not place_of:

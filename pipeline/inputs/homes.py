@@ -13,10 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pipeline.inputs.image_index import agreement, stem_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.storage import SUFFIXES, shadow
+from pipeline.store.format import MANIFEST
 
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
@@ -39,7 +41,8 @@ class Home:
 
     folder: str  # where names are paths from, or below which
     places: Mapping[str, list[str]]  # of names; several: which of these is meant is not known
-    note: str  # what a user may not expect of these; "": names are paths from the folder
+    note: str  # what a user may not expect of these
+    is_sure: bool = True  # whether a name without a place is of a photo that is gone
 
 
 def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -> Home | None:
@@ -63,7 +66,8 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         converted = f"the photos that {file} names have other suffixes"
     if not any(starts.values()):
         told = {os.path.join(own, folder) for folder in map(os.path.dirname, named) if folder}
-        return Home(own, {}, "") if any(map(os.path.isdir, told)) else None  # photos that are gone from there
+        is_gone = any(os.path.isdir(one) and not os.path.isfile(os.path.join(one, MANIFEST)) for one in told)
+        return Home(own, {}, "") if is_gone else None
     split, others = split_of_name(Path(file).stem), tuple(f"{one}/" for one in captioned if one not in folders)
     for found in starts.values():  # of another split, or with captions of their own
         for path, start in list(found.items()):
@@ -85,13 +89,14 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         for name, found in starts.items()
     }
     note = f"names in {file} are of {counts[folder]:,} photos in {folder}, and of {counts[most]:,} in {most}"
-    return Home(folder, either, note)
+    return Home(folder, either, note, is_sure=False)
 
 
 def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, str]]) -> Home:
     """The photos below a captions file that its names are the ends of."""
     counts = Counter(start for found in starts.values() for start in set(found.values()))
-    (most, _), *_ = counts.most_common(1) or [("", 0)]
+    first, second, *_ = *counts.most_common(2), ("", 0), ("", 0)
+    most = first[0] if first[1] > second[1] else ""
     # 2019/1.jpg may be what 1.jpg means as well: it is the second's, but where the first is a path from where most are
     told: dict[str, tuple[bool, int]] = {}
     for name, found in starts.items():
@@ -106,9 +111,8 @@ def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, st
     if not folders or (len(folders) == 1 and _is_of_photos(folders[0])):
         return Home(own, places, "")
     shown = " and ".join([*folders[:2], *([f"{len(folders) - 2:,} more folders"] if len(folders) > 2 else [])])
-    return Home(
-        own, places, f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
-    )
+    note = f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
+    return Home(own, places, note, is_sure=False)
 
 
 def _is_of_photos(folder: str) -> bool:
@@ -182,6 +186,26 @@ def _subfolders(folder: str) -> list[str]:
     with suppress(OSError), os.scandir(folder) as entries:
         return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     return []
+
+
+def gone_names(file: str | Path, names: set[str], stored: Mapping[str, Any]) -> set[str]:
+    """Names in a captions file without a photo where those of the others are, some of which are among the `stored` paths: photos that
+    are gone, and whose captions are of no namesake elsewhere.
+    """
+    first = folders_of(file)[0]
+    if all(f"{first}/{name}" in stored for name in names):
+        return set()  # without a look at the disk
+    home = None
+    with suppress(TooManyFiles):
+        home = home_of(file, names, stored)
+    if home is None or not home.is_sure:
+        return set()
+    places = [path for found in home.places.values() for path in found]
+    return (
+        {name for name in names if not home.places.get(name)}
+        if not places or any(map(stored.__contains__, places))
+        else set()
+    )
 
 
 def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[str, str], bool]:

@@ -1,6 +1,5 @@
 """Captions files that nobody named are found, and those in the folders of photos are of the photos beside them."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,19 @@ from pipeline.store.reader import open_store
 from tests.pipeline.inputs.test_dataset import names, write_coco
 from tests.pipeline.store.test_store import write_store
 from tests.stores import make_store
+
+
+def photos_of(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"{folder.name}'s {name}")
+
+
+def write_among_photos(photos: Path, **files: str) -> None:
+    for name, content in files.items():
+        folder, _, stem = name.partition("_")
+        (photos / folder).mkdir(parents=True, exist_ok=True)
+        (photos / folder / (stem if "." in stem else f"{stem}.csv")).write_text(content)
 
 
 @pytest.mark.parametrize("place", ["annotations/captions_train2014.json", "dataset_coco.json", "captions.json"])
@@ -93,85 +105,6 @@ def test_captions_named_after_a_folder_are_of_its_photos(tmp_path: Path, photos:
     assert find_captions(alone) == [tmp_path / "annotations/captions_val.csv"]
     taken = load_dataset([alone.path], [tmp_path / "annotations/captions_train.csv"])
     assert f"are taken from another folder: 1.jpg for {roots[1]}/1.jpg" in "\n".join(taken.notes)
-
-
-def photos_of(folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_text(f"{folder.name}'s {name}")
-
-
-@pytest.mark.parametrize(
-    "suffix", [".jpg", "", ".png"]
-)  # the others: as tables often have names, and of files before they were converted
-def test_captions_beside_other_photos_are_not_taken_for_a_folder_in_theirs(suffix: str, tmp_path: Path) -> None:
-    """As of a camera that counts anew; of copies they are."""
-    ids = ["1.jpg", "2.jpg", "3.jpg"]
-    photos_of(tmp_path / "pictures", ids)
-    photos_of(tmp_path / "pictures/trip", ids)
-    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "pictures/trip")])
-    captions = tmp_path / "pictures/captions.csv"
-    captions.write_text(f"image,caption\n1{suffix},a dog\n2{suffix},a cat\n3{suffix},a boat\n")
-    with pytest.raises(
-        PipelineError, match=rf"skipped {captions}: its captions are of the photos in {tmp_path}/pictures; "
-    ):
-        find_captions(store)
-    named = f"captions in {captions} may be of the photos in {tmp_path}/pictures, which have the same names"
-    assert named in load_dataset([store.path], [captions]).notes
-    for name in ids:
-        (tmp_path / "pictures" / name).write_bytes((tmp_path / "pictures/trip" / name).read_bytes())
-    assert not any("may be of" in note for note in load_dataset([store.path]).notes)
-
-
-def test_some_captions_of_namesakes_beside_their_file_are_said(tmp_path: Path) -> None:
-    """Of an archive whose captions begin with the folder that was extracted."""
-    ids = [f"{number}.jpg" for number in range(1, 10)]
-    photos_of(tmp_path / "photos", ids[:6])
-    photos_of(tmp_path / "photos/trip", ids)
-    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "photos/trip")])
-    captions = tmp_path / "photos/captions.csv"
-    captions.write_text(
-        "".join(
-            ["image,caption\n", *(f"trip/{name},a dog\n" for name in ids[3:]), *(f"{name},a cat\n" for name in ids[:6])]
-        )
-    )
-    said = f"3 images in {captions} may be other photos: 1.jpg is taken for {tmp_path}/photos/trip/1.jpg, and not {tmp_path}/photos/1.jpg"
-    for named in ([], [captions]):
-        assert said in load_dataset([store.path], named).notes
-
-
-def test_a_folder_of_the_very_name_comes_before_one_of_the_split(tmp_path: Path) -> None:
-    ids = ["1.jpg", "2.jpg"]
-    for folder in ("val", "images/val2017"):
-        photos_of(tmp_path / folder, ids)
-    store = make_store(
-        tmp_path / "features/all",
-        [f"images/val2017/{name}" for name in ids] + [f"val/{name}" for name in ids],
-        image_roots=[str(tmp_path)],
-    )
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations/captions_val2017.csv").write_text("1.jpg,a dog\n2.jpg,a cat\n")
-    dataset = load_dataset([store.path], [tmp_path / "annotations/captions_val2017.csv"])
-    assert dataset.splits["dev"].store_ids == ["images/val2017/1.jpg", "images/val2017/2.jpg"]
-
-
-def test_captions_of_photos_far_below_are_not_taken_for_namesakes_without_a_word(tmp_path: Path) -> None:
-    ids = ["1.jpg", "2.jpg", "3.jpg"]
-    photos_of(tmp_path / "pictures/2019/may", ids)
-    photos_of(tmp_path / "pictures/trip", ids)
-    store = make_store(tmp_path / "features/trip", ids, image_roots=[str(tmp_path / "pictures/trip")])
-    captions = tmp_path / "pictures/captions.csv"
-    for named in (ids, [f"may/{name}" for name in ids]):
-        captions.write_text("".join(["image,caption\n", *(f"{name},a dog\n" for name in named)]))
-        other = f"may be of the photos in {tmp_path}/pictures/2019/may, which have the same names"
-        assert any(note.endswith(other) for note in load_dataset([store.path], [captions]).notes)
-        if "/" in named[0]:
-            with pytest.raises(PipelineError, match="its captions are of the photos in"):
-                find_captions(store)
-        else:
-            notes: list[str] = []
-            assert find_captions(store, notes) == [captions]
-            assert notes == [f"{captions} is taken, and {other}"]
 
 
 @pytest.mark.parametrize("place", [".", "annotations"])
@@ -333,87 +266,3 @@ def test_captions_of_a_folder_without_photos_are_said_beside_those_of_folders_wi
     assert load_dataset(stores, files).notes == [
         f"1 images in {files[1]} are taken from another folder: 2.jpg for {tmp_path}/test/2.jpg"
     ]
-
-
-def write_among_photos(photos: Path, **files: str) -> None:
-    for name, content in files.items():
-        folder, _, stem = name.partition("_")
-        (photos / folder).mkdir(parents=True, exist_ok=True)
-        (photos / folder / (stem if "." in stem else f"{stem}.csv")).write_text(content)
-
-
-def test_captions_in_the_folders_of_the_photos_are_of_those_beside_them(tmp_path: Path) -> None:
-    """As the hub has them; both folders number their photos from 1."""
-    photos = tmp_path / "photos"
-    ids = ["test/1.jpg", "test/2.jpg", "train/1.jpg", "train/2.jpg", "train/3.jpg"]
-    make_store(tmp_path / "features/photos", ids, image_roots=[str(photos)])
-    write_among_photos(
-        photos,
-        train_metadata="file_name,text\n1.jpg,a dog\n2.jpg,a cat\n3.jpg,\n4.jpg,gone\n",
-        test_metadata="file_name,text\n1.jpg,a boat\n2.jpg,a tree\n",
-    )
-    dataset = load_dataset([tmp_path / "features/photos"])
-    read = {name: (split.image_ids, split.images.captions) for name, split in dataset.splits.items()}
-    assert read == {
-        "train": (["train/1.jpg", "train/2.jpg"], ["a dog", "a cat"]),
-        "test": (["test/1.jpg", "test/2.jpg"], ["a boat", "a tree"]),
-    }
-    assert dataset.splits["train"].caption_ids == ["train/1.jpg#0", "train/2.jpg#0"]
-    assert dataset.caption_files == [photos / "test/metadata.csv", photos / "train/metadata.csv"]
-    alone = load_dataset([tmp_path / "features/photos"], [photos / "train/metadata.csv"])
-    assert [split.image_ids for split in alone.splits.values()] == [["train/1.jpg", "train/2.jpg"]]
-
-
-@pytest.mark.parametrize("folder", ["photos", "photos/train", "photos/train/images"])
-def test_the_hubs_metadata_is_found_above_images(folder: str, tmp_path: Path) -> None:
-    root = tmp_path / folder
-    splits = ["train", "test"] if folder == "photos" else ["train"]
-    places = [str(tmp_path / f"photos/{split}/images/{number}.jpg") for split in splits for number in (1, 2)]
-    ids = sorted(os.path.relpath(place, root) for place in places)
-    store = make_store(tmp_path / "features/x", ids, image_roots=[str(root)])
-    for split in ("train", "test"):
-        write_among_photos(
-            tmp_path / "photos",
-            **{f"{split}_metadata": f"file_name,text\nimages/1.jpg,a dog\nimages/2.jpg,of {split}\n"},
-        )
-    dataset = load_dataset([store.path])
-    read = {name or "train": split.images.captions for name, split in dataset.splits.items()}
-    assert read == {split: ["a dog", f"of {split}"] for split in splits}
-    assert [path.parent.name for path in dataset.caption_files] == sorted(splits)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ""])
-def test_names_of_equal_photos_of_two_splits_are_those_beside_their_file(suffix: str, tmp_path: Path) -> None:
-    ids = ["train/0001.jpg", "val/0001.jpg"]
-    make_store(tmp_path / "features/photos", ids, image_roots=[str(tmp_path / "photos")])
-    rows = {f"{split}_captions": f"0001{suffix},of {split}\n" for split in ("train", "val")}
-    write_among_photos(tmp_path / "photos", **rows)
-    dataset = load_dataset([tmp_path / "features/photos"])
-    assert {name: (split.store_ids, split.images.captions) for name, split in dataset.splits.items()} == {
-        "train": (ids[:1], ["of train"]),
-        "dev": (ids[1:], ["of val"]),
-    }
-
-
-def test_captions_of_two_folders_that_were_extracted_together_are_of_those_beside_them(tmp_path: Path) -> None:
-    ids = ["2019/1.jpg", "2020/1.jpg"]
-    store = make_store(tmp_path / "features/both", ids, image_roots=[str(tmp_path / "2019"), str(tmp_path / "2020")])
-    write_among_photos(tmp_path, **{"2020_captions": "1.jpg,a cat\n"})
-    dataset = load_dataset([store.path], [tmp_path / "2020/captions.csv"])
-    assert dataset.splits[""].store_ids == ["2020/1.jpg"]
-
-
-def test_what_lies_beside_the_photos_is_known_after_the_project_moved(tmp_path: Path) -> None:
-    (tmp_path / "old/photos/train").mkdir(parents=True)
-    ids = ["test/1.jpg", "train/1.jpg"]
-    make_store(
-        tmp_path / "old/features/photos",
-        ids,
-        image_roots=[str(tmp_path / "old/photos")],
-        relative_roots=["../../photos"],
-    )
-    write_among_photos(tmp_path / "old/photos", train_captions="1.jpg,a dog\n")
-    (tmp_path / "old").rename(tmp_path / "new")
-    dataset = load_dataset([tmp_path / "new/features/photos"])
-    assert dataset.splits["train"].store_ids == ["train/1.jpg"]
-    assert dataset.notes == ["1 of 2 images have no caption and are left out"]

@@ -1,0 +1,235 @@
+"""Captions above folders of photos and in them: which photos their names mean, and what is said of those that are gone."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from detector.regions import Regions
+from pipeline.caption_ranking import RightCaptions
+from pipeline.inputs.captions import read_captions
+from pipeline.photo_lookup import FoundPhoto
+from pipeline.store.reader import open_stores
+from tests.pipeline.inputs.test_namesakes import captions_of
+from tests.pipeline.test_caption_ranking import right_captions
+from tests.stores import make_store
+
+
+def lay_out(root: Path, *photos: str) -> None:
+    """Photos of different content."""
+    for photo in photos:
+        (root / photo).parent.mkdir(parents=True, exist_ok=True)
+        (root / photo).write_text(photo)
+
+
+@pytest.mark.parametrize("named", ["{1}.jpg", "{0}/{1}.jpg", "{1}"])
+def test_captions_above_folders_in_folders_are_of_no_photo_elsewhere(tmp_path: Path, named: str) -> None:
+    """Be their own photo in a store, on the disk alone, or gone."""
+    shop = {1: "shoes", 2: "shoes", 3: "hats"}
+    lay_out(tmp_path, *(f"shop/images/{folder}/{number}.jpg" for number, folder in shop.items()), "phone/2.jpg")
+    names = [named.format(folder, number) for number, folder in shop.items()]
+    captions = read_captions(captions_of(tmp_path / "shop/captions.csv", names))
+    features, asked = tmp_path / "features", tmp_path / "phone/2.jpg"
+    ids = [f"images/{folder}/{number}.jpg" for number, folder in shop.items()]
+    own = make_store(features / "shop", ids, image_roots=[str(tmp_path / "shop")]).path
+    phone = make_store(features / "phone", ["2.jpg"], image_roots=[str(tmp_path / "phone")]).path
+    photo = tmp_path / "shop" / ids[1]
+    assert right_captions(open_stores([own, phone]), ids[1], photo, captions) == [f"of {names[1]}"]
+    for stores in ([phone], [own, phone]):
+        assert right_captions(open_stores(stores), "2.jpg", asked, captions) == []
+    photo.unlink()
+    assert right_captions(open_stores([own, phone]), ids[1], "", captions) == [f"of {names[1]}"]
+    less = make_store(features / "less", [ids[0], ids[2]], image_roots=[str(tmp_path / "shop")]).path
+    right, found = (
+        RightCaptions(captions, open_stores([less, phone])),
+        FoundPhoto("2.jpg", cast(Regions, None), str(asked)),
+    )
+    assert not any(right.is_of(caption, found) for caption in captions)
+    assert right.elsewhere["2.jpg"].endswith(f"captions.csv are of a photo that is not in {tmp_path}/shop")
+
+
+def test_a_name_with_its_folder_means_the_photo_there_and_none_deeper(tmp_path: Path) -> None:
+    """Of a dataset of which a part alone is on the disk, so that most names have no photo."""
+    lay_out(tmp_path, "train/1.jpg", "train/2.jpg", "extra/train/1.jpg", "extra/train/3.jpg")
+    names = [f"train/{number}.jpg" for number in range(1, 9)]
+    captions = read_captions(captions_of(tmp_path / "captions.csv", names))
+    roots = {"train": ["1.jpg", "2.jpg"], "extra": ["train/1.jpg", "train/3.jpg"]}
+    stores = [
+        make_store(tmp_path / f"features/{name}", ids, image_roots=[str(tmp_path / name)]).path
+        for name, ids in roots.items()
+    ]
+    for collection in (open_stores(stores), open_stores(stores[1:])):
+        for image in roots["extra"]:
+            assert right_captions(collection, image, tmp_path / "extra" / image, captions) == []
+    for collection in (open_stores(stores), open_stores(stores[:1])):
+        assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", captions) == ["of train/1.jpg"]
+
+
+@pytest.mark.parametrize("named", ["train/{}.jpg", "{}.jpg"])
+def test_of_two_photos_below_that_a_name_can_mean_none_has_its_captions(tmp_path: Path, named: str) -> None:
+    """The photo that is left of two of one name has them, and a note says what it is taken for."""
+    photos = [f"{folder}/train/{number}.jpg" for folder in ("extra", "images") for number in (1, 2)]
+    lay_out(tmp_path, *photos[:-1])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [named.format(number) for number in (1, 2)]))
+    collection = open_stores([make_store(tmp_path / "store", photos[:2], image_roots=[str(tmp_path)]).path])
+    right = RightCaptions(captions, collection)
+    marked = {
+        image: [
+            right.is_of(caption, FoundPhoto(image, cast(Regions, None), str(tmp_path / image))) for caption in captions
+        ]
+        for image in photos[:2]
+    }
+    assert marked == {photos[0]: [False, False], photos[1]: [False, True]}
+    below = "/train" if named == "{}.jpg" else ""
+    assert list(right.doubts) == [
+        f"{tmp_path}/extra/train/1.jpg and {tmp_path}/images/train/1.jpg are both called {captions[0].image}: which of them "
+        f"{tmp_path}/captions.csv means is not known, and none of its captions is marked as theirs",
+        f"no photo that {tmp_path}/captions.csv names is beside it: it is taken for those of these names in "
+        f"{tmp_path}/extra{below} and {tmp_path}/images{below}",
+    ]
+    (tmp_path / photos[2]).write_text(photos[0])  # a copy
+    assert right_captions(collection, photos[0], tmp_path / photos[0], captions) == [f"of {captions[0].image}"]
+
+
+def test_captions_named_after_a_split_are_of_no_other_split(tmp_path: Path) -> None:
+    lay_out(tmp_path, "train/1.jpg")
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "train")]).path])
+    for split, right in (("val", []), ("train", ["of 1.jpg"])):
+        captions = read_captions(captions_of(tmp_path / f"annotations/captions_{split}.json", ["1.jpg"]))
+        assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", captions) == right
+
+
+def test_a_folder_with_too_many_files_marks_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, "home/1.jpg", "home/more/2.jpg")
+    monkeypatch.setattr("pipeline.inputs.homes.MOST_LISTED", 2)
+    captions = read_captions(captions_of(tmp_path / "home/captions.csv", ["1.jpg"]))
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "home")]).path])
+    right = RightCaptions(captions, collection)
+    assert not right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "home/1.jpg")))
+    (doubt,) = right.doubts
+    assert doubt.startswith(f"{tmp_path}/home has too many files to know which photos")
+
+
+def test_names_of_a_folder_that_is_not_there_are_of_no_photo_in_another(tmp_path: Path) -> None:
+    """As of a year that was archived; where all are, as of COCO's folders that were put into one, a note says so."""
+    lay_out(tmp_path, *(f"photos/{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)))
+    ids = [f"{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path / "photos")]).path])
+    photo = FoundPhoto("2024/1.jpg", cast(Regions, None), str(tmp_path / "photos/2024/1.jpg"))
+    for place in (tmp_path / "photos/captions.csv", tmp_path / "apart/captions.csv"):
+        for names in (["2019/1.jpg", "2020/1.jpg"], ["2019/1.jpg", "2020/2.jpg"], ["2019/may/1.jpg", "2020/2.jpg"]):
+            captions = read_captions(captions_of(place, names))
+            right = RightCaptions(captions, collection)
+            assert not any(right.is_of(caption, photo) for caption in captions)
+        one = open_stores([make_store(tmp_path / "one", ids[2:], image_roots=[str(tmp_path / "photos")]).path])
+        shutil.rmtree(tmp_path / "one")
+        shutil.move(tmp_path / "photos/2020", tmp_path / "2020")
+        captions = read_captions(captions_of(place, ["2019/1.jpg", "2019/2.jpg"]))
+        right = RightCaptions(captions, one)
+        assert [right.is_of(caption, photo) for caption in captions] == [True, False]
+        said = f"no photo that {place} names is beside it: its captions are marked by the names alone, of stored photos"
+        assert list(right.doubts) == [said]
+        shutil.move(tmp_path / "2020", tmp_path / "photos/2020")
+
+
+def test_a_photo_of_the_name_of_one_that_is_gone_below_is_not_marked_without_a_word(tmp_path: Path) -> None:
+    """As in an inbox beside the folder of all others."""
+    photos = [f"photos/IMG_{number}.jpg" for number in range(1, 7)]
+    lay_out(tmp_path, *photos)
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [Path(photo).name for photo in photos]))
+    (tmp_path / photos[3]).unlink()
+    ids = [photo for photo in photos if photo != photos[3]]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    for inbox, notes in ((False, []), (True, ["photos"])):
+        if inbox:
+            lay_out(tmp_path, "inbox/IMG_4.jpg")
+        right = RightCaptions(captions, collection)
+        assert right.is_of(captions[0], FoundPhoto(ids[0], cast(Regions, None), str(tmp_path / ids[0])))
+        assert list(right.doubts) == [
+            f"no photo that {tmp_path}/captions.csv names is beside it: it is taken for those of these names in {tmp_path}/inbox and "
+            f"{tmp_path}/{folder}"
+            for folder in notes
+        ]
+
+
+def test_of_two_names_one_photo_has_the_captions_of_the_better(tmp_path: Path) -> None:
+    """Of an album on another disk, and of two splits in one folder, where neither is better."""
+    lay_out(tmp_path, "lib/1.jpg", "lib/2.jpg", "flat/images/1.jpg")
+    collection = open_stores(
+        [make_store(tmp_path / "store", ["1.jpg", "2.jpg"], image_roots=[str(tmp_path / "lib")]).path]
+    )
+    captions = read_captions(captions_of(tmp_path / "lib/captions.csv", ["1.jpg", "2.jpg", "2019/1.jpg", "2019/3.jpg"]))
+    assert right_captions(collection, "1.jpg", tmp_path / "lib/1.jpg", captions) == ["of 1.jpg"]
+    captions = read_captions(captions_of(tmp_path / "flat/captions.csv", ["train/1.jpg", "val/1.jpg"]))
+    assert right_captions(collection, "flat", tmp_path / "flat/images/1.jpg", captions) == []
+
+
+def test_a_photo_of_another_suffix_is_another_one_where_others_have_theirs(tmp_path: Path) -> None:
+    """As a telephone's pictures of its screen; where all were converted, a note says so."""
+    lay_out(tmp_path, "IMG_1.png", "IMG_2.JPG", "IMG_3.JPG")
+    collection = open_stores([make_store(tmp_path / "store", ["IMG_1.png"], image_roots=[str(tmp_path)]).path])
+    path = tmp_path / "IMG_1.png"
+    for names, right in (
+        (["IMG_1.JPG", "IMG_2.jpg"], []),
+        (["IMG_1.JPG", "IMG_2.png"], ["of IMG_1.JPG"]),
+        (["IMG_1"], ["of IMG_1"]),
+    ):
+        captions = read_captions(captions_of(tmp_path / "captions.csv", names))
+        assert right_captions(collection, "IMG_1.png", path, captions) == right
+
+
+def test_where_names_are_paths_all_of_them_are(tmp_path: Path) -> None:
+    lay_out(tmp_path, "1.jpg", "2019/2.jpg", "2020/1.jpg")
+    collection = open_stores([make_store(tmp_path / "store", ["2019/2.jpg"], image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["1", "2", "3", "4", "2020/1", "2020/2", "2020/3"]))
+    assert right_captions(collection, "2019/2.jpg", tmp_path / "2019/2.jpg", captions) == []
+
+
+def test_a_name_of_a_folder_that_is_gone_is_of_no_photo_above(tmp_path: Path) -> None:
+    lay_out(tmp_path, *(f"{number}.jpg" for number in range(1, 5)))
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "captions.csv", ["3.jpg", "4.jpg", "trip/1.jpg", "trip/2.jpg"]))
+    assert right_captions(collection, "1.jpg", tmp_path / "1.jpg", captions) == []
+
+
+@pytest.mark.parametrize("is_captioned", [True, False])
+def test_captions_of_photos_that_were_culled_are_of_no_album_below(tmp_path: Path, is_captioned: bool) -> None:
+    """Which has a captions file of its own; or the same numbers."""
+    album = [f"rome/{number}.jpg" for number in range(1, 13)]
+    lay_out(tmp_path, *(f"{number}.jpg" for number in (1, 4, 7, 10)), *album)
+    captions = read_captions(captions_of(tmp_path / "captions.csv", [f"{number}.jpg" for number in range(1, 11)]))
+    own = captions_of(tmp_path / "rome/captions.csv", [Path(photo).name for photo in album])
+    captions += [replace(one, text="Rome") for one in read_captions(own)]
+    if not is_captioned:
+        own.unlink()
+        captions = captions[:10]
+    collection = open_stores([make_store(tmp_path / "store", album, image_roots=[str(tmp_path)]).path])
+    for image in album[1:6]:
+        assert right_captions(collection, image, tmp_path / image, captions) == ["Rome"] * is_captioned
+
+
+def test_marks_by_the_name_alone_are_said(tmp_path: Path) -> None:
+    """As of annotations apart, which may also be those of a folder whose photos are all gone."""
+    lay_out(tmp_path, "photos/1.jpg")
+    collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "photos")]).path])
+    captions = read_captions(captions_of(tmp_path / "text/captions.csv", ["1.jpg", "2.jpg"]))
+    right = RightCaptions(captions, collection)
+    assert right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "photos/1.jpg")))
+    assert list(right.doubts) == [
+        f"no photo that {tmp_path}/text/captions.csv names is beside it: its captions are marked by the names alone, of stored photos"
+    ]
+
+
+def test_an_id_with_the_path_of_its_store_means_that_image(tmp_path: Path) -> None:
+    """As two stores of equal names have, whose photos have equal names as well."""
+    lay_out(tmp_path, "0/x/1.jpg", "1/x/1.jpg")
+    stores = [
+        make_store(tmp_path / f"features/{n}/x", ["1.jpg"], image_roots=[str(tmp_path / f"{n}/x")]).path for n in (0, 1)
+    ]
+    both = open_stores(stores, tell_apart=True)
+    captions = read_captions(captions_of(tmp_path / "captions.csv", both.image_ids))
+    for number, image in enumerate(both.image_ids):
+        assert image == f"{stores[number]}/1.jpg"
+        assert right_captions(both, image, tmp_path / f"{number}/x/1.jpg", captions) == [f"of {image}"]
