@@ -55,33 +55,32 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     folders = folders_of(file)
     own = folders[-1]
     listed, captioned = _photos_below(own)
-    photos: dict[str, dict[str, None]] = defaultdict(dict)
-    for path in (*listed, *(path for path in known if path.startswith(f"{own}/"))):
-        photos[stem_of(path)][path] = None
-    named: dict[str, list[str]] = {name: list(photos.get(stem_of(name), ())) for name in names}
-    starts = {name: _starts(name, found, own) for name, found in named.items()}
-    converted = ""
+    starts, is_converted = _starts_of(names, own, [*listed, *(path for path in known if path.startswith(f"{own}/"))])
     if not any(starts.values()):
-        starts = {name: _starts(name, found, own, any_suffix=True) for name, found in named.items()}
-        converted = f"the photos that {file} names have other suffixes"
-    if not any(starts.values()):
-        told = {os.path.join(own, folder) for folder in map(os.path.dirname, named) if folder}
+        told = {os.path.join(own, folder) for folder in map(os.path.dirname, starts) if folder}
         is_gone = any(os.path.isdir(one) and not os.path.isfile(os.path.join(one, MANIFEST)) for one in told)
         return Home(own, {}, "") if is_gone else None
+    note = f"the photos that {file} names have other suffixes" if is_converted else ""
     split, others = split_of_name(Path(file).stem), tuple(f"{one}/" for one in captioned if one not in folders)
-    for found in starts.values():  # of another split, or with captions of their own
-        for path, start in list(found.items()):
-            if f"{start}/".startswith(others) or not _may_be(split, own, path):
-                del found[path]
+    is_own = {
+        (start, place): not f"{start}/".startswith(others) and _may_be(split, own, place)
+        for start, place in {
+            (start, os.path.dirname(path)) for found in starts.values() for path, start in found.items()
+        }
+    }  # not of another split, and without captions of their own
+    starts = {
+        name: {path: start for path, start in found.items() if is_own[start, os.path.dirname(path)]}
+        for name, found in starts.items()
+    }
     counts = Counter(start for found in starts.values() for start in set(found.values()))
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)), default=own)
     folder = max(folders, key=lambda one: counts[one])
     if not counts[folder]:
         home = _home_below(file, own, starts)
-        return replace(home, note=home.note or converted)
+        return replace(home, note=home.note or note)
     if counts[folder] == counts[most]:
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
-        return Home(folder, there, converted)
+        return Home(folder, there, note)
     # Else a name without a folder, of no photo beside the file, may be of one that is gone from there
     is_told = _is_of_photos(most)
     either = {
@@ -119,6 +118,19 @@ def _is_of_photos(folder: str) -> bool:
     return OF_PHOTOS.search(os.path.basename(folder)) is not None
 
 
+def _starts_of(names: Iterable[str], own: str, paths: Iterable[str]) -> tuple[dict[str, dict[str, str]], bool]:
+    """`_starts` of each name among some photos; where none has any, of photos with other suffixes, and whether these are taken."""
+    photos: dict[str, dict[str, None]] = defaultdict(dict)
+    for path in paths:
+        photos[stem_of(path)][path] = None
+    found = {name: list(photos.get(stem_of(name), ())) for name in names}
+    starts = {name: _starts(name, alike, own) for name, alike in found.items()}
+    if any(starts.values()):
+        return starts, False
+    starts = {name: _starts(name, alike, own, any_suffix=True) for name, alike in found.items()}
+    return starts, any(starts.values())
+
+
 def _starts(name: str, photos: Iterable[str], own: str, *, any_suffix: bool = False) -> dict[str, str]:
     """The photos, of some with the stem of a name, that it is a path to, each with the folder that it is a path from."""
     name = os.path.relpath(name, own) if os.path.isabs(name) else os.path.normpath(name)
@@ -134,9 +146,9 @@ def _starts(name: str, photos: Iterable[str], own: str, *, any_suffix: bool = Fa
     return {path: start for path, start in start_of.items() if found[path][1] or start not in exact}
 
 
-def _may_be(split: str, folder: str, path: str) -> bool:
-    """Whether a photo in a folder may be of a captions file that is named after a split: its folders tell this one, or none."""
-    parts = os.path.relpath(os.path.dirname(path), folder).split("/") if split else ()
+def _may_be(split: str, folder: str, place: str) -> bool:
+    """Whether photos in a place below a folder may be of a captions file that is named after a split: its folders tell this one, or none."""
+    parts = os.path.relpath(place, folder).split("/") if split else ()
     told = set(map(split_of_name, parts)) - {""}
     return not told or split in told
 
