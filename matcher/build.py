@@ -85,8 +85,12 @@ def read_word_vectors(path: Path, vocabulary: Vocabulary, weight: torch.Tensor) 
                     if not vector.isfinite().all():
                         raise ValueError("numbers that are not finite")
                     found.add(word)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise MatcherError(f"{path}: word vectors not readable ({error})") from error
+    except UnicodeDecodeError as error:
+        raise MatcherError(
+            f"{path}: no text; unpack word vectors that are compressed, and write word2vec's .bin as text"
+        ) from error
     except ValueError as error:
         if isinstance(error, MatcherError):
             raise

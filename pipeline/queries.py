@@ -27,8 +27,10 @@ def read_queries(path: str) -> list[str]:
     except ValueError as error:
         raise PipelineError(f"--queries {path}: not readable as {what} ({error})", "write it as UTF-8") from error
     if Path(path).suffix.lower() in NO_TEXT or text.lstrip().startswith(("{", "[")) or is_table(text):
+        tab = text[: text.find("\t")].count("\n") + 1 if "\t" in text else 0
         raise PipelineError(
-            f"--queries {path}: a table, a list or JSON, expected {what}", "write the sentences alone to a .txt"
+            f"--queries {path}{f', line {tab}' if tab else ''}: a table, a list or JSON, expected {what}",
+            "write the sentences alone to a .txt",
         )
     # Not splitlines: a sentence may hold other separators. Files that were joined have several byte order marks
     lines = text.replace("\r", "\n").replace("\ufeff", "").split("\n")

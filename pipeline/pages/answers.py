@@ -1,4 +1,4 @@
-"""Answers as one self-contained page: photos in rank order with their boxes, captions with right and wrong marked."""
+"""Answers as one self-contained page: photos in rank order with their boxes, captions, of which the right ones are marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +67,8 @@ def _shown(
     height, width = hit.image_size if hit.image_size != (0, 0) else (1, 1)
     boxes = [(*box.xyxy, color) for box, color in zip(hit.boxes, REGIONS, strict=False)]
     attention = _attention(query, hit, run, collection) if len(items) < MOST_EXPLAINED else None
-    items.append({"rank": hit.rank, "score": hit.score, "image": hit.image, "query": query, "attention": attention})
+    about = {"rank": hit.rank, "score": hit.score, "marks": hit.marks, "image": hit.image, "query": query}
+    items.append({**about, "attention": attention})
     # The best box is drawn last, on top. A unit square is stretched to the photo, as fractions are.
     return shown | {
         "photo": data_uri(photo, LONGEST_SIDE),

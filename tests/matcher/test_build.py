@@ -1,6 +1,7 @@
 """Where a model starts from: word vectors, and encoders of the transformers library."""
 
 import dataclasses
+import gzip
 import importlib.util
 import shutil
 from importlib import metadata
@@ -270,3 +271,6 @@ def test_damaged_word_vectors_are_refused(tmp_path: Path, lines: list[str], mess
         read_word_vectors(write_vectors(tmp_path / "v.txt", *lines), vocabulary, torch.zeros(6, 3))
     with pytest.raises(MatcherError, match="not readable"):
         read_word_vectors(tmp_path / "none.txt", vocabulary, torch.zeros(6, 3))
+    (tmp_path / "v.txt.gz").write_bytes(gzip.compress(b"a 1 2 3"))
+    with pytest.raises(MatcherError, match=r"v\.txt\.gz: no text; unpack word vectors that are compressed"):
+        read_word_vectors(tmp_path / "v.txt.gz", vocabulary, torch.zeros(6, 3))
