@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tests.world import scan
+
 COLOURS = {"red box": (30, 30, 220), "green box": (40, 200, 40), "blue box": (220, 60, 30)}  # BGR
 SIZE = (64, 88)  # of a photo: height, width
 TINY = [
@@ -57,3 +59,18 @@ def command(*more: str) -> list[str]:
         else:
             value.append(word)
     return ["train-detector", *(word for words in given.values() for word in words)]
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines of a run of `train-detector`."""
+    return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a mistake ends in."""
+    said = scan(*arguments)
+    assert said.exit_code == 2, said.output
+    lines = [line for line in said.stderr.splitlines() if line and "step/s" not in line]  # but for a bar
+    assert len(lines) == 1, said.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
