@@ -74,8 +74,8 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     }
     counts = Counter(start for found in starts.values() for start in set(found.values()))
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)), default=own)
-    folder = max(folders, key=lambda one: counts[one])
-    if not counts[folder]:
+    folder = next((one for one in folders if counts[one]), "")
+    if not folder:
         home = _home_below(file, own, starts)
         return replace(home, note=home.note or note)
     if counts[folder] == counts[most]:

@@ -233,3 +233,18 @@ def test_an_id_with_the_path_of_its_store_means_that_image(tmp_path: Path) -> No
     for number, image in enumerate(both.image_ids):
         assert image == f"{stores[number]}/1.jpg"
         assert right_captions(both, image, tmp_path / f"{number}/x/1.jpg", captions) == [f"of {image}"]
+
+
+def test_captions_of_a_folder_with_few_photos_left_are_of_none_above(tmp_path: Path) -> None:
+    """Of the one that the file is named after; the folder around has all of the names."""
+    lay_out(tmp_path, "val/1.jpg", *(f"{number}.jpg" for number in range(1, 7)))
+    ids = ["1.jpg", "2.jpg", "val/1.jpg"]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "captions_val.json", [f"{number}.jpg" for number in range(1, 7)]))
+    right = RightCaptions(captions, collection)
+    for image in ids:
+        found = FoundPhoto(image, cast(Regions, None), str(tmp_path / image))
+        assert not any(right.is_of(caption, found) for caption in captions)
+    assert right.elsewhere.keys() == {"2.jpg"}
+    (doubt,) = right.doubts
+    assert doubt.startswith(f"{tmp_path}/1.jpg and {tmp_path}/val/1.jpg are both called 1.jpg")
