@@ -77,11 +77,11 @@ class RightCaptions:
         if home is None or not has_place:
             return self._is_matched(file, name, photo, row, has_place=bool(has_place))
         places = home.places.get(name, [])
-        if len(places) > 1 and name in self.collection and self.index.row_of_path.keys() >= set(places):
+        if not home.folder and name in self.collection and self.index.row_of_path.keys() >= set(places):
             places = [path for path in places if path == self.index.paths[self.collection.row(name)]] or places
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(name) == stem_of(photo.image):
-                other = places[0] if places else f"a photo that is not in {home.folder}"
+                other = places[0] if places else f"a photo that is not in {home.folder or os.path.dirname(file)}"
                 self.elsewhere[photo.image] = f"captions of {name} in {file} are of {other}"
             return False
         if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):

@@ -23,7 +23,9 @@ from pipeline.store.format import MANIFEST
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
-OF_PHOTOS = re.compile(r"image|img|photo|pic|dataset", re.IGNORECASE)  # flickr30k-images, Flicker8k_Dataset
+OF_PHOTOS = re.compile(  # flickr30k-images, Flicker8k_Dataset, JPEGImages
+    r"(^|[^a-z])(imgs?|photos?|pics?|pictures?|dataset)([^a-z]|$)|images?$", re.IGNORECASE
+)
 CAPTIONS = re.compile(
     r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
 )  # files of captions
@@ -39,7 +41,7 @@ class TooManyFiles(Exception):
 class Home:
     """Where the photos of a captions file are: those that are on the disk, and those that were when they were extracted."""
 
-    folder: str  # where names are paths from, or below which
+    folder: str  # where names are paths from; "": they are the ends of paths below the file's own
     places: Mapping[str, list[str]]  # of names; several: which of these is meant is not known
     note: str  # what a user may not expect of these
     is_sure: bool = True  # whether a name without a place is of a photo that is gone
@@ -76,7 +78,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)), default=own)
     folder = next((one for one in folders if counts[one]), "")
     if not folder:
-        home = _home_below(file, own, starts)
+        home = _home_below(file, starts)
         return replace(home, note=home.note or note)
     if counts[folder] == counts[most]:
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
@@ -91,7 +93,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     return Home(folder, either, note, is_sure=False)
 
 
-def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, str]]) -> Home:
+def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]]) -> Home:
     """The photos below a captions file that its names are the ends of."""
     counts = Counter(start for found in starts.values() for start in set(found.values()))
     first, second, *_ = *counts.most_common(2), ("", 0), ("", 0)
@@ -108,10 +110,10 @@ def _home_below(file: str | Path, own: str, starts: Mapping[str, Mapping[str, st
     }
     folders = sorted({start for found in starts.values() for start in found.values()})
     if not folders or (len(folders) == 1 and _is_of_photos(folders[0])):
-        return Home(own, places, "")
+        return Home("", places, "")
     shown = " and ".join([*folders[:2], *([f"{len(folders) - 2:,} more folders"] if len(folders) > 2 else [])])
     note = f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
-    return Home(own, places, note, is_sure=False)
+    return Home("", places, note, is_sure=False)
 
 
 def _is_of_photos(folder: str) -> bool:
