@@ -40,13 +40,13 @@ class Caption:
     split: str = ""  # where the file says so: "train", "dev", "test", or a word of its own
     file: str = field(default="", compare=False)  # absolute path of the captions file
 
-    def below(self, folder: str) -> "Caption":
-        """The same of an image whose name starts from another folder; ids made of that name change as it does."""
+    def called(self, image: str) -> "Caption":
+        """The same of an image by another name; ids made of the name change as it does."""
         image_id, caption_id = (
-            f"{folder}{one}" if isinstance(one, str) and one.startswith(self.image) else one
+            image + one.removeprefix(self.image) if isinstance(one, str) and one.startswith(self.image) else one
             for one in (self.image_id, self.caption_id)
         )
-        return replace(self, image=folder + self.image, image_id=image_id, caption_id=caption_id)
+        return replace(self, image=image, image_id=image_id, caption_id=caption_id)
 
 
 def read_captions(path: Path | str, notes: list[str] | None = None, listed: set[str] | None = None) -> list[Caption]:

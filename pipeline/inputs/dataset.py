@@ -13,7 +13,7 @@ from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
-from pipeline.inputs.homes import COMPARED, folders_of, gone_names, other_photos
+from pipeline.inputs.homes import COMPARED, Home, folders_of, ids_by_place, note_on_home, other_photos
 from pipeline.inputs.image_index import ImageIndex, files_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
@@ -44,18 +44,20 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     index = image_index_of(collection)
     captions_of_file: dict[Path, list[Caption]] = {}
     gone_of_file: dict[Path, list[str]] = {}
+    homes: dict[Path, Home | None] = {}
     # Names without captions too: such a name keeps its photo from another one that could mean it
     listed: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
         captions = read_captions(path, notes, names)
-        gone = gone_names(path, names, index.row_of_path)
-        folder = index.folder_in_ids(folders_of(path), names)
-        captions = [one.below(folder) for one in captions] if folder else captions
-        gone_of_file[path] = [one.image for one in captions if one.image[len(folder) :] in gone]
-        captions_of_file[path] = [one for one in captions if one.image[len(folder) :] not in gone]
-        names -= gone
-        listed.append({folder + name for name in names})
+        homes[path], ids = ids_by_place(path, names, index)
+        gone_of_file[path] = [one.image for one in captions if ids.get(one.image, one.image) is None]
+        captions_of_file[path] = [
+            one.called(name) if name != one.image else one
+            for one in captions
+            if (name := ids.get(one.image, one.image)) is not None
+        ]
+        listed.append({name for one in names if (name := ids.get(one, one)) is not None})
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
     found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
     row_of_image = {image: row for image, row in found.items() if image in with_captions}
@@ -73,6 +75,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     notes += _notes_on_names(captions_of_file, gone_of_file, row_of_image, index, folders(collection))
     for path, captions in captions_of_file.items():
         place_of = {one.image: index.paths[row_of_image[one.image]] for one in captions if one.image in row_of_image}
+        if place_of and (note := note_on_home(path, homes[path], place_of)):
+            notes.append(note)
         others, _ = other_photos(path, place_of)
         if 2 * len(others) > len(place_of):
             if caption_files:  # else `find_all_captions` said it

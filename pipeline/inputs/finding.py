@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, gone_names, other_photos
+from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, ids_by_place, other_photos
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
@@ -81,9 +81,11 @@ def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list
     if not any(path.parent == store.path for path in found):
         covered = {place for places in found.values() for place in places}
         for folder, photos in _by_folder(_full_paths(store)).items():
-            if not covered.issuperset(photos):
-                own = _first_captions(folder, _among_photos(folder), index, said, passed)
-                found |= {path: places for path, places in own.items() if not covered.issuperset(places)}
+            own = _first_captions(folder, _among_photos(folder), index, said, passed)
+            if covered.isdisjoint(photos):
+                found |= own
+            elif left := [path for path in own if path not in found]:
+                passed.append((list(found), left))
     if found:
         return distinct(list(found))
     places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
@@ -193,12 +195,10 @@ def _first_captions(
                 raise
             said.append(f"skipped {error.message}")
             continue
-        above = index.folder_in_ids(folders_of(path), images)
-        left = set(images) - gone_names(path, set(images), index.row_of_path)
+        _, ids = ids_by_place(path, images, index)
+        called = {image: ids.get(image, image) for image in images}
         place_of = {
-            image: index.paths[rows[0]]
-            for image in images
-            if image in left and (rows := index.candidates(above + image))
+            image: index.paths[rows[0]] for image, name in called.items() if name and (rows := index.candidates(name))
         }
         there, alone = ({}, False) if path.parent == root else other_photos(path, place_of)
         other = os.path.dirname(next(iter(there.values()))) if 2 * len(there) > len(place_of) else ""

@@ -11,20 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
-from pipeline.inputs.image_index import agreement, stem_of
+from pipeline.inputs.image_index import ImageIndex, agreement, composed, files_of, stem_of
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.storage import SUFFIXES, shadow
-from pipeline.store.format import MANIFEST
 
 ANNOTATIONS = "annotations"  # COCO's folder beside those of the photos
 APART = {ANNOTATIONS, "labels", "captions"}  # folders without photos
 PHOTOS = {"images", "imgs", "photos", "pictures"}  # folders with those of the splits in them: images/train2017
 OF_PHOTOS = re.compile(  # flickr30k-images, Flicker8k_Dataset, JPEGImages
-    r"(^|[^a-z])(imgs?|photos?|pics?|pictures?|dataset)([^a-z]|$)|images?$", re.IGNORECASE
+    r"(.*[^a-z])?(imgs?|photos?|pics?|pictures?|dataset)|.*images?", re.IGNORECASE
 )
 CAPTIONS = re.compile(
     r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
@@ -54,47 +52,62 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     Raises:
         TooManyFiles: to know.
     """
-    folders = folders_of(file)
-    own = folders[-1]
+    known = list(known)
+    folders = folders_of(file, known)
+    own, named = folders[-1], folders[:-1]
     listed, captioned = _photos_below(own)
-    starts, is_converted = _starts_of(names, own, [*listed, *(path for path in known if path.startswith(f"{own}/"))])
+    starts, is_converted = _starts_of(names, own, [*listed, *known])
+    told = {os.path.join(own, folder) for folder in map(os.path.dirname, starts) if folder and not _is_place(folder)}
+    gone = next(filter(_was_of_photos, [*named, *sorted(told)]), "")
     if not any(starts.values()):
-        told = {os.path.join(own, folder) for folder in map(os.path.dirname, starts) if folder}
-        is_gone = any(os.path.isdir(one) and not os.path.isfile(os.path.join(one, MANIFEST)) for one in told)
-        return Home(own, {}, "") if is_gone else None
-    note = f"the photos that {file} names have other suffixes" if is_converted else ""
-    split, others = split_of_name(Path(file).stem), tuple(f"{one}/" for one in captioned if one not in folders)
-    is_own = {
-        (start, place): not f"{start}/".startswith(others) and _may_be(split, own, place)
-        for start, place in {
-            (start, os.path.dirname(path)) for found in starts.values() for path, start in found.items()
-        }
-    }  # not of another split, and without captions of their own
-    starts = {
-        name: {path: start for path, start in found.items() if is_own[start, os.path.dirname(path)]}
-        for name, found in starts.items()
-    }
+        return Home(gone, {}, "") if gone else None
+    starts, stranger = _without_strangers(file, starts, [f"{one}/" for one in captioned if one not in folders])
     counts = Counter(start for found in starts.values() for start in set(found.values()))
-    most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)), default=own)
     folder = next((one for one in folders if counts[one]), "")
+    if not folder and (gone or not counts):
+        return Home(gone or own, {name: [] for name in starts}, "")
+    note = f"the photos that {file} names have other suffixes" if is_converted else stranger
     if not folder:
-        home = _home_below(file, starts)
+        home = _home_below(
+            file, starts, is_usual=not named and not any(os.path.dirname(path) == own for path in listed)
+        )
         return replace(home, note=home.note or note)
+    most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)))
     if counts[folder] == counts[most]:
+        if folder == own and gone in named and any("/" not in name for name in starts):
+            note = note or f"of the names in {file} none is of a photo in {gone}: it is taken for those in {own}"
+        elif folder != own and not _is_named(folder, file) and not split_of_word(os.path.basename(folder)):
+            note = note or f"{file} is taken for the photos in {folder}"
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
         return Home(folder, there, note)
     # Else a name without a folder, of no photo beside the file, may be of one that is gone from there
-    is_told = _is_of_photos(most)
+    is_free = _is_of_photos(most)
     either = {
-        name: list(found) if is_told or "/" in name or folder in found.values() else []
+        name: list(found) if is_free or "/" in name or folder in found.values() else []
         for name, found in starts.items()
     }
     note = f"names in {file} are of {counts[folder]:,} photos in {folder}, and of {counts[most]:,} in {most}"
     return Home(folder, either, note, is_sure=False)
 
 
-def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]]) -> Home:
-    """The photos below a captions file that its names are the ends of."""
+def _without_strangers(
+    file: str | Path, starts: Mapping[str, Mapping[str, str]], captioned: Iterable[str]
+) -> tuple[dict[str, dict[str, str]], str]:
+    """The same photos but those in folders with captions files of their own, and those of another split; or all of these, and a note."""
+    split, own, others, note = split_of_name(Path(file).stem), folders_of(file)[-1], tuple(captioned), ""
+    every = {start for found in starts.values() for start in found.values()}
+    free = {start for start in every if not f"{start}/".startswith(others)}
+    if of_split := {start for start in free if _may_be(split, own, start)}:
+        free = of_split
+    elif free:
+        note = f"{file} is taken for photos in {min(free)}, which is called after another split"
+    return {
+        name: {path: start for path, start in found.items() if start in free} for name, found in starts.items()
+    }, note
+
+
+def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is_usual: bool) -> Home:
+    """The photos below a captions file that its names are the ends of; `is_usual`: where nothing speaks against images/ beside it."""
     counts = Counter(start for found in starts.values() for start in set(found.values()))
     first, second, *_ = *counts.most_common(2), ("", 0), ("", 0)
     most = first[0] if first[1] > second[1] else ""
@@ -109,15 +122,24 @@ def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]]) -> Ho
         for name, found in starts.items()
     }
     folders = sorted({start for found in starts.values() for start in found.values()})
-    if not folders or (len(folders) == 1 and _is_of_photos(folders[0])):
+    is_sure = is_usual and len(folders) == 1 and os.path.dirname(folders[0]) == folders_of(file)[-1]
+    if is_sure and _is_of_photos(folders[0]):
         return Home("", places, "")
     shown = " and ".join([*folders[:2], *([f"{len(folders) - 2:,} more folders"] if len(folders) > 2 else [])])
     note = f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
-    return Home("", places, note, is_sure=False)
+    return Home("", places, note, is_sure=is_sure)
+
+
+def _was_of_photos(folder: str) -> bool:
+    """Whether a folder has photos, or nothing any more."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries}
+        return not suffixes or not suffixes.isdisjoint(SUFFIXES)
+    return False
 
 
 def _is_of_photos(folder: str) -> bool:
-    return OF_PHOTOS.search(os.path.basename(folder)) is not None
+    return OF_PHOTOS.fullmatch(os.path.basename(folder)) is not None
 
 
 def _starts_of(names: Iterable[str], own: str, paths: Iterable[str]) -> tuple[dict[str, dict[str, str]], bool]:
@@ -135,17 +157,24 @@ def _starts_of(names: Iterable[str], own: str, paths: Iterable[str]) -> tuple[di
 
 def _starts(name: str, photos: Iterable[str], own: str, *, any_suffix: bool = False) -> dict[str, str]:
     """The photos, of some with the stem of a name, that it is a path to, each with the folder that it is a path from."""
-    name = os.path.relpath(name, own) if os.path.isabs(name) else os.path.normpath(name)
-    told, suffix = name.count("/"), os.path.splitext(name)[1].lower()
+    name = os.path.normpath(name)
+    told, suffix, place = name.count("/"), os.path.splitext(name)[1].lower(), os.path.normpath(os.path.join(own, name))
     is_free = any_suffix or suffix not in SUFFIXES
-    found = {path: agreement(name, path) for path in photos}
-    start_of = {
-        path: path.rsplit("/", 1 + told)[0]
-        for path, (folders, _) in found.items()
-        if folders == told and (is_free or path.lower().endswith(suffix))
-    }
-    exact = {start for path, start in start_of.items() if found[path][1]}  # beside 1.jpg, 1.JPG is another one
-    return {path: start for path, start in start_of.items() if found[path][1] or start not in exact}
+    if _is_place(name):
+        there = {path: own for path in (*photos, *files_of(place)) if os.path.dirname(path) == os.path.dirname(place)}
+    else:
+        below = (path for path in photos if path.startswith(f"{own}/") and agreement(name, path)[0] == told)
+        there = {path: path.rsplit("/", 1 + told)[0] for path in below}
+    start_of = {path: start for path, start in there.items() if is_free or path.lower().endswith(suffix)}
+    exact = {
+        start for path, start in start_of.items() if agreement(name, path)[1]
+    }  # beside 1.jpg, 1.JPG is another one
+    return {path: start for path, start in start_of.items() if agreement(name, path)[1] or start not in exact}
+
+
+def _is_place(name: str) -> bool:
+    """Whether a name tells one place, and is the end of no other path."""
+    return os.path.isabs(name) or os.path.normpath(name).startswith("..")
 
 
 def _may_be(split: str, folder: str, place: str) -> bool:
@@ -176,17 +205,20 @@ def _photos_below(folder: str) -> tuple[list[str], list[str]]:
     return sorted(found), captioned
 
 
-def folders_of(file: str | Path) -> list[str]:
+def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     """Where the photos of a captions file lie by the layouts of the field: in the folder that it is named after, as of COCO's
-    annotations/captions_val.json, which is val/, else validation/, else images/val/; last in its own, or where `annotations/` is.
+    annotations/captions_val.json, which is val/, else validation/, else images/val/, on the disk or of `known` paths; last in its own,
+    or where `annotations/` is.
     """
     folder, name = os.path.split(os.path.abspath(file))
     folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
-    word = os.path.splitext(name)[0].removeprefix("captions_").removesuffix("_captions")
-    split, below = split_of_word(word), _subfolders(folder)
-    deeper = [one for photos in below if os.path.basename(photos).lower() in PHOTOS for one in _subfolders(photos)]
+    were = {os.path.dirname(path) for path in known if path.startswith(f"{folder}/")}
+    split, below = split_of_word(_word(name)), _subfolders(folder, were)
+    deeper = [
+        one for photos in below if os.path.basename(photos).lower() in PHOTOS for one in _subfolders(photos, were)
+    ]
     for level in (below, deeper):
-        if named := [one for one in level if os.path.basename(one) == word]:
+        if named := [one for one in level if _is_named(one, name)]:
             return [*named, folder]
     for level in (below, deeper):
         alike = [one for one in level if split and split_of_name(os.path.basename(one)) == split]
@@ -195,31 +227,65 @@ def folders_of(file: str | Path) -> list[str]:
     return [folder]
 
 
-def _subfolders(folder: str) -> list[str]:
-    """The folders in one, but hidden ones; none where it cannot be read."""
+def _word(file: str | Path) -> str:
+    """What a captions file is named after: "val" of captions_val.json."""
+    return composed(os.path.splitext(os.path.basename(file))[0].removeprefix("captions_").removesuffix("_captions"))
+
+
+def _is_named(folder: str, file: str | Path) -> bool:
+    return composed(os.path.basename(folder)) == _word(file)
+
+
+def _subfolders(folder: str, known: Iterable[str]) -> list[str]:
+    """The folders in one, but hidden ones, on the disk or on the way to `known` ones."""
+    depth = folder.count("/") + 2
+    found = {"/".join(one.split("/", depth)[:depth]) for one in known if one.startswith(f"{folder}/")}
     with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    return []
+        found |= {entry.path for entry in entries if entry.is_dir()}
+    return sorted(one for one in found if not os.path.basename(one).startswith("."))
 
 
-def gone_names(file: str | Path, names: set[str], stored: Mapping[str, Any]) -> set[str]:
-    """Names in a captions file without a photo where those of the others are, some of which are among the `stored` paths: photos that
-    are gone, and whose captions are of no namesake elsewhere.
+def ids_by_place(
+    file: str | Path, names: Iterable[str], index: ImageIndex
+) -> tuple[Home | None, dict[str, str | None]]:
+    """Where the photos of the names in a captions file are; and the ids of those at the very places where the names alone do not mean
+    these. None: a photo that is gone, or in no store, and whose captions are of no namesake.
     """
-    first = folders_of(file)[0]
-    if all(f"{first}/{name}" in stored for name in names):
-        return set()  # without a look at the disk
+    names, first = list(names), folders_of(file)[0]
+    if all(index.row_of_path.get(f"{first}/{name}", -1) == index.find(name) for name in names):
+        return Home(first, {name: [f"{first}/{name}"] for name in names}, ""), {}  # without a look at the disk
     home = None
     with suppress(TooManyFiles):
-        home = home_of(file, names, stored)
-    if home is None or not home.is_sure:
-        return set()
-    places = [path for found in home.places.values() for path in found]
-    return (
-        {name for name in names if not home.places.get(name)}
-        if not places or any(map(stored.__contains__, places))
-        else set()
-    )
+        home = home_of(file, names, index.paths)
+    numbers = {path: number for number, path in enumerate(index.paths)}  # those of unreadable photos come last
+    ids: dict[str, str | None] = {}
+    if home is None or (any(home.places.values()) and numbers.keys().isdisjoint(chain(*home.places.values()))):
+        return home, ids  # of copies of these photos, or of features without photos
+    for name in home.places if home.folder or home.is_sure else ():
+        places = home.places[name]
+        if len(places) == 1:
+            number = numbers.get(places[0], len(index.image_ids))
+            ids[name] = index.image_ids[number] if number < len(index.image_ids) else None
+        elif not places and home.is_sure and not index.is_told(name):
+            ids[name] = None
+    return home, {name: found for name, found in ids.items() if found is None or not index.means(name, found)}
+
+
+def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str]) -> str:
+    """What a user may not expect of the places of photos with which names in a captions file were matched."""
+    if home is not None and home.note:
+        return (
+            home.note if home.folder or not home.is_sure else ""
+        )  # a folder beside its captions is what anybody expects
+    if home is None or not any(home.places.values()):
+        folder = next(filter(_was_of_photos, folders_of(file)), "")
+        return (
+            f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
+        )
+    lost = [name for name, places in home.places.items() if not places and name in place_of] if home.folder else []
+    if not lost:
+        return ""
+    return f"{len(lost):,} images in {file} may be photos that are gone from {home.folder}: {lost[0]} is taken for {place_of[lost[0]]}"
 
 
 def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[str, str], bool]:

@@ -31,7 +31,7 @@ class ImageIndex:
     def __init__(self, image_ids: Sequence[str], paths: Sequence[str] | None = None, failed: Sequence[str] = ()):
         self.image_ids, self.paths = image_ids, paths or image_ids
         everything = [*image_ids, *failed]
-        self._folders = [_composed(path).split("/")[-2::-1] for path in paths or everything]  # from the base name up
+        self._folders = [composed(path).split("/")[-2::-1] for path in paths or everything]  # from the base name up
         self._exact = {image_id: row for row, image_id in enumerate(image_ids)}
         self._failed = {image_id: row for row, image_id in enumerate(failed, start=len(image_ids))}
         self._by_name: dict[str, list[int]] = defaultdict(list)
@@ -58,43 +58,18 @@ class ImageIndex:
         """The row of each path that is known, be the file there or gone."""
         return {path: row for row, path in enumerate(self.paths[: len(self.image_ids)])}
 
-    def rows_at(self, place: str) -> list[int]:
-        """Rows of the images that are or were at a place, whose name may lack their suffix or have another one."""
-        exact = self.row_of_path.get(place)
-        return self._rows_without_suffix.get(_without_suffix(place), []) if exact is None else [exact]
-
-    @cached_property
-    def _rows_without_suffix(self) -> dict[str, list[int]]:
-        rows = defaultdict(list)
-        for path, row in self.row_of_path.items():
-            rows[_without_suffix(path)].append(row)
-        return rows
-
     @cached_property
     def _known_folders(self) -> set[str]:
         """The folders that ids name."""
-        return {os.path.dirname(_composed(image_id)) for image_id in self.image_ids} - {""}
+        return {os.path.dirname(composed(image_id)) for image_id in self.image_ids} - {""}
 
-    def folder_in_ids(self, folders: Sequence[str], names: Iterable[str]) -> str:
-        """What stands before some names in the ids of the photos of some folders, the last of which is where the file of the names
-        is: "train/" of train/metadata.csv, which lists 1.jpg; "" where none of them is there, or the names are the ids.
-        """
-        ids = [
-            (_without_suffix(name), _without_suffix(self.image_ids[row]))
-            for folder in folders
-            for name in names
-            for row in self.rows_at(f"{folder}/{name}")
-        ]
-        if not ids and not any("/" in name for name in names):
-            # All are gone from the folder that is named after the file
-            own = next((self.image_ids[self._row_in[one]] for one in folders[:-1] if one in self._row_in), "")
-            return own[: own.rfind("/") + 1]
-        return next((image_id.removesuffix(name) for name, image_id in ids if image_id.endswith(f"/{name}")), "")
+    def means(self, image: str, image_id: str) -> bool:
+        """Whether a name means an image, and tells as many folders as its id."""
+        return self.find(image) == self._exact[image_id] and image.count("/") >= image_id.count("/")
 
-    @cached_property
-    def _row_in(self) -> dict[str, int]:
-        """A row of each folder that has some directly."""
-        return {os.path.dirname(path): row for row, path in enumerate(self.paths[: len(self.image_ids)])}
+    def is_told(self, image: str) -> bool:
+        """Whether a name has folders, and all of them are those of an image."""
+        return "/" in image and any(self._agreement(image, row) >= image.count("/") for row in self.candidates(image))
 
     def _meant(self, image: str) -> list[int]:
         rows = [rows[image] for rows in (self._exact, self._failed) if image in rows]  # both: of two stores
@@ -103,7 +78,7 @@ class ImageIndex:
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
         if rows and image not in self._exact and image not in self._failed:
             agreement = [self._agreement(image, row) for row in rows]
-            if not max(agreement) and os.path.dirname(_composed(image)) in self._known_folders:
+            if not max(agreement) and os.path.dirname(composed(image)) in self._known_folders:
                 return []  # of a photo that is gone from its folder
             rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
         return rows
@@ -201,34 +176,34 @@ class ImageIndex:
 
     def _agreement(self, image: str, row: int) -> int:
         """Number of folders that a name and an image have in common, from the base name up."""
-        pairs = zip(_composed(image).split("/")[-2::-1], self._folders[row], strict=False)
+        pairs = zip(composed(image).split("/")[-2::-1], self._folders[row], strict=False)
         return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _is_equal(left: str, right: str) -> bool:
-    return _composed(left) == _composed(right)
+    return composed(left) == composed(right)
 
 
 def _is_same(left: str, right: str) -> bool:
     """Whether two names can be forms of one: one is the end of the other, with or without suffix."""
-    ours, theirs = _composed(left).split("/")[::-1], _composed(right).split("/")[::-1]
+    ours, theirs = composed(left).split("/")[::-1], composed(right).split("/")[::-1]
     same_base = ours[0] == theirs[0] or (
         stem_of(left) == stem_of(right) and (stem_of(left) == ours[0] or stem_of(right) == theirs[0])
     )
     return same_base and all(a == b for a, b in zip(ours[1:], theirs[1:], strict=False))
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
 def _base(image: str) -> str:
-    return _composed(image.rsplit("/", 1)[-1])
+    return composed(image.rsplit("/", 1)[-1])
 
 
 def agreement(name: str, path: str) -> tuple[int, bool]:
     """How well a name agrees with a path of its stem: the folders in common, from the base name up, and whether that has its suffix."""
-    pairs = zip(_composed(name).split("/")[-2::-1], _composed(path).split("/")[-2::-1], strict=False)
+    pairs = zip(composed(name).split("/")[-2::-1], composed(path).split("/")[-2::-1], strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), _base(name) == _base(path)
 
 

@@ -93,12 +93,17 @@ def test_of_two_photos_below_that_a_name_can_mean_none_has_its_captions(tmp_path
     assert right_captions(collection, photos[0], tmp_path / photos[0], captions) == [f"of {captions[0].image}"]
 
 
-def test_captions_named_after_a_split_are_of_no_other_split(tmp_path: Path) -> None:
+def test_captions_named_after_a_split_are_not_taken_for_another_without_a_word(tmp_path: Path) -> None:
     lay_out(tmp_path, "train/1.jpg")
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "train")]).path])
-    for split, right in (("val", []), ("train", ["of 1.jpg"])):
-        captions = read_captions(captions_of(tmp_path / f"annotations/captions_{split}.json", ["1.jpg"]))
-        assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", captions) == right
+    for split, notes in (("val", 1), ("train", 0)):
+        (caption,) = read_captions(captions_of(tmp_path / f"annotations/captions_{split}.json", ["1.jpg"]))
+        right = RightCaptions([caption], collection)
+        assert right.is_of(caption, FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "train/1.jpg")))
+        assert len(right.doubts) == notes
+    lay_out(tmp_path, "images/1.jpg")  # it may be of these, and of train/ it is not
+    (caption,) = read_captions(captions_of(tmp_path / "annotations/captions_val.json", ["1.jpg"]))
+    assert right_captions(collection, "1.jpg", tmp_path / "train/1.jpg", [caption]) == []
 
 
 def test_a_folder_with_too_many_files_marks_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
