@@ -50,7 +50,7 @@ class RightCaptions:
     def __init__(self, captions: Iterable[Caption], collection: StoreCollection):
         self.collection, self.index = collection, image_index_of(collection)
         self.doubts: dict[str, None] = {}
-        self.elsewhere: dict[str, str] = {}  # by photo
+        self.elsewhere: dict[str, dict[str, None]] = defaultdict(dict)  # by photo
         self._names: dict[str, dict[str, None]] = defaultdict(dict)  # by file
         for caption in captions:
             self._names[caption.file][caption.image] = None
@@ -82,9 +82,9 @@ class RightCaptions:
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(name) == stem_of(photo.image):
                 other = places[0] if places else f"a photo that is not in {home.folder or os.path.dirname(file)}"
-                self.elsewhere[photo.image] = f"captions of {name} in {file} are of {other}"
+                self.elsewhere[photo.image][f"captions of {name} in {file} are of {other}"] = None
             return False
-        if not all(self._is_at(place, photo, row) or self._is_equal(place, photo, row) for place in places):
+        if not all(self._is_at(place, photo, row) for place in places):
             self._doubt(
                 f"{places[0]} and {places[1]} are both called {name}: which of them {file} means is not known, and none of its "
                 "captions is marked as theirs"
@@ -99,10 +99,8 @@ class RightCaptions:
         self.doubts[line] = None
 
     def _is_at(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
-        """Whether a photo is, or was, at a place: of two stored photos by their paths, else by the bytes."""
-        if row is None or place not in self.index.row_of_path:
-            return self._is_equal(place, photo, row)
-        return self.index.paths[row] == place
+        """Whether a photo is, or was, at a place, or has the bytes of that."""
+        return (row is not None and self.index.paths[row] == place) or self._is_equal(place, photo, row)
 
     def _is_equal(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
         there = self._sha256(place, self.index.row_of_path.get(place))

@@ -190,8 +190,8 @@ class Search:
         for image, photo, scores in zip(images, found, scored, strict=True):
             hits = caption_hits(self.run, photo, captions, right, scores, top)
             answers.append(Answer(image, len(captions), hits, photo.path))
-            if photo.image in right.elsewhere and not any(hit.right for hit in hits):
-                self.report(f"note: {right.elsewhere[photo.image]}, and not marked as right for {image}")
+            for other in right.elsewhere.get(photo.image, ()) if not any(hit.right for hit in hits) else ():
+                self.report(f"note: {other}, and not marked as right for {image}")
         for doubt in right.doubts:
             self.report(f"note: {doubt}")
         return answers

@@ -44,7 +44,10 @@ def trained_among(run: TrainedRun, split: Split) -> Trained:
         named.add(row)
         if checksums[row] is None or name not in known:
             trained.add(row)
-    return Trained(len(trained) if trained or run.splits else None, len(named - trained))
+    # Numbers of rows and names never agree, as of features that were imported again with their names
+    are_numbers = {all(map(str.isdecimal, names)) for names in (ids, split.store_ids)}
+    is_told = trained or not ids or len(are_numbers) == 1 or (bool(learned) and None not in checksums)
+    return Trained(len(trained) if run.splits and is_told else None, len(named - trained))
 
 
 def same_names(ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, str]]:

@@ -79,9 +79,13 @@ def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list
         looked |= around
         found = _of_all({root: _first_captions(root, around[root], index, said, passed) for root in around}, passed)
     if not any(path.parent == store.path for path in found):
+        roots = _roots(store)
         covered = {place for places in found.values() for place in places}
         for folder, photos in _by_folder(_full_paths(store)).items():
-            own = _first_captions(folder, _among_photos(folder), index, said, passed)
+            patterns = (
+                [*_named_after(folder), *_among_photos(folder)] if str(folder) not in roots else _among_photos(folder)
+            )
+            own = _first_captions(folder, patterns, index, said, passed)
             if covered.isdisjoint(photos):
                 found |= own
             elif left := [path for path in own if path not in found]:
@@ -141,6 +145,12 @@ def _among_photos(folder: Path) -> list[Path]:
         folder / OF_SPLITS,
         folder / ANNOTATIONS / OF_SPLITS,
     ]
+
+
+def _named_after(folder: Path) -> list[Path]:
+    """Patterns of the captions files beside a folder of photos that have its name."""
+    above, name = folder.parent, glob.escape(folder.name)
+    return [above / f"{name}_captions.*", above / f"captions_{name}.*", above / ANNOTATIONS / f"captions_{name}.*"]
 
 
 def _around(root: Path) -> list[Path]:

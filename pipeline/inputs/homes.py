@@ -311,7 +311,7 @@ def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[st
 
 
 def _are_equal(path: str, place: str) -> bool:
-    """Whether a photo is a copy of the one at a place; where that is gone, nobody knows, and it may be."""
+    """Whether a photo is a copy of the one at a place; of one that is gone nobody knows, and then it is none."""
     with suppress(OSError):  # a photo that went away, or cannot be read
         return filecmp.cmp(path, place, shallow=False)
-    return True
+    return not os.path.isfile(path)

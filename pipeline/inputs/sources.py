@@ -82,7 +82,7 @@ class Folder(Source):
     """Image files below a folder. Hidden files and those of a `shadow` are skipped, links are followed."""
 
     def __init__(self, root: str):
-        self.root = Path(root)
+        self.root, self._links = Path(root), dict[str, int]()
         if not self.root.is_dir():
             raise PipelineError(
                 f"--images {root}: {'a file' if self.root.exists() else 'not there'}; expected a folder of photos"
@@ -103,9 +103,16 @@ class Folder(Source):
         place = str(self.root / path)
         with suppress(Gone, FileNotFoundError):  # a broken link, or a file that vanished meanwhile
             found = status(place)
-            # A link is as young as itself: it may lead to another file now, of the same size and time
-            return found._replace(mtime_ns=max(found.mtime_ns, os.lstat(place).st_mtime_ns))
+            own = max(os.lstat(place).st_mtime_ns, self._linked(os.path.dirname(path)))
+            return found._replace(mtime_ns=max(found.mtime_ns, own))
         return Status(0, 0)
+
+    def _linked(self, folder: str) -> int:
+        """When the last of the links on the way to a folder was made: each may lead elsewhere now, to files of the same sizes and times."""
+        if folder not in self._links:
+            place, above = self.root / folder, self._linked(os.path.dirname(folder)) if folder else 0
+            self._links[folder] = max(above, os.lstat(place).st_mtime_ns if place.is_symlink() else 0)
+        return self._links[folder]
 
 
 class Containers(Source):

@@ -47,7 +47,8 @@ def test_captions_above_folders_in_folders_are_of_no_photo_elsewhere(tmp_path: P
         FoundPhoto("2.jpg", cast(Regions, None), str(asked)),
     )
     assert not any(right.is_of(caption, found) for caption in captions)
-    assert right.elsewhere["2.jpg"].endswith(f"captions.csv are of a photo that is not in {tmp_path}/shop")
+    (said,) = right.elsewhere["2.jpg"]
+    assert said.endswith(f"captions.csv are of a photo that is not in {tmp_path}/shop")
 
 
 def test_a_name_with_its_folder_means_the_photo_there_and_none_deeper(tmp_path: Path) -> None:
@@ -253,3 +254,52 @@ def test_captions_of_a_folder_with_few_photos_left_are_of_none_above(tmp_path: P
     assert right.elsewhere.keys() == {"2.jpg"}
     (doubt,) = right.doubts
     assert doubt.startswith(f"{tmp_path}/1.jpg and {tmp_path}/val/1.jpg are both called 1.jpg")
+
+
+def test_a_stored_copy_of_a_stored_photo_has_its_captions(tmp_path: Path) -> None:
+    lay_out(tmp_path, "a/1.jpg", "b/1.jpg")
+    shutil.copy(tmp_path / "a/1.jpg", tmp_path / "b/9.jpg")
+    ids = ["a/1.jpg", "b/1.jpg", "b/9.jpg"]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "a/captions.csv", ["1.jpg"]))
+    for image, right in zip(ids, (["of 1.jpg"], [], ["of 1.jpg"]), strict=True):
+        assert right_captions(collection, image, tmp_path / image, captions) == right
+
+
+@pytest.mark.parametrize("named", ["../photos/{}", "{root}/photos/{}"])
+def test_names_that_tell_one_place_mean_the_photo_there_alone(tmp_path: Path, named: str) -> None:
+    lay_out(tmp_path, "photos/1.jpg", "photos/photos/2.jpg")
+    ids = ["1.jpg", "photos/2.jpg"]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path / "photos")]).path])
+    names = [named.format(f"{number}.jpg", root=tmp_path) for number in (1, 2)]
+    for place in ("text/captions.csv", "photos/captions.csv"):
+        if place.startswith("photos") and named.startswith(".."):
+            continue
+        captions = read_captions(captions_of(tmp_path / place, names))
+        assert right_captions(collection, "1.jpg", tmp_path / "photos/1.jpg", captions) == [f"of {names[0]}"]
+        assert right_captions(collection, "photos/2.jpg", tmp_path / "photos/photos/2.jpg", captions) == []
+
+
+def test_a_single_folder_below_is_taken_without_a_word_only_beside_and_for_photos(tmp_path: Path) -> None:
+    """Not deeper, not called topics, and not where the folder that the names tell is there, and empty."""
+    for place, name, more, notes in (
+        ("images", "1.jpg", "", []),
+        ("topics", "1.jpg", "", [1]),
+        ("a/images", "1.jpg", "", [1]),
+        ("images", "1.jpg", "3.jpg", [1]),
+        ("old_photos/2019", "2019/1.jpg", "2019/", None),
+        ("images", "1.jpg", "val2017/", None),
+    ):
+        root = tmp_path / place.replace("/", "_") / f"{more}{name}".replace("/", "_")
+        lay_out(root, f"{place}/1.jpg")
+        if more.endswith("/"):
+            (root / more).mkdir()
+        elif more:
+            lay_out(root, more)
+        (caption,) = read_captions(captions_of(root / "annotations/captions_val2017.csv", [name]))
+        store = make_store(root / "store", ["1.jpg"], image_roots=[str(root / place)])
+        right = RightCaptions([caption], open_stores([store.path]))
+        photo = FoundPhoto("1.jpg", cast(Regions, None), str(root / place / "1.jpg"))
+        assert right.is_of(caption, photo) == (notes is not None)
+        assert len(right.doubts) == len(notes or [])
+        assert bool(right.elsewhere) == (notes is None)

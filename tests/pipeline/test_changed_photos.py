@@ -244,5 +244,5 @@ def test_a_photo_that_changed_is_not_answered_with_its_old_regions(own_world: Pa
         "retrieve", "--query", "dog", "--top", "20", "--features", "features/mine", "--html", "a.html", "--json"
     )
     assert [hit["image"] for hit in json.loads(told.stdout)[0]["hits"] if hit["changed"]] == [first.name]
-    assert Path("a.html").read_text().count("changed since it was extracted") == 1
+    assert Path("a.html").read_text().count("changed since it was extracted") == 2
     assert f"1 of these photos changed since they were extracted ({first.name}, …)" in asked.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import pytest
 
 from pipeline.inputs.dataset import load_dataset
@@ -109,3 +110,39 @@ def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:
     said = scan("evaluate", "--run", "runs/t2i_mean", "--split", "all")
     note = "runs/t2i_mean was trained on photos that it does not record: whether some are among these is not known"
     assert note in said.output
+
+
+def test_names_of_features_that_were_numbers_before_tell_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the original layout, imported again with a file of ids; neither import has checksums of photos."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    words = ["dog", "tree", "ball", "boat", "house", "man", "red", "runs", "on", "grass"]
+    Path("p").mkdir()
+    for split, count in (("train", 20), ("dev", 10)):
+        np.save(f"p/{split}_ims.npy", generator.normal(size=(count, 3, 6)).astype(np.float32))
+        lines = [" ".join(generator.choice(words, 5)) for _ in range(5 * count)]
+        Path(f"p/{split}_caps.txt").write_text("\n".join(lines) + "\n")
+    assert scan("import-features", "p", "--split", "train").exit_code == 0
+    Path("p/dev_ids.txt").write_text("".join(f"d{number}.jpg\n" for number in range(10)))
+    assert scan("import-features", "p", "--split", "dev").exit_code == 0
+    features = ["--features", "features/p_train", "--features", "features/p_dev"]
+    small = [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "training.min_word_count=1",
+        "model.embed_dim=16",
+        "model.word_dim=8",
+    ]
+    assert scan("train", *features, *small, "--run", "runs/a", "--device", "cpu").exit_code == 0
+    Path("p/train_ids.txt").write_text("".join(f"photo{number}.jpg\n" for number in range(20)))
+    assert scan("import-features", "p", "--split", "train", "--output", "named/p_train").exit_code == 0
+    said = scan("evaluate", "--run", "runs/a", "--features", "named/p_train", "--split", "train", "--device", "cpu")
+    assert "whether some are among these is not known" in said.output
+    numbered = scan(
+        "evaluate", "--run", "runs/a", "--features", "features/p_train", "--split", "train", "--device", "cpu"
+    )
+    assert "was trained on 20 of these 20 photos" in numbered.output

@@ -79,15 +79,21 @@ def test_a_photo_that_could_not_be_decoded_and_is_replaced(photos: Path, tmp_pat
     assert "005.jpg" in open_store(tmp_path / "store")
 
 
-def test_a_link_to_another_photo_of_the_same_size_and_time_is_extracted_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("link", "goal"), [("photos/a.jpg", "a.jpg"), ("photos/2024", ""), ("photos", "")])
+def test_a_link_to_another_photo_of_the_same_size_and_time_is_extracted_again(
+    link: str, goal: str, tmp_path: Path
+) -> None:
+    """Be it the photo, a folder of photos, or the root."""
     write_photos(tmp_path / "files", 2, names="{}.jpg", shapes=[(48, 64)])
-    for file in (tmp_path / "files").iterdir():
+    for number in "01":
+        (tmp_path / "files" / number).mkdir()
+        file = (tmp_path / f"files/{number}.jpg").rename(tmp_path / f"files/{number}/a.jpg")
         file.write_bytes(file.read_bytes().ljust(5000, b"\0"))
         os.utime(file, (1e9, 1e9))
-    (tmp_path / "photos").mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
     for number, seen in ((0, 1), (1, 1), (1, 0)):
-        (tmp_path / "photos/a.jpg").unlink(missing_ok=True)
-        (tmp_path / "photos/a.jpg").symlink_to(tmp_path / f"files/{number}.jpg")
+        (tmp_path / link).unlink(missing_ok=True)
+        (tmp_path / link).symlink_to(tmp_path / f"files/{number}" / goal)
         assert extract(tmp_path / "photos", tmp_path / "store") == seen
         assert extract(tmp_path / "photos", tmp_path / "store") == 0
 

@@ -1,0 +1,132 @@
+"""Captions are joined with the photos at the places that their names tell; what does not rest on the place is said."""
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.inputs.dataset import load_dataset
+from tests.stores import make_store
+
+NFD = unicodedata.normalize("NFD", "été")
+
+
+def joined(
+    tmp_path: Path,
+    photos: Sequence[str],
+    files: Mapping[str, Sequence[str]],
+    stores: Mapping[str, Sequence[str]],
+    *named: str,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The captions of each photo, by its place, each "FILE: NAME"; and the notes. `stores` are photos by their root."""
+    for photo in photos:
+        (tmp_path / photo).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / photo).write_text(photo)
+    for file, names in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("".join(["image,caption\n", *(f"{name},{file}: {name}\n" for name in names)]))
+    paths = [
+        make_store(tmp_path / f"features/{number}", list(ids), image_roots=[str(tmp_path / root)]).path
+        for number, (root, ids) in enumerate(stores.items())
+    ]
+    dataset = load_dataset(paths, [tmp_path / file for file in named])
+    places = [os.path.normpath(f"{root}/{one}") for root, ids in stores.items() for one in ids]
+    found: dict[str, list[str]] = {}
+    for split in dataset.splits.values():
+        owners = (places[split.images.rows[image]] for image in split.images.image_of_caption.tolist())
+        for owner, text in zip(owners, split.images.captions, strict=True):
+            found.setdefault(owner, []).append(text)
+    return found, [note.replace(f"{tmp_path}/", "") for note in dataset.notes]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("place", "file", "is_named"), [("val", "val", True), ("val", "val", False), (NFD, "été", True)]
+)
+def test_captions_of_a_folder_are_of_none_above_it(
+    tmp_path: Path, place: str, file: str, is_named: bool, is_first: bool
+) -> None:
+    """Be its ids the names, and however its letters are written."""
+    names, path = ["1.jpg", "2.jpg"], f"p/captions_{file}.csv"
+    photos = [f"p/{place}/{name}" for name in names] + [f"p/{name}" for name in names]
+    stores = {f"p/{place}": names, ".": photos[2:]}
+    stores = stores if is_first else dict(reversed(stores.items()))
+    found, notes = joined(tmp_path, photos, {path: names}, stores, *[path] * is_named)
+    assert found == {f"p/{place}/{name}": [f"{path}: {name}"] for name in names}
+    assert not any("taken" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("photos", "file", "names", "note"),
+    [
+        (["2019/1.jpg", "2020/3.jpg"], "2020/captions.csv", ["1.jpg"], "no photo that {} names is in d/2020: its captions are"),
+        (["train/1.jpg", "test/7.jpg"], "test/metadata.csv", ["1.jpg"], "no photo that {} names is in d/test: its captions"),
+        (["val/9.jpg", "1.jpg"], "captions_val.csv", ["1.jpg"], "of the names in {} none is of a photo in d/val: it is taken for"),
+        (["3.jpg", "trip/1.jpg"], "captions.csv", ["1.jpg"], "no photo that {} names is beside it: it is taken for those of"),
+        (["2019/trip/1.jpg", "2020/3.jpg"], "2020/captions.csv", ["trip/1.jpg"], "no photo that {} names is in d/2020: its"),
+        (["val/9.jpg", "1.jpg", "2.jpg"], "captions_val.csv", ["1.jpg", "2.jpg", "9.jpg"], "names in {} are of 1 photos in d/val"),
+    ],
+)  # fmt: skip
+def test_captions_of_photos_that_are_all_gone_go_nowhere_without_a_word(
+    tmp_path: Path, photos: list[str], file: str, names: list[str], note: str
+) -> None:
+    for named in ((), (f"d/{file}",)):
+        _, notes = joined(tmp_path, [f"d/{photo}" for photo in photos], {f"d/{file}": names}, {"d": photos}, *named)
+        assert any(one.startswith(note.format(f"d/{file}")) for one in notes)
+
+
+def test_captions_of_a_split_keep_photos_in_folders_of_another(tmp_path: Path) -> None:
+    """COCO's restval; and Karpathy's test photos, which lie in val2014/."""
+    photos = ["coco/train2014/a.jpg", "coco/val2014/b.jpg", "coco/val2014/c.jpg"]
+    files = {"coco/captions_train.csv": ["train2014/a.jpg", "val2014/b.jpg"], "coco/captions_test.csv": ["c.jpg"]}
+    found, notes = joined(tmp_path, photos, files, {"coco": [photo.removeprefix("coco/") for photo in photos]})
+    assert {place: text.split(": ")[0] for place, (text,) in found.items()} == {
+        photos[0]: "coco/captions_train.csv",
+        photos[1]: "coco/captions_train.csv",
+        photos[2]: "coco/captions_test.csv",
+    }
+    assert not any("none of the stores" in note for note in notes)
+
+
+def test_photos_of_one_file_may_lie_on_two_disks(tmp_path: Path) -> None:
+    photos = ["home/coco/val2014/b.jpg", "disk/coco/train2014/a.jpg"]
+    file = "home/coco/captions.csv"
+    found, _ = joined(
+        tmp_path,
+        photos,
+        {file: ["train2014/a.jpg", "val2014/b.jpg", "val2014/gone.jpg"]},
+        {"home/coco/val2014": ["b.jpg"], "disk/coco/train2014": ["a.jpg"]},
+        file,
+    )
+    assert found == {photos[0]: [f"{file}: val2014/b.jpg"], photos[1]: [f"{file}: train2014/a.jpg"]}
+
+
+def test_a_path_is_not_ambiguous_with_a_photo_below(tmp_path: Path) -> None:
+    photos = ["p/frame.001.jpg", "p/x/frame.001.jpg", f"p/{NFD}.jpg", f"p/x/{NFD}.jpg"]
+    file = "p/captions.csv"
+    names = ["frame.001", "été.jpg"]
+    found, _ = joined(tmp_path, photos, {file: names}, {"p": [photo.removeprefix("p/") for photo in photos]})
+    assert found == {photos[0]: [f"{file}: {names[0]}"], photos[2]: [f"{file}: {names[1]}"]}
+
+
+def test_a_path_may_lead_out_of_the_folder_of_its_file(tmp_path: Path) -> None:
+    photos, names, file = ["p/1.jpg", "p/x/1.jpg"], ["../p/1.jpg", "../p/x/1.jpg"], "text/captions.csv"
+    found, _ = joined(tmp_path, photos, {file: names}, {"p": ["1.jpg", "x/1.jpg"]}, file)
+    assert found == {photo: [f"{file}: {name}"] for photo, name in zip(photos, names, strict=True)}
+
+
+def test_a_folders_own_captions_that_are_passed_over_are_said(tmp_path: Path) -> None:
+    photos = ["d/train/1.jpg", "d/train/2.jpg"]
+    files = {"d/captions_train.csv": ["1.jpg"], "d/train/metadata.csv": ["1.jpg", "2.jpg"]}
+    found, notes = joined(tmp_path, photos, files, {"d": ["train/1.jpg", "train/2.jpg"]})
+    assert found == {photos[0]: ["d/captions_train.csv: 1.jpg"]}
+    assert "d/captions_train.csv is taken, and not d/train/metadata.csv" in notes
+
+
+def test_a_folder_in_a_folder_has_the_captions_that_are_named_after_it(tmp_path: Path) -> None:
+    photos = ["d/rome/1.jpg", "d/oslo/1.jpg"]
+    files = {"d/captions_rome.csv": ["1.jpg"], "d/oslo_captions.csv": ["1.jpg"]}
+    found, _ = joined(tmp_path, photos, files, {"d": ["rome/1.jpg", "oslo/1.jpg"]})
+    assert found == {photos[0]: ["d/captions_rome.csv: 1.jpg"], photos[1]: ["d/oslo_captions.csv: 1.jpg"]}
