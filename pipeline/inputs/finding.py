@@ -205,7 +205,7 @@ def _first_captions(
                 raise
             said.append(f"skipped {error.message}")
             continue
-        _, ids = ids_by_place(path, images, index)
+        home, ids = ids_by_place(path, images, index)
         called = {image: ids.get(image, image) for image in images}
         place_of = {
             image: index.paths[rows[0]] for image, name in called.items() if name and (rows := index.candidates(name))
@@ -216,6 +216,9 @@ def _first_captions(
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
+        elif home is not None and home.is_borrowed:
+            whose = home.note.partition(" is taken for ")[2]
+            said.append(f"skipped {path}: its names are of {whose}; where it is of these, name it with --captions")
         elif other and alone:
             said.append(
                 f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"

@@ -8,7 +8,7 @@ import filecmp
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -27,6 +27,7 @@ OF_PHOTOS = re.compile(  # flickr30k-images, Flicker8k_Dataset, JPEGImages
 CAPTIONS = re.compile(
     r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
 )  # files of captions
+CAPTIONED, OF_OTHER_SPLIT = "which has captions of its own", "which is called after another split"
 COMPARED = 20  # photos, to know whether those of two folders are copies
 MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
 
@@ -43,6 +44,7 @@ class Home:
     places: Mapping[str, list[str]]  # of names; several: which of these is meant is not known
     note: str  # what a user may not expect of these
     is_sure: bool = True  # whether a name without a place is of a photo that is gone
+    is_borrowed: bool = False  # whether all of these photos have another captions file beside them
 
 
 def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -> Home | None:
@@ -61,17 +63,17 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     gone = next(filter(_was_of_photos, [*named, *sorted(told)]), "")
     if not any(starts.values()):
         return Home(gone, {}, "") if gone else None
-    starts, stranger = _without_strangers(file, starts, [f"{one}/" for one in captioned if one not in folders])
+    starts, why = _without_strangers(file, starts, set(captioned) - set(folders))
     counts = Counter(start for found in starts.values() for start in set(found.values()))
     folder = next((one for one in folders if counts[one]), "")
-    if not folder and (gone or not counts):
-        return Home(gone or own, {name: [] for name in starts}, "")
-    note = f"the photos that {file} names have other suffixes" if is_converted else stranger
+    if not folder and gone:
+        return Home(gone, {name: [] for name in starts}, "")
+    note = f"the photos that {file} names have other suffixes" if is_converted else ""
     if not folder:
-        home = _home_below(
-            file, starts, is_usual=not named and not any(os.path.dirname(path) == own for path in listed)
-        )
-        return replace(home, note=home.note or note)
+        is_usual = not (why or named or any(os.path.dirname(path) == own for path in listed))
+        home = _home_below(file, starts, is_usual=is_usual)
+        note = f"{file} is taken for photos in {min(counts)}, {why}" if why else home.note or note
+        return replace(home, note=note, is_borrowed=why == CAPTIONED)
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)))
     if counts[folder] == counts[most]:
         if folder == own and gone in named and any("/" not in name for name in starts):
@@ -91,19 +93,22 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
 
 
 def _without_strangers(
-    file: str | Path, starts: Mapping[str, Mapping[str, str]], captioned: Iterable[str]
+    file: str | Path, starts: Mapping[str, Mapping[str, str]], captioned: Container[str]
 ) -> tuple[dict[str, dict[str, str]], str]:
-    """The same photos but those in folders with captions files of their own, and those of another split; or all of these, and a note."""
-    split, own, others, note = split_of_name(Path(file).stem), folders_of(file)[-1], tuple(captioned), ""
-    every = {start for found in starts.values() for start in found.values()}
-    free = {start for start in every if not f"{start}/".startswith(others)}
-    if of_split := {start for start in free if _may_be(split, own, start)}:
-        free = of_split
-    elif free:
-        note = f"{file} is taken for photos in {min(free)}, which is called after another split"
+    """The same photos but those with a captions file beside them, and those of another split; where none is left, these, and why they
+    may not be meant.
+    """
+    split, own, why = split_of_name(Path(file).stem), folders_of(file)[-1], ""
+    free = {start for found in starts.values() for start in found.values()}
+    for kept, reason in (
+        ({start for start in free if start not in captioned}, CAPTIONED),
+        ({start for start in free if _may_be(split, own, start)}, OF_OTHER_SPLIT),
+    ):
+        why = why if free & kept else reason
+        free = free & kept or free
     return {
         name: {path: start for path, start in found.items() if start in free} for name, found in starts.items()
-    }, note
+    }, why
 
 
 def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is_usual: bool) -> Home:

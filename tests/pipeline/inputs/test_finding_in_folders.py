@@ -187,7 +187,8 @@ def test_each_folder_in_a_folder_has_its_own_captions(
     files = ["captions.csv", "trip/captions.csv"]
     if len(gone) == 12:
         said = [
-            f"skipped {tmp_path}/photos/captions.csv: none of its captions is of these images, such as that of '1.jpg'"
+            f"skipped {tmp_path}/photos/captions.csv: its names are of photos in {tmp_path}/photos/trip, which has captions of its "
+            "own; where it is of these, name it with --captions"
         ]
     else:
         said = [
