@@ -13,8 +13,9 @@ from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
-from pipeline.inputs.homes import COMPARED, Home, folders_of, ids_by_place, note_on_home, other_photos
+from pipeline.inputs.homes import COMPARED, Home, folders_of
 from pipeline.inputs.image_index import ImageIndex, files_of
+from pipeline.inputs.places import ids_by_place, note_on_home, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
 from pipeline.inputs.storage import SUFFIXES

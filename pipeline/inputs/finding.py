@@ -11,8 +11,9 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of, ids_by_place, other_photos
+from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of
 from pipeline.inputs.image_index import ImageIndex
+from pipeline.inputs.places import ids_by_place, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.store.format import FEATURES, MANIFEST
 from pipeline.store.reader import Store, StoreCollection

@@ -1,0 +1,82 @@
+"""Captions joined with photos by the places that their names tell, and what is to be said where they are not."""
+
+import filecmp
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+
+from pipeline.inputs.homes import COMPARED, Home, TooManyFiles, folders_of, home_of, was_of_photos
+from pipeline.inputs.image_index import ImageIndex
+
+
+def ids_by_place(
+    file: str | Path, names: Iterable[str], index: ImageIndex
+) -> tuple[Home | None, dict[str, str | None]]:
+    """Where the photos of the names in a captions file are; and the ids of those at the very places where the names alone do not mean
+    these. None: a photo that is gone, or in no store, and whose captions are of no namesake.
+    """
+    names, first = list(names), folders_of(file)[0]
+    if all(index.row_of_path.get(f"{first}/{name}", -1) == index.find(name) for name in names):
+        return Home(first, {name: [f"{first}/{name}"] for name in names}, ""), {}  # without a look at the disk
+    home = None
+    with suppress(TooManyFiles):
+        home = home_of(file, names, index.paths)
+    numbers = {path: number for number, path in enumerate(index.paths)}  # those of unreadable photos come last
+    ids: dict[str, str | None] = {}
+    if home is None or (any(home.places.values()) and numbers.keys().isdisjoint(chain(*home.places.values()))):
+        return home, ids  # of copies of these photos, or of features without photos
+    for name in home.places if home.folder or home.is_sure else ():
+        places = home.places[name]
+        if len(places) == 1:
+            number = numbers.get(places[0], len(index.image_ids))
+            ids[name] = index.image_ids[number] if number < len(index.image_ids) else None
+        elif not places and home.is_sure and not index.is_told(name):
+            ids[name] = None
+    return home, {name: found for name, found in ids.items() if found is None or not index.means(name, found)}
+
+
+def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str]) -> str:
+    """What a user may not expect of the places of photos with which names in a captions file were matched."""
+    if home is not None and home.note:
+        is_expected = home.is_sure and not home.folder  # a folder beside its captions
+        return "" if is_expected else home.note
+    if home is None or not any(home.places.values()):
+        folder = next(filter(was_of_photos, folders_of(file)), "")
+        return (
+            f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
+        )
+    lost = [name for name, places in home.places.items() if not places and name in place_of] if home.folder else []
+    if not lost:
+        return ""
+    return f"{len(lost):,} images in {file} may be photos that are gone from {home.folder}: {lost[0]} is taken for {place_of[lost[0]]}"
+
+
+def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    """Of names in a captions file, which were matched with the photos in certain places, those that mean others, or can: where these
+    are, copies apart; and whether they mean these alone.
+    """
+    first = folders_of(file)[0]
+    if all(place == f"{first}/{name}" for name, place in place_of.items()):
+        return {}, False  # without a look at the disk
+    home = None
+    with suppress(TooManyFiles):
+        home = home_of(file, place_of)
+    meant = home.places if home else {}
+    others = {
+        name: other
+        for name, place in place_of.items()
+        if (other := next((path for path in meant.get(name, ()) if path != place), ""))
+    }
+    if all(_are_equal(other, place_of[name]) for name, other in islice(others.items(), COMPARED)):
+        return {}, False
+    others = {name: other for name, other in others.items() if not _are_equal(other, place_of[name])}
+    return others, all(place_of[name] not in meant[name] for name in others)
+
+
+def _are_equal(path: str, place: str) -> bool:
+    """Whether a photo is a copy of the one at a place; of one that is gone nobody knows, and then it is none."""
+    with suppress(OSError):  # a photo that went away, or cannot be read
+        return filecmp.cmp(path, place, shallow=False)
+    return not os.path.isfile(path)
