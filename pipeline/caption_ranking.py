@@ -67,7 +67,9 @@ class RightCaptions:
             start, own = self._stores[file]
             return row is not None and own.find(name) == row - start
         if name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores):
-            return name == photo.image  # an id of stores of equal names
+            return self._is_at(
+                self.index.paths[self.collection.row(name)], photo, row
+            )  # an id of stores of equal names
         if file not in self._homes:
             self._homes[file] = self._home_of(file)
         home = self._homes[file]

@@ -143,6 +143,12 @@ def content(look: int, taken: int) -> bytes:
     return file.getvalue()
 
 
+def content_now(photo: Photo) -> bytes:
+    """A photo's file after what became of it; of one that is gone, as it was."""
+    data = content(photo.look, photo.taken)
+    return data[:-1] + b"?" + b"?" * (photo.state == "changed") if photo.state in CHANGED else data
+
+
 class World:
     """Stores on a disk; `rows` are their photos in order."""
 
@@ -196,8 +202,7 @@ class World:
             path.touch()
             os.utime(path, (at(photo.day),) * 2)
         elif photo.state in CHANGED:
-            data = path.read_bytes()
-            path.write_bytes(data[:-1] + b"?" + b"?" * (photo.state == "changed"))
+            path.write_bytes(content_now(photo))
             os.utime(path, (at(photo.day),) * 2)
 
     @property
