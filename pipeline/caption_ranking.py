@@ -105,13 +105,16 @@ class RightCaptions:
         return (row is not None and self.index.paths[row] == place) or self._is_equal(place, photo, row)
 
     def _is_equal(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
-        there = self._sha256(place, self.index.row_of_path.get(place))
-        return there is not None and there == self._sha256(photo.path, row)
+        """Whether a photo has the bytes of the one that was extracted from a place, else of the one there."""
+        stored = self.index.row_of_path.get(place)
+        there = (None if stored is None else self.collection.photo_sha256(stored)) or self._sha256(place)
+        mine = self._sha256(photo.path) or (None if row is None else self.collection.photo_sha256(row))
+        return there is not None and there == mine
 
-    def _sha256(self, path: str, row: int | None) -> str | None:
+    def _sha256(self, path: str) -> str | None:
         if path not in self._sums:
             self._sums[path] = file_sha256(Path(path)) if os.path.isfile(path) else None
-        return self._sums[path] or (None if row is None else self.collection.photo_sha256(row))
+        return self._sums[path]
 
     def _store_of(self, file: str) -> tuple[int, ImageIndex]:
         """The first row of the store that a captions file is in, or of a copy of this store, and its photos; none where it is not searched."""

@@ -154,7 +154,8 @@ def _away(path: Path, row_of_image: Mapping[str, int], places: Sequence[str]) ->
     """Of the images that captions in a file were matched with, those that do not lie beside it or below."""
     homes = [folders_of(one) for one in (path, path.resolve())]  # a link is in two folders
     own = tuple(f"{home}{os.sep}" for folders in homes for home in folders[:-1] or folders)
-    return {image: row for image, row in row_of_image.items() if not places[row].startswith(own)}
+    away = {image: row for image, row in row_of_image.items() if not places[row].startswith(own)}
+    return {image: row for image, row in away.items() if os.path.isabs(places[row])}  # else imported without photos
 
 
 def _doubts(

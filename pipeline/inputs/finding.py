@@ -72,7 +72,7 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
 
 def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list[Path]:
     """`find_captions`; `passed` takes the files that are not taken, as others were before."""
-    index = ImageIndex(store.image_ids, _full_paths(store))
+    index = _index_of(store.image_ids, [store])
     looked = {store.path: [store.path / "captions*"]}
     found = _first_captions(store.path, looked[store.path], index, said, passed)
     if not found:
@@ -288,11 +288,14 @@ def folders(collection: StoreCollection) -> list[str]:
 
 def image_index_of(collection: StoreCollection) -> ImageIndex:
     """Finds the photos of some stores by name, and knows those that could not be read."""
+    return _index_of(collection.image_ids, collection.stores)
+
+
+def _index_of(image_ids: Sequence[str], stores: Sequence[Store]) -> ImageIndex:
     failures = [
-        (store, [failure["image_id"] for shard in store.shards for failure in shard.failures])
-        for store in collection.stores
+        (store, [failure["image_id"] for shard in store.shards for failure in shard.failures]) for store in stores
     ]
     failed = [image_id for _, image_ids in failures for image_id in image_ids]
-    paths = [path for store in collection.stores for path in _full_paths(store)]
+    paths = [path for store in stores for path in _full_paths(store)]
     paths += [path for store, image_ids in failures for path in _paths(store, image_ids)]
-    return ImageIndex(collection.image_ids, paths, failed)
+    return ImageIndex(image_ids, paths, failed)

@@ -26,6 +26,7 @@ CAPTIONS = re.compile(
     r"(captions([._].*)?|.+_captions|metadata|dataset.*)\.(csv|tsv|txt|json|token)"
 )  # files of captions
 CAPTIONED, OF_OTHER_SPLIT = "which has captions of its own", "which is called after another split"
+NO_FILE = re.compile(r"\.|Thumbs\.db$|desktop\.ini$")
 COMPARED = 20  # photos, to know whether those of two folders are copies
 MOST_LISTED = 500_000  # files; all photos of COCO are 410,000
 
@@ -56,9 +57,10 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     folders = folders_of(file, known)
     own, named = folders[-1], folders[:-1]
     listed, captioned = _photos_below(own)
-    starts, is_converted = _starts_of(names, own, [*listed, *known])
+    paths = [*listed, *known]
+    starts, is_converted = _starts_of(names, own, os.path.dirname(os.path.abspath(file)), paths)
     told = {os.path.join(own, folder) for folder in map(os.path.dirname, starts) if folder and not _is_place(folder)}
-    gone = next(filter(was_of_photos, [*named, *sorted(told)]), "")
+    gone = next((one for one in (*named, *sorted(told)) if was_of_photos(one, paths) and not _has_any(one, starts)), "")
     if not any(starts.values()):
         return Home(gone, {}, "") if gone else None
     starts, why = _without_strangers(file, starts, set(captioned) - set(folders))
@@ -68,15 +70,15 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         return Home(gone, {name: [] for name in starts}, "")
     note = f"the photos that {file} names have other suffixes" if is_converted else ""
     if not folder:
-        is_usual = not (why or named or any(os.path.dirname(path) == own for path in listed))
+        is_usual = not (why or named or any(os.path.dirname(path) == own for path in paths))
         home = _home_below(file, starts, is_usual=is_usual)
         note = f"{file} is taken for photos in {min(counts)}, {why}" if why else home.note or note
-        return replace(home, note=note, is_borrowed=why == CAPTIONED)
+        return replace(home, note=note, is_sure=home.is_sure and not is_converted, is_borrowed=why == CAPTIONED)
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)))
     if counts[folder] == counts[most]:
         if folder == own and gone in named and any("/" not in name for name in starts):
             note = note or f"of the names in {file} none is of a photo in {gone}: it is taken for those in {own}"
-        elif folder != own and not _is_named(folder, file) and not split_of_word(os.path.basename(folder)):
+        elif folder != own and not _is_named(folder, file) and not _is_split(folder, file):
             note = note or f"{file} is taken for the photos in {folder}"
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
         return Home(folder, there, note)
@@ -133,37 +135,47 @@ def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is
     return Home("", places, note, is_sure=is_sure)
 
 
-def was_of_photos(folder: str) -> bool:
-    """Whether a folder has photos, or nothing any more."""
+def was_of_photos(folder: str, paths: Iterable[str] = ()) -> bool:
+    """Whether a folder has photos, on the disk or of some paths, or nothing any more but what file managers leave."""
+    if any(path.startswith(f"{folder}/") for path in paths):
+        return True
     with suppress(OSError), os.scandir(folder) as entries:
-        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries}
+        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if not NO_FILE.match(entry.name)}
         return not suffixes or not suffixes.isdisjoint(SUFFIXES)
     return False
+
+
+def _has_any(folder: str, starts: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether some names are paths from a folder, or from one in it."""
+    return any(f"{start}/".startswith(f"{folder}/") for found in starts.values() for start in found.values())
 
 
 def _is_of_photos(folder: str) -> bool:
     return OF_PHOTOS.fullmatch(os.path.basename(folder)) is not None
 
 
-def _starts_of(names: Iterable[str], own: str, paths: Iterable[str]) -> tuple[dict[str, dict[str, str]], bool]:
+def _starts_of(
+    names: Iterable[str], own: str, beside: str, paths: Iterable[str]
+) -> tuple[dict[str, dict[str, str]], bool]:
     """`_starts` of each name among some photos; where none has any, of photos with other suffixes, and whether these are taken."""
     photos: dict[str, dict[str, None]] = defaultdict(dict)
     for path in paths:
         photos[stem_of(path)][path] = None
     found = {name: list(photos.get(stem_of(name), ())) for name in names}
-    starts = {name: _starts(name, alike, own) for name, alike in found.items()}
+    starts = {name: _starts(name, alike, own, beside) for name, alike in found.items()}
     if any(starts.values()):
         return starts, False
-    starts = {name: _starts(name, alike, own, any_suffix=True) for name, alike in found.items()}
+    starts = {name: _starts(name, alike, own, beside, any_suffix=True) for name, alike in found.items()}
     return starts, any(starts.values())
 
 
-def _starts(name: str, photos: Iterable[str], own: str, *, any_suffix: bool = False) -> dict[str, str]:
+def _starts(name: str, photos: Iterable[str], own: str, beside: str, *, any_suffix: bool = False) -> dict[str, str]:
     """The photos, of some with the stem of a name, that it is a path to, each with the folder that it is a path from."""
     name = os.path.normpath(name)
-    told, suffix, place = name.count("/"), os.path.splitext(name)[1].lower(), os.path.normpath(os.path.join(own, name))
+    told, suffix = name.count("/"), os.path.splitext(name)[1].lower()
     is_free = any_suffix or suffix not in SUFFIXES
-    if _is_place(name):
+    if _is_place(name):  # from where the file is, be it in annotations/
+        place = os.path.normpath(os.path.join(beside, name))
         there = {path: own for path in (*photos, *files_of(place)) if os.path.dirname(path) == os.path.dirname(place)}
     else:
         below = (path for path in photos if path.startswith(f"{own}/") and agreement(name, path)[0] == told)
@@ -214,7 +226,8 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     or where `annotations/` is.
     """
     folder, name = os.path.split(os.path.abspath(file))
-    folder = os.path.dirname(folder) if os.path.basename(folder) in APART else folder
+    if os.path.basename(folder) == ANNOTATIONS or (os.path.basename(folder) in APART and not _has_photos(folder)):
+        folder = os.path.dirname(folder)
     were = {os.path.dirname(path) for path in known if path.startswith(f"{folder}/")}
     split, below = split_of_word(_word(name)), _subfolders(folder, were)
     deeper = [
@@ -230,6 +243,12 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     return [folder]
 
 
+def _has_photos(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
+    return False
+
+
 def _word(file: str | Path) -> str:
     """What a captions file is named after: "val" of captions_val.json."""
     return composed(os.path.splitext(os.path.basename(file))[0].removeprefix("captions_").removesuffix("_captions"))
@@ -237,6 +256,16 @@ def _word(file: str | Path) -> str:
 
 def _is_named(folder: str, file: str | Path) -> bool:
     return composed(os.path.basename(folder)) == _word(file)
+
+
+def _is_split(folder: str, file: str | Path) -> bool:
+    """Whether a folder is what anybody expects of a file that is named after a split: val2014/ of captions_val.csv, but not of
+    captions_val2017.csv, nor where captions_val2014.csv is beside it.
+    """
+    name, word, others = os.path.basename(folder), _word(file), os.listdir(os.path.dirname(os.path.abspath(file)))
+    years = [re.sub(r"\D", "", one) for one in (word, name)]
+    has_own = any(_is_named(folder, one) and CAPTIONS.fullmatch(one) for one in others)
+    return split_of_word(name) != "" and years[0] in ("", years[1]) and not has_own
 
 
 def _subfolders(folder: str, known: Iterable[str]) -> list[str]:

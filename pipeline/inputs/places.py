@@ -17,7 +17,7 @@ def ids_by_place(
     """Where the photos of the names in a captions file are; and the ids of those at the very places where the names alone do not mean
     these. None: a photo that is gone, or in no store, and whose captions are of no namesake.
     """
-    names, first = list(names), folders_of(file)[0]
+    names, first = list(names), folders_of(file, index.paths)[0]
     if all(index.row_of_path.get(f"{first}/{name}", -1) == index.find(name) for name in names):
         return Home(first, {name: [f"{first}/{name}"] for name in names}, ""), {}  # without a look at the disk
     home = None
@@ -47,7 +47,8 @@ def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str
         return (
             f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
         )
-    lost = [name for name, places in home.places.items() if not places and name in place_of] if home.folder else []
+    lost = [name for name, places in home.places.items() if not places and os.path.isabs(place_of.get(name, ""))]
+    lost = lost if home.folder else []
     if not lost:
         return ""
     return f"{len(lost):,} images in {file} may be photos that are gone from {home.folder}: {lost[0]} is taken for {place_of[lost[0]]}"
@@ -67,7 +68,8 @@ def other_photos(file: str | Path, place_of: Mapping[str, str]) -> tuple[dict[st
     others = {
         name: other
         for name, place in place_of.items()
-        if (other := next((path for path in meant.get(name, ()) if path != place), ""))
+        if os.path.isabs(place)  # else of features that were imported without photos
+        and (other := next((path for path in meant.get(name, ()) if path != place), ""))
     }
     if all(_are_equal(other, place_of[name]) for name, other in islice(others.items(), COMPARED)):
         return {}, False

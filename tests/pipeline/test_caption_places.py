@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from configs.files import file_sha256
 from detector.regions import Regions
 from pipeline.caption_ranking import RightCaptions
 from pipeline.inputs.captions import read_captions
@@ -303,3 +304,45 @@ def test_a_single_folder_below_is_taken_without_a_word_only_beside_and_for_photo
         assert right.is_of(caption, photo) == (notes is not None)
         assert len(right.doubts) == len(notes or [])
         assert bool(right.elsewhere) == (notes is None)
+
+
+def test_a_photo_with_the_bytes_of_one_that_was_overwritten_by_it_has_not_its_captions(tmp_path: Path) -> None:
+    """They were written for the photo that was there when it was extracted."""
+    lay_out(tmp_path, "a/1.jpg", "b/9.jpg")
+    ids = ["a/1.jpg", "b/9.jpg"]
+    sums = {one: file_sha256(tmp_path / one) for one in ids}
+    store = make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)], photo_sha256=sums)
+    captions = read_captions(captions_of(tmp_path / "a/captions.csv", ["1.jpg"]))
+    shutil.copy(tmp_path / "b/9.jpg", tmp_path / "a/1.jpg")
+    assert right_captions(open_stores([store.path]), "b/9.jpg", tmp_path / "b/9.jpg", captions) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "others", "notes"),
+    [
+        ("captions_val.csv", "val2014", [], 0),
+        ("captions_val2017.csv", "val2014", [], 1),
+        ("captions_dev.csv", "val", [], 0),
+        ("captions_dev.csv", "val", ["captions_val.csv"], 1),
+    ],
+)
+def test_a_folder_of_another_year_or_with_a_file_of_its_name_is_not_taken_without_a_word(
+    tmp_path: Path, file: str, folder: str, others: list[str], notes: int
+) -> None:
+    lay_out(tmp_path, f"{folder}/1.jpg")
+    store = make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / folder)])
+    for other in others:
+        captions_of(tmp_path / "annotations" / other, ["1.jpg"])
+    (caption,) = read_captions(captions_of(tmp_path / "annotations" / file, ["1.jpg"]))
+    right = RightCaptions([caption], open_stores([store.path]))
+    assert right.is_of(caption, FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / folder / "1.jpg")))
+    assert len(right.doubts) == notes
+
+
+def test_a_path_out_of_annotations_begins_there(tmp_path: Path) -> None:
+    lay_out(tmp_path, "images/1.jpg", "coco/images/1.jpg")
+    ids = ["coco/images/1.jpg", "images/1.jpg"]
+    collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
+    captions = read_captions(captions_of(tmp_path / "coco/annotations/captions.csv", ["../images/1.jpg"]))
+    for image, right in zip(ids, (["of ../images/1.jpg"], []), strict=True):
+        assert right_captions(collection, image, tmp_path / image, captions) == right

@@ -77,6 +77,51 @@ def test_captions_of_photos_that_are_all_gone_go_nowhere_without_a_word(
         assert any(one.startswith(note.format(f"d/{file}")) for one in notes)
 
 
+@pytest.mark.parametrize(
+    ("photos", "gone", "file", "names", "note"),
+    [
+        (["sub/7.jpg"], ["5.jpg"], "captions.csv", ["7.jpg"], "no photo that {} names is beside it: it is taken for those of"),
+        (["images/7.jpg"], ["5.jpg"], "captions.csv", ["7.jpg"], "no photo that {} names is beside it: it is taken for those of"),
+        (["1.jpg"], ["val/9.jpg"], "captions_val.csv", ["1.jpg"], "of the names in {} none is of a photo in d/val: it is taken"),
+        (["images/1.jpg"], [], "captions.csv", ["1.png"], "the photos that {} names have other suffixes"),
+    ],
+)  # fmt: skip
+def test_photos_that_a_store_alone_knows_count_as_there(
+    tmp_path: Path, photos: list[str], gone: list[str], file: str, names: list[str], note: str
+) -> None:
+    """As of photos that were put away after they were extracted; and a suffix that no photo has."""
+    _, notes = joined(tmp_path, [f"d/{photo}" for photo in photos], {f"d/{file}": names}, {"d": photos + gone})
+    assert any(one.startswith(note.format(f"d/{file}")) for one in notes)
+
+
+def test_what_file_managers_leave_is_no_photo(tmp_path: Path) -> None:
+    (tmp_path / "d/val").mkdir(parents=True)
+    (tmp_path / "d/val/.DS_Store").touch()
+    _, notes = joined(tmp_path, ["d/1.jpg"], {"d/captions_val.csv": ["1.jpg"]}, {"d": ["1.jpg"]})
+    assert notes == ["of the names in d/captions_val.csv none is of a photo in d/val: it is taken for those in d"]
+
+
+def test_photos_may_lie_in_a_folder_that_is_called_labels(tmp_path: Path) -> None:
+    photos = ["d/2.jpg", "d/labels/2.jpg"]
+    found, _ = joined(tmp_path, photos, {"d/labels/captions.csv": ["2.jpg"]}, {"d": ["2.jpg", "labels/2.jpg"]})
+    assert found == {photos[1]: ["d/labels/captions.csv: 2.jpg"]}
+
+
+def test_features_that_were_imported_beside_their_photos_get_no_false_note(tmp_path: Path) -> None:
+    """As of COCO, whose photos are on the disk as well, by file names and by numbers."""
+    names = [f"COCO_train2014_{number:012}.jpg" for number in (9, 25, 30)]
+    for name in names[:2]:
+        (tmp_path / "coco/train2014").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "coco/train2014" / name).touch()
+    file = tmp_path / "coco/annotations/captions_train2014.csv"
+    file.parent.mkdir()
+    file.write_text("".join(["image,caption\n", *(f"{name},of {name}\n" for name in names)]))
+    for number, ids in enumerate((names, ["9", "25", "30"])):
+        dataset = load_dataset([make_store(tmp_path / f"features/{number}", ids, image_roots=[]).path], [file])
+        assert dataset.splits["train"].store_ids == ids
+        assert dataset.notes == []
+
+
 def test_captions_of_a_split_keep_photos_in_folders_of_another(tmp_path: Path) -> None:
     """COCO's restval; and Karpathy's test photos, which lie in val2014/."""
     photos = ["coco/train2014/a.jpg", "coco/val2014/b.jpg", "coco/val2014/c.jpg"]

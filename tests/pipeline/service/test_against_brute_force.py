@@ -35,6 +35,7 @@ from tests.drawn import (
     Row,
     Runs,
     World,
+    content,
     content_now,
     make_runs,
     regions,
@@ -231,7 +232,9 @@ def check_command(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject
                 assert (hit["rank"], hit["caption"], hit["image"]) == (rank, text, image)
                 assert abs(hit["score"] - scores[hit["caption_id"]]) < CLOSE
                 other = next(one.photo for one in world.rows if one.id == image)
-                assert hit["right"] == (image == row.id or content_now(other) == content_now(row.photo)), said.stderr
+                assert hit["right"] == (
+                    image == row.id or content(other.look, other.taken) == content_now(row.photo)
+                ), said.stderr
                 assert is_weak(some, hit["score"], len(captions)) in (None, hit["weak"])
 
 
