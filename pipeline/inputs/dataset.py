@@ -52,7 +52,9 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
         names: set[str] = set()
         captions = read_captions(path, notes, names)
         homes[path], ids = ids_by_place(path, names, index)
-        gone_of_file[path] = [one.image for one in captions if ids.get(one.image, one.image) is None]
+        folder = home.folder if (home := homes[path]) else ""
+        gone = (one.image for one in captions if ids.get(one.image, one.image) is None)
+        gone_of_file[path] = [os.path.join(folder, name) for name in gone]
         captions_of_file[path] = [
             one.called(name) if name != one.image else one
             for one in captions

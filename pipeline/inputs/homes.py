@@ -59,8 +59,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     listed, captioned = _photos_below(own)
     paths = [*listed, *known]
     starts, is_converted = _starts_of(names, own, os.path.dirname(os.path.abspath(file)), paths)
-    told = {os.path.join(own, folder) for folder in map(os.path.dirname, starts) if folder and not _is_place(folder)}
-    gone = next((one for one in (*named, *sorted(told)) if was_of_photos(one, paths) and not _has_any(one, starts)), "")
+    gone = _emptied([*named, *_folders_told(starts, own)], starts, paths)
     if not any(starts.values()):
         return Home(gone, {}, "") if gone else None
     starts, why = _without_strangers(file, starts, set(captioned) - set(folders))
@@ -135,19 +134,35 @@ def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is
     return Home("", places, note, is_sure=is_sure)
 
 
-def was_of_photos(folder: str, paths: Iterable[str] = ()) -> bool:
-    """Whether a folder has photos, on the disk or of some paths, or nothing any more but what file managers leave."""
-    if any(path.startswith(f"{folder}/") for path in paths):
-        return True
+def _folders_told(names: Iterable[str], own: str) -> list[str]:
+    """The folders that names tell, where all of them tell one."""
+    folders = set(map(os.path.dirname, names))
+    return [] if "" in folders else sorted(os.path.join(own, folder) for folder in folders if not _is_place(folder))
+
+
+def _emptied(folders: Iterable[str], starts: Mapping[str, Mapping[str, str]], paths: Iterable[str]) -> str:
+    """The first of some folders of photos that no name is a path from, nor from a folder in it; "": none."""
+    had = _with_above(map(os.path.dirname, paths))
+    used = _with_above(start for found in starts.values() for start in found.values())
+    return next((one for one in folders if one not in used and (one in had or was_of_photos(one))), "")
+
+
+def _with_above(folders: Iterable[str]) -> set[str]:
+    """Folders, and those that they are in."""
+    found: set[str] = set()
+    for folder in folders:
+        while folder not in found and folder not in ("", "/"):
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return found
+
+
+def was_of_photos(folder: str) -> bool:
+    """Whether a folder has photos, or nothing any more but what file managers leave."""
     with suppress(OSError), os.scandir(folder) as entries:
         suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if not NO_FILE.match(entry.name)}
         return not suffixes or not suffixes.isdisjoint(SUFFIXES)
     return False
-
-
-def _has_any(folder: str, starts: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether some names are paths from a folder, or from one in it."""
-    return any(f"{start}/".startswith(f"{folder}/") for found in starts.values() for start in found.values())
 
 
 def _is_of_photos(folder: str) -> bool:

@@ -20,9 +20,11 @@ def ids_by_place(
     names, first = list(names), folders_of(file, index.paths)[0]
     if all(index.row_of_path.get(f"{first}/{name}", -1) == index.find(name) for name in names):
         return Home(first, {name: [f"{first}/{name}"] for name in names}, ""), {}  # without a look at the disk
-    home = None
-    with suppress(TooManyFiles):
+    try:
         home = home_of(file, names, index.paths)
+    except TooManyFiles as folder:
+        note = f"{folder} has too many files to know which photos {file} means: its captions are matched by the names alone"
+        home = Home("", {}, note, is_sure=False)
     numbers = {path: number for number, path in enumerate(index.paths)}  # those of unreadable photos come last
     ids: dict[str, str | None] = {}
     if home is None or (any(home.places.values()) and numbers.keys().isdisjoint(chain(*home.places.values()))):

@@ -255,7 +255,7 @@ def test_captions_beside_photos_are_of_none_in_another_folder(tmp_path: Path) ->
         make_store(tmp_path / "features" / folder, own, image_roots=[str(tmp_path / folder)])
     stores = [tmp_path / "features" / folder for folder in ("2019", "2020")]
     beside = write_coco(tmp_path / "2019/captions.json", names(5))
-    gone = f"4 captions in {beside} are of images in none of the stores, such as 4.jpg"
+    gone = f"4 captions in {beside} are of images in none of the stores, such as {tmp_path}/2019/4.jpg"
     assert gone in load_dataset(stores, [beside]).notes
     apart = write_coco(tmp_path / "annotations/captions.json", names(5))
     above = write_coco(tmp_path / "captions.json", names(5))

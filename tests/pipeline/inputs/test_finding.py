@@ -180,7 +180,7 @@ def test_captions_of_a_photo_that_is_gone_from_its_folder_are_of_no_namesake(tmp
         "dev": ids[3:],
     }
     assert dataset.notes == [
-        f"1 captions in {tmp_path}/photos/test/metadata.csv are of images in none of the stores, such as 2.jpg"
+        f"1 captions in {tmp_path}/photos/test/metadata.csv are of images in none of the stores, such as {tmp_path}/photos/test/2.jpg"
     ]
 
 

@@ -51,7 +51,10 @@ def test_captions_of_photos_beside_their_file_are_of_no_namesakes(tmp_path: Path
         dataset = load_dataset([store.path], named)
         assert dataset.splits[""].store_ids == ids[3:]
         assert set(dataset.splits[""].images.captions) == {"a dog"}
-        assert f"6 captions in {captions} are of images in none of the stores, such as 1.jpg" in dataset.notes
+        assert (
+            f"6 captions in {captions} are of images in none of the stores, such as {tmp_path}/photos/1.jpg"
+            in dataset.notes
+        )
 
 
 def test_a_folder_of_the_very_name_comes_before_one_of_the_split(tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ def test_each_folder_in_a_folder_has_its_own_captions(
         ]
     else:
         said = [
-            f"{len(lost)} captions in {tmp_path}/photos/{file} are of images in none of the stores, such as {lost[0]}.jpg"
+            f"{len(lost)} captions in {tmp_path}/photos/{file} are of images in none of the stores, such as {tmp_path}/photos/{file[:-12]}{lost[0]}.jpg"
             for file, lost in zip(files, (gone, gone_below), strict=True)
             if lost
         ]

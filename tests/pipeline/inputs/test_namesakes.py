@@ -52,8 +52,11 @@ def test_a_photo_below_does_not_get_the_captions_of_one_above(tmp_path: Path, fa
     path = captions_of(tmp_path / "photos" / file, TOP + LOWER)
     dataset = load_dataset([store.path], [path])
     assert texts(dataset) == {name: [f"of {name}"] for name in REST}
-    said = [f"1 of these are of photos that could not be read, such as {LOST}"] if failed else []
-    assert dataset.notes == [f"1 captions in {path} are of images in none of the stores, such as {LOST}", *said]
+    said = [f"1 of these are of photos that could not be read, such as {path.parent}/{LOST}"] if failed else []
+    assert dataset.notes == [
+        f"1 captions in {path} are of images in none of the stores, such as {path.parent}/{LOST}",
+        *said,
+    ]
     if file.endswith(".json"):
         split = dataset.splits[""]
         assert dict(zip(split.store_ids, split.image_ids, strict=True))[LOWER[2]] == 8
@@ -122,7 +125,7 @@ def test_names_without_folders_that_mean_photos_of_several_folders_are_said(tmp_
     store = make_store(tmp_path / "store", ids, image_roots=[str(photos)])
     first = captions_of(tmp_path / "annotations/2019.csv", [f"IMG_{k}.jpg" for k in range(1, 11)])
     second = captions_of(tmp_path / "annotations/2020.json", [f"IMG_{k}.jpg" for k in range(10, 20)])
-    gone = f"1 captions in {first} are of images in none of the stores, such as IMG_10.jpg"  # the folder of its name lacks it
+    gone = f"1 captions in {first} are of images in none of the stores, such as {photos}/2019/IMG_10.jpg"  # the folder of its name lacks it
     assert load_dataset([store.path], [first]).notes[0] == gone
     first = first.rename(tmp_path / "annotations/first.csv")
     said = f"images in {first} are named without folders: 9 in {photos}/2019, 1 in {photos}/2020"
@@ -132,7 +135,7 @@ def test_names_without_folders_that_mean_photos_of_several_folders_are_said(tmp_
     beside = captions_of(photos / "2019/captions.csv", [f"IMG_{k}" for k in range(1, 11)])  # which another note says
     notes = load_dataset([store.path], [beside]).notes
     assert [note for note in notes if str(beside) in note] == [
-        f"1 captions in {beside} are of images in none of the stores, such as IMG_10"
+        f"1 captions in {beside} are of images in none of the stores, such as {photos}/2019/IMG_10"
     ]
     assert load_dataset([store.path], [captions_of(tmp_path / "all.csv", ids)]).notes == []
     many = make_store(tmp_path / "many", [f"{k % 7}/{k}.jpg" for k in range(20)], image_roots=[str(photos)])

@@ -175,3 +175,19 @@ def test_a_folder_in_a_folder_has_the_captions_that_are_named_after_it(tmp_path:
     files = {"d/captions_rome.csv": ["1.jpg"], "d/oslo_captions.csv": ["1.jpg"]}
     found, _ = joined(tmp_path, photos, files, {"d": ["rome/1.jpg", "oslo/1.jpg"]})
     assert found == {photos[0]: ["d/captions_rome.csv: 1.jpg"], photos[1]: ["d/oslo_captions.csv: 1.jpg"]}
+
+
+def test_one_name_of_a_folder_without_its_photo_does_not_lose_the_others(tmp_path: Path) -> None:
+    photos = ["d/images/1.jpg", "d/images/2.jpg", "d/covers/9.jpg"]
+    names = ["1.jpg", "2.jpg", "covers/1.jpg"]
+    found, notes = joined(tmp_path, photos, {"d/captions.csv": names}, {"d": ["images/1.jpg", "images/2.jpg"]})
+    assert found == {f"d/images/{name}": [f"d/captions.csv: {name}"] for name in names[:2]}
+    assert any("none of the stores, such as" in note for note in notes)
+
+
+def test_too_many_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.inputs.homes.MOST_LISTED", 2)
+    photos, file = ["d/1.jpg", "d/2.jpg", "d/x/3.jpg"], "d/captions.csv"
+    found, notes = joined(tmp_path, photos, {file: ["1.jpg", "3.jpg"]}, {"d": ["1.jpg", "2.jpg", "x/3.jpg"]}, file)
+    assert found.keys() == {photos[0], photos[2]}
+    assert any(note.startswith("d has too many files to know which photos d/captions.csv means") for note in notes)
