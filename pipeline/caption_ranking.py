@@ -67,15 +67,13 @@ class RightCaptions:
             start, own = self._stores[file]
             return row is not None and own.find(name) == row - start
         if name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores):
-            return self._is_at(
-                self.index.paths[self.collection.row(name)], photo, row
-            )  # an id of stores of equal names
+            place = self.index.paths[self.collection.row(name)]  # it is an id, of stores of equal names
+            return self._is_at(place, photo, row)
         if file not in self._homes:
             self._homes[file] = self._home_of(file)
         home = self._homes[file]
-        has_place = (
-            row is None or photo.path or os.path.isabs(self.index.paths[row])
-        )  # else of an import without photos
+        # Else it is of an import without photos
+        has_place = row is None or photo.path or os.path.isabs(self.index.paths[row])
         if home is None or not has_place:
             return self._is_matched(file, name, photo, row, has_place=bool(has_place))
         places = home.places.get(name, [])

@@ -159,10 +159,15 @@ def _with_above(folders: Iterable[str]) -> set[str]:
 
 def was_of_photos(folder: str) -> bool:
     """Whether a folder has photos, or nothing any more but what file managers leave."""
+    suffixes = _suffixes_in(folder)
+    return suffixes is not None and (not suffixes or not suffixes.isdisjoint(SUFFIXES))
+
+
+def _suffixes_in(folder: str) -> set[str] | None:
+    """Of what is in a folder, but for what file managers leave; None: it cannot be read."""
     with suppress(OSError), os.scandir(folder) as entries:
-        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if not NO_FILE.match(entry.name)}
-        return not suffixes or not suffixes.isdisjoint(SUFFIXES)
-    return False
+        return {os.path.splitext(entry.name)[1].lower() for entry in entries if not NO_FILE.match(entry.name)}
+    return None
 
 
 def _is_of_photos(folder: str) -> bool:
@@ -241,7 +246,9 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     or where `annotations/` is.
     """
     folder, name = os.path.split(os.path.abspath(file))
-    if os.path.basename(folder) == ANNOTATIONS or (os.path.basename(folder) in APART and not _has_photos(folder)):
+    if os.path.basename(folder) == ANNOTATIONS or (
+        os.path.basename(folder) in APART and SUFFIXES.isdisjoint(_suffixes_in(folder) or ())
+    ):
         folder = os.path.dirname(folder)
     were = {os.path.dirname(path) for path in known if path.startswith(f"{folder}/")}
     split, below = split_of_word(_word(name)), _subfolders(folder, were)
@@ -256,12 +263,6 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
         if len(alike) == 1:
             return [*alike, folder]
     return [folder]
-
-
-def _has_photos(folder: str) -> bool:
-    with suppress(OSError), os.scandir(folder) as entries:
-        return any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
-    return False
 
 
 def _word(file: str | Path) -> str:

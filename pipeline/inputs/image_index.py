@@ -59,6 +59,11 @@ class ImageIndex:
         return {path: row for row, path in enumerate(self.paths[: len(self.image_ids)])}
 
     @cached_property
+    def number_of_path(self) -> dict[str, int]:
+        """The same of photos that could not be read as well, which come last."""
+        return {path: number for number, path in enumerate(self.paths)}
+
+    @cached_property
     def _known_folders(self) -> set[str]:
         """The folders that ids name."""
         return {os.path.dirname(composed(image_id)) for image_id in self.image_ids} - {""}

@@ -25,7 +25,7 @@ def ids_by_place(
     except TooManyFiles as folder:
         note = f"{folder} has too many files to know which photos {file} means: its captions are matched by the names alone"
         home = Home("", {}, note, is_sure=False)
-    numbers = {path: number for number, path in enumerate(index.paths)}  # those of unreadable photos come last
+    numbers = index.number_of_path
     ids: dict[str, str | None] = {}
     if home is None or (any(home.places.values()) and numbers.keys().isdisjoint(chain(*home.places.values()))):
         return home, ids  # of copies of these photos, or of features without photos
@@ -50,8 +50,7 @@ def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str
             f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
         )
     lost = [name for name, places in home.places.items() if not places and os.path.isabs(place_of.get(name, ""))]
-    lost = lost if home.folder else []
-    if not lost:
+    if not home.folder or not lost:
         return ""
     return f"{len(lost):,} images in {file} may be photos that are gone from {home.folder}: {lost[0]} is taken for {place_of[lost[0]]}"
 
