@@ -24,6 +24,7 @@ from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import image_index_of
 from pipeline.inputs.homes import Home, TooManyFiles, home_of
 from pipeline.inputs.image_index import ImageIndex, stem_of
+from pipeline.inputs.places import known_near
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
@@ -69,9 +70,7 @@ class RightCaptions:
         if name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores):
             place = self.index.paths[self.collection.row(name)]  # it is an id, of stores of equal names
             return self._is_at(place, photo, row)
-        if file not in self._homes:
-            self._homes[file] = self._home_of(file)
-        home = self._homes[file]
+        home = self._home_of(file)
         # Else it is of an import without photos
         has_place = row is None or photo.path or os.path.isabs(self.index.paths[row])
         if home is None or not has_place:
@@ -94,6 +93,20 @@ class RightCaptions:
             self._doubt(home.note)
         # Of a stored photo that was edited: captions may be of the one before
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
+
+    def image_of(self, caption: Caption) -> str:
+        """The id of the stored photo that a caption is of where the place of its name tells one; else the name: each of several files
+        may have a 1.jpg.
+        """
+        file, name = caption.file, caption.image
+        if file in self._stores:
+            start, own = self._stores[file]
+            rows = {None if (row := own.find(name)) is None else start + row}
+        else:
+            home = self._home_of(file)
+            rows = {self.index.row_of_path.get(place) for place in (home.places.get(name, ()) if home else ())}
+        row = rows.pop() if len(rows) == 1 else None
+        return name if row is None else self.collection.image_ids[row]
 
     def _doubt(self, line: str) -> None:
         self.doubts[line] = None
@@ -129,13 +142,18 @@ class RightCaptions:
 
     def _home_of(self, file: str) -> Home | None:
         """Where the photos of a captions file are."""
+        if file in self._homes:
+            return self._homes[file]
+        names = self._names[file]
         try:
-            return home_of(file, self._names[file], self.index.paths) if file else None
+            home = home_of(file, names, known_near(file, names, self.index)) if file else None
         except TooManyFiles as folder:
             self._doubt(
                 f"{folder} has too many files to know which photos {file} means: none of its captions is marked"
             )
-            return Home(str(folder), {}, "")
+            home = Home(str(folder), {}, "")
+        self._homes[file] = home
+        return home
 
     def _is_matched(self, file: str, name: str, photo: FoundPhoto, row: int | None, *, has_place: bool) -> bool:
         """Whether a name means a stored photo by itself, as in training."""
@@ -169,7 +187,7 @@ def caption_hits(
         is_right = any(right.is_of(caption, one) for one in (photo, *photo.copies))
         identity = {"caption": caption.text, "caption_id": caption.caption_id, "right": is_right}
         weak = run.is_weak(score, len(captions))
-        hits.append(Hit(rank, score, caption.image, **identity, weak=weak, changed=False))
+        hits.append(Hit(rank, score, right.image_of(caption), **identity, weak=weak, changed=False))
     return tuple(hits)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, PHOTOS, folders_of
+from pipeline.inputs.homes import ANNOTATIONS, CAPTIONED, PHOTOS, folders_of
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.places import ids_by_place, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
@@ -217,9 +217,11 @@ def _first_captions(
             said.append(
                 f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
             )
-        elif home is not None and home.is_borrowed:
-            whose = home.note.partition(" is taken for ")[2]
-            said.append(f"skipped {path}: its names are of {whose}; where it is of these, name it with --captions")
+        elif home is not None and home.borrowed_from:
+            said.append(
+                f"skipped {path}: its names are of photos in {home.borrowed_from}, {CAPTIONED}; where it is of these, name it "
+                "with --captions"
+            )
         elif other and alone:
             said.append(
                 f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"

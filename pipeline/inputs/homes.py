@@ -43,7 +43,7 @@ class Home:
     places: Mapping[str, list[str]]  # of names; several: which of these is meant is not known
     note: str  # what a user may not expect of these
     is_sure: bool = True  # whether a name without a place is of a photo that is gone
-    is_borrowed: bool = False  # whether all of these photos have another captions file beside them
+    borrowed_from: str = ""  # a folder of these photos, where all of them have another captions file beside them
 
 
 def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -> Home | None:
@@ -72,7 +72,12 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         is_usual = not (why or named or any(os.path.dirname(path) == own for path in paths))
         home = _home_below(file, starts, is_usual=is_usual)
         note = f"{file} is taken for photos in {min(counts)}, {why}" if why else home.note or note
-        return replace(home, note=note, is_sure=home.is_sure and not is_converted, is_borrowed=why == CAPTIONED)
+        return replace(
+            home,
+            note=note,
+            is_sure=home.is_sure and not is_converted,
+            borrowed_from=min(counts) if why == CAPTIONED else "",
+        )
     most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)))
     if counts[folder] == counts[most]:
         if folder == own and gone in named and any("/" not in name for name in starts):
@@ -137,7 +142,7 @@ def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is
 def _folders_told(names: Iterable[str], own: str) -> list[str]:
     """The folders that names tell, where all of them tell one."""
     folders = set(map(os.path.dirname, names))
-    return [] if "" in folders else sorted(os.path.join(own, folder) for folder in folders if not _is_place(folder))
+    return [] if "" in folders else sorted(os.path.join(own, folder) for folder in folders if not tells_place(folder))
 
 
 def _emptied(folders: Iterable[str], starts: Mapping[str, Mapping[str, str]], paths: Iterable[str]) -> str:
@@ -194,7 +199,7 @@ def _starts(name: str, photos: Iterable[str], own: str, beside: str, *, any_suff
     name = os.path.normpath(name)
     told, suffix = name.count("/"), os.path.splitext(name)[1].lower()
     is_free = any_suffix or suffix not in SUFFIXES
-    if _is_place(name):  # from where the file is, be it in annotations/
+    if tells_place(name):  # from where the file is, be it in annotations/
         place = os.path.normpath(os.path.join(beside, name))
         there = {path: own for path in (*photos, *files_of(place)) if os.path.dirname(path) == os.path.dirname(place)}
     else:
@@ -207,7 +212,7 @@ def _starts(name: str, photos: Iterable[str], own: str, beside: str, *, any_suff
     return {path: start for path, start in start_of.items() if agreement(name, path)[1] or start not in exact}
 
 
-def _is_place(name: str) -> bool:
+def tells_place(name: str) -> bool:
     """Whether a name tells one place, and is the end of no other path."""
     return os.path.isabs(name) or os.path.normpath(name).startswith("..")
 
@@ -240,16 +245,20 @@ def _photos_below(folder: str) -> tuple[list[str], list[str]]:
     return sorted(found), captioned
 
 
+def own_folder(file: str | Path) -> str:
+    """The folder of a captions file, or where `annotations/` is, that it lies in."""
+    folder = os.path.dirname(os.path.abspath(file))
+    apart = os.path.basename(folder)
+    if apart == ANNOTATIONS or (apart in APART and SUFFIXES.isdisjoint(_suffixes_in(folder) or ())):
+        return os.path.dirname(folder)
+    return folder
+
+
 def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     """Where the photos of a captions file lie by the layouts of the field: in the folder that it is named after, as of COCO's
-    annotations/captions_val.json, which is val/, else validation/, else images/val/, on the disk or of `known` paths; last in its own,
-    or where `annotations/` is.
+    annotations/captions_val.json, which is val/, else validation/, else images/val/, on the disk or of `known` paths; last in its own.
     """
-    folder, name = os.path.split(os.path.abspath(file))
-    if os.path.basename(folder) == ANNOTATIONS or (
-        os.path.basename(folder) in APART and SUFFIXES.isdisjoint(_suffixes_in(folder) or ())
-    ):
-        folder = os.path.dirname(folder)
+    folder, name = own_folder(file), os.path.basename(file)
     were = {os.path.dirname(path) for path in known if path.startswith(f"{folder}/")}
     split, below = split_of_word(_word(name)), _subfolders(folder, were)
     deeper = [

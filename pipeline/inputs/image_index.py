@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -64,13 +65,22 @@ class ImageIndex:
         return {path: number for number, path in enumerate(self.paths)}
 
     @cached_property
+    def _sorted_paths(self) -> list[str]:
+        return sorted(self.paths)
+
+    def paths_below(self, folder: str) -> list[str]:
+        """The paths that are known of photos in a folder and deeper."""
+        start, end = (bisect_left(self._sorted_paths, folder + mark) for mark in "/0")  # "0" comes after "/"
+        return self._sorted_paths[start:end]
+
+    @cached_property
     def _known_folders(self) -> set[str]:
         """The folders that ids name."""
         return {os.path.dirname(composed(image_id)) for image_id in self.image_ids} - {""}
 
     def means(self, image: str, image_id: str) -> bool:
         """Whether a name means an image, and tells as many folders as its id."""
-        return self.find(image) == self._exact[image_id] and image.count("/") >= image_id.count("/")
+        return image.count("/") >= image_id.count("/") and self.find(image) == self._exact[image_id]
 
     def is_told(self, image: str) -> bool:
         """Whether a name has folders, and all of them are those of an image."""
@@ -83,9 +93,10 @@ class ImageIndex:
             rows = [self._by_number[number[1]]] if number[1] in self._by_number else []
         if rows and image not in self._exact and image not in self._failed:
             agreement = [self._agreement(image, row) for row in rows]
-            if not max(agreement) and os.path.dirname(composed(image)) in self._known_folders:
+            most = max(agreement)
+            if not most and os.path.dirname(composed(image)) in self._known_folders:
                 return []  # of a photo that is gone from its folder
-            rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == max(agreement)]
+            rows = [row for row, agrees in zip(rows, agreement, strict=True) if agrees == most]
         return rows
 
     def find(self, image: str) -> int | None:
@@ -143,7 +154,8 @@ class ImageIndex:
             (_base(name) == _base(own), self._agreement(name, row), not self.is_elsewhere(name, row), name == own)
             for name in names
         ]
-        return [name for name, grade in zip(names, grades, strict=True) if grade == max(grades)]
+        best = max(grades)
+        return [name for name, grade in zip(names, grades, strict=True) if grade == best]
 
     def _own(self, names: list[str], row: int, where: str, is_same: Callable[[str, str], bool]) -> list[str]:
         """Of the names that mean an image, the one that agrees with it best, and those that are the same as that."""

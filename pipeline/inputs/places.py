@@ -7,7 +7,16 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from pipeline.inputs.homes import COMPARED, Home, TooManyFiles, folders_of, home_of, was_of_photos
+from pipeline.inputs.homes import (
+    COMPARED,
+    Home,
+    TooManyFiles,
+    folders_of,
+    home_of,
+    own_folder,
+    tells_place,
+    was_of_photos,
+)
 from pipeline.inputs.image_index import ImageIndex
 
 
@@ -17,11 +26,16 @@ def ids_by_place(
     """Where the photos of the names in a captions file are; and the ids of those at the very places where the names alone do not mean
     these. None: a photo that is gone, or in no store, and whose captions are of no namesake.
     """
-    names, first = list(names), folders_of(file, index.paths)[0]
-    if all(index.row_of_path.get(f"{first}/{name}", -1) == index.find(name) for name in names):
-        return Home(first, {name: [f"{first}/{name}"] for name in names}, ""), {}  # without a look at the disk
+    names = list(names)
+    known = known_near(file, names, index)
+    first, *others = folders_of(file, known)
+    rows = {name: index.row_of_path.get(f"{first}/{name}", -1) for name in names}
+    if -1 not in rows.values() and (not others or all(row == index.find(name) for name, row in rows.items())):
+        found = {name: index.image_ids[row] for name, row in rows.items()}  # without a look at the disk
+        at_places = Home(first, {name: [f"{first}/{name}"] for name in names}, "")
+        return at_places, {name: one for name, one in found.items() if not index.means(name, one)}
     try:
-        home = home_of(file, names, index.paths)
+        home = home_of(file, names, known)
     except TooManyFiles as folder:
         note = f"{folder} has too many files to know which photos {file} means: its captions are matched by the names alone"
         home = Home("", {}, note, is_sure=False)
@@ -37,6 +51,13 @@ def ids_by_place(
         elif not places and home.is_sure and not index.is_told(name):
             ids[name] = None
     return home, {name: found for name, found in ids.items() if found is None or not index.means(name, found)}
+
+
+def known_near(file: str | Path, names: Iterable[str], index: ImageIndex) -> list[str]:
+    """The known paths of photos in a captions file's folder and deeper, and in the other folders that its names tell."""
+    own, beside = own_folder(file), os.path.dirname(os.path.abspath(file))
+    told = {os.path.dirname(os.path.normpath(os.path.join(beside, name))) for name in names if tells_place(name)}
+    return [path for folder in {own, *told} for path in index.paths_below(folder)]
 
 
 def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str]) -> str:

@@ -346,3 +346,16 @@ def test_a_path_out_of_annotations_begins_there(tmp_path: Path) -> None:
     captions = read_captions(captions_of(tmp_path / "coco/annotations/captions.csv", ["../images/1.jpg"]))
     for image, right in zip(ids, (["of ../images/1.jpg"], []), strict=True):
         assert right_captions(collection, image, tmp_path / image, captions) == right
+
+
+def test_captions_of_equal_names_in_several_files_are_shown_with_the_ids_of_their_photos(tmp_path: Path) -> None:
+    ids = ["1.jpg", "trip/1.jpg"]
+    lay_out(tmp_path, *ids)
+    files = [captions_of(tmp_path / folder / "captions.csv", ["1.jpg", "9.jpg"]) for folder in ("", "trip")]
+    captions = [caption for file in files for caption in read_captions(file)]
+    store = make_store(tmp_path / "features/s", ids, image_roots=[str(tmp_path)])
+    right = RightCaptions(captions, open_stores([store.path]))
+    assert list(map(right.image_of, captions)) == ["1.jpg", "9.jpg", "trip/1.jpg", "9.jpg"]
+    own = read_captions(captions_of(store.path / "captions.csv", ["trip/1.jpg", "5.jpg"]))
+    right = RightCaptions(own, open_stores([store.path]))
+    assert list(map(right.image_of, own)) == ["trip/1.jpg", "5.jpg"]

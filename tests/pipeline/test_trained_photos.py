@@ -101,6 +101,19 @@ def test_other_photos_of_the_names_trained_on_are_said_to_be_that(tmp_path: Path
     assert (found.count, found.named) == (1, 2)
 
 
+def test_photos_of_other_splits_are_no_forms_of_names_trained_on(tmp_path: Path) -> None:
+    """Of photos/1.jpg and photos/trip/1.jpg in one store, the second was trained on."""
+    ids = ["1.jpg", "2.jpg", "trip/1.jpg", "trip/2.jpg"]
+    checksums = {name: f"{number}" * 64 for number, name in enumerate(ids, start=1)}
+    store = make_store(tmp_path / "store", ids, photo_sha256=checksums)
+    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
+    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    (tmp_path / "learned.json").write_text(json.dumps({checksums[name]: name for name in ids[2:]}))
+    run = SimpleNamespace(splits={"train": ids[2:], "dev": ids[:2]}, folder=tmp_path)
+    found = trained_among(cast("TrainedRun", run), split)
+    assert (found.count, found.named) == (2, 0)
+
+
 def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:
     Path("runs/t2i_mean/splits.json").unlink()
     content = json.loads(Path("runs/t2i_mean/data.json").read_text())

@@ -1,6 +1,8 @@
 """Names of images in captions files, and the photos that they mean."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.image_index import ImageIndex
@@ -62,3 +64,12 @@ def test_captions_of_another_folder_do_not_go_to_a_photo_of_the_same_name() -> N
     assert index.match([["1.png", "1.jpg"]], "d.json") == {"1.jpg": 0}
     # beside a photo's own name one of a folder that it is not in means another photo
     assert ImageIndex(["2.jpg"], ["/data/photos/2.jpg"]).match([["2.jpg", "other/2.jpg"]], "d.csv") == {"2.jpg": 0}
+
+
+PATHS = st.lists(st.text("ab/.0-é", min_size=1, max_size=6).map("/p/".__add__), unique=True)
+
+
+@given(PATHS, st.sampled_from(["/p", "/p/a", "/p/a/b", "/p/a."]))
+def test_paths_below_a_folder_are_those_that_begin_with_it(paths: list[str], folder: str) -> None:
+    found = ImageIndex(paths).paths_below(folder)
+    assert sorted(found) == sorted(path for path in paths if path.startswith(f"{folder}/"))
