@@ -25,9 +25,13 @@ def make_store(
     photo_sha256: Mapping[str, str] | None = None,
     failed: Sequence[str] = (),
     roots: Sequence[int] = (),
+    has_photos: bool = False,
     **changes: object,
 ) -> Store:
-    """A store of random regions with Visual Genome's classes; the photos that failed are in its first shard."""
+    """A store of random regions with Visual Genome's classes; the photos that failed are in its first shard.
+
+    has_photos: the images are photos below `image_roots`, called by their ids.
+    """
     from pipeline.interchange.common import visual_genome_names
 
     rng = np.random.default_rng(seed)
@@ -48,7 +52,8 @@ def make_store(
         regions = [random_regions(rng, num_regions, feature_dim) for _ in names]
         checksums = {name: sha256 for name, sha256 in (photo_sha256 or {}).items() if name in names}
         where = roots[number * shard_size :][: len(names)] or [0] * len(names)
-        rows = ShardRows(list(names), [None] * len(names), list(where), regions, photo_sha256=checksums)
+        paths = list(names) if has_photos else [None] * len(names)
+        rows = ShardRows(list(names), paths, list(where), regions, photo_sha256=checksums)
         if number == 0:
             rows.failures += [{"image_id": name, "path": name, "reason": "truncated"} for name in failed]
         commit_shard(folder, number, rows, manifest)

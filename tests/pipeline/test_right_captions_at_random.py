@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from detector.regions import Regions
 from pipeline.caption_ranking import RightCaptions
 from pipeline.inputs.captions import Caption, read_captions
+from pipeline.inputs.finding import image_index_of
 from pipeline.photo_lookup import FoundPhoto
 from pipeline.store.reader import StoreCollection, open_stores
 from tests.stores import make_store
@@ -71,7 +72,9 @@ def extract(draw: st.DrawFn, root: Path, folders: list[Path], features: Path) ->
     for number, folder in enumerate(chosen):
         found = sorted(folder.rglob("*.jpg"))
         sums = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-        store = make_store(features / str(number), list(sums), image_roots=[str(folder)], photo_sha256=sums)
+        store = make_store(
+            features / str(number), list(sums), image_roots=[str(folder)], photo_sha256=sums, has_photos=True
+        )
         stores.append(store.path)
     return open_stores(stores, tell_apart=True)
 
@@ -97,15 +100,16 @@ def asked(root: Path, collection: StoreCollection) -> dict[str, list[FoundPhoto]
     """Every photo on the disk and in the stores, by its content, as `find_or_extract` finds it."""
     regions = cast(Regions, None)
     found: dict[str, list[FoundPhoto]] = {}
-    places = {collection.image_place(row): row for row in range(len(collection))}
-    for path in sorted(root.rglob("*.jpg")):
-        if (row := places.get(str(path))) is not None:
-            photo = FoundPhoto(collection.image_ids[row], regions, str(path))
-        else:
-            equal = collection.rows_of_photo(hashlib.sha256(path.read_bytes()).hexdigest())
+    rows = {path: row for row, path in enumerate(image_index_of(collection).paths)}
+    for path, row in rows.items():
+        here = path if os.path.isfile(path) else ""
+        found.setdefault(path, []).append(FoundPhoto(collection.image_ids[row], regions, here))
+    for path in map(str, sorted(root.rglob("*.jpg"))):
+        if path not in rows:
+            content = Path(path).read_text()
+            equal = collection.rows_of_photo(hashlib.sha256(content.encode()).hexdigest())
             copies = [FoundPhoto(collection.image_ids[row], regions, collection.image_place(row)) for row in equal]
-            photo = FoundPhoto(str(path), regions, str(path), tuple(copies))
-        found.setdefault(path.read_text(), []).append(photo)
+            found.setdefault(content, []).append(FoundPhoto(path, regions, path, tuple(copies)))
     return found
 
 
@@ -126,6 +130,12 @@ def check(data: st.DataObject, root: Path) -> None:
                 stems = {os.path.basename(one.image).removesuffix(".jpg") for one in captions if one.text == content}
                 is_renamed = Path(photo.path).stem not in stems
                 assert right.doubts or names & right.elsewhere.keys() or is_renamed, f"nothing said of {photo.image}"
+    right = RightCaptions(captions, collection)
+    for caption in captions:
+        if (name := right.image_of(caption)) in collection and name != caption.image:
+            content = right.index.paths[collection.row(name)]
+            home = right._home_of(caption.file)
+            assert content == caption.text or (home is not None and home.note), f"{name}: {caption}"
 
 
 @given(data=st.data())
