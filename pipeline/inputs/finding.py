@@ -3,9 +3,13 @@
 Stores and files of captions that nobody named are looked for where `extract` and the datasets put them.
 """
 
+import fnmatch
 import glob
 import os
+import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detector.hub import fetch_folder, hub_name
@@ -21,6 +25,7 @@ from pipeline.store.roots import is_remote, titled
 
 CAPTION_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".token")  # of files that nobody named
 OF_SPLITS = "captions_*"
+OF_CAPTIONS = re.compile(r"captions|metadata|dataset|results|token")  # in the names of all files that are looked for
 FLICKR = ("results.csv", "results_*.token", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
 
 _Passed = tuple[list[Path], list[Path]]  # captions files that are taken, and others that are not
@@ -62,50 +67,11 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
     Raises:
         PipelineError: none found; the message lists where it looked.
     """
-    said: list[str] = []
-    passed: list[_Passed] = []
-    found = _find_captions(store, said, passed)
+    search = _CaptionsSearch(_index_of(store.image_ids, [store]))
+    found = search.captions_of(store)
     if notes is not None:
-        notes += [*dict.fromkeys(said), *_not_taken(passed, found)]
+        notes += [*dict.fromkeys(search.said), *_not_taken(search.passed, found)]
     return found
-
-
-def _find_captions(store: Store, said: list[str], passed: list[_Passed]) -> list[Path]:
-    """`find_captions`; `passed` takes the files that are not taken, as others were before."""
-    index = _index_of(store.image_ids, [store])
-    looked = {store.path: [store.path / "captions*"]}
-    found = _first_captions(store.path, looked[store.path], index, said, passed)
-    if not found:
-        around = {root: _around(root) for root in map(Path, _roots(store))}
-        looked |= around
-        found = _of_all({root: _first_captions(root, around[root], index, said, passed) for root in around}, passed)
-    if not any(path.parent == store.path for path in found):
-        roots = _roots(store)
-        covered = {place for places in found.values() for place in places}
-        for folder, photos in _by_folder(_full_paths(store)).items():
-            patterns = (
-                [*_named_after(folder), *_among_photos(folder)] if str(folder) not in roots else _among_photos(folder)
-            )
-            own = _first_captions(folder, patterns, index, said, passed)
-            if covered.isdisjoint(photos):
-                found |= own
-            elif left := [path for path in own if path not in found]:
-                passed.append((list(found), left))
-    if found:
-        return distinct(list(found))
-    places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
-    reasons = "".join(f"; {reason}" for reason in dict.fromkeys(said))
-    raise PipelineError(
-        f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
-        "name the file with --captions",
-    )
-
-
-def _by_folder(paths: Iterable[str]) -> dict[Path, list[str]]:
-    photos: dict[Path, list[str]] = {}
-    for path in paths:
-        photos.setdefault(Path(os.path.dirname(path)), []).append(path)
-    return photos
 
 
 def _of_all(found_of: Mapping[Path, dict[Path, list[str]]], passed: list[_Passed]) -> dict[Path, list[str]]:
@@ -174,65 +140,120 @@ def _may_be_of(root: Path, path: Path) -> bool:
     )
 
 
-def _first_captions(
-    root: Path, patterns: Iterable[Path], index: ImageIndex, said: list[str], passed: list[_Passed]
-) -> dict[Path, list[str]]:
-    """The first file that has captions of some images, and those of the other splits beside it where its name tells one; each with
-    the places of these images.
+class _CaptionsSearch:
+    """A search for the captions files of some photos.
 
-    `said` takes a line for what is skipped, and `passed` what is not taken.
+    `said` takes a line for each file that is skipped or doubtful; `passed` files that are not taken, as others were before.
     """
-    files = [
-        path
-        for pattern in patterns
-        for path in sorted(pattern.parent.glob(pattern.name), key=lambda path: (not _is_plain(path), path))
-        if path.is_file() and (pattern.name != OF_SPLITS or _may_be_of(root, path))
-    ]
-    taken: dict[str, Path] = {}  # by split
-    found: dict[Path, list[str]] = {}
-    others = []
-    for path in dict.fromkeys(files):
-        split, first = split_of_name(path.name), next(iter(found), path)
-        if taken and (path.parent != first.parent or not split or {"", split} & taken.keys()):
-            others.append(path)
-            continue
+
+    def __init__(self, index: ImageIndex):
+        self.index = index
+        self.said: list[str] = []
+        self.passed: list[_Passed] = []
+        self._listed: dict[Path, list[str]] = {}
+
+    def captions_of(self, store: Store) -> list[Path]:
+        """As `find_captions`."""
+        looked = {store.path: [store.path / "captions*"]}
+        found = self._first(store.path, looked[store.path])
+        if not found:
+            around = {root: _around(root) for root in map(Path, _roots(store))}
+            looked |= around
+            found = _of_all({root: self._first(root, around[root]) for root in around}, self.passed)
+        if not any(path.parent == store.path for path in found):
+            self._add_own(found, store)
+        if found:
+            return distinct(list(found))
+        places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
+        reasons = "".join(f"; {reason}" for reason in dict.fromkeys(self.said))
+        raise PipelineError(
+            f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
+            "name the file with --captions",
+        )
+
+    def _add_own(self, found: dict[Path, list[str]], store: Store) -> None:
+        """To the files found, those of each folder of photos for which they have no captions."""
+        roots = _roots(store)
+        covered = {place for places in found.values() for place in places}
+        photos_of: dict[str, list[str]] = defaultdict(list)
+        for path in _full_paths(store):
+            photos_of[os.path.dirname(path)].append(path)
+        for folder, photos in ((Path(name), photos) for name, photos in photos_of.items()):
+            named = _named_after(folder) if str(folder) not in roots else []
+            own = self._first(folder, [*named, *_among_photos(folder)])
+            if covered.isdisjoint(photos):
+                found |= own
+            elif left := [path for path in own if path not in found]:
+                self.passed.append((list(found), left))
+
+    def _files(self, root: Path, patterns: Iterable[Path]) -> list[Path]:
+        """The files that match some patterns and may be of a folder of photos, those named after a split and no more first."""
+        found: dict[Path, None] = {}
+        for pattern in patterns:
+            names = fnmatch.filter(self._names_in(pattern.parent), pattern.name)
+            paths = [path for name in names if (path := pattern.parent / name).is_file()]
+            paths = [path for path in paths if pattern.name != OF_SPLITS or _may_be_of(root, path)]
+            found |= dict.fromkeys(sorted(paths, key=lambda path: (not _is_plain(path), path)))
+        return list(found)
+
+    def _names_in(self, folder: Path) -> list[str]:
+        """What may be captions in a folder, which is listed once: thousands of folders of photos may have one above."""
+        if folder not in self._listed:
+            self._listed[folder] = []
+            with suppress(OSError):
+                self._listed[folder] = list(filter(OF_CAPTIONS.search, os.listdir(folder)))
+        return self._listed[folder]
+
+    def _first(self, root: Path, patterns: Iterable[Path]) -> dict[Path, list[str]]:
+        """The first file that has captions of some images, and those of the other splits beside it where its name tells one; each with
+        the places of these images.
+        """
+        taken: dict[str, Path] = {}  # by split
+        found: dict[Path, list[str]] = {}
+        others = []
+        for path in self._files(root, patterns):
+            split, first = split_of_name(path.name), next(iter(found), path)
+            if taken and (path.parent != first.parent or not split or {"", split} & taken.keys()):
+                others.append(path)
+            elif places := self._places(root, path):
+                taken[split], found[path] = path, places
+        if others:
+            self.passed.append((list(found), others))
+        return found
+
+    def _places(self, root: Path, path: Path) -> list[str]:
+        """Where the photos are, of those searched, that a captions file names; none where it is skipped."""
         if path.suffix.lower() not in CAPTION_SUFFIXES:  # captions.bak comes before captions.csv
-            said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
-            continue
+            self.said.append(f"skipped {path}: expected {', '.join(CAPTION_SUFFIXES)}")
+            return []
         try:
             images = dict.fromkeys(caption.image for caption in read_captions(path))
         except PipelineError as error:
-            if split and _is_plain(path):  # without it another split would be trained on
+            if split_of_name(path.name) and _is_plain(path):  # without it another split would be trained on
                 raise
-            said.append(f"skipped {error.message}")
-            continue
-        home, ids = ids_by_place(path, images, index)
+            self.said.append(f"skipped {error.message}")
+            return []
+        home, ids = ids_by_place(path, images, self.index)
         called = {image: ids.get(image, image) for image in images}
         place_of = {
-            image: index.paths[rows[0]] for image, name in called.items() if name and (rows := index.candidates(name))
+            image: self.index.paths[rows[0]]
+            for image, name in called.items()
+            if name and (rows := self.index.candidates(name))
         }
         there, alone = ({}, False) if path.parent == root else other_photos(path, place_of)
         other = os.path.dirname(next(iter(there.values()))) if 2 * len(there) > len(place_of) else ""
+        reason = ""
         if not place_of:
-            said.append(
-                f"skipped {path}: none of its captions is of these images, such as that of {next(iter(images))!r}"
-            )
+            reason = f"none of its captions is of these images, such as that of {next(iter(images))!r}"
         elif home is not None and home.borrowed_from:
-            said.append(
-                f"skipped {path}: its names are of photos in {home.borrowed_from}, {CAPTIONED}; where it is of these, name it "
-                "with --captions"
-            )
+            reason = f"its names are of photos in {home.borrowed_from}, {CAPTIONED}; where it is of these, name it with --captions"
         elif other and alone:
-            said.append(
-                f"skipped {path}: its captions are of the photos in {other}; where they are of these too, name it with --captions"
-            )
-        else:
-            taken[split], found[path] = path, list(place_of.values())
-            if other:
-                said.append(f"{path} is taken, and may be of the photos in {other}, which have the same names")
-    if others:
-        passed.append((list(found), others))
-    return found
+            reason = f"its captions are of the photos in {other}; where they are of these too, name it with --captions"
+        elif other:
+            self.said.append(f"{path} is taken, and may be of the photos in {other}, which have the same names")
+        if reason:
+            self.said.append(f"skipped {path}: {reason}")
+        return [] if reason else list(place_of.values())
 
 
 def _is_plain(path: Path) -> bool:
@@ -246,10 +267,11 @@ def find_all_captions(stores: Sequence[Store], notes: list[str]) -> list[Path]:
     passed: list[_Passed] = []
     errors = []
     for store in stores:
-        said: list[str] = []
+        search = _CaptionsSearch(_index_of(store.image_ids, [store]))
         try:
-            found |= dict.fromkeys(_find_captions(store, said, passed))
-            notes += dict.fromkeys(said)
+            found |= dict.fromkeys(search.captions_of(store))
+            notes += dict.fromkeys(search.said)
+            passed += search.passed
         except PipelineError as error:
             errors.append(error)
             notes.append(f"{store.path}: no captions found for its {len(store):,} images")

@@ -8,7 +8,10 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.finding import find_captions
+from pipeline.inputs.finding import find_captions, image_index_of
+from pipeline.inputs.homes import Home
+from pipeline.inputs.places import ids_by_place
+from pipeline.store.reader import StoreCollection
 from tests.pipeline.inputs.test_finding import photos_of, write_among_photos
 from tests.stores import make_store
 
@@ -200,3 +203,26 @@ def test_each_folder_in_a_folder_has_its_own_captions(
             if lost
         ]
     assert dataset.notes == said
+
+
+def test_the_folder_above_many_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a photo each: else thousands of folders, of which each has captions of its own or none, take minutes."""
+    ids = [f"{number}/1.jpg" for number in range(9)]
+    for number in range(9):
+        (tmp_path / f"photos/{number}").mkdir(parents=True)
+    for number in (3, 5):
+        (tmp_path / f"photos/{number}/captions.csv").write_text("image,caption\n1.jpg,a dog\n")
+    store = make_store(tmp_path / "features/x", ids, image_roots=[str(tmp_path / "photos")])
+    listed: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder=".": listed.append(str(folder)) or listdir(folder))
+    found = [tmp_path / f"photos/{number}/captions.csv" for number in (3, 5)]
+    assert find_captions(store) == found
+    assert str(tmp_path / "photos/7") in listed
+    assert listed.count(str(tmp_path / "photos")) == 1
+    index = image_index_of(StoreCollection([store]))
+    home, by_place = ids_by_place(found[0], ["1.jpg"], index)
+    assert (home, by_place) == (
+        Home(str(found[0].parent), {"1.jpg": [str(found[0].parent / "1.jpg")]}, ""),
+        {"1.jpg": "3/1.jpg"},
+    )
