@@ -109,6 +109,7 @@ def _among_photos(folder: Path) -> list[Path]:
         folder / "captions.*",
         folder / "metadata.csv",
         *above,
+        folder / "dataset*.json",
         folder / OF_SPLITS,
         folder / ANNOTATIONS / OF_SPLITS,
     ]
@@ -128,7 +129,9 @@ def _around(root: Path) -> list[Path]:
     for folder in (above, above / ANNOTATIONS, *further):
         patterns += [folder / "dataset*.json", folder / f"captions_{name}.*"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
-    return patterns + [above / name for name in FLICKR if "flick" in root.name.lower()]  # another results.csv is none
+    if "flick" in root.name.lower():  # another results.csv is none
+        patterns += [folder / name for folder in (root, above) for name in FLICKR]
+    return patterns
 
 
 def _may_be_of(root: Path, path: Path) -> bool:

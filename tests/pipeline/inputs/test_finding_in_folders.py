@@ -1,5 +1,6 @@
 """Captions files above the photos, beside them and in the folders below: which of them are taken, and for which photos."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -226,3 +227,18 @@ def test_the_folder_above_many_is_listed_once(tmp_path: Path, monkeypatch: pytes
         Home(str(found[0].parent), {"1.jpg": [str(found[0].parent / "1.jpg")]}, ""),
         {"1.jpg": "3/1.jpg"},
     )
+
+
+@pytest.mark.parametrize("name", ["dataset_flickr30k.json", "results.csv"])
+def test_a_datasets_captions_are_found_in_the_folder_of_all(name: str, tmp_path: Path) -> None:
+    """`extract --images flickr30k`, with the photos in flickr30k/flickr30k-images/, or `--images coco`."""
+    root, ids = tmp_path / "flickr30k", ["flickr30k-images/1.jpg", "flickr30k-images/2.jpg"]
+    store = make_store(tmp_path / "features/x", ids, image_roots=[str(root)])
+    root.mkdir()
+    images = [{"filename": f"{n}.jpg", "split": "train", "sentences": [{"raw": f"a dog {n}"}]} for n in (1, 2)]
+    karpathy = json.dumps({"images": images, "dataset": "flickr30k"})
+    table = "image_name| comment_number| comment\n1.jpg| 0| a dog 1\n2.jpg| 0| a dog 2\n"
+    (root / name).write_text(karpathy if name.endswith("json") else table)
+    dataset = load_dataset([store.path])
+    assert dataset.caption_files == [root / name]
+    assert [split.images.captions for split in dataset.splits.values()] == [["a dog 1", "a dog 2"]]
