@@ -74,6 +74,14 @@ def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
     return found
 
 
+def _folders_below(path: str, roots: Iterable[str]) -> Iterator[str]:
+    """The folder of a photo, and those above it that are in a root."""
+    folder = os.path.dirname(path)
+    yield folder
+    while any(folder.startswith(f"{root}/") for root in roots) and (folder := os.path.dirname(folder)) not in roots:
+        yield folder
+
+
 def _of_all(found_of: Mapping[Path, dict[Path, list[str]]], passed: list[_Passed]) -> dict[Path, list[str]]:
     """The files of several folders of photos. One that has captions for photos of another folder as well is taken for both, be that
     named before or after: not the other's own file, of fewer.
@@ -175,17 +183,20 @@ class _CaptionsSearch:
         )
 
     def _add_own(self, found: dict[Path, list[str]], store: Store) -> None:
-        """To the files found, those of each folder of photos for which they have no captions."""
+        """To the files found, those of each folder below for whose photos they have no captions, the upper ones first."""
         roots = _roots(store)
-        covered = {place for places in found.values() for place in places}
-        photos_of: dict[str, list[str]] = defaultdict(list)
+        below: dict[str, list[str]] = defaultdict(list)
         for path in _full_paths(store):
-            photos_of[os.path.dirname(path)].append(path)
-        for folder, photos in ((Path(name), photos) for name, photos in photos_of.items()):
-            named = _named_after(folder) if str(folder) not in roots else []
+            for folder in _folders_below(path, roots):
+                below[folder].append(path)
+        covered = {place for places in found.values() for place in places}
+        for name in sorted(below, key=lambda name: name.count("/")):
+            folder = Path(name)
+            named = _named_after(folder) if name not in roots else []
             own = self._first(folder, [*named, *_among_photos(folder)])
-            if covered.isdisjoint(photos):
+            if covered.isdisjoint(below[name]):
                 found |= own
+                covered.update(*own.values())
             elif left := [path for path in own if path not in found]:
                 self.passed.append((list(found), left))
 

@@ -242,3 +242,34 @@ def test_a_datasets_captions_are_found_in_the_folder_of_all(name: str, tmp_path:
     dataset = load_dataset([store.path])
     assert dataset.caption_files == [root / name]
     assert [split.images.captions for split in dataset.splits.values()] == [["a dog 1", "a dog 2"]]
+
+
+@pytest.mark.parametrize(
+    ("photos", "file", "image"),
+    [
+        ("c/x", "c/captions.csv", "x/1.jpg"),
+        ("c/images", "c/captions.txt", "1.jpg"),
+        ("c/images/a", "c/images/captions.csv", "a/1.jpg"),
+        ("c/validation", "c/captions_val.csv", "1.jpg"),
+        ("c/images/val2017", "c/annotations/captions_val2017.csv", "1.jpg"),
+        ("c/a/b", "c_captions.csv", "a/b/1.jpg"),
+    ],
+)
+def test_captions_of_each_of_several_datasets_in_one_folder_are_found(
+    photos: str, file: str, image: str, tmp_path: Path
+) -> None:
+    """`extract --images datasets`, where the folder of one has its photos in folders of their own."""
+    store = make_store(tmp_path / "features/x", ["d/1.jpg", f"{photos}/1.jpg"], image_roots=[str(tmp_path / "t")])
+    for place, name in ((file, image), ("d/captions.csv", "1.jpg")):
+        (tmp_path / "t" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "t" / place).write_text(f"image,caption\n{name},a dog of {place}\n")
+    notes: list[str] = []
+    assert sorted(find_captions(store, notes)) == sorted([tmp_path / "t" / file, tmp_path / "t/d/captions.csv"])
+    assert notes == []
+    splits = load_dataset([store.path]).splits
+    joined = {
+        name: text
+        for split in splits.values()
+        for name, text in zip(split.image_ids, split.images.captions, strict=True)
+    }
+    assert joined == {"d/1.jpg": "a dog of d/captions.csv", f"{photos}/1.jpg": f"a dog of {file}"}
