@@ -187,8 +187,8 @@ class _CaptionsSearch:
         roots = _roots(store)
         below: dict[str, list[str]] = defaultdict(list)
         for path in _full_paths(store):
-            for folder in _folders_below(path, roots):
-                below[folder].append(path)
+            for name in _folders_below(path, roots):
+                below[name].append(path)
         covered = {place for places in found.values() for place in places}
         for name in sorted(below, key=lambda name: name.count("/")):
             folder = Path(name)
