@@ -67,21 +67,19 @@ class RightCaptions:
         if file in self._stores:
             start, own = self._stores[file]
             return row is not None and own.find(name) == row - start
-        if name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores):
-            place = self.index.paths[self.collection.row(name)]  # it is an id, of stores of equal names
-            return self._is_at(place, photo, row)
+        if self._is_full_id(name):
+            return self._is_at(self.index.paths[self.collection.row(name)], photo, row)
         home = self._home_of(file)
         # Else it is of an import without photos
         has_place = row is None or photo.path or os.path.isabs(self.index.paths[row])
         if home is None or not has_place:
             return self._is_matched(file, name, photo, row, has_place=bool(has_place))
-        places = home.places.get(name, [])
-        if not home.folder and name in self.collection and self.index.row_of_path.keys() >= set(places):
-            places = [path for path in places if path == self.index.paths[self.collection.row(name)]] or places
+        places = self._places(home, name)
         if not any(self._is_at(place, photo, row) for place in places):
             if stem_of(name) == stem_of(photo.image):
                 other = places[0] if places else f"a photo that is not in {home.folder or os.path.dirname(file)}"
-                self.elsewhere[photo.image][f"captions of {name} in {file} are of {other}"] = None
+                verb = "are taken for those of" if places and home.note else "are of"
+                self.elsewhere[photo.image][f"captions of {name} in {file} {verb} {other}"] = None
             return False
         if not all(self._is_at(place, photo, row) for place in places):
             self._doubt(
@@ -95,18 +93,47 @@ class RightCaptions:
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
 
     def image_of(self, caption: Caption) -> str:
-        """The id of the stored photo that a caption is of where the place of its name tells one; else the name: each of several files
-        may have a 1.jpg.
+        """What to call the photo of a caption: the id of the stored one at its place, or with its bytes; where no photo is at a place, the
+        id of that which its name means; else the name, with its file where this name is the id of a stored photo.
         """
+        row, name = self._row_of(caption), caption.image
+        if row is not None:
+            return self.collection.image_ids[row]
+        return f"{name} of {os.path.basename(caption.file)}" if name in self.collection else name
+
+    def _row_of(self, caption: Caption) -> int | None:
+        """The row of the stored photo that a caption is of; None: of none, or which is not known."""
         file, name = caption.file, caption.image
         if file in self._stores:
             start, own = self._stores[file]
-            rows = {None if (row := own.find(name)) is None else start + row}
-        else:
-            home = self._home_of(file)
-            rows = {self.index.row_of_path.get(place) for place in (home.places.get(name, ()) if home else ())}
-        row = rows.pop() if len(rows) == 1 else None
-        return name if row is None else self.collection.image_ids[row]
+            return None if (row := own.find(name)) is None else start + row
+        if self._is_full_id(name):
+            return self.collection.row(name)
+        home = self._home_of(file)
+        if home is None:
+            return self._matches(file).get(name)
+        places = self._places(home, name)
+        if len(places) != 1:
+            return None
+        row = self.index.row_of_path.get(places[0])
+        if home.note:  # it is only assumed
+            return row if row is not None and self.collection.image_ids[row] == name else None
+        if row is not None:
+            return row
+        sha256 = self._sha256(places[0])
+        rows = self.collection.rows_of_photo(sha256) if sha256 else []
+        return rows[0] if rows else None
+
+    def _is_full_id(self, name: str) -> bool:
+        """Whether a name is an id with its store's whole path, as of stores of equal names."""
+        return name in self.collection and any(name.startswith(f"{store.path}/") for store in self.collection.stores)
+
+    def _places(self, home: Home, name: str) -> list[str]:
+        """Where the photo of a name may be; of several stored ones that which has it for its id."""
+        places = home.places.get(name, [])
+        if home.folder or name not in self.collection or not self.index.row_of_path.keys() >= set(places):
+            return places
+        return [path for path in places if path == self.index.paths[self.collection.row(name)]] or places
 
     def _doubt(self, line: str) -> None:
         self.doubts[line] = None
@@ -157,24 +184,25 @@ class RightCaptions:
 
     def _is_matched(self, file: str, name: str, photo: FoundPhoto, row: int | None, *, has_place: bool) -> bool:
         """Whether a name means a stored photo by itself, as in training."""
-        if file not in self._matched:
-            self._matched[file] = self._match(file)
-        is_right = row is not None and self._matched[file].get(name) == row
-        if file and has_place and (is_right or stem_of(name) == stem_of(photo.image)):
+        matches = self._matches(file)
+        is_right = row is not None and matches.get(name) == row
+        if file and has_place and matches and (is_right or stem_of(name) == stem_of(photo.image)):
             self._doubt(
                 f"no photo that {file} names is beside it: its captions are marked by the names alone, of stored photos"
             )
         return is_right
 
-    def _match(self, file: str) -> dict[str, int]:
+    def _matches(self, file: str) -> dict[str, int]:
         """The row of each name in a file; none where the folders of a name are others, but where all are: as of COCO's, put into one."""
-        try:
-            rows = self.index.match([self._names[file]], file)
-        except PipelineError as error:
-            self._doubt(f"{error.message}: none of the captions of this file is marked")
-            return {}
-        agreed = {name: row for name, row in rows.items() if not self.index.contradicts(name, row)}
-        return agreed or rows
+        if file not in self._matched:
+            rows: dict[str, int] = {}
+            try:
+                rows = self.index.match([self._names[file]], file)
+            except PipelineError as error:
+                self._doubt(f"{error.message}: none of the captions of this file is marked")
+            agreed = {name: row for name, row in rows.items() if not self.index.contradicts(name, row)}
+            self._matched[file] = agreed or rows
+        return self._matched[file]
 
 
 def caption_hits(

@@ -40,10 +40,10 @@ def trained_among(run: TrainedRun, split: Split) -> Trained:
     known = set(learned.values())
     checksums = list(map(split.stores.photo_sha256, split.images.rows.tolist()))
     trained, named = {row for row, checksum in enumerate(checksums) if checksum in learned}, set()
-    kept_out = {name for part, names in run.splits.items() if part != "train" for name in names}
     for row, name in same_names(split.store_ids, ids):
-        if split.store_ids[row] in kept_out and split.store_ids[row] != name:
-            continue  # beside trip/1.jpg, which was trained on, 1.jpg is another photo and no form of its name
+        own = split.store_ids[row]
+        if own != name and any(own in store and name in store for store in split.stores.stores):
+            continue  # 1.jpg beside trip/1.jpg is another photo, and no form of its name
         named.add(row)
         if checksums[row] is None or name not in known:
             trained.add(row)

@@ -15,7 +15,7 @@ from typing import Any
 from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import as_unicode
-from pipeline.inputs.image_index import stem_of
+from pipeline.inputs.image_index import has_suffix
 from pipeline.inputs.split_words import MISSING, cells_of, split_of_word, splits_told
 from pipeline.inputs.tables import read_table
 
@@ -193,7 +193,7 @@ def _read_rows(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
     first = {name.removesuffix("#0") for name, _ in rows if name.endswith("#0")}
     for name, row in rows:
         image, _, number = name.rpartition("#")  # Flickr's token files number an image's captions already, from 0
-        if not number.isdecimal() or (image not in first and stem_of(image) == image):  # dog#1 is a name
+        if not number.isdecimal() or (image not in first and not has_suffix(image)):  # dog#1 is a name
             image, number = name, row.number
         listed.add(image)
         split = _split(row.split) if row.split else ""

@@ -32,14 +32,16 @@ from pipeline.inputs.packed_captions import (
     text_of,
 )
 from pipeline.inputs.split_words import ORDINARY
-from pipeline.inputs.storage import SUFFIXES, Status, open_file, read_range, shadow_of, status
+from pipeline.inputs.storage import SUFFIXES, open_file, read_range, shadow_of, status
 from pipeline.store.format import stays_inside
+from pipeline.store.roots import is_remote
 
 VERSION = 12  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
+State = tuple[int, ...]  # as of `_state`
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 
 
@@ -62,7 +64,7 @@ def index_of(place: str, columns: tuple[str, ...] | None = None) -> Index:
     Raises:
         PipelineError: not there, a compressed tar, or a parquet file without images.
     """
-    return _index(place, status(place), columns)
+    return _index(place, _state(place), columns)
 
 
 def read_member(place: str, name: str, ahead: int = 0) -> bytes:
@@ -87,9 +89,22 @@ def read_member(place: str, name: str, ahead: int = 0) -> bytes:
     return content
 
 
+def _state(place: str) -> State:
+    """What tells whether a container is the one that was read: of a file also its inode and the time of that, as files may be renamed, or
+    unpacked with times of their own.
+    """
+    found = status(place)
+    if is_remote(place):
+        return found
+    with suppress(OSError):  # it went away just now, as whoever reads it will say
+        inode = os.stat(place)
+        return (*found, inode.st_ino, inode.st_ctime_ns)
+    return found
+
+
 @functools.lru_cache(maxsize=INDEXES)
-def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
-    path = _kept(place, found)
+def _index(place: str, state: State, columns: tuple[str, ...] | None) -> Index:
+    path = _kept(place, state)
     with suppress(OSError, ValueError, TypeError):
         kept = Index(**json.loads(path.read_bytes())) if path else None
         if kept:
@@ -105,12 +120,10 @@ def _index(place: str, found: Status, columns: tuple[str, ...] | None) -> Index:
     return index
 
 
-def _kept(place: str, found: Status) -> Path | None:
+def _kept(place: str, state: State) -> Path | None:
     """Where the index of a container is kept; None: the user has no cache."""
     try:
-        key = hashlib.sha256(
-            f"{VERSION}\n{place}\n{found.size}\n{found.mtime_ns}".encode(errors="surrogateescape")
-        ).hexdigest()
+        key = hashlib.sha256(f"{VERSION}\n{place}\n{state}".encode(errors="surrogateescape")).hexdigest()
         return cache_root() / "containers" / f"{key[:32]}.json"
     except DetectorError:
         return None
@@ -263,7 +276,7 @@ def _same_for_one_name(place: str, titles: Sequence[str], rows: Sequence[tuple[i
 
 def _read_row(place: str, group: int, row: int) -> bytes | None:
     """The image in a row of a parquet file; None where the row has none."""
-    column = _row_group(place, status(place), group)
+    column = _row_group(place, _state(place), group)
     if isinstance(column, str):
         raise UnreadableImage(column)
     if row >= len(column):
@@ -273,7 +286,7 @@ def _read_row(place: str, group: int, row: int) -> bytes | None:
 
 
 @functools.lru_cache(maxsize=2)
-def _row_group(place: str, found: Status, group: int) -> Any:
+def _row_group(place: str, state: State, group: int) -> Any:
     """The column of images of a row group, or why it cannot be read: a damaged one is read once for all of its rows."""
     arrow, parquet = pyarrow()
     try:

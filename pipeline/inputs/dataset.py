@@ -14,11 +14,10 @@ from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
 from pipeline.inputs.homes import COMPARED, Home, folders_of
-from pipeline.inputs.image_index import ImageIndex, files_of
+from pipeline.inputs.image_index import ImageIndex, files_of, has_suffix
 from pipeline.inputs.places import ids_by_place, note_on_home, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
 from pipeline.inputs.splits import LONGEST_SHOWN, Dataset, make_split
-from pipeline.inputs.storage import SUFFIXES
 from pipeline.store.reader import StoreCollection, open_stores
 from pipeline.store.roots import titled
 
@@ -60,6 +59,8 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
             for one in captions
             if (name := ids.get(one.image, one.image)) is not None
         ]
+        if not (home and home.note):
+            notes += _notes_on_suffixes(path, {one.image: ids.get(one.image) or one.image for one in captions})
         listed.append({name for one in names if (name := ids.get(one, one)) is not None})
     with_captions = {caption.image for captions in captions_of_file.values() for caption in captions}
     found = index.match(map(sorted, listed), ", ".join(map(str, paths)))
@@ -171,13 +172,8 @@ def _doubts(
     weaker = index.weaker(row_of_image, parts)
     for image, row in islice(weaker.items(), 1):
         yield f"{len(weaker):,} images in {path} are named otherwise than most: {image} is taken for {index.image_ids[row]}"
-    converted = {
-        image: row
-        for image, row in row_of_image.items()
-        if image not in weaker and _is_of_other_suffix(image, index.image_ids[row])
-    }
-    for image, row in islice(converted.items(), 1):
-        yield f"{len(converted):,} images in {path} have another suffix: {image} is taken for {index.image_ids[row]}"
+    named = {image: index.image_ids[row] for image, row in row_of_image.items() if image not in weaker}
+    yield from _notes_on_suffixes(path, named)
     for image, row in islice(away.items(), 1):
         yield f"{len(away):,} images in {path} are taken from another folder: {image} for {index.paths[row]}"
     bare = [
@@ -191,10 +187,15 @@ def _doubts(
         yield f"images in {path}: {_listed(counts)}"
 
 
-def _is_of_other_suffix(image: str, image_id: str) -> bool:
-    """Whether two names are of files of images, and not of one suffix: 1.jpg may have become 1.png, or be another photo."""
-    suffixes = [os.path.splitext(name)[1] for name in (image, image_id)]
-    return suffixes[0] != suffixes[1] and SUFFIXES.issuperset(map(str.lower, suffixes))
+def _notes_on_suffixes(path: Path, id_of: Mapping[str, str]) -> Iterator[str]:
+    """Of images with ids of another suffix: 1.jpg may have become 1.png, or be another photo."""
+    converted = {
+        image: one
+        for image, one in id_of.items()
+        if has_suffix(image) and has_suffix(one) and os.path.splitext(image)[1] != os.path.splitext(one)[1]
+    }
+    for image, one in islice(converted.items(), 1):
+        yield f"{len(converted):,} images in {path} have another suffix: {image} is taken for {one}"
 
 
 def _listed(counts: Counter[str]) -> str:

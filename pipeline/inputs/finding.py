@@ -54,8 +54,11 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def distinct(paths: Sequence[Path]) -> list[Path]:
-    """Stores or files, each once, however it is spelled and linked."""
-    return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    """Stores or files, each once, however it is spelled and linked. A file that is linked into another folder is two: the names in it
+    are paths from either.
+    """
+    places = {(path.resolve(), path.is_file() and path.parent.resolve()): path for path in reversed(paths)}
+    return list(places.values())[::-1]
 
 
 def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
@@ -309,14 +312,22 @@ def _full_paths(store: Store) -> list[str]:
     """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
     now = dict(zip(store.manifest["image_roots"], _roots(store), strict=False))
     if len(now) < 2:
-        return _paths(store, store.image_ids)
+        return _failed_paths(store, store.image_ids)
     roots = (root for shard in store.shards for root in shard.folders())
     return [f"{os.path.dirname(now[root])}/{one}" for root, one in zip(roots, store.image_ids, strict=True)]
 
 
-def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
+def _failed_paths(store: Store, image_ids: Sequence[str]) -> list[str]:
+    """The same of photos of which the store does not say the root; the id, where it may be in two."""
     roots = _roots(store)
-    return [f"{roots[0]}/{image_id}" for image_id in image_ids] if len(roots) == 1 else list(image_ids)
+    if len(roots) == 1:
+        return [f"{roots[0]}/{image_id}" for image_id in image_ids]
+    paths = []
+    for image_id in image_ids:
+        places = {f"{os.path.dirname(root)}/{image_id}" for root in roots}
+        own = [place for place in places if any(place.startswith(f"{root}/") for root in roots)]
+        paths.append(own[0] if len(own) == 1 else image_id)
+    return paths
 
 
 def folders(collection: StoreCollection) -> list[str]:
@@ -335,5 +346,5 @@ def _index_of(image_ids: Sequence[str], stores: Sequence[Store]) -> ImageIndex:
     ]
     failed = [image_id for _, image_ids in failures for image_id in image_ids]
     paths = [path for store in stores for path in _full_paths(store)]
-    paths += [path for store, image_ids in failures for path in _paths(store, image_ids)]
+    paths += [path for store, image_ids in failures for path in _failed_paths(store, image_ids)]
     return ImageIndex(image_ids, paths, failed)

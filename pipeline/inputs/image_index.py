@@ -138,7 +138,7 @@ class ImageIndex:
                 if len(rows) == 1:
                     found[rows[0]].append(image)
             for row, images_of_row in found.items():
-                own = self._own(images_of_row, row, where, _is_equal)
+                own = self.own(images_of_row, self.image_ids[row], where)
                 names_of_row[row] |= dict.fromkeys(own)
                 others.update(set(images_of_row).difference(own))
         return {
@@ -156,6 +156,14 @@ class ImageIndex:
         ]
         best = max(grades)
         return [name for name, grade in zip(names, grades, strict=True) if grade == best]
+
+    def own(self, names: list[str], image_id: str, where: str) -> list[str]:
+        """Of the names in one file that mean an image, the one that agrees with it best, in each form of its letters.
+
+        Raises:
+            PipelineError: two that agree equally well.
+        """
+        return self._own(names, self._exact[image_id], where, _is_equal)
 
     def _own(self, names: list[str], row: int, where: str, is_same: Callable[[str, str], bool]) -> list[str]:
         """Of the names that mean an image, the one that agrees with it best, and those that are the same as that."""
@@ -234,8 +242,12 @@ def files_of(place: str) -> list[str]:
 
 def _without_suffix(path: str) -> str:
     """A path without the suffix of an image file, if it has one."""
-    stem, suffix = os.path.splitext(path)
-    return stem if suffix.lower() in SUFFIXES else path
+    return os.path.splitext(path)[0] if has_suffix(path) else path
+
+
+def has_suffix(name: str) -> bool:
+    """Whether a name ends in the suffix of an image file."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def stem_of(image: str) -> str:

@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import chain, islice
@@ -13,6 +14,7 @@ from pipeline.inputs.homes import (
     TooManyFiles,
     folders_of,
     home_of,
+    is_of_photos,
     own_folder,
     tells_place,
     was_of_photos,
@@ -25,6 +27,9 @@ def ids_by_place(
 ) -> tuple[Home | None, dict[str, str | None]]:
     """Where the photos of the names in a captions file are; and the ids of those at the very places where the names alone do not mean
     these. None: a photo that is gone, or in no store, and whose captions are of no namesake.
+
+    Raises:
+        PipelineError: two names that mean the photo at one place equally well.
     """
     names = list(names)
     known = known_near(file, names, index)
@@ -39,18 +44,30 @@ def ids_by_place(
     except TooManyFiles as folder:
         note = f"{folder} has too many files to know which photos {file} means: its captions are matched by the names alone"
         home = Home("", {}, note, is_sure=False)
-    numbers = index.number_of_path
+    if home is None or (
+        any(home.places.values()) and index.number_of_path.keys().isdisjoint(chain(*home.places.values()))
+    ):
+        return home, {}  # of copies of these photos, or of features without photos
+    ids = _ids_at(home, index)
+    names_of_id: dict[str, list[str]] = defaultdict(list)
+    for name, one in ids.items():
+        if one is not None:
+            names_of_id[one].append(name)
+    for one, same in names_of_id.items():  # 1.JPG, which is gone, and 1.jpg
+        ids |= dict.fromkeys(set(same).difference(index.own(same, one, str(file))), None)
+    return home, {name: one for name, one in ids.items() if one is None or not index.means(name, one)}
+
+
+def _ids_at(home: Home, index: ImageIndex) -> dict[str, str | None]:
+    """The ids of the photos at the places of names, where these are one; None: of a photo that is gone, or in no store."""
     ids: dict[str, str | None] = {}
-    if home is None or (any(home.places.values()) and numbers.keys().isdisjoint(chain(*home.places.values()))):
-        return home, ids  # of copies of these photos, or of features without photos
-    for name in home.places if home.folder or home.is_sure else ():
-        places = home.places[name]
+    for name, places in home.places.items() if home.folder or home.is_sure else ():
         if len(places) == 1:
-            number = numbers.get(places[0], len(index.image_ids))
+            number = index.number_of_path.get(places[0], len(index.image_ids))
             ids[name] = index.image_ids[number] if number < len(index.image_ids) else None
         elif not places and home.is_sure and not index.is_told(name):
             ids[name] = None
-    return home, {name: found for name, found in ids.items() if found is None or not index.means(name, found)}
+    return ids
 
 
 def known_near(file: str | Path, names: Iterable[str], index: ImageIndex) -> list[str]:
@@ -66,7 +83,8 @@ def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str
         is_expected = home.is_sure and not home.folder  # a folder beside its captions
         return "" if is_expected else home.note
     if home is None or not any(home.places.values()):
-        folder = next(filter(was_of_photos, folders_of(file)), "")
+        *named, own = folders_of(file)
+        folder = next((one for one in (*named, own) if was_of_photos(one)), own if is_of_photos(own) else "")
         return (
             f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
         )

@@ -40,7 +40,11 @@ def read(source: Path, config: common.ImportFeaturesConfig) -> common.Source:
     """
     if (source / UNFINISHED).is_file():
         raise PipelineError(f"{source}: the export to it did not end", "run that again, it continues")
-    files = {path.relative_to(source).as_posix().removesuffix(SUFFIX): path for path in source.rglob(f"*{SUFFIX}")}
+    files = {
+        path.relative_to(source).as_posix().removesuffix(SUFFIX): path
+        for path in source.rglob(f"*{SUFFIX}")
+        if path.is_file()
+    }
     if not files:
         raise PipelineError(f"{source}: no {SUFFIX} file found; expected one an image")
     names = sorted(files)

@@ -359,3 +359,25 @@ def test_captions_of_equal_names_in_several_files_are_shown_with_the_ids_of_thei
     own = read_captions(captions_of(store.path / "captions.csv", ["trip/1.jpg", "5.jpg"]))
     right = RightCaptions(own, open_stores([store.path]))
     assert list(map(right.image_of, own)) == ["trip/1.jpg", "5.jpg"]
+
+
+def test_captions_are_not_shown_with_the_id_of_another_photo(tmp_path: Path) -> None:
+    """Names of photos that are elsewhere, in no store, copies, or in a place that is only assumed."""
+    ids = ["1.jpg", "2.jpg", "3.jpg"]
+    lay_out(tmp_path, *(f"d/{split}/{one}" for split in ("train", "val") for one in ids))
+    shutil.copytree(tmp_path / "d/val", tmp_path / "best")
+    shutil.move(tmp_path / "best/3.jpg", tmp_path / "best/1.jpg")
+    sums = {one: file_sha256(tmp_path / "d/val" / one) for one in ids}
+    store = make_store(tmp_path / "features/val", ids, image_roots=[str(tmp_path / "d/val")], photo_sha256=sums)
+    other = make_store(tmp_path / "features/other", ids, image_roots=[str(tmp_path / "d/train")], seed=1)
+    files = {
+        "d/captions_train.csv": ["1.jpg of captions_train.csv", "2.jpg of captions_train.csv"],
+        "d/captions_val.csv": ["1.jpg", "2.jpg"],
+        "best/captions.csv": ["3.jpg", "2.jpg"],
+        "d/captions_test.csv": ["1.jpg of captions_test.csv", "2.jpg of captions_test.csv"],
+        "far/annotations/captions.csv": ["1.jpg", "2.jpg"],
+        str(other.path / "captions.csv"): ["1.jpg of captions.csv", "2.jpg of captions.csv"],
+    }
+    captions = [one for file in files for one in read_captions(captions_of(tmp_path / file, ids[:2]))]
+    right = RightCaptions(captions, open_stores([store.path]))
+    assert list(map(right.image_of, captions)) == [name for names in files.values() for name in names]

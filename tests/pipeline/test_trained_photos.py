@@ -101,8 +101,8 @@ def test_other_photos_of_the_names_trained_on_are_said_to_be_that(tmp_path: Path
     assert (found.count, found.named) == (1, 2)
 
 
-def test_photos_of_other_splits_are_no_forms_of_names_trained_on(tmp_path: Path) -> None:
-    """Of photos/1.jpg and photos/trip/1.jpg in one store, the second was trained on."""
+def test_a_photo_beside_one_that_was_trained_on_is_no_form_of_its_name(tmp_path: Path) -> None:
+    """Of photos/1.jpg and photos/trip/1.jpg in one store, the second was trained on; another store may have it as 1.jpg, resized."""
     ids = ["1.jpg", "2.jpg", "trip/1.jpg", "trip/2.jpg"]
     checksums = {name: f"{number}" * 64 for number, name in enumerate(ids, start=1)}
     store = make_store(tmp_path / "store", ids, photo_sha256=checksums)
@@ -112,6 +112,12 @@ def test_photos_of_other_splits_are_no_forms_of_names_trained_on(tmp_path: Path)
     run = SimpleNamespace(splits={"train": ids[2:], "dev": ids[:2]}, folder=tmp_path)
     found = trained_among(cast("TrainedRun", run), split)
     assert (found.count, found.named) == (2, 0)
+    resized = {name: f"{number}" * 64 for number, name in enumerate(ids[:2], start=7)}
+    for known, expected in ((resized, (0, 2)), ({}, (2, 0))):
+        small = make_store(tmp_path / f"small{len(known)}", ids[:2], photo_sha256=known)
+        (tmp_path / "s.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in small))
+        found = trained_among(cast("TrainedRun", run), all_splits(load_dataset([small.path], [tmp_path / "s.csv"])))
+        assert (found.count, found.named) == expected
 
 
 def test_a_run_that_records_no_photos_says_so(own_world: Path) -> None:

@@ -1,6 +1,7 @@
 """Tars and parquet files: what they hold is read once, and captions and splits go to the photo that they are of."""
 
 import io
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -220,7 +221,6 @@ def test_fields_that_are_not_read_are_said(place: Path) -> None:
         skipped = Counter[str]()
         assert [one["split"] for one in captions_of([str(place / "x.parquet")], (), skipped=skipped)] == [""] * 3
         assert describe_skipped(skipped) == f"fields of parquet or JSON that are not read: {name}"
-        containers._index.cache_clear()  # the next is of the same size and time
     skipped[".txt"] += 2
     assert describe_skipped(skipped).startswith("skipped 2 other files (2 .txt); fields of parquet or JSON that")
 
@@ -327,3 +327,14 @@ def test_folders_of_files_that_are_named_one_by_one_tell_their_splits(tmp_path: 
         write_tar(Path(roots[-1]), {f"{number}.txt": b"a dog"}, [f"{number}.jpg"])
     assert [one["split"] for one in captions_of(roots, ())] == ["train", "dev", "test"]
     assert [one["split"] for one in captions_of(roots[:1], ())] == [""]
+
+
+def test_a_container_of_the_size_and_time_of_another_is_read_anew(place: Path) -> None:
+    """Two shards of a dataset that were renamed, unpacked with one time."""
+    paths = [place / "0.tar", place / "1.tar"]
+    for path, text in zip(paths, ("a dog", "a cat"), strict=True):
+        write_tar(path, {f"{text[2:]}.txt": text.encode()})
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    assert read_of(index_of(str(paths[0]), ())) == {"dog.jpg": ["a dog"]}
+    os.replace(paths[1], paths[0])
+    assert read_of(index_of(str(paths[0]), ())) == {"cat.jpg": ["a cat"]}

@@ -191,3 +191,63 @@ def test_too_many_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found, notes = joined(tmp_path, photos, {file: ["1.jpg", "3.jpg"]}, {"d": ["1.jpg", "2.jpg", "x/3.jpg"]}, file)
     assert found.keys() == {photos[0], photos[2]}
     assert any(note.startswith("d has too many files to know which photos d/captions.csv means") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("folder", "stores"),
+    [
+        (
+            "val",
+            {".": ["val/1.jpg", "val/2.jpg", "x/9.jpg"]},
+        ),
+        ("val", {"val": ["1.jpg", "2.jpg"]}),
+    ],
+)
+@pytest.mark.parametrize("gone", ["1.JPG", "1.png", "1"])
+def test_two_names_in_one_file_are_two_photos_of_one_place(
+    tmp_path: Path, folder: str, stores: dict[str, list[str]], gone: str
+) -> None:
+    """The first is gone."""
+    photos = [f"{root}/{one}" for root, ids in stores.items() for one in ids]
+    found, notes = joined(tmp_path, photos, {"val/captions.csv": [gone, "1.jpg", "2.jpg"]}, stores)
+    assert found == {f"val/{name}": [f"val/captions.csv: {name}"] for name in ("1.jpg", "2.jpg")}
+    assert any("1 captions in val/captions.csv are of images in none of the stores" in note for note in notes)
+
+
+@pytest.mark.parametrize("stores", [{".": ["val/1.jpg", "val/2.jpg", "x/9.jpg"]}, {"val": ["1.jpg", "2.jpg"]}])
+def test_a_name_of_another_suffix_is_said_wherever_its_folder_is(tmp_path: Path, stores: dict[str, list[str]]) -> None:
+    photos = [f"{root}/{one}" for root, ids in stores.items() for one in ids]
+    found, notes = joined(tmp_path, photos, {"val/captions.csv": ["1.JPG", "2.jpg"]}, stores)
+    assert found == {"val/1.jpg": ["val/captions.csv: 1.JPG"], "val/2.jpg": ["val/captions.csv: 2.jpg"]}
+    assert sum("1.JPG is taken for" in note for note in notes) == 1
+
+
+def test_an_unreadable_photo_of_one_of_several_roots_is_no_other(tmp_path: Path) -> None:
+    for name in ("trip/1.jpg", "trip/2.jpg", "b/9.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "trip/captions.csv").write_text("image,caption\n1.JPG,unreadable\n2.jpg,two\n")
+    ids, roots = ["trip/1.jpg", "trip/2.jpg", "b/9.jpg"], [str(tmp_path / name) for name in ("trip", "b")]
+    store = make_store(tmp_path / "features/x", ids, roots=[0, 0, 1], image_roots=roots, failed=["trip/1.JPG"])
+    dataset = load_dataset([store.path])
+    assert [split.images.captions for split in dataset.splits.values()] == [["two"]]
+    assert any("could not be read" in note for note in dataset.notes)
+
+
+def test_captions_that_are_linked_into_another_folder_are_of_both(tmp_path: Path) -> None:
+    """As of small copies beside the photos."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/captions.csv").symlink_to("../b/captions.csv")
+    ids = [f"{folder}/{number}.jpg" for folder in "ab" for number in (1, 2)]
+    for named in ((), ("a/captions.csv", "b/captions.csv")):
+        found, _ = joined(tmp_path, ids, {"b/captions.csv": ["1.jpg", "2.jpg"]}, {".": ids}, *named)
+        assert found == {one: [f"b/captions.csv: {one[2:]}"] for one in ids}
+
+
+def test_captions_left_in_a_folder_of_photos_without_any_are_said_to_be_matched_by_names(tmp_path: Path) -> None:
+    names = ["1.jpg", "2.jpg"]
+    found, notes = joined(tmp_path, ["val/1.jpg", "val/2.jpg"], {"images/captions.csv": names}, {"val": names}, "images/captions.csv")  # fmt: skip
+    assert len(found) == 2
+    assert any(
+        "images/captions.csv names is in images: its captions are matched by the names" in note for note in notes
+    )

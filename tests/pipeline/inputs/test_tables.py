@@ -162,6 +162,8 @@ def test_numbers_of_captions_that_are_not_kept_are_said(tmp_path: Path, second: 
 def test_a_number_at_the_end_of_a_name_without_suffix_is_flickrs_where_it_counts_from_0(tmp_path: Path) -> None:
     for text, images in (
         ("image,caption\ndog#1,A dog\ndog#2,Two\n", ["dog#1", "dog#2"]),
+        ("image,caption\nx/dog,A dog\nx/dog#1,Two\ncafe\u0301#1,Three\n", ["x/dog", "x/dog#1", "cafe\u0301#1"]),
+        ("x/dog.jpg#0\tA dog\nx/dog.jpg#1\tTwo\n", ["x/dog.jpg", "x/dog.jpg"]),
         ("17#0\tA dog\n17#1\tA dog runs\n18#0\tA cat\n", ["17", "17", "18"]),
         ("a.jpg#3\tA dog\n", ["a.jpg"]),
     ):
