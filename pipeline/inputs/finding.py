@@ -62,8 +62,8 @@ def distinct(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_captions(store: Store, notes: list[str] | None = None) -> list[Path]:
-    """The captions of a store: its own; then those in the folder of its photos and around it, of several folders each with
-    theirs; without any, those in the folders below, such as the hub's train/metadata.csv and test/metadata.csv.
+    """The captions of a store: its own, else those in the folder of its photos and around it, of several folders each with theirs; and
+    for photos that have none, those in the folders below, such as the hub's train/metadata.csv and test/metadata.csv.
 
     Files of such a name that are no captions are skipped; `notes` takes a line for each.
 
