@@ -93,8 +93,8 @@ class RightCaptions:
         return row is not None or self.index.row_of_path.keys().isdisjoint(places)
 
     def image_of(self, caption: Caption) -> str:
-        """What to call the photo of a caption: the id of the stored one at its place, or with its bytes; where no photo is at a place, the
-        id of that which its name means; else the name, with its file where this name is the id of a stored photo.
+        """What to call the photo of a caption: the id of the stored one at its place, or with its bytes; else the name in its file, and
+        with this file where the name is the id of a stored photo that may be another one.
         """
         row, name = self._row_of(caption), caption.image
         if row is not None:
@@ -110,15 +110,13 @@ class RightCaptions:
         if self._is_full_id(name):
             return self.collection.row(name)
         home = self._home_of(file)
-        if home is None:
-            return self._matches(file).get(name)
-        places = self._places(home, name)
-        if len(places) != 1:
-            return None
-        row = self.index.row_of_path.get(places[0])
-        if home.note:  # it is only assumed
+        places = home.places.get(name, []) if home else []
+        row = self.index.row_of_path.get(places[0]) if len(places) == 1 else None
+        if home is None and (row := self._matches(file).get(name)) is not None and os.path.isabs(self.index.paths[row]):
+            self._doubt_names(file)
+        if home is None or home.note:  # it is only assumed
             return row if row is not None and self.collection.image_ids[row] == name else None
-        if row is not None:
+        if row is not None or len(places) != 1:
             return row
         sha256 = self._sha256(places[0])
         rows = self.collection.rows_of_photo(sha256) if sha256 else []
@@ -134,6 +132,11 @@ class RightCaptions:
         if home.folder or name not in self.collection or not self.index.row_of_path.keys() >= set(places):
             return places
         return [path for path in places if path == self.index.paths[self.collection.row(name)]] or places
+
+    def _doubt_names(self, file: str) -> None:
+        self._doubt(
+            f"no photo that {file} names is beside it: its captions are marked by the names alone, of stored photos"
+        )
 
     def _doubt(self, line: str) -> None:
         self.doubts[line] = None
@@ -187,9 +190,7 @@ class RightCaptions:
         matches = self._matches(file)
         is_right = row is not None and matches.get(name) == row
         if file and has_place and matches and (is_right or stem_of(name) == stem_of(photo.image)):
-            self._doubt(
-                f"no photo that {file} names is beside it: its captions are marked by the names alone, of stored photos"
-            )
+            self._doubt_names(file)
         return is_right
 
     def _matches(self, file: str) -> dict[str, int]:

@@ -262,9 +262,13 @@ def _splits_of_places(collection: StoreCollection) -> tuple[list[str], list[str]
 
 
 def _splits_of_folders(folders: Sequence[Sequence[str]]) -> list[str]:
-    """The splits that the folders of photos tell at the first level that tells several: one alone may be of vehicles."""
+    """The splits that the folders of photos tell, each at the first level that tells several: one alone may be of vehicles."""
+    splits = [""] * len(folders)
     for depth in range(max(map(len, folders), default=0)):
-        told = [split_of_word("".join(names[depth : depth + 1])) for names in folders]
-        if len(set(told) - {""}) > 1:
-            return told
-    return [""] * len(folders)
+        told = [
+            split or split_of_word("".join(names[depth : depth + 1]))
+            for split, names in zip(splits, folders, strict=True)
+        ]
+        if len({one for one, split in zip(told, splits, strict=True) if not split} - {""}) > 1:
+            splits = told
+    return splits

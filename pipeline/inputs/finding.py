@@ -15,7 +15,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, CAPTIONED, PHOTOS, folders_of
+from pipeline.inputs.homes import ANNOTATIONS, CAPTIONED, PHOTOS, folders_of, is_named
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.places import ids_by_place, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
@@ -116,11 +116,14 @@ def _not_taken(passed: Iterable[_Passed], found: Container[Path]) -> Iterator[st
 def _among_photos(folder: Path) -> list[Path]:
     """Patterns of the captions files in a folder of photos."""
     above = [folder.parent / "metadata.csv"] if folder.name.lower() in PHOTOS else []  # the hub's, of images/1.jpg
+    flickr = [folder / name for name in FLICKR] if _is_flickrs(folder) else []
     return [
         folder / "captions.*",
         folder / "metadata.csv",
         *above,
         folder / "dataset*.json",
+        folder / ANNOTATIONS / "dataset*.json",
+        *flickr,
         folder / OF_SPLITS,
         folder / ANNOTATIONS / OF_SPLITS,
     ]
@@ -140,9 +143,12 @@ def _around(root: Path) -> list[Path]:
     for folder in (above, above / ANNOTATIONS, *further):
         patterns += [folder / "dataset*.json", folder / f"captions_{name}.*"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
-    if "flick" in root.name.lower():  # another results.csv is none
-        patterns += [folder / name for folder in (root, above) for name in FLICKR]
-    return patterns
+    return patterns + [above / name for name in FLICKR if _is_flickrs(root)]
+
+
+def _is_flickrs(folder: Path) -> bool:
+    """Whether results.csv may be captions there; others are none."""
+    return "flick" in folder.name.lower()
 
 
 def _may_be_of(root: Path, path: Path) -> bool:
@@ -210,7 +216,7 @@ class _CaptionsSearch:
             names = fnmatch.filter(self._names_in(pattern.parent), pattern.name)
             paths = [path for name in names if (path := pattern.parent / name).is_file()]
             paths = [path for path in paths if pattern.name != OF_SPLITS or _may_be_of(root, path)]
-            found |= dict.fromkeys(sorted(paths, key=lambda path: (not _is_plain(path), path)))
+            found |= dict.fromkeys(sorted(paths, key=_place_among_equals))
         return list(found)
 
     def _names_in(self, folder: Path) -> list[str]:
@@ -271,6 +277,12 @@ class _CaptionsSearch:
         if reason:
             self.said.append(f"skipped {path}: {reason}")
         return [] if reason else list(place_of.values())
+
+
+def _place_among_equals(path: Path) -> tuple[bool, bool, Path]:
+    """Orders captions files: captions_val.csv before captions_val_old.csv, and captions_val2017.csv before captions_val2014.csv beside
+    val2017/."""
+    return not _is_plain(path), not is_named(folders_of(path)[0], path), path
 
 
 def _is_plain(path: Path) -> bool:

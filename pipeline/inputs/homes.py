@@ -82,7 +82,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
     if counts[folder] == counts[most]:
         if folder == own and gone in named and any("/" not in name for name in starts):
             note = note or f"of the names in {file} none is of a photo in {gone}: it is taken for those in {own}"
-        elif folder != own and not _is_named(folder, file) and not _is_split(folder, file):
+        elif folder != own and not is_expected(folder, file):
             note = note or f"{file} is taken for the photos in {folder}"
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
         return Home(folder, there, note)
@@ -266,12 +266,12 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
         one for photos in below if os.path.basename(photos).lower() in PHOTOS for one in _subfolders(photos, were)
     ]
     for level in (below, deeper):
-        if named := [one for one in level if _is_named(one, name)]:
-            return [*named, folder]
+        if named := [one for one in level if is_named(one, name)]:
+            return [*_with_images(named, were), folder]
     for level in (below, deeper):
         alike = [one for one in level if split and split_of_name(os.path.basename(one)) == split]
         if len(alike) == 1:
-            return [*alike, folder]
+            return [*_with_images(alike, were), folder]
     return [folder]
 
 
@@ -280,8 +280,27 @@ def _word(file: str | Path) -> str:
     return composed(os.path.splitext(os.path.basename(file))[0].removeprefix("captions_").removesuffix("_captions"))
 
 
-def _is_named(folder: str, file: str | Path) -> bool:
+def is_named(folder: str, file: str | Path) -> bool:
+    """Whether a captions file is named after a folder."""
     return composed(os.path.basename(folder)) == _word(file)
+
+
+def is_expected(folder: str, file: str | Path) -> bool:
+    """Whether a folder beside a captions file is what anybody takes it for."""
+    above = os.path.dirname(folder) if os.path.basename(folder).lower() in PHOTOS else folder
+    return any(is_named(one, file) or _is_split(one, file) for one in (folder, above))
+
+
+def _with_images(folders: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Some folders, each with images/ in it."""
+    return [
+        one
+        for folder in folders
+        for one in (
+            folder,
+            *(below for below in _subfolders(folder, known) if os.path.basename(below).lower() in PHOTOS),
+        )
+    ]
 
 
 def _is_split(folder: str, file: str | Path) -> bool:
@@ -290,7 +309,7 @@ def _is_split(folder: str, file: str | Path) -> bool:
     """
     name, word, others = os.path.basename(folder), _word(file), os.listdir(os.path.dirname(os.path.abspath(file)))
     years = [re.sub(r"\D", "", one) for one in (word, name)]
-    has_own = any(_is_named(folder, one) and CAPTIONS.fullmatch(one) for one in others)
+    has_own = any(is_named(folder, one) and CAPTIONS.fullmatch(one) for one in others)
     return split_of_word(name) != "" and years[0] in ("", years[1]) and not has_own
 
 

@@ -14,6 +14,7 @@ from pipeline.inputs.homes import (
     TooManyFiles,
     folders_of,
     home_of,
+    is_expected,
     is_of_photos,
     own_folder,
     tells_place,
@@ -35,7 +36,8 @@ def ids_by_place(
     known = known_near(file, names, index)
     first, *others = folders_of(file, known)
     rows = {name: index.row_of_path.get(f"{first}/{name}", -1) for name in names}
-    if -1 not in rows.values() and (not others or all(row == index.find(name) for name, row in rows.items())):
+    is_plain = not others or (is_expected(first, file) and all(row == index.find(name) for name, row in rows.items()))
+    if is_plain and -1 not in rows.values():
         found = {name: index.image_ids[row] for name, row in rows.items()}  # without a look at the disk
         at_places = Home(first, {name: [f"{first}/{name}"] for name in names}, "")
         return at_places, {name: one for name, one in found.items() if not index.means(name, one)}
@@ -80,8 +82,7 @@ def known_near(file: str | Path, names: Iterable[str], index: ImageIndex) -> lis
 def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str]) -> str:
     """What a user may not expect of the places of photos with which names in a captions file were matched."""
     if home is not None and home.note:
-        is_expected = home.is_sure and not home.folder  # a folder beside its captions
-        return "" if is_expected else home.note
+        return home.note
     if home is None or not any(home.places.values()):
         *named, own = folders_of(file)
         folder = next((one for one in (*named, own) if was_of_photos(one)), own if is_of_photos(own) else "")

@@ -381,3 +381,23 @@ def test_captions_are_not_shown_with_the_id_of_another_photo(tmp_path: Path) -> 
     captions = [one for file in files for one in read_captions(captions_of(tmp_path / file, ids[:2]))]
     right = RightCaptions(captions, open_stores([store.path]))
     assert list(map(right.image_of, captions)) == [name for names in files.values() for name in names]
+
+
+def test_captions_in_a_place_that_is_only_assumed_have_no_id_of_another_photo(tmp_path: Path) -> None:
+    lay_out(tmp_path, *(f"d/{city}/day1/{number}.jpg" for city in ("oslo", "rome") for number in (1, 2)))
+    (tmp_path / "gone").mkdir()
+    stores = [
+        make_store(tmp_path / "features" / place, ids, image_roots=[str(tmp_path / "d" / place)], seed=seed).path
+        for seed, (place, ids) in enumerate(
+            {"rome/day1": ["1.jpg", "2.jpg"], "oslo": ["day1/1.jpg", "day1/2.jpg"]}.items()
+        )
+    ]
+    for file, expected in (
+        ("d/captions_oslo.csv", ["1.jpg of captions_oslo.csv", "2.jpg of captions_oslo.csv"]),
+        ("d/captions.csv", ["1.jpg of captions.csv", "2.jpg of captions.csv"]),
+        ("gone/captions.csv", ["1.jpg", "2.jpg"]),
+    ):
+        captions = read_captions(captions_of(tmp_path / file, ["1.jpg", "2.jpg"]))
+        right = RightCaptions(captions, open_stores(stores))
+        assert list(map(right.image_of, captions)) == expected, file
+        assert bool(right.doubts) == file.startswith("gone")

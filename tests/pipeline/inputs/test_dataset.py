@@ -103,6 +103,18 @@ def test_a_files_name_is_compared_with_the_one_folder_of_its_photos(tmp_path: Pa
     )
 
 
+def test_folders_of_several_datasets_tell_splits_at_levels_of_their_own(tmp_path: Path) -> None:
+    ids = ["viz/val/0.jpg", "viz/test/1.jpg", "hub/images/train/2.jpg", "hub/images/test/3.jpg"]
+    make_store(tmp_path / "all", ids)
+    captions = write_coco(tmp_path / "all.json", ids)
+    splits = load_dataset([tmp_path / "all"], [captions]).splits
+    assert {name: sorted(split.store_ids, key=ids.index) for name, split in splits.items()} == {
+        "dev": ids[:1],
+        "test": [ids[1], ids[3]],
+        "train": [ids[2]],
+    }
+
+
 def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:
     """As in the hub's folders of images; a folder of trains alone tells none."""
     ids = ["train/0.jpg", "train/1.jpg", "val/dogs/0.jpg", "test/0.jpg", "extra/train/0.jpg"]
@@ -187,6 +199,7 @@ def test_stray_files_beside_the_photos_are_skipped_and_counted(tmp_path: Path) -
     assert [note.split(": ")[0] for note in dataset.notes] == [
         f"skipped {tmp_path}/features/mine/captions.bak",
         f"skipped {tmp_path}/dataset-metadata.json",
+        f"no photo that {wanted} names is beside it",
     ]
 
 

@@ -229,12 +229,12 @@ def test_the_folder_above_many_is_listed_once(tmp_path: Path, monkeypatch: pytes
     )
 
 
-@pytest.mark.parametrize("name", ["dataset_flickr30k.json", "results.csv"])
+@pytest.mark.parametrize("name", ["dataset_flickr30k.json", "results.csv", "annotations/dataset_flickr30k.json"])
 def test_a_datasets_captions_are_found_in_the_folder_of_all(name: str, tmp_path: Path) -> None:
     """`extract --images flickr30k`, with the photos in flickr30k/flickr30k-images/, or `--images coco`."""
     root, ids = tmp_path / "flickr30k", ["flickr30k-images/1.jpg", "flickr30k-images/2.jpg"]
     store = make_store(tmp_path / "features/x", ids, image_roots=[str(root)])
-    root.mkdir()
+    (root / name).parent.mkdir(parents=True)
     images = [{"filename": f"{n}.jpg", "split": "train", "sentences": [{"raw": f"a dog {n}"}]} for n in (1, 2)]
     karpathy = json.dumps({"images": images, "dataset": "flickr30k"})
     table = "image_name| comment_number| comment\n1.jpg| 0| a dog 1\n2.jpg| 0| a dog 2\n"
@@ -253,6 +253,7 @@ def test_a_datasets_captions_are_found_in_the_folder_of_all(name: str, tmp_path:
         ("c/validation", "c/captions_val.csv", "1.jpg"),
         ("c/images/val2017", "c/annotations/captions_val2017.csv", "1.jpg"),
         ("c/a/b", "c_captions.csv", "a/b/1.jpg"),
+        ("flickr30k/flickr30k_images", "flickr30k/results.csv", "1.jpg"),
     ],
 )
 def test_captions_of_each_of_several_datasets_in_one_folder_are_found(

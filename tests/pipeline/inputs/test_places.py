@@ -251,3 +251,39 @@ def test_captions_left_in_a_folder_of_photos_without_any_are_said_to_be_matched_
     assert any(
         "images/captions.csv names is in images: its captions are matched by the names" in note for note in notes
     )
+
+
+@pytest.mark.parametrize(
+    ("photos", "files", "meant"),
+    [
+        (["home/1.jpg", "home/2.jpg"], {"captions_trip.csv": "of another folder", "captions_home.csv": ""}, "home"),
+        (["train/1.jpg", "train/2.jpg", "thumbs/1.jpg", "thumbs/2.jpg"], {"captions_val.csv": "", "captions_train.csv": ""}, "thumbs"),
+        (["Images/9.jpg", "thumbs/1.jpg", "thumbs/2.jpg"], {"captions.csv": ""}, "thumbs"),
+        (["val2017/1.jpg", "val2017/2.jpg"], {"captions_val2014.csv": ""}, "val2017"),
+        (["val2017/1.jpg", "val2017/2.jpg"], {"captions_val2014.csv": "", "captions_val2017.csv": ""}, "val2017"),
+        (["test drive/1.jpg", "test drive/2.jpg"], {"captions_test.csv": ""}, "test drive"),
+    ],
+)  # fmt: skip
+def test_captions_of_no_photo_beside_them_are_said_to_be_taken_for_others(
+    tmp_path: Path, photos: list[str], files: dict[str, str], meant: str
+) -> None:
+    """The first file is of photos that are gone; the answer may be what a user wants, and may not."""
+    _, notes = joined(tmp_path, photos, {file: ["1.jpg", "2.jpg"] for file in files}, {".": photos}, *files)
+    first = next(iter(files))
+    assert any(first in note and note.endswith(meant) and "taken for" in note for note in notes)
+
+
+def test_a_file_that_is_named_after_the_folder_comes_first(tmp_path: Path) -> None:
+    photos, names = ["val2017/1.jpg", "val2017/2.jpg"], ["1.jpg", "2.jpg"]
+    found, notes = joined(tmp_path, photos, {f"captions_val{year}.csv": names for year in (2014, 2017)}, {".": photos})
+    assert found == {f"val2017/{name}": [f"captions_val2017.csv: {name}"] for name in names}
+    assert any("is taken, and not captions_val2014.csv" in note for note in notes)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_images_in_the_folder_of_a_split_have_its_captions(tmp_path: Path, gone: bool) -> None:
+    ids = [f"{split}/images/{number}.jpg" for split in ("train", "val") for number in (1, 2, 3)]
+    there = [one for one in ids if not (gone and one == "train/images/1.jpg")]
+    names = ["1.jpg", "2.jpg", "3.jpg"]
+    found, _ = joined(tmp_path, there, {f"captions_{split}.csv": names for split in ("train", "val")}, {".": there})
+    assert found == {one: [f"captions_{one.split('/')[0]}.csv: {os.path.basename(one)}"] for one in there}

@@ -229,7 +229,8 @@ def check_command(runs: Runs, drawn: tuple[DrawnStore, ...], data: st.DataObject
             assert answer["searched"] == len(captions)
             for rank, hit in enumerate(answer["hits"], 1):
                 text, image = captions[hit["caption_id"]]
-                assert (hit["rank"], hit["caption"], hit["image"]) == (rank, text, image)
+                assert (hit["rank"], hit["caption"]) == (rank, text)
+                assert hit["image"] in (image, f"{image} of captions.json")  # where several below it have this name
                 assert abs(hit["score"] - scores[hit["caption_id"]]) < CLOSE
                 other = next(one.photo for one in world.rows if one.id == image)
                 assert hit["right"] == (
