@@ -65,8 +65,8 @@ class RightCaptions:
         file, name = caption.file, caption.image
         row = self.collection.row(photo.image) if photo.image in self.collection else None
         if file in self._stores:
-            start, own = self._stores[file]
-            return row is not None and own.find(name) == row - start
+            stored = self._row_of(caption)
+            return stored is not None and (stored == row or self._is_equal(self.index.paths[stored], photo, row))
         if self._is_full_id(name):
             return self._is_at(self.index.paths[self.collection.row(name)], photo, row)
         home = self._home_of(file)
@@ -115,7 +115,10 @@ class RightCaptions:
         if home is None and (row := self._matches(file).get(name)) is not None and os.path.isabs(self.index.paths[row]):
             self._doubt_names(file)
         if home is None or home.note:  # it is only assumed
-            return row if row is not None and self.collection.image_ids[row] == name else None
+            is_shown = row is not None and self.collection.image_ids[row] == name
+            if is_shown and home:
+                self._doubt(home.note)
+            return row if is_shown else None
         if row is not None or len(places) != 1:
             return row
         sha256 = self._sha256(places[0])

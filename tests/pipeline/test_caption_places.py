@@ -401,3 +401,16 @@ def test_captions_in_a_place_that_is_only_assumed_have_no_id_of_another_photo(tm
         right = RightCaptions(captions, open_stores(stores))
         assert list(map(right.image_of, captions)) == expected, file
         assert bool(right.doubts) == file.startswith("gone")
+
+
+def test_a_copy_of_a_stored_photo_has_the_captions_in_the_store_of_that(tmp_path: Path) -> None:
+    lay_out(tmp_path, "one/1.jpg", "one/2.jpg")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    sums = {name: file_sha256(tmp_path / "one" / name) for name in ("1.jpg", "2.jpg")}
+    one = make_store(tmp_path / "features/one", list(sums), image_roots=[str(tmp_path / "one")], photo_sha256=sums)
+    named = {f"two/{name}": sha256 for name, sha256 in sums.items()}
+    two = make_store(tmp_path / "features/two", list(named), image_roots=[str(tmp_path)], photo_sha256=named, seed=1)
+    captions = read_captions(captions_of(one.path / "captions.csv", ["1.jpg", "2.jpg"]))
+    collection = open_stores([two.path, one.path])
+    for image in ("two/1.jpg", "1.jpg"):
+        assert right_captions(collection, image, tmp_path / "one" / image, captions) == ["of 1.jpg"]
