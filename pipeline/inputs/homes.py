@@ -78,7 +78,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
             is_sure=home.is_sure and not is_converted,
             borrowed_from=min(counts) if why == CAPTIONED else "",
         )
-    most = max(counts, key=lambda one: (counts[one], is_of_photos(one)))
+    most = max(counts, key=lambda one: (counts[one], _is_of_photos(one)))
     if counts[folder] == counts[most]:
         if folder == own and gone in named and any("/" not in name for name in starts):
             note = note or f"of the names in {file} none is of a photo in {gone}: it is taken for those in {own}"
@@ -87,7 +87,7 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         there = {name: [path for path, start in found.items() if start == folder] for name, found in starts.items()}
         return Home(folder, there, note)
     # Else a name without a folder, of no photo beside the file, may be of one that is gone from there
-    is_free = is_of_photos(most)
+    is_free = _is_of_photos(most)
     either = {
         name: list(found) if is_free or "/" in name or folder in found.values() else []
         for name, found in starts.items()
@@ -132,7 +132,7 @@ def _home_below(file: str | Path, starts: Mapping[str, Mapping[str, str]], *, is
     }
     folders = sorted({start for found in starts.values() for start in found.values()})
     is_sure = is_usual and len(folders) == 1 and os.path.dirname(folders[0]) == folders_of(file)[-1]
-    if is_sure and is_of_photos(folders[0]):
+    if is_sure and _is_of_photos(folders[0]):
         return Home("", places, "")
     shown = " and ".join([*folders[:2], *([f"{len(folders) - 2:,} more folders"] if len(folders) > 2 else [])])
     note = f"no photo that {file} names is beside it: it is taken for those of these names in {shown}"
@@ -175,7 +175,7 @@ def _suffixes_in(folder: str) -> set[str] | None:
     return None
 
 
-def is_of_photos(folder: str) -> bool:
+def _is_of_photos(folder: str) -> bool:
     """Whether a folder is called as those of photos are."""
     return OF_PHOTOS.fullmatch(os.path.basename(folder)) is not None
 

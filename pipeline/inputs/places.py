@@ -15,7 +15,6 @@ from pipeline.inputs.homes import (
     folders_of,
     home_of,
     is_expected,
-    is_of_photos,
     own_folder,
     tells_place,
     was_of_photos,
@@ -84,11 +83,10 @@ def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str
     if home is not None and home.note:
         return home.note
     if home is None or not any(home.places.values()):
-        *named, own = folders_of(file)
-        folder = next((one for one in (*named, own) if was_of_photos(one)), own if is_of_photos(own) else "")
-        return (
-            f"no photo that {file} names is in {folder}: its captions are matched by the names alone" if folder else ""
-        )
+        folder = next(filter(was_of_photos, folders_of(file)), "")
+        is_known = any(map(os.path.isabs, place_of.values()))  # else of features that were imported without photos
+        where = f"in {folder}" if folder else "beside it"
+        return f"no photo that {file} names is {where}: its captions are matched by the names alone" if is_known else ""
     lost = [name for name, places in home.places.items() if not places and os.path.isabs(place_of.get(name, ""))]
     if not home.folder or not lost:
         return ""

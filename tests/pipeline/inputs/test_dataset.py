@@ -76,6 +76,7 @@ def test_splits_come_from_the_file_or_from_names(tmp_path: Path) -> None:
     }
     assert dataset.notes == [
         f"images in {karpathy}: 2 in {tmp_path}/train2014, 2 in {tmp_path}/val2014",
+        f"no photo that {karpathy} names is beside it: its captions are matched by the names alone",
         "1 of 5 images have no caption and are left out",
     ]
     assert len(all_splits(dataset).store_ids) == 4
@@ -89,7 +90,9 @@ def test_a_files_name_tells_the_split_before_its_stores_does(tmp_path: Path) -> 
     splits = {name: sorted(split.store_ids) for name, split in dataset.splits.items()}
     assert splits == {"dev": ["3.jpg"], "train": ["0.jpg", "1.jpg", "2.jpg"]}
     assert dataset.notes == [
-        f"1 images in {dev} are, as the file is named, dev; their folders or stores are not, such as that of 3.jpg"
+        f"1 images in {dev} are, as the file is named, dev; their folders or stores are not, such as that of 3.jpg",
+        f"no photo that {train} names is beside it: its captions are matched by the names alone",
+        f"no photo that {dev} names is beside it: its captions are matched by the names alone",
     ]
 
 

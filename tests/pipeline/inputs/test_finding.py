@@ -264,5 +264,6 @@ def test_captions_of_a_folder_without_photos_are_said_beside_those_of_folders_wi
     stores = [tmp_path / "features" / name for name in ("train", "test")]
     files = [tmp_path / name / "captions.csv" for name in ("train", "val")]
     assert load_dataset(stores, files).notes == [
-        f"1 images in {files[1]} are taken from another folder: 2.jpg for {tmp_path}/test/2.jpg"
+        f"1 images in {files[1]} are taken from another folder: 2.jpg for {tmp_path}/test/2.jpg",
+        f"no photo that {files[1]} names is beside it: its captions are matched by the names alone",
     ]

@@ -244,12 +244,14 @@ def test_captions_that_are_linked_into_another_folder_are_of_both(tmp_path: Path
         assert found == {one: [f"b/captions.csv: {one[2:]}"] for one in ids}
 
 
-def test_captions_left_in_a_folder_of_photos_without_any_are_said_to_be_matched_by_names(tmp_path: Path) -> None:
-    names = ["1.jpg", "2.jpg"]
-    found, notes = joined(tmp_path, ["val/1.jpg", "val/2.jpg"], {"images/captions.csv": names}, {"val": names}, "images/captions.csv")  # fmt: skip
+@pytest.mark.parametrize("folder", ["images", "validation", "annotations"])
+def test_captions_of_no_photo_beside_them_are_said_to_be_matched_by_names(tmp_path: Path, folder: str) -> None:
+    """Be they apart, or left in a folder of photos that are gone."""
+    names, file = ["1.jpg", "2.jpg"], f"x/{folder}/captions.csv"
+    found, notes = joined(tmp_path, ["val/1.jpg", "val/2.jpg"], {file: names}, {"val": names}, file)
     assert len(found) == 2
     assert any(
-        "images/captions.csv names is in images: its captions are matched by the names" in note for note in notes
+        f"no photo that {file} names is beside it: its captions are matched by the names" in note for note in notes
     )
 
 
