@@ -262,7 +262,9 @@ def _splits_of_places(collection: StoreCollection) -> tuple[list[str], list[str]
 
 
 def _splits_of_folders(folders: Sequence[Sequence[str]]) -> list[str]:
-    """The splits that the folders of photos tell, each at the first level that tells several: one alone may be of vehicles."""
+    """The splits that the folders of photos tell, each at the first level that tells several, else all levels together: one split alone
+    may be of vehicles.
+    """
     splits = [""] * len(folders)
     for depth in range(max(map(len, folders), default=0)):
         told = [
@@ -271,4 +273,7 @@ def _splits_of_folders(folders: Sequence[Sequence[str]]) -> list[str]:
         ]
         if len({one for one, split in zip(told, splits, strict=True) if not split} - {""}) > 1:
             splits = told
-    return splits
+    if any(splits):
+        return splits
+    alone = [next(filter(None, map(split_of_word, names)), "") for names in folders]  # a/train and b/images/test
+    return alone if len(set(alone) - {""}) > 1 else splits

@@ -123,9 +123,9 @@ def _among_photos(folder: Path) -> list[Path]:
         *above,
         folder / "dataset*.json",
         folder / ANNOTATIONS / "dataset*.json",
-        *flickr,
         folder / OF_SPLITS,
         folder / ANNOTATIONS / OF_SPLITS,
+        *flickr,  # of all splits
     ]
 
 

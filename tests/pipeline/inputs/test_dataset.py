@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.dataset import load_dataset
+from pipeline.inputs.dataset import _splits_of_folders, load_dataset
 from pipeline.inputs.sources import list_photos
 from pipeline.inputs.splits import all_splits, example, with_training_splits
 from tests.photos import write_photos
@@ -116,6 +116,8 @@ def test_folders_of_several_datasets_tell_splits_at_levels_of_their_own(tmp_path
         "test": [ids[1], ids[3]],
         "train": [ids[2]],
     }
+    assert _splits_of_folders([["a", "train"], ["b", "images", "test"]]) == ["train", "test"]
+    assert _splits_of_folders([["a", "train"], ["b", "images", "bus"]]) == ["", ""]
 
 
 def test_folders_tell_splits_where_they_tell_several(tmp_path: Path) -> None:

@@ -274,3 +274,13 @@ def test_captions_of_each_of_several_datasets_in_one_folder_are_found(
         for name, text in zip(split.image_ids, split.images.captions, strict=True)
     }
     assert joined == {"d/1.jpg": "a dog of d/captions.csv", f"{photos}/1.jpg": f"a dog of {file}"}
+
+
+def test_files_of_splits_come_before_flickrs_own_of_all(tmp_path: Path) -> None:
+    root, ids = tmp_path / "flickr30k", ["1.jpg", "2.jpg"]
+    store = make_store(tmp_path / "features/x", ids, image_roots=[str(root)])
+    root.mkdir()
+    (root / "results.csv").write_text("image_name| comment_number| comment\n1.jpg| 0| a dog\n2.jpg| 0| a cat\n")
+    for split, name in zip(("train", "test"), ids, strict=True):
+        (root / f"captions_{split}.csv").write_text(f"image,caption\n{name},a dog\n")
+    assert set(load_dataset([store.path]).splits) == {"train", "test"}
