@@ -71,6 +71,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen()
+    except UnicodeError as error:
+        raise PipelineError(f"--host {host}: no name or address of a machine", "choose another --host") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise PipelineError(f"--host {host} --port {port}: {reason}", "choose another --port or --host") from error

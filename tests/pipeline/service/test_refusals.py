@@ -141,6 +141,9 @@ def test_a_port_in_use_is_said_before_the_work(tmp_path: Path, monkeypatch: pyte
             assert "Open http" not in said.output
     with pytest.raises(PipelineError, match="--port 99999: expected 0 to 65535"):
         listen("127.0.0.1", 99999)
+    for host in ("a..b", "\x80"):
+        with pytest.raises(PipelineError, match=r"--host .*: no name or address of a machine"):
+            listen(host, 0)
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
