@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 
 from pipeline.inputs.dataset import load_dataset
-from pipeline.inputs.splits import all_splits
+from pipeline.inputs.splits import Split, all_splits
+from pipeline.store.reader import Store
 from pipeline.trained_photos import same_names, trained_among
 from tests.stores import make_store
 from tests.world import SMALL_TRAINING, scan
 
 if TYPE_CHECKING:
     from pipeline.runs import TrainedRun
+
+
+def every_photo(store: Store) -> Split:
+    """All photos of a store, with a caption each."""
+    captions = store.path.parent / f"{store.path.name}.csv"
+    captions.write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
+    return all_splits(load_dataset([store.path], [captions]))
 
 
 def test_photos_of_the_training_are_named_as_such_under_other_ids_as_well(inside: Path, tmp_path: Path) -> None:
@@ -72,8 +80,7 @@ def test_photos_without_a_checksum_are_known_by_other_forms_of_their_id(
 ) -> None:
     """As imported features have them, whose ids get a suffix where the photos are named."""
     store = make_store(tmp_path / "store", ["391895.jpg", "1/7.jpg", "1/9.jpg"], photo_sha256=known)
-    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
-    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    split = every_photo(store)
     (tmp_path / "learned.json").write_text(json.dumps(learned))
     run = SimpleNamespace(splits={"train": ["391895", "7.jpg", "2/9.jpg", "8"]}, folder=tmp_path)
     found = trained_among(cast("TrainedRun", run), split)
@@ -91,8 +98,7 @@ def test_other_photos_of_the_names_trained_on_are_said_to_be_that(tmp_path: Path
     ids = ["IMG_1.jpg", "small/IMG_2.jpg", "IMG_3.jpg", "2020/IMG_4.jpg"]
     checksums = {name: f"{number}" * 64 for number, name in enumerate(ids, start=1)}
     store = make_store(tmp_path / "store", ids, photo_sha256=checksums)
-    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
-    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    split = every_photo(store)
     names = ["IMG_1.jpg", "IMG_2.png", "IMG_9.jpg", "2019/IMG_4.jpg"]
     learned = {"a" * 64: names[0], "b" * 64: names[1], "3" * 64: names[2], "c" * 64: names[3]}
     (tmp_path / "learned.json").write_text(json.dumps(learned))
@@ -106,8 +112,7 @@ def test_a_photo_beside_one_that_was_trained_on_is_no_form_of_its_name(tmp_path:
     ids = ["1.jpg", "2.jpg", "trip/1.jpg", "trip/2.jpg"]
     checksums = {name: f"{number}" * 64 for number, name in enumerate(ids, start=1)}
     store = make_store(tmp_path / "store", ids, photo_sha256=checksums)
-    (tmp_path / "c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in store))
-    split = all_splits(load_dataset([store.path], [tmp_path / "c.csv"]))
+    split = every_photo(store)
     (tmp_path / "learned.json").write_text(json.dumps({checksums[name]: name for name in ids[2:]}))
     run = SimpleNamespace(splits={"train": ids[2:], "dev": ids[:2]}, folder=tmp_path)
     found = trained_among(cast("TrainedRun", run), split)
@@ -115,8 +120,7 @@ def test_a_photo_beside_one_that_was_trained_on_is_no_form_of_its_name(tmp_path:
     resized = {name: f"{number}" * 64 for number, name in enumerate(ids[:2], start=7)}
     for known, expected in ((resized, (0, 2)), ({}, (2, 0))):
         small = make_store(tmp_path / f"small{len(known)}", ids[:2], photo_sha256=known)
-        (tmp_path / "s.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in small))
-        found = trained_among(cast("TrainedRun", run), all_splits(load_dataset([small.path], [tmp_path / "s.csv"])))
+        found = trained_among(cast("TrainedRun", run), every_photo(small))
         assert (found.count, found.named) == expected
 
 
