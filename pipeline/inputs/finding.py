@@ -15,7 +15,7 @@ from pathlib import Path
 from detector.hub import fetch_folder, hub_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
-from pipeline.inputs.homes import ANNOTATIONS, CAPTIONED, PHOTOS, folders_of, is_named
+from pipeline.inputs.homes import ANNOTATIONS, CAPTIONED, folders_of, is_images, is_named
 from pipeline.inputs.image_index import ImageIndex
 from pipeline.inputs.places import ids_by_place, other_photos
 from pipeline.inputs.split_words import split_of_name, split_of_word
@@ -115,7 +115,7 @@ def _not_taken(passed: Iterable[_Passed], found: Container[Path]) -> Iterator[st
 
 def _among_photos(folder: Path) -> list[Path]:
     """Patterns of the captions files in a folder of photos."""
-    above = [folder.parent / "metadata.csv"] if folder.name.lower() in PHOTOS else []  # the hub's, of images/1.jpg
+    above = [folder.parent / "metadata.csv"] if is_images(folder) else []  # the hub's, of images/1.jpg
     flickr = [folder / name for name in FLICKR] if _is_flickrs(folder) else []
     return [
         folder / "captions.*",
@@ -139,7 +139,7 @@ def _around(root: Path) -> list[Path]:
     """Patterns of the captions files of a folder of photos. What is nearest comes first: captions.csv above may be of another folder."""
     above, name = root.parent, glob.escape(root.name)
     patterns = [*_among_photos(root), above / f"{name}_captions.*"]
-    further = [above.parent / ANNOTATIONS] if above.name.lower() in PHOTOS else []
+    further = [above.parent / ANNOTATIONS] if is_images(above) else []
     for folder in (above, above / ANNOTATIONS, *further):
         patterns += [folder / "dataset*.json", folder / f"captions_{name}.*"]
     patterns += [above / "captions.*", above / OF_SPLITS, above / ANNOTATIONS / OF_SPLITS]
@@ -324,12 +324,12 @@ def _full_paths(store: Store) -> list[str]:
     """What is known of each photo's path: its id, below its root, or beside it where the store has several, whose names ids begin with."""
     now = dict(zip(store.manifest["image_roots"], _roots(store), strict=False))
     if len(now) < 2:
-        return _failed_paths(store, store.image_ids)
+        return _paths(store, store.image_ids)
     roots = (root for shard in store.shards for root in shard.folders())
     return [f"{os.path.dirname(now[root])}/{one}" for root, one in zip(roots, store.image_ids, strict=True)]
 
 
-def _failed_paths(store: Store, image_ids: Sequence[str]) -> list[str]:
+def _paths(store: Store, image_ids: Sequence[str]) -> list[str]:
     """The same of photos of which the store does not say the root; the id, where it may be in two."""
     roots = _roots(store)
     if len(roots) == 1:
@@ -358,5 +358,5 @@ def _index_of(image_ids: Sequence[str], stores: Sequence[Store]) -> ImageIndex:
     ]
     failed = [image_id for _, image_ids in failures for image_id in image_ids]
     paths = [path for store in stores for path in _full_paths(store)]
-    paths += [path for store, image_ids in failures for path in _failed_paths(store, image_ids)]
+    paths += [path for store, image_ids in failures for path in _paths(store, image_ids)]
     return ImageIndex(image_ids, paths, failed)

@@ -54,8 +54,11 @@ def home_of(file: str | Path, names: Iterable[str], known: Iterable[str] = ()) -
         TooManyFiles: to know.
     """
     known = list(known)
-    folders = folders_of(file, known)
-    own, named = folders[-1], folders[:-1]
+    *named, own = folders_of(file, known)
+    named = _with_images(
+        named, set(map(os.path.dirname, known))
+    )  # not in `folders_of`: COCO's folders are long to list
+    folders = [*named, own]
     listed, captioned = _photos_below(own)
     paths = [*listed, *known]
     starts, is_converted = _starts_of(names, own, os.path.dirname(os.path.abspath(file)), paths)
@@ -262,16 +265,14 @@ def folders_of(file: str | Path, known: Iterable[str] = ()) -> list[str]:
     folder, name = own_folder(file), os.path.basename(file)
     were = {os.path.dirname(path) for path in known if path.startswith(f"{folder}/")}
     split, below = split_of_word(_word(name)), _subfolders(folder, were)
-    deeper = [
-        one for photos in below if os.path.basename(photos).lower() in PHOTOS for one in _subfolders(photos, were)
-    ]
+    deeper = [one for photos in below if is_images(photos) for one in _subfolders(photos, were)]
     for level in (below, deeper):
         if named := [one for one in level if is_named(one, name)]:
-            return [*_with_images(named, were), folder]
+            return [*named, folder]
     for level in (below, deeper):
         alike = [one for one in level if split and split_of_name(os.path.basename(one)) == split]
         if len(alike) == 1:
-            return [*_with_images(alike, were), folder]
+            return [*alike, folder]
     return [folder]
 
 
@@ -287,20 +288,18 @@ def is_named(folder: str, file: str | Path) -> bool:
 
 def is_expected(folder: str, file: str | Path) -> bool:
     """Whether a folder beside a captions file is what anybody takes it for."""
-    above = os.path.dirname(folder) if os.path.basename(folder).lower() in PHOTOS else folder
+    above = os.path.dirname(folder) if is_images(folder) else folder
     return any(is_named(one, file) or _is_split(one, file) for one in (folder, above))
+
+
+def is_images(folder: str | Path) -> bool:
+    """Whether a folder is called images/ or the like, which tells nothing of the photos in it."""
+    return os.path.basename(folder).lower() in PHOTOS
 
 
 def _with_images(folders: Iterable[str], known: Iterable[str]) -> list[str]:
     """Some folders, each with images/ in it."""
-    return [
-        one
-        for folder in folders
-        for one in (
-            folder,
-            *(below for below in _subfolders(folder, known) if os.path.basename(below).lower() in PHOTOS),
-        )
-    ]
+    return [one for folder in folders for one in (folder, *filter(is_images, _subfolders(folder, known)))]
 
 
 def _is_split(folder: str, file: str | Path) -> bool:

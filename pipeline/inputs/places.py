@@ -83,7 +83,7 @@ def note_on_home(file: str | Path, home: Home | None, place_of: Mapping[str, str
     if home is not None and home.note:
         return home.note
     if home is None or not any(home.places.values()):
-        folder = next(filter(was_of_photos, folders_of(file)), "")
+        folder = (home.folder if home else "") or next(filter(was_of_photos, folders_of(file)), "")
         is_known = any(map(os.path.isabs, place_of.values()))  # else of features that were imported without photos
         where = f"in {folder}" if folder else "beside it"
         return f"no photo that {file} names is {where}: its captions are matched by the names alone" if is_known else ""
