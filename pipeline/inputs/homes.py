@@ -306,7 +306,10 @@ def _is_split(folder: str, file: str | Path) -> bool:
     """Whether a folder is what anybody expects of a file that is named after a split: val2014/ of captions_val.csv, but not of
     captions_val2017.csv, nor where captions_val2014.csv is beside it.
     """
-    name, word, others = os.path.basename(folder), _word(file), os.listdir(os.path.dirname(os.path.abspath(file)))
+    name, word = os.path.basename(folder), _word(file)
+    others: list[str] = []
+    with suppress(OSError):  # a folder that may be entered but not listed
+        others = os.listdir(os.path.dirname(os.path.abspath(file)))
     years = [re.sub(r"\D", "", one) for one in (word, name)]
     has_own = any(is_named(folder, one) and CAPTIONS.fullmatch(one) for one in others)
     return split_of_word(name) != "" and years[0] in ("", years[1]) and not has_own
