@@ -83,15 +83,8 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
             skipped[f"line, taken for a header: {str(header)[:SHOWN]}"] = 1
         if len(layout.captions) == 1:
             layout = replace(layout, number=next((n for n, name in enumerate(header) if _word(name) == NUMBER), None))
-        own = {layout.image, layout.folder, layout.number, *layout.captions}
-        cells: dict[str, Cells] = {
-            name: ["".join(fields[column : column + 1]).strip() for _, fields in records]
-            for column, name in enumerate(header)
-            if column not in own
-        }
-        splits, others = splits_told(cells, len(records))
-        if unread := [name.strip() for name in others if name.strip()]:
-            skipped[f"columns: {', '.join(unread)}"] = len(unread)
+        layout = _with_names(header, records, layout)
+        splits = _splits(path, header, records, layout, skipped)
     elif records and all(len(fields) > 2 for _, fields in records):
         if not all(fields[1].strip().isdecimal() for _, fields in records):
             raise PipelineError(
@@ -102,6 +95,56 @@ def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRo
         layout = replace(layout, columns=3, captions=(2,), number=1)
     for (number, fields), split in zip(records, cycle(splits)):
         yield _row(path, number, lines[number - 1], fields, layout, split)
+
+
+def _column(records: list[Record], column: int) -> list[str]:
+    return ["".join(fields[column : column + 1]).strip() for _, fields in records]
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    return all(map(str.isdecimal, cells))
+
+
+def _with_names(header: list[str], records: list[Record], layout: _Layout) -> _Layout:
+    """The layout with the one column of files' names as its images, where it has numbers for these: image,path,caption."""
+    if not _are_numbers(_column(records, layout.image)):
+        return layout
+    others = set(range(len(header))).difference(layout.captions)
+    name = re.compile(rf"(?!.*://).*{SUFFIX}", re.IGNORECASE | re.DOTALL)
+    named = [column for column in sorted(others) if all(map(name.fullmatch, _column(records, column)))]
+    return replace(layout, image=named[0]) if records and len(named) == 1 else layout
+
+
+def _splits(path: Path, header: list[str], records: list[Record], layout: _Layout, skipped: Counter[str]) -> list[str]:
+    """The split of each row. `skipped` takes the columns that are not read.
+
+    Raises:
+        PipelineError: two columns of a name that is read, as of two tables that were joined side by side, and they differ.
+    """
+    titles: list[str] = []
+    for column, name in enumerate(header):
+        title = name.strip() or f"column {column + 1}"
+        titles.append(f"{title} (column {column + 1})" if title in titles else title)
+    cells = {title: _column(records, column) for column, title in enumerate(titles)}
+    known = {titles[column] for column in (layout.image, layout.folder, layout.number) if column is not None}
+    captions = {titles[column] for column in layout.captions}
+    fields: dict[str, Cells] = {title: cells[title] for title in titles if title not in known | captions}
+    splits, others = splits_told(fields, len(records))
+    for word in {_word(title) for title in titles if title not in captions.union(others)}:
+        twins = [title for title, name in zip(titles, header, strict=True) if _word(name) == word]
+        for row in zip(*map(cells.__getitem__, twins), strict=True) if len(twins) > 1 else ():
+            if len(found := sorted(set(filter(None, row)))) > 1:
+                raise PipelineError(
+                    f"{path}: {len(twins)} columns are called {word}, and differ: {' and '.join(found)[:SHOWN]}",
+                    "leave one of them",
+                )
+    # pandas writes the numbers of the rows before them, without a name
+    numbers = {
+        title for title, name in zip(titles, header, strict=True) if not name.strip() and _are_numbers(cells[title])
+    }
+    if unread := [title for title in others if title not in numbers]:
+        skipped[f"columns: {', '.join(unread)}"] = len(unread)
+    return splits
 
 
 def is_table(text: str) -> bool:

@@ -30,6 +30,44 @@ def test_every_numbered_column_of_captions_is_read(tmp_path: Path) -> None:
     assert notes == [f"{path}: skipped 1 columns: text", f"{path}: skipped 1 empty captions"]
 
 
+def test_columns_of_one_name_that_differ_are_refused_where_they_are_read(tmp_path: Path) -> None:
+    """As of two tables that were joined side by side."""
+    path = write(tmp_path / "c.csv", "image,caption,split,Split\na.jpg,A dog,train,train\nb.jpg,A cat,test,train\n")
+    with pytest.raises(
+        PipelineError, match="2 columns are called split, and differ: test and train; leave one of them"
+    ):
+        read_captions(path)
+    path = write(tmp_path / "c.csv", "image,image,caption\na.jpg,b.jpg,A dog\n")
+    with pytest.raises(PipelineError, match=r"2 columns are called image, and differ: a\.jpg and b\.jpg"):
+        read_captions(path)
+    path = write(tmp_path / "c.csv", "image,caption,split,split,score,score\na.jpg,A dog,test,,1,2\n")
+    assert [one.split for one in read_captions(path)] == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",image,caption\n0,a.jpg,A dog\n1,b.jpg,A cat\n", None),  # as pandas writes a table
+        ("image,captions,\na.jpg,A dog,A cat\n", "skipped 1 columns: column 3"),
+        ("image,caption,,score,score,\na.jpg,A dog,x,1,2,\n", "skipped 3 columns: column 3, score, score (column 5)"),
+    ],
+)
+def test_columns_that_are_not_read_are_said_but_for_numbers_of_rows(
+    tmp_path: Path, text: str, said: str | None
+) -> None:
+    notes: list[str] = []
+    path = write(tmp_path / "c.csv", text)
+    assert read_captions(path, notes)[0].text == "A dog"
+    assert notes == ([f"{path}: {said}"] if said else [])
+
+
+@pytest.mark.parametrize("header", ["image,path,caption", "image,,caption", "id,image_id,caption"])
+def test_a_column_of_names_says_more_than_one_of_numbers(tmp_path: Path, header: str) -> None:
+    names = ["b.jpg", "a.jpg"] if not header.startswith("id") else ["391895", "391896"]
+    path = write(tmp_path / "c.csv", f"{header}\n1,{names[0]},A dog\n2,{names[1]},A cat\n")
+    assert [one.image for one in read_captions(path)] == names
+
+
 @pytest.mark.parametrize(
     "cell",
     ['"[""A dog"", ""It\'s a cat""]"', '"[\'A dog\', ""It\'s a cat""]"', '"[\'A dog\'\n ""It\'s a cat""]"'],
