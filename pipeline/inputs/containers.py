@@ -36,7 +36,7 @@ from pipeline.inputs.storage import SUFFIXES, open_file, read_range, shadow_of, 
 from pipeline.store.format import stays_inside
 from pipeline.store.roots import is_remote
 
-VERSION = 12  # of the index: what another version found in a container is not read
+VERSION = 13  # of the index: what another version found in a container is not read
 INDEXES = 64  # of containers that are kept in memory
 LONGEST_END = 1 << 16  # bytes of zeros that end a tar; 10,240 by default
 LONGEST_TEXT = 1 << 20  # bytes of a .txt or .json
@@ -140,7 +140,7 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                     suffix = os.path.splitext(name)[1].lower()
                     parts = name.split("/")
                     hidden = any(part.startswith(".") for part in parts) or shadow_of(name) or not stays_inside(name)
-                    if member.isreg() and suffix in SUFFIXES and not hidden:
+                    if member.isreg() and suffix in SUFFIXES and not hidden and not member.issparse():
                         index.photos.pop(name, None)  # of two members of a name the last counts, as when tar unpacks
                         index.photos[name] = (member.offset_data, member.size)
                     elif member.isreg() and suffix in (".txt", ".json") and member.size <= LONGEST_TEXT:
@@ -149,7 +149,9 @@ def _index_tar(place: str, columns: Sequence[str]) -> Index:
                         except ValueError:
                             skipped[f"{suffix} that cannot be read"] += 1
                     elif not member.isdir():
-                        skipped[f"{suffix}{' link' if member.issym() or member.islnk() else ''}"] += 1
+                        # Of a file with holes the tar has no bytes in one piece
+                        how = " link" if member.issym() or member.islnk() else " of tar -S" if member.issparse() else ""
+                        skipped[f"{suffix}{how}"] += 1
                 file.seek(archive.offset)
                 if index.photos and any(file.read(LONGEST_END)):
                     raise tarfile.ReadError("something follows its end mark, as in tars joined by cat")

@@ -338,3 +338,20 @@ def test_a_container_of_the_size_and_time_of_another_is_read_anew(place: Path) -
     assert read_of(index_of(str(paths[0]), ())) == {"dog.jpg": ["a dog"]}
     os.replace(paths[1], paths[0])
     assert read_of(index_of(str(paths[0]), ())) == {"cat.jpg": ["a cat"]}
+
+
+def test_a_photo_with_holes_in_a_tar_is_not_read_as_if_it_had_none(tmp_path: Path) -> None:
+    """As `tar -S` writes a BMP with a black band: a list of its parts, then these without what lies between."""
+    write_photos(tmp_path, 1)
+    photo = (tmp_path / "000.jpg").read_bytes()
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(tmp_path / "000.jpg", "whole.jpg")
+        parts = f"2\n0\n512\n{4096 + 512}\n{len(photo) - 512}\n".encode().ljust(512, b"\0")
+        member = tarfile.TarInfo("GNUSparseFile.0/holes.jpg")
+        member.size = len(parts) + len(photo)
+        size = {"GNU.sparse.name": "holes.jpg", "GNU.sparse.realsize": str(4096 + len(photo))}
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", **size}
+        tar.addfile(member, io.BytesIO(parts + photo))
+    index = index_of(str(tmp_path / "t.tar"), ())
+    assert list(index.photos) == ["whole.jpg"]
+    assert index.skipped == {".jpg of tar -S": 1}
