@@ -19,6 +19,7 @@ import shutil
 import urllib.request
 from collections.abc import Sequence
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +71,13 @@ def fetched_name(path: Path) -> str:
     return pinned(path) or (found[1] if found else "")
 
 
-def fetch_file(name: HubName, candidates: Sequence[str], origin: str, remedy: str, *, kind: str = "model") -> Path:
+def fetch_file(
+    name: HubName, candidates: Sequence[str], origin: str, remedy: str, *, kind: str = "model", compared: bool = True
+) -> Path:
     """The first of some files that a repository has.
 
-    `origin`, the option that named it, and `remedy` are for errors; `kind` is "model" or "dataset".
+    `origin`, the option that named it, and `remedy` are for errors; `kind` is "model" or "dataset". `compared` with a checksum where
+    there is one: in the SHA256SUMS beside it, or that of the hub's cache.
 
     Raises:
         DetectorError: none, or nobody answers; with the reason of every place that was tried.
@@ -82,11 +86,15 @@ def fetch_file(name: HubName, candidates: Sequence[str], origin: str, remedy: st
     for mirror in os.environ.get(MIRRORS, "").split():
         for file in candidates:
             try:
-                return _from_mirror(mirror.rstrip("/"), name, file)
+                found = _from_mirror(mirror.rstrip("/"), name, file)
+                return _as_published(found, mirror.rstrip("/"), name, file) if compared else found
             except OSError as error:
                 reasons.append(f"{mirror}: {first_line(error)}")
     try:
-        return _from_hub(name, candidates, kind)
+        found = _from_hub(name, candidates, kind)
+        if compared and (stored := _stored_sha256(found)) and file_sha256(found) != stored:
+            raise OSError(f"{found}: damaged, its sha256 is not the hub's; delete {os.path.realpath(found)}")
+        return found
     except OSError as error:
         reasons.append(first_line(error))
     raise DetectorError(
@@ -101,11 +109,12 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
         DetectorError: as `fetch_file`; or files that are not what was published.
     """
     remedy = "expected a repository made by scan-pipeline push, or a folder of this machine"
-    sums = fetch_file(name, [SUMS], origin, remedy, kind=kind)
+    sums = fetch_file(name, [SUMS], origin, remedy, kind=kind, compared=False)
     commit = pinned(sums).partition("@")[2].partition("/")[0]
-    checked = cache_root() / "checked" / hashlib.sha256(f"{sums.parent}\n".encode() + sums.read_bytes()).hexdigest()
+    checked, published = _checked(sums.parent), hashlib.sha256(sums.read_bytes()).hexdigest()
     listed = [line.partition("  ")[::2] for line in sums.read_text(encoding="utf-8").splitlines()]
-    if checked.exists() and all((sums.parent / file).is_file() for _, file in listed):
+    is_checked = checked.is_file() and checked.read_text() == published
+    if is_checked and all((sums.parent / file).is_file() for _, file in listed):
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
     for sha256, file in listed:
@@ -113,7 +122,7 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
             raise DetectorError(f"{origin} {name}: {SUMS} lists {f'{sha256}  {file}'[:80]!r}", remedy)
         if file_sha256(found := sums.parent / file) != sha256:
             found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
-            found = fetch_file(exact, [file], origin, remedy, kind=kind)
+            found = fetch_file(exact, [file], origin, remedy, kind=kind, compared=False)
             if found != sums.parent / file or file_sha256(found) != sha256:
                 raise DetectorError(
                     f"{origin} {name}: {file} is not what was published (its sha256 differs)", "fetch it again"
@@ -123,8 +132,13 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
         for path in set(filter(Path.is_file, sums.parent.glob("[!.]*"))) - names:
             path.unlink(missing_ok=True)
     checked.parent.mkdir(parents=True, exist_ok=True)
-    checked.touch()
+    checked.write_text(published)
     return sums.parent
+
+
+def _checked(folder: Path) -> Path:
+    """A file with the checksum of the SHA256SUMS that a folder was last compared with; none since another file came into it."""
+    return cache_root() / "checked" / hashlib.sha256(os.fsencode(folder)).hexdigest()
 
 
 def is_fetched(file: str) -> bool:
@@ -140,11 +154,36 @@ def cached(name: HubName, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
-    """A file of a mirror. What was fetched before is kept, and used where the mirror does not answer."""
+def _as_published(found: Path, mirror: str, name: HubName, file: str) -> Path:
+    """A file of a mirror, after it was compared with the SHA256SUMS there now; not all repositories have some.
+
+    Raises:
+        OSError: another file than was published.
+    """
+    try:
+        lines = _from_mirror(mirror, name, SUMS, or_kept=False).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return found
+    wanted = {listed: sha256 for sha256, _, listed in (line.partition("  ") for line in lines)}.get(file)
+    if wanted and file_sha256(found) != wanted:
+        found.unlink(missing_ok=True)  # of the mirror before it changed, or damaged here
+        if file_sha256(_from_mirror(mirror, name, file)) != wanted:
+            raise OSError(f"{file} is not what was published (its sha256 differs)")
+    return found
+
+
+def _stored_sha256(path: Path) -> str:
+    """The hash by which the hub's cache keeps a large file; "" of others."""
+    kept = os.path.basename(os.path.realpath(path))
+    return kept if re.fullmatch("[0-9a-f]{64}", kept) else ""
+
+
+def _from_mirror(mirror: str, name: HubName, file: str, *, or_kept: bool = True) -> Path:
+    """A file of a mirror. What was fetched before is kept, and `or_kept` used where the mirror does not answer."""
     folder = hashlib.sha256(mirror.encode()).hexdigest()[:16]
     repository = str(name._replace(file=""))
-    path = cache_root() / "mirrors" / folder / repository / file
+    root = cache_root() / "mirrors" / folder / repository
+    path = root / file
     if not mirror.startswith(("http://", "https://")):
         raise OSError("expected http:// or https://")
     try:
@@ -155,20 +194,24 @@ def _from_mirror(mirror: str, name: HubName, file: str) -> Path:
             # Two trainings of one network give files of one size.
             version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
             is_same = path.is_file() and path.stat().st_size == size
-            if file != SUMS and is_same and tag.is_file() and tag.read_text() == version:
+            if file != SUMS and version and is_same and tag.is_file() and tag.read_text() == version:
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with partial.open("wb") as target:
-                shutil.copyfileobj(answer, target, 1 << 20)
-            if size not in (-1, partial.stat().st_size):
-                partial.unlink()
-                raise OSError(f"{file}: the answer was cut off")
-            partial.replace(path)
+            try:
+                with partial.open("wb") as target:
+                    shutil.copyfileobj(answer, target, 1 << 20)
+                if size not in (-1, partial.stat().st_size):
+                    raise OSError(f"{file}: the answer was cut off")
+                if file != SUMS:
+                    _checked(root).unlink(missing_ok=True)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
             tag.write_text(version)
-    except OSError as error:
-        if not path.is_file():
-            raise
+    except (OSError, HTTPException) as error:  # one that speaks no HTTP, or stops within an answer
+        if not (or_kept and path.is_file()):
+            raise OSError(first_line(error)) from error
         _say_kept(name, file, f"{mirror}: {first_line(error)}")
     return path
 
