@@ -1,7 +1,7 @@
 """`scan-pipeline push`: publish a store, a run or a detector on the hub, or in a folder that a plain HTTP server mirrors.
 
 What is published is a list of files, their SHA256SUMS, and a card that says what made them. `detector/hub.py` fetches them by name.
-Folders of this machine are not published: of image roots, stores and captions only the last name is.
+Folders of this machine are not published: of image roots, stores, captions and other files only the last name is.
 """
 
 import hashlib
@@ -158,9 +158,17 @@ def _run(folder: Path, detector: str, report: Callable[[str], Any]) -> Package:
             for key in ("images", "images_trained_on", "images_named_as_trained_on", "protocols")
         }
         evaluation |= {key: _names(evaluation[key]) for key in ("runs", "made_of") if key in evaluation}
+        if "judgements" in evaluation:
+            evaluation["judgements"] |= {"file": os.path.basename(evaluation["judgements"]["file"])}
         files[f"evaluation/{path.name}"] = json.dumps(evaluation, indent=1).encode()
     paths = {key: _names(getattr(run.config, key)) for key in ("features", "captions")}
     settings = {**to_dict(run.config), **paths, "run": folder.resolve().name}
+    for config in (settings, content.get("config") or {}):
+        if vectors := config.get("training", {}).get("word_vectors"):
+            config["training"]["word_vectors"] = os.path.basename(vectors)
+    if os.path.isdir(encoder := run.config.model.text_encoder):
+        needed = ", without which the model cannot be loaded" if run.config.model.text_encoder_frozen else ""
+        report(f"note: the model names its text encoder as it is called here: {encoder}{needed}")
     files[CONFIG] = to_yaml(settings).encode()
     files[DATA] = json.dumps({**content, "data": data}, sort_keys=True, indent=1).encode()
     made_of = {"recalls": recalls, "data": data, "settings": content.get("config")}

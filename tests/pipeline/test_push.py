@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ import torch
 from click.testing import Result
 from starlette.testclient import TestClient
 
+from configs.files import file_sha256
 from detector.errors import DetectorError
 from detector.hub import HubName, fetch_file, fetch_folder, hub_name
+from detector.locate import find_weights
 from matcher.vocabulary import SPECIAL
 from pipeline import push
 from pipeline.errors import PipelineError
@@ -28,7 +33,7 @@ from tests.photos import write_photos
 from tests.pipeline.service.servers import make_server
 from tests.served import http_server
 from tests.stores import make_store
-from tests.world import SMALL_TRAINING, lay_out_coco, scan
+from tests.world import PHOTO, SMALL_TRAINING, lay_out_coco, scan
 
 
 @pytest.fixture
@@ -167,6 +172,28 @@ def test_a_run_whose_store_was_published_apart(
     assert json.loads(Path("evaluation/me/run/dev.json").read_text())["protocols"] == before["protocols"]
 
 
+def test_folders_of_this_machine_are_not_published(own_world: Path) -> None:
+    Path("private").mkdir()
+    vectors, grades = (str(Path("private", name).resolve()) for name in ("glove.txt", "grades.csv"))
+    for file, before in (("config.yaml", "word_vectors: ''"), ("data.json", '"word_vectors": ""')):
+        path = Path("runs/t2i_mean", file)
+        content = path.read_text()
+        assert before in content
+        path.write_text(content.replace(before, before[:-2] + f'"{vectors}"'))
+    rows = (f"{PHOTO.format(number)},a dog by a tree,{number % 3}\n" for number in range(20))
+    Path(grades).write_text("image,caption,grade\n" + "".join(rows))
+    ok("evaluate", "--run", "runs/t2i_mean", "--split", "all", "--judgements", grades)
+    ok("push", "runs/t2i_mean", "me/run", "--mirror", "public")
+    published = {path.name: path.read_text() for path in Path("public").rglob("*.*") if path.suffix != ".safetensors"}
+    assert {name for name, text in published.items() if "glove.txt" in text} == {
+        "README.md",
+        "config.yaml",
+        "data.json",
+    }
+    assert "grades.csv" in published["all.json"]
+    assert not [name for name, text in published.items() if str(own_world) in text]
+
+
 def test_recalls_of_the_model_before_are_not_published(own_world: Path) -> None:
     """A run is evaluated, trained on, and published: its recalls are those of a model that is gone."""
     shutil.rmtree("runs/t2i_mean/evaluation", ignore_errors=True)  # what other tests asked for
@@ -249,7 +276,8 @@ def test_what_a_mirror_replaced_is_fetched_again_and_leaves_nothing_of_before(
         monkeypatch.setattr("detector.hub._from_hub", lambda *_: pytest.fail("asks the hub"))
         found = fetch_file(detector, ["model.safetensors"], "--weights", "")
         other = small_weights.read_bytes()[::-1]  # as large
-        (public / "me/detector/model.safetensors").write_bytes(other)
+        (tmp_path / "other.safetensors").write_bytes(other)
+        ok("push", "other.safetensors", "me/detector", "--mirror", str(public))
         os.utime(public / "me/detector/model.safetensors", (1e9, 1e9))
         assert fetch_file(detector, ["model.safetensors"], "--weights", "").read_bytes() == other
         assert len(open_store(fetch_folder(features, "--features", kind="dataset"))) == 6
@@ -421,3 +449,79 @@ def test_a_fetched_store_is_whole_and_a_damaged_run_is_not_published(
     said = scan("push", str(tmp_path / "run"), "me/run", "--mirror", str(tmp_path / "public"))
     assert (said.exit_code, "damaged, its bytes are not those that were written" in said.stderr) == (2, True)
     assert not (tmp_path / "public/me/run").exists()
+
+
+def test_weights_that_a_mirror_damaged_are_refused_and_new_ones_taken(
+    server: Hub, tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, name = tmp_path / "public", HubName("me/detector")
+    ok("push", str(small_weights), "me/detector", "--mirror", str(public))
+    weights = public / "me/detector/model.safetensors"
+    content = weights.read_bytes()
+    with http_server(public) as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        weights.write_bytes(content[:-5] + b"\0" + content[-4:])
+        for _ in range(2):
+            with pytest.raises(
+                DetectorError, match=r"model.safetensors is not what was published \(its sha256 differs\)"
+            ):
+                find_weights("me/detector")
+        weights.write_bytes(content)
+        assert find_weights("me/detector").read_bytes() == content
+        monkeypatch.setattr(
+            BaseHTTPRequestHandler, "send_header", _without_dates
+        )  # nothing tells that a file is another one
+        other = tmp_path / "other.safetensors"
+        other.write_bytes(content[::-1])
+        ok("push", str(other), "me/detector", "--mirror", str(public))
+        assert find_weights("me/detector").read_bytes() == content[::-1]
+        (public / "me/detector/SHA256SUMS").unlink()  # as of those who publish without scan-pipeline
+        weights.write_bytes(content)
+        assert fetch_file(name, ["model.safetensors"], "--weights", "").read_bytes() == content
+
+
+def _without_dates(handler: BaseHTTPRequestHandler, name: str, value: str) -> None:
+    if name not in ("Last-Modified", "ETag"):
+        handler._headers_buffer.append(f"{name}: {value}\r\n".encode())  # type: ignore[attr-defined]
+
+
+def test_a_file_that_was_damaged_in_the_cache_of_the_hub_is_refused(server: Hub, small_weights: Path) -> None:
+    ok("push", str(small_weights), "me/detector")
+    found = find_weights("me/detector")
+    if (stored := found.resolve()).name == file_sha256(found):  # as the hub keeps large files
+        stored.write_bytes(found.read_bytes()[::-1])
+        with pytest.raises(DetectorError, match="damaged, its sha256 is not the hub's; delete"):
+            find_weights("me/detector")
+
+
+def test_a_repository_that_became_again_what_it_was_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        make_store(tmp_path / f"store{seed}", ["a.jpg"], complete=True, seed=seed)
+    with http_server(tmp_path / "public") as mirror:
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", mirror.url)
+        for seed in (0, 1, 0):
+            ok("push", f"store{seed}", "me/features", "--mirror", "public")
+            folder = fetch_folder(HubName("me/features"), "--features", kind="dataset")
+            assert open_store(folder).content_sha256 == open_store(f"store{seed}").content_sha256
+
+
+@pytest.mark.parametrize("answer", [b"no HTTP\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf"])
+def test_a_mirror_that_speaks_no_http_is_passed_over(
+    server: Hub, small_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes
+) -> None:
+    ok("push", str(small_weights), "me/detector")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            while True:
+                client, _ = listener.accept()
+                client.recv(1000)
+                client.sendall(answer)
+                client.close()
+
+        threading.Thread(target=speak, daemon=True).start()
+        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]} http://a:80b")
+        assert find_weights("me/detector").read_bytes() == small_weights.read_bytes()
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
