@@ -96,6 +96,10 @@ class Batches:
         full, rest = divmod(len(self.data.captions), self.recipe.batch_size)
         return full + (rest > 1)
 
+    def token_ids(self) -> Iterator[np.ndarray]:
+        """The ids (L,) of each caption."""
+        return (self._ids[start : start + length] for start, length in zip(self._starts, self._lengths, strict=True))
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `start` on, read ahead by a thread."""
         order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.data.captions))

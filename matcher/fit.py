@@ -140,6 +140,8 @@ class Trainer:
         """Train to the end, from the step that the run has reached."""
         started = time.perf_counter()
         total = self.config.epochs * len(self.batches)
+        if self.state.step < total:
+            self.model.remember(self.batches.token_ids(), progress=self.show)
         with (
             self._stop_on_signals(),
             closing(MetricsLog(self.run_dir, self.state.step, write=self.group.is_main)) as self.log,

@@ -7,7 +7,7 @@ Letters: B batch, N images, M captions, K regions, L words, T words of some capt
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -101,6 +101,11 @@ class Matcher(nn.Module):
         """Learn from a training batch what no gradient teaches, where `observes`: as of `similarity`, and (M,) right images."""
 
     # What callers use; the same for every method.
+
+    def remember(self, captions: Iterable[np.ndarray], *, progress: bool = False) -> None:
+        """Encode captions, each as its token ids (L,), before training meets them again and again: where the text encoder is frozen."""
+        if isinstance(self.text_encoder, TransformerEncoder) and self.text_encoder.frozen:
+            self.text_encoder.frozen.remember(captions, self.device, progress=progress)
 
     @property
     def device(self) -> torch.device:

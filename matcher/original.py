@@ -97,7 +97,7 @@ def load_original(path: Path, vocabulary: Tokens, text_encoder: str = "gru") -> 
         model.load_state_dict({new: tensor for name, tensor in tensors.items() if (new := _renamed(name))})
     except RuntimeError as error:
         raise MatcherError(
-            f"{path}: its tensors do not fit its options ({str(error).splitlines()[-1].strip()})"
+            f"{path}: its tensors do not fit its options ({(str(error).splitlines() or [type(error).__name__])[-1].strip()})"
         ) from error
     return OriginalCheckpoint(model.eval(), epoch, best_rsum)
 

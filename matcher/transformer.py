@@ -11,13 +11,16 @@ Letters: B captions, L word pieces, H hidden size, E joint space.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import trange
 
 from configs.errors import first_line
 from configs.files import file_sha256
@@ -25,11 +28,11 @@ from matcher.bert import Bert
 from matcher.config import ModelConfig
 from matcher.encoders import beside, l2_normalize
 from matcher.errors import MatcherError
-from matcher.vocabulary import Vocabulary
+from matcher.vocabulary import PAD, Vocabulary
 
 PACKAGE = "package:"  # before the name of an installed package that ships an encoder
 APOSTROPHES = {"'", "\u2019"}
-ENCODED_AT_ONCE = 32  # captions that a frozen encoder meets for the first time
+ENCODED_AT_ONCE = 32  # captions
 CACHE_BYTES = 2 << 30  # of a frozen encoder's states that training keeps; captions beyond that are encoded every epoch
 
 
@@ -157,7 +160,7 @@ class TransformerEncoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids (B, L) padded and lengths (B,) on the CPU -> (B, L, E) float32."""
         if self.frozen is not None:
-            states = self.frozen.states(tokens, lengths, keep=self.training)
+            states = self.frozen.states(tokens, lengths, kept=self.training)
         else:
             states = _states(self.encoder, tokens, lengths)
         embeddings = self.fc(states)
@@ -186,14 +189,32 @@ class FrozenEncoder:
         self._room = CACHE_BYTES
 
     @torch.no_grad()
-    def states(self, tokens: Tensor, lengths: Tensor, *, keep: bool) -> Tensor:
-        """Ids (B, L) padded and lengths (B,) on the CPU -> (B, L, H) float32.
+    def remember(self, captions: Iterable[np.ndarray], device: torch.device, *, progress: bool = False) -> None:
+        """Keep the states of captions, each as its ids (L,), which training meets once an epoch; as many as there is room for.
 
-        Args:
-            keep: remember the states of each caption, which training meets once an epoch.
+        States differ in their last bits with the captions that are encoded beside them. Here that is always the same ones, so that a
+        resumed run equals an uninterrupted one.
         """
+        self._encoder.to(device)
+        # Captions of like length together: padding costs as words do
+        ordered = sorted({ids.astype(np.int64).tobytes() for ids in captions}, key=lambda key: (len(key), key))
+        for start in trange(0, len(ordered), ENCODED_AT_ONCE, desc="captions", disable=not progress, leave=False):
+            keys = ordered[start : start + ENCODED_AT_ONCE]
+            ids = [torch.from_numpy(np.frombuffer(key, np.int64).copy()) for key in keys]
+            lengths = torch.tensor(list(map(len, ids)))
+            tokens = pad_sequence(ids, batch_first=True, padding_value=PAD).to(device)
+            states = _states(self._encoder, tokens, lengths).half().cpu()
+            for key, own, length in zip(keys, states, lengths.tolist(), strict=True):
+                self._kept[key] = own[:length].clone()
+            self._room -= sum(self._kept[key].nbytes for key in keys)
+            if self._room <= 0:
+                return
+
+    @torch.no_grad()
+    def states(self, tokens: Tensor, lengths: Tensor, *, kept: bool) -> Tensor:
+        """Ids (B, L) padded and lengths (B,) on the CPU -> (B, L, H) float32; `kept`: where `remember` has them, those."""
         self._encoder.to(tokens.device)
-        if not keep:
+        if not kept:
             return _states(self._encoder, tokens, lengths)
         rows = tokens.cpu().numpy()
         keys = [rows[index, :length].tobytes() for index, length in enumerate(lengths.tolist())]
@@ -204,13 +225,8 @@ class FrozenEncoder:
             some = missing[start : start + ENCODED_AT_ONCE]
             longest = int(lengths[some[-1]])
             states[some, :longest] = _states(self._encoder, tokens[some, :longest], lengths[some]).float()
-        fresh = set(missing)
-        for index, (key, length) in enumerate(zip(keys, lengths.tolist(), strict=True)):
-            if index not in fresh:
-                states[index, :length] = self._kept[key].to(states)
-            elif self._room > 0:
-                self._kept[key] = states[index, :length].half().cpu()
-                self._room -= self._kept[key].nbytes
+        for index in set(range(len(keys))).difference(missing):
+            states[index, : int(lengths[index])] = self._kept[keys[index]].to(states)
         return states
 
 

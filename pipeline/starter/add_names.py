@@ -47,7 +47,7 @@ def mean_states(model: Matcher, captions: Sequence[str]) -> Tensor:
     means = []
     for start in range(0, len(captions), 100):
         tokens, lengths = pad([model.vocabulary.encode(caption) for caption in captions[start : start + 100]])
-        states = encoder.frozen.states(tokens, lengths, keep=False)
+        states = encoder.frozen.states(tokens, lengths, kept=False)
         real = torch.arange(tokens.shape[1]) < lengths[:, None]
         means.append((states * real[..., None]).sum(1) / lengths[:, None])
     return torch.cat(means)

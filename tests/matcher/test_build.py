@@ -7,6 +7,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -21,6 +22,7 @@ from matcher.fit import BEST, fit
 from matcher.matcher import pad
 from matcher.methods import make_matcher
 from matcher.optimize import make_optimizer
+from matcher.state import STATE
 from matcher.transformer import TransformerEncoder, encoder_folder
 from matcher.vocabulary import SPECIAL, Vocabulary
 from tests.toy import DIMENSIONS, toy_world
@@ -105,14 +107,30 @@ def test_kept_states_of_a_frozen_encoder_are_those_of_the_encoder(
     with torch.no_grad():
         wanted = model.encode_captions(CAPTIONS)[0]
         model.train()
-        for captions in (CAPTIONS[:1], CAPTIONS, CAPTIONS):  # nothing kept, some, all
-            found, lengths = model.encode_captions(captions)
+        ids = [np.array(model.vocabulary.encode(caption)) for caption in CAPTIONS]
+        for remembered in (ids[:0], ids[:1], ids):
+            model.remember(remembered)
+            found, lengths = model.encode_captions(CAPTIONS)
             for row, length in enumerate(lengths):
                 torch.testing.assert_close(found[row, :length], wanted[row, :length], atol=2e-3, rtol=2e-3)
         asked: list[int] = []
         monkeypatch.setattr("matcher.transformer._states", lambda _, tokens, __: asked.append(len(tokens)))
         model.encode_captions(CAPTIONS)
     assert not asked  # all are kept
+
+
+def test_a_frozen_encoder_resumes_exactly(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(MODEL, text_encoder=tiny_bert, text_encoder_frozen=True)
+    monkeypatch.setattr(
+        "matcher.transformer.CACHE_BYTES", 20_000
+    )  # of some captions: the others are encoded in each epoch
+    data = toy_world(40), toy_world(12, seed=5)
+    fit(config, dataclasses.replace(RECIPE, epochs=3), *data, tmp_path / "whole", progress=False)
+    for epochs in (1, 2, 3):
+        fit(config, dataclasses.replace(RECIPE, epochs=epochs), *data, tmp_path / "resumed", progress=False)
+    whole, resumed = (torch.load(tmp_path / run / STATE)["model"] for run in ("whole", "resumed"))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
 
 
 def test_names_of_classes_are_a_share_of_every_product_and_less_where_uncertain(tiny_bert: str, tmp_path: Path) -> None:
@@ -137,7 +155,7 @@ def test_names_of_classes_are_a_share_of_every_product_and_less_where_uncertain(
         learned = plain.encode_images(features)[0] @ plain.encode_captions(CAPTIONS)[0][0].T
         classes = names.classifier(features).softmax(-1) @ names.names
         tokens, lengths = pad([plain.vocabulary.encode(caption) for caption in CAPTIONS])
-        states = text.frozen.states(tokens, lengths, keep=False) - text.usual  # type: ignore[union-attr, operator]
+        states = text.frozen.states(tokens, lengths, kept=False) - text.usual  # type: ignore[union-attr, operator]
         by_name = torch.cosine_similarity(classes[0][:, None], states[0][None], dim=-1)
         certain = classes[0].norm(dim=-1, keepdim=True).sqrt()
         torch.testing.assert_close(
