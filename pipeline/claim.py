@@ -59,8 +59,8 @@ def claim_run(
                     f"{folder}: holds a run with other settings ({'; '.join(shown)})",
                     "choose another folder with --run, or delete this one",
                 )
+        write_json(path, identity, indent=1)  # first: killed here, the same command finds a run
         save_config(config, folder / CONFIG)
-        write_json(path, identity, indent=1)
         yield
 
 

@@ -225,10 +225,12 @@ def import_original(source: Path, vocabulary: str, folder: Path, imported: str, 
     """
     checkpoint = load_original(source, read_vocabulary(vocabulary), vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(TrainConfig(model=checkpoint.model.config, run=str(folder)), folder / CONFIG)
     # its training data was elsewhere
     data = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}, "hub": hub}
-    write_json(folder / DATA, {"data": data, "imported": imported}, indent=1)
+    write_json(
+        folder / DATA, {"data": data, "imported": imported}, indent=1
+    )  # first: killed here, it is known what began
+    save_config(TrainConfig(model=checkpoint.model.config, run=str(folder)), folder / CONFIG)
     save_model(folder / BEST, checkpoint.model)
     return checkpoint
 

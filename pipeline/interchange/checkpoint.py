@@ -6,7 +6,8 @@ from pathlib import Path
 from detector.hub import fetch_file, hub_name, pinned
 from pipeline.errors import PipelineError
 from pipeline.fields import CommandConfig, argument, option
-from pipeline.runs import RUNS, import_original
+from pipeline.files import read_json
+from pipeline.runs import CONFIG, DATA, RUNS, import_original
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
         MatcherError: files that cannot be read, or that do not belong together.
     """
     folder = Path(config.output or RUNS / Path(config.source).name.split(".")[0])
-    if folder.exists():
+    if folder.exists() and not _is_unfinished(folder):
         raise PipelineError(f"{folder}: exists already", "choose another folder with --output")
     source = _fetched(config.source, "SOURCE")
     if not source.is_file():  # before the hub is asked for a BERT
@@ -56,6 +57,12 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
     imported = pinned(source) or config.source
     checkpoint = import_original(source, str(_fetched(config.vocabulary, "--vocabulary")), folder, imported)
     return ImportedRun(folder, checkpoint.model.config.variant, checkpoint.epoch, checkpoint.best_rsum)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether an import into a folder was killed: it has no model, and nothing of anybody else."""
+    names = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else {""}
+    return names <= {DATA, CONFIG} and (not names or "imported" in read_json(folder / DATA, "a run's identity"))
 
 
 def _fetched(name: str, origin: str) -> Path:

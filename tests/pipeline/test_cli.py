@@ -109,10 +109,14 @@ def test_verify_holds_a_run_to_its_preset(inside: Path) -> None:
     assert "has no expected recalls" in said.output
 
 
-def test_an_original_checkpoint_becomes_a_run(inside: Path) -> None:
+def test_an_original_checkpoint_becomes_a_run(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, "a", "dog", "cat", "tree"])}
     Path("vocab.json").write_text(json.dumps({"word2idx": vocabulary, "idx2word": {}, "idx": 8}))
     write_original(Path("model_best.pth.tar"))
+    for name in ("write_json", "save_config", "save_model"):  # killed there, the same command continues
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipeline.runs.{name}", lambda *_, **__: sys.exit(137))
+            assert scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json").exit_code == 137
     said = scan("import-checkpoint", "model_best.pth.tar", "--vocabulary", "vocab.json")
     assert said.exit_code == 0, said.output
     assert "runs/model_best: i2t_logsumexp, epoch 12, rsum 437.5" in said.output

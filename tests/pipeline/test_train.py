@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,15 @@ def test_a_run_of_before_is_compared_by_what_it_has_recorded(own_world: Path) ->
     Path("dev.tsv").write_text(Path("dev.tsv").read_text().replace("dog", "cat"))
     assert "holds a run with other settings (captions: others" in scan(*again).output
     assert "note: captions are others than runs/mine was trained with" in scan("evaluate", "--run", "runs/mine").output
+
+
+def test_a_run_that_was_killed_while_it_was_claimed_begins_with_the_same_command(
+    own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "--run", "runs/killed", "--device", "cpu", *SMALL_TRAINING]
+    for name in ("write_json", "save_config"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipeline.claim.{name}", lambda *_, **__: sys.exit(137))
+            assert scan(*command).exit_code == 137
+    said = scan(*command)
+    assert said.exit_code == 0, said.output
