@@ -7,7 +7,9 @@ from dataclasses import dataclass
 class Box:
     """One region that speaks for a photo."""
 
-    xyxy: tuple[float, float, float, float]  # absolute pixels; fractions of the photo where its size is unknown
+    xyxy: tuple[
+        float, float, float, float
+    ]  # absolute pixels; where its size is unknown as imported: fractions, or pixels where beyond 1
     weight: float  # share of the score, 0..1
     name: str  # "brown dog", "" where the store carries no classes
 
@@ -24,7 +26,7 @@ class Hit:
     caption_id: int | str = ""
     right: bool = False  # of a caption: it was written for the photo asked with, or a copy of it in the stores
     boxes: tuple[Box, ...] = ()
-    image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): they are fractions
+    image_size: tuple[int, int] = (0, 0)  # (height, width) that the boxes are in; (0, 0): not known
     weak: bool = False  # no better than the sentences of other photos score; never of a run without calibration
     changed: bool | None = None  # its file is another one than was extracted; None: not compared
 

@@ -13,11 +13,13 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from configs.errors import first_line
 from detector.config import DetectorConfig
 from detector.regions import Regions
 from detector.vocabulary import default_names
@@ -309,8 +311,8 @@ def load_array(path: Path, dimensions: int | None) -> np.ndarray[Any, Any]:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise PipelineError(f"{path}: not readable as a NumPy array ({error})") from error
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two of its header
+        raise PipelineError(f"{path}: not readable as a NumPy array ({first_line(error)})") from error
     if dimensions is not None and array.ndim != dimensions:
         raise PipelineError(f"{path}: array of shape {array.shape}; expected (images, regions, numbers)")
     return array

@@ -92,11 +92,17 @@ def import_features(config: ImportFeaturesConfig, *, report: Callable[[str], Non
 
 def _report_boxes(store: Store, report: Callable[[str], None]) -> None:
     """Say where boxes cannot be corners in pixels of their photos."""
-    backward = beyond = 0
+    backward = beyond = unsized = 0
     for shard in store.shards:
         boxes, sizes = shard.tensors["boxes"], shard.tensors["image_sizes"][:, None, ::-1]  # (n, K, 4), (n, 1, 2)
         backward += int((boxes[..., 2:] < boxes[..., :2]).any(axis=(1, 2)).sum())
+        unsized += int(((boxes > 1 + NEARLY).any(axis=2, keepdims=True) & (sizes == 0)).any(axis=(1, 2)).sum())
         beyond += int(((boxes[..., 2:] > sizes * (1 + NEARLY) + 1) & (sizes > 0)).any(axis=(1, 2)).sum())
+    if unsized:
+        report(
+            f"boxes of {unsized:,} images are in pixels, and the sizes of their photos are not known: they stay pixels, and can be "
+            "shown in no photo; --images DIR measures the photos"
+        )
     if backward:  # as width and height in place of right and bottom are, mostly
         report(f"boxes of {backward:,} images end before they begin; they are read as left, top, right, bottom")
     if beyond:  # as those of a photo that was made smaller, or whose sides were exchanged

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.errors import first_line
 from configs.files import parse_json
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
@@ -71,7 +72,7 @@ def write(store: Store, target: Path, config: common.ExportFeaturesConfig) -> li
         with replacing(target) as temporary:
             _fill(temporary, store, config)
     except (OSError, RuntimeError) as error:  # h5py's own carry no file name
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise PipelineError(f"{target}: cannot be written ({reason})") from error
     return []
 

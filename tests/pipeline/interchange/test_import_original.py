@@ -9,6 +9,8 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import read_captions
 from pipeline.inputs.finding import find_captions
+from pipeline.interchange.common import ImportFeaturesConfig
+from pipeline.interchange.convert import import_features
 from pipeline.store.format import CAPTIONS
 from pipeline.store.inspect import inspect_store
 from tests.photos import write_photos
@@ -169,8 +171,9 @@ def test_damaged_files_of_the_original_layout_are_refused(tmp_path: Path) -> Non
     refused(r"dev_caps\.txt: line 1 is not UTF-8")
     write_precomputed(folder)
     data = (folder / "dev_ims.npy").read_bytes()
-    (folder / "dev_ims.npy").write_bytes(data[:-10])
-    refused(r"dev_ims\.npy: not readable as a NumPy array")
+    for damaged in (data[:-10], data.replace(b"}", b" ", 1)):
+        (folder / "dev_ims.npy").write_bytes(damaged)
+        refused(r"dev_ims\.npy: not readable as a NumPy array")
     features[2, 0, 0] = np.nan
     np.save(folder / "dev_ims.npy", features)
     refused(r"dev_ims\.npy: row 2 \('photo2'\): features that are not finite numbers")
@@ -216,3 +219,16 @@ def test_boxes_in_fractions_are_not_taken_for_pixels_nor_pixels_for_fractions(tm
     store = import_any(tmp_path / "npz", output=str(tmp_path / "store"), images=str(tmp_path / "photos"))
     assert store["photo1.jpg"].image_size == (50, 80)
     np.testing.assert_array_equal(store["photo1.jpg"].boxes, pixels)
+
+
+def test_boxes_in_pixels_of_photos_of_unknown_size_are_said_to_be_that(tmp_path: Path) -> None:
+    """As of the published trainval36.hdf5, which has no sizes."""
+    (tmp_path / "npz").mkdir()
+    boxes = np.array([[0, 10, 20, 30], [5, 5, 50, 40]], np.float32)
+    np.savez(tmp_path / "npz/a.npz", x=np.ones((2, 4), np.float32), bbox=boxes)
+    said: list[str] = []
+    store = import_features(
+        ImportFeaturesConfig(source=str(tmp_path / "npz"), output=str(tmp_path / "store")), report=said.append
+    )
+    np.testing.assert_array_equal(store["a"].boxes, boxes)
+    assert "boxes of 1 images are in pixels, and the sizes of their photos are not known" in said[-1]
