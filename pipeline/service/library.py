@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
@@ -57,6 +58,9 @@ class Library:
         # When each store was planned: another plan may stand there by now. 0 of one that was fetched
         self._planned = [times_of(str(store.path / PLAN))[1][0] for store in collection.stores]
         self._files = np.concatenate([_planned_files(store) for store in collection.stores])  # (N, 2)
+        # Photos of one time and size, as archives have them, may have changed places
+        _, own, counts = np.unique(self._files, axis=0, return_inverse=True, return_counts=True)
+        self._is_alike = counts[own] > 1
         # Row and state of its file -> whether it changed
         self._compared: dict[tuple[int, tuple[int, int, int]], bool] = {}
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
@@ -109,7 +113,8 @@ class Library:
         # A folder that was renamed brings other files, which nobody touched. Of a container only the time is known here.
         is_inside = bool(split_place(self.collection.image_place(row))[1])
         written_then, size_then = self._files[row].tolist()
-        return written_then not in (0, written) or (not is_inside and size_then not in (0, size))
+        is_alike = bool(self._is_alike[row]) and not is_inside and written_then != 0
+        return is_alike or written_then not in (0, written) or (not is_inside and size_then not in (0, size))
 
     @cached_property
     def _distinct_folders(self) -> tuple[list[str], np.ndarray]:
@@ -243,10 +248,11 @@ class Library:
 def _told_apart(stores: Sequence[Store]) -> list[str]:
     """What a client elsewhere knows stores by: the last part of their paths, numbered where several have it."""
     names = [store.path.name for store in stores]
-    return [
-        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
-        for number, name in enumerate(names)
-    ]
+    found = [name if names.count(name) == 1 else "" for name in names]
+    for store, name in enumerate(names):
+        numbered = (f"{name} ({number})" for number in count(1))
+        found[store] = found[store] or next(one for one in numbered if one not in found)  # a store may be called so
+    return found
 
 
 def _shows(shard: Shard, name: str, least: float) -> np.ndarray:

@@ -65,17 +65,20 @@ class Generation:
     """The stores as they were opened once. A request is answered from one generation, from its beginning to its end."""
 
     def __init__(self, config: ServeConfig, say: Callable[[str], Any] = print):
-        self.config, self.say = config, say
-        self.search = open_search(config.run, config.features, weights=config.weights, device=config.device, report=say)
+        self.config, self.say, self._said = config, say, set[str]()
+        self.search = open_search(
+            config.run, config.features, weights=config.weights, device=config.device, report=self._say_once
+        )
         self.run, self.collection = self.search.run, self.search.collection
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], str, Any] | None = None  # what they were read from, and they
         self.takes_uploads = self._takes_uploads()  # captions may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
-        stage, shards = self.search.first_stage, [shard.sha256 for shard in self.collection.shards]
+        stage = self.search.first_stage
         self.candidates = stage.candidates if stage else 0
-        made_of = [self.run.sha256, *shards, stage.measured.head if stage else "", str(self.candidates)]
+        head = stage.measured.head if stage else ""
+        made_of = [self.run.sha256, self.collection.content_sha256, head, str(self.candidates)]
         self.name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:12]
 
     def stamp(self) -> dict[Path, int]:
@@ -107,11 +110,15 @@ class Generation:
         """Whether a detector is there that makes the run's features, and captions to choose among."""
         extraction = self.run.data["extraction"]
         there = is_starter(extraction) or bool(self.config.weights or self.run.weights) or has_weights()
-        return "weights_sha256" in extraction and there and bool(self.caption_files)
+        return "weights_sha256" in extraction and there and bool(self.caption_files())
 
-    @cached_property
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
     def caption_files(self) -> list[Path]:
-        """Those that the run was trained on, or of the photos searched; none where there are none."""
+        """Those that the run was trained on, or of the photos searched, as they are now; none where there are none."""
         with suppress(PipelineError):
             return self.search.caption_files()
         return []
@@ -122,9 +129,13 @@ class Generation:
 
     def captions(self) -> tuple[list[str], str, Any]:
         """Those of `caption_files`, their checksum, and embeddings of their words; read again where a file changed."""
-        made_of = [(path, times_of(str(path))[1]) for path in self.caption_files]
+        made_of = [(path, times_of(str(path))[1]) for path in self.caption_files()]
         if self._captions is None or self._captions[0] != made_of:
-            texts = [caption.text for path in self.caption_files for caption in read_captions(path)]
+            texts = [caption.text for path, _ in made_of for caption in read_captions(path)]
+            if not texts:
+                raise PipelineError(
+                    "no captions for a new photo: the captions files that were found at the start are gone"
+                )
             self._captions = made_of, texts, json_sha256(texts), caption_embeddings(self.run, texts, self.say)
         return self._captions[1:]
 

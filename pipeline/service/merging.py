@@ -8,10 +8,13 @@ from itertools import accumulate, pairwise, starmap
 
 import numpy as np
 
+from pipeline.errors import PipelineError
 from pipeline.gallery.ranking import equal_in_order
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
 
-FUSED = 1000  # results of each query that fusion reads, at least
+FUSED = (
+    1000  # results of each query that fusion reads: with another number for a later page, pages would be of other lists
+)
 FUSION = 60  # of the paper: how little the first ranks stand out
 
 
@@ -21,11 +24,17 @@ def is_fused(asked: SearchRequest) -> bool:
 
 
 def parts_of(asked: SearchRequest) -> SearchRequest:
-    """The request whose answers `fuse` takes; the request itself where nothing is fused."""
+    """The request whose answers `fuse` takes; the request itself where nothing is fused.
+
+    Raises:
+        PipelineError: a page beyond what is fused.
+    """
     whole = replace(asked, combine=False)
     if not is_fused(asked):
         return whole
-    read = max(FUSED, asked.offset + asked.limit + len(asked.images))  # itself, each photo of the query is left out
+    if asked.offset + asked.limit > FUSED:
+        raise PipelineError(f"offset and limit: expected at most {FUSED:,} together of a combined answer")
+    read = FUSED + len(asked.images)  # itself, each photo of the query is left out
     return replace(whole, limit=read, offset=0, min_score=None, explain=False)
 
 

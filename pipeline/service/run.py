@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -49,7 +50,8 @@ def serve(config: ServeConfig, *, page: bool = False, say: Callable[[str], Any] 
         signal.signal(signal.SIGHUP, lambda *_: server.reload.set())
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{host}:{listener.getsockname()[1]}"
-        say(f"{service}. Open {address}{f'/?key={key}' if page and key else ''}")
+        login = f"/?key={quote(key, safe='')}" if page and key else ""
+        say(f"{service}. Open {address}{login}")
         stop = int(config.timeout) + 5  # seconds: a client that stalls must not hold the process for ever
         settings = uvicorn.Config(
             server.app(), log_level="warning", timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=stop

@@ -42,7 +42,7 @@ class SearchRequest:
 
     queries: tuple[str, ...] = knob((), "Sentences to find photos for.", most=64, longest=500)
     images: tuple[str, ...] = knob((), "Ids of photos to find similar ones for.", most=16, longest=64)
-    combine: bool = knob(False, "One answer for all of them together, by reciprocal rank fusion.")
+    combine: bool = knob(False, "One answer for all of them together, by reciprocal rank fusion of their best 1,000.")
     limit: int = knob(10, "Photos of an answer.", min=1, max=DEEPEST)
     offset: int = knob(0, "Photos to leave out before them.", min=0)
     filter: Filter = section(Filter)
@@ -105,7 +105,7 @@ class FoundPhoto(Photo):
     score: float = 0.0
     weak: bool = False  # no better than a sentence about another photo scores
     changed: bool | None = False  # its file is another one than was searched; null: not compared yet, after 100 others
-    boxes: tuple[Box, ...] = ()  # pixels; fractions of the photo where its width is 0
+    boxes: tuple[Box, ...] = ()  # pixels; as imported where its width is 0: fractions, or pixels where beyond 1
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ async function refresh() { // the list that the address asks for, from its begin
     const note = (unknown.length ? ` Unknown to the run: ${unknown.join(", ")}.` : "") + (shown[0]?.weak ? NONE_GOOD : "");
     $("scores").hidden = !query;
     $("meaning").textContent = BY[asked.q && asked.like ? "both" : asked.like ? "photo" : "sentence"];
-    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first.${note}`
+    const cut = searched > last(asked) ? `; the best ${last(asked).toLocaleString()} are listed` : "";
+    status_.textContent = query ? `${searched.toLocaleString()} photos ranked in ${time} ms, best first${cut}.${note}`
       : `${searched.toLocaleString()} photos, newest first`;
     if (!searched) status_.textContent = "No photo passes the filters.";
     if (!answer.complete) status_.textContent += " Photos are missing: a store is not extracted to its end, or a node is not there.";
@@ -69,14 +70,16 @@ function renew({ run, stores, photos }) { // another server may answer at this o
   if (JSON.stringify([run, stores]) !== JSON.stringify(served)) location.reload();
   else $("title").textContent = document.title = `${photos.toLocaleString("en")} photos in ${stores.join(", ")}`;
 }
+const last = ({ q, like }) => (q && like ? 1000 : Infinity); // result that a combined answer has
 async function page({ q, like, ...filter }, offset) {
-  const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit: offset ? 5 * PAGE : PAGE };
+  const limit = Math.min(offset ? 5 * PAGE : PAGE, last({ q, like }) - offset);
+  const body = { queries: q ? [q] : [], images: like ? [like] : [], combine: true, filter, offset, limit };
   const response = await ask("/v1/search", { method: "POST", body: JSON.stringify(body) });
   return { ...response.answers[0], complete: response.complete, calibrated: response.calibrated, generation: response.generation };
 }
 async function more() { // the next page, when the end of the list comes into view, also by the keys of an open photo
   const far = $("end").getBoundingClientRect().top > innerHeight + 600 && !(lightbox.isOpen && lightbox.index > shown.length - 10);
-  if (loading || shown.length >= searched || far) return;
+  if (loading || shown.length >= Math.min(searched, last(state())) || far) return;
   loading = true;
   const mine = latest, { photo, ...asked } = state();
   try {

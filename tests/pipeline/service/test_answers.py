@@ -17,7 +17,7 @@ from pipeline.service.schema import Filter
 from pipeline.store.reader import open_stores
 from tests.pipeline.service.servers import make_server, search
 from tests.stores import make_store
-from tests.world import PHOTO, extract_again
+from tests.world import PHOTO, extract_again, scan
 
 
 def test_a_photo_that_is_sent_is_decoded_within_bounds() -> None:
@@ -40,6 +40,23 @@ def test_a_photo_that_changed_is_marked_in_an_answer_of_the_service(own_world: P
         assert found() == {changed.name}
         (answer,) = client.post("/v1/search", json={"limit": 20}).json()["answers"]  # a list, newest first
         assert {hit["name"] for hit in answer["hits"] if hit["changed"]} == {changed.name}
+
+
+def test_photos_of_one_time_and_size_that_changed_places_are_marked(own_world: Path) -> None:
+    """As of an archive of uncompressed photos, whose folders were renamed: nobody touched a file."""
+    for number in range(4):
+        path = Path(f"archive/{'ab'[number % 2]}/{number // 2}.bmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".bmp", np.full((40, 60, 3), 50 * number, np.uint8))[1].tobytes())
+        os.utime(path, (1_000_000_000,) * 2)
+    command = ["extract", "--images", "archive", "--output", "features/archive", "--num-regions", "6"]
+    assert scan(*command, "--workers", "0", "--device", "cpu").exit_code == 0
+    with TestClient(make_server(features=("features/archive",)).app()) as client:
+        assert not any(hit["changed"] for hit in search(client, "a dog")["hits"])
+    for before, after in (("a", "c"), ("b", "a"), ("c", "b")):
+        Path("archive", before).rename(Path("archive", after))
+    with TestClient(make_server(features=("features/archive",)).app()) as client:
+        assert [hit["changed"] for hit in search(client, "a dog")["hits"]] == [True] * 4
 
 
 def test_a_filter_by_class_takes_all_classes_of_that_name(tmp_path: Path) -> None:

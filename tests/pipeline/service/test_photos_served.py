@@ -122,6 +122,16 @@ def test_stores_of_one_name_are_told_apart_without_the_folders_of_this_machine(
     assert refused.json()["error"].endswith("expected one of photos (1), photos (2)")
 
 
+def test_a_store_that_is_called_as_another_would_be_numbered_keeps_its_name(tmp_path: Path) -> None:
+    names = ("a/photos", "b/photos", "c/photos (1)")
+    stores = [make_store(tmp_path / name, [f"{number}.jpg"]) for number, name in enumerate(names)]
+    assert library.Library(open_stores([store.path for store in stores])).store_names == [
+        "photos (2)",
+        "photos (3)",
+        "photos (1)",
+    ]
+
+
 def test_a_file_is_sent_whatever_bytes_its_name_has(
     client: TestClient, generation: Generation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

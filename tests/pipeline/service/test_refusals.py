@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import uvicorn
@@ -156,6 +156,15 @@ def test_the_address_that_is_printed_can_be_opened(
     said: list[str] = []
     serve(ServeConfig(run="runs/t2i_mean", host=host, port=0, device="cpu"), say=said.append)
     assert re.search(rf"\. Open {re.escape(shown)}\d+$", said[-1])
+
+
+def test_the_link_that_is_printed_carries_any_key(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCAN_PIPELINE_KEY", "a+b&c#d%2F==")  # as of openssl rand -base64
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    said: list[str] = []
+    serve(ServeConfig(run="runs/t2i_mean", port=0, device="cpu"), page=True, say=said.append)
+    link = urlsplit(said[-1].rpartition(" ")[2])
+    assert parse_qs(link.query) == {"key": ["a+b&c#d%2F=="]}
 
 
 def test_a_key_that_no_header_carries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Every route: what it answers, and what its OpenAPI document says of it."""
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,12 @@ import pipeline.index
 import pipeline.search
 from pipeline.gallery import first_stage, ranking
 from pipeline.service import merging
+from pipeline.service.config import ServeConfig
 from pipeline.service.http import Server
 from pipeline.service.local import Generation, LocalService
 from pipeline.service.schema import SearchRequest
 from tests.pipeline.service.servers import images, make_server, search, wait_for
-from tests.world import scan
+from tests.world import extract_again, scan
 
 IMAGE = "COCO_train2014_000000000003.jpg"
 
@@ -97,14 +99,18 @@ def test_a_filter_that_nothing_can_pass_is_refused(
         assert error in response.json()["error"]
 
 
-def test_results_of_several_queries_do_not_end_where_fusion_read_first(
+def test_pages_of_several_queries_are_of_one_list_and_end_where_fusion_ends(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ["a dog", "a tree"]
-    whole = images(search(client, *asked, combine=True, limit=20))
-    monkeypatch.setattr(merging, "FUSED", 3)
-    assert images(search(client, *asked, combine=True, limit=20)) == whole
-    assert len(whole) == 20
+    monkeypatch.setattr(merging, "FUSED", 7)
+    whole = images(search(client, *asked, combine=True, limit=7))
+    pages = [images(search(client, *asked, combine=True, limit=2, offset=offset)) for offset in range(0, 6, 2)]
+    assert [name for page in pages for name in page] == whole[:6]
+    assert len(set(whole)) == 7
+    refused = client.post("/v1/search", json={"queries": asked, "combine": True, "limit": 2, "offset": 6})
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "offset and limit: expected at most 7 together of a combined answer"
 
 
 def test_a_filter_of_classes_is_brute_force(client: TestClient, generation: Generation) -> None:
@@ -216,6 +222,40 @@ def test_captions_that_were_edited_are_those_that_are_found(own_world: Path, sma
     file.write_text(file.read_text().replace("A ", "One "))
     after = client.post("/v1/captions", content=photo).json()["captions"]
     assert {caption["text"].split()[0] for caption in after} == {"One"}
+
+
+def test_captions_files_that_come_and_go_are_noticed(own_world: Path, small_weights: Path) -> None:
+    said: list[str] = []
+    data = json.loads(Path("runs/t2i_mean/data.json").read_text())
+    data["data"]["folder"] = str(Path("runs/t2i_mean").resolve())  # not that of the world that this one was copied from
+    Path("runs/t2i_mean/data.json").write_text(json.dumps(data))
+    file = Path("coco/annotations/captions_train2014.json")
+    client = TestClient(make_server(weights=str(small_weights), say=said.append).app())
+    photo = Path("coco/train2014", IMAGE).read_bytes()
+    assert client.post("/v1/captions", content=photo).json()["searched"] == 40
+    kept = file.read_bytes()
+    file.unlink()
+    refused = client.post("/v1/captions", content=photo)
+    assert refused.status_code == 400, (said, refused.json())
+    assert refused.json()["error"].startswith("no captions for a new photo: the captions files that were found at the")
+    Path("coco/train2014/captions.csv").write_text(f"image,caption\n{IMAGE},a house\n")
+    for _ in range(2):
+        (found,) = client.post("/v1/captions", content=photo).json()["captions"]
+        assert found["text"] == "a house"
+    assert len([line for line in said if "captions.csv" in line]) == 1  # that the run's are gone is said once
+    file.write_bytes(kept)
+    assert client.post("/v1/captions", content=photo).json()["searched"] == 40
+
+
+def test_photos_that_were_renamed_are_another_generation(own_world: Path) -> None:
+    extract_again()
+    before = Generation(ServeConfig(run="runs/t2i_mean", features=("features/mine",), device="cpu"))
+    for path in Path("coco/train2014").glob("*.jpg"):
+        path.rename(path.with_name(f"new_{path.name}"))
+    extract_again()
+    after = Generation(ServeConfig(run="runs/t2i_mean", features=("features/mine",), device="cpu"))
+    assert [shard.sha256 for shard in before.collection.shards] == [shard.sha256 for shard in after.collection.shards]
+    assert before.name != after.name
 
 
 def test_the_process_and_its_counters(client: TestClient) -> None:
