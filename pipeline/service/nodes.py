@@ -8,10 +8,12 @@ before their id.
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from configs.errors import first_line
 from configs.files import json_sha256
 from matcher.calibration import is_by_chance
 from pipeline.errors import PipelineError
@@ -30,6 +33,9 @@ from pipeline.service.metrics import Metrics
 
 DIGITS = 8  # of what tells nodes apart
 CONNECT = 2.0  # seconds until a node that does not answer is left out
+# Shares of the time that a request may take, for a node's search and for all else: one that hangs is left out in time
+SEARCH, ELSE = 0.6, 0.15
+VIA = "scan-pipeline-via"  # the coordinators that a request has come through
 PASSED = ("content-type", "etag", "cache-control", "content-disposition", "x-content-type-options")
 PASSED_ON = (400, 404, 413, 429)  # statuses of a node that its caller gets; all others leave the node out
 
@@ -50,30 +56,35 @@ class Nodes:
         self.config, self.say, self.urls = config, say, [url.rstrip("/") for url in config.node]
         self.client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(config.timeout, connect=CONNECT),
+            timeout=httpx.Timeout(ELSE * config.timeout, connect=min(CONNECT, ELSE * config.timeout)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
         )
         self.keys = [hashlib.sha256(url.encode()).hexdigest()[:DIGITS] for url in self.urls]  # whatever their order
+        self.name, self._via = secrets.token_hex(8), ContextVar("via", default="")
         self.model, self.photos = "", dict.fromkeys(self.urls, 0)
         metrics.photos.set_function(lambda: sum(self.photos.values()))
 
     async def search(self, request: Request, asked: schema.SearchRequest) -> schema.SearchResponse:
         """Find photos for sentences, and photos similar to photos."""
         started, parts = time.perf_counter(), parts_of(asked)
+        self._enter(request)
         if parts.offset + parts.limit > schema.DEEPEST:
             raise PipelineError(f"offset and limit: expected at most {schema.DEEPEST} together where nodes are asked")
         if not all(self.photos.values()):
             await self._indexes()  # weak matches are told by the number of all photos
         owners = [self._owner(image) for image in asked.images]
         looks = await asyncio.gather(*(self._embeddings(*owner) for owner in owners))
-        common = replace(parts, limit=parts.offset + parts.limit, offset=0, among=sum(self.photos.values()))
+        common = replace(
+            parts, limit=parts.offset + parts.limit, offset=0, among=asked.among or sum(self.photos.values())
+        )
         bodies = []
         for node in range(len(self.urls)):
             own = tuple(image for owner, image in owners if owner == node)
             others = tuple(text for (text, _), (owner, _) in zip(looks, owners, strict=True) if owner != node)
             bodies.append(replace(common, images=own, embeddings=others + asked.embeddings))
-        found = await self._all("POST", "/v1/search", [{"json": asdict(body)} for body in bodies])
+        limit = httpx.Timeout(SEARCH * self.config.timeout, connect=CONNECT)
+        found = await self._all("POST", "/v1/search", [{"json": asdict(body), "timeout": limit} for body in bodies])
         given = [
             [self._answer(node, answer) for answer in one["answers"]] if isinstance(one, dict) else []
             for node, one in enumerate(found)
@@ -84,9 +95,13 @@ class Nodes:
         if {model for _, model in looks} - {self.model}:
             raise HTTPException(503, "the photo's node has another model than those that answer")
         all_there = len(there) == len(found)
-        for name in there[0]["impossible"] if all_there else ():  # of two fields, each may have a node that knows it
-            if all(name in one["impossible"] for one in there):
-                raise PipelineError(" | ".join(dict.fromkeys(one["impossible"][name] for one in there)))
+        impossible = {  # for all of them: of two fields, each may have a node that knows it
+            name: " | ".join(dict.fromkeys(one["impossible"][name] for one in there))
+            for name in (there[0]["impossible"] if all_there else ())
+            if all(name in one["impossible"] for one in there)
+        }
+        if impossible and not asked.among:  # else another coordinator asks, whose other nodes may have such photos
+            raise PipelineError(next(iter(impossible.values())))
         queries, answers = len(asked.queries), []
         for number in range(max(map(len, given))):
             same = [
@@ -101,11 +116,13 @@ class Nodes:
         complete = all_there and all(one["complete"] for one in there)
         calibrated = all(one["calibrated"] for one in there)
         return schema.SearchResponse(
-            there[0]["run"], self.model, generation, complete, calibrated, milliseconds, tuple(answers)
-        )
+            there[0]["run"], self.model, generation, complete, calibrated, milliseconds, tuple(answers), _stores_of(there),
+            impossible,
+        )  # fmt: skip
 
     async def index(self, request: Request, asked: None) -> schema.Index:
         """What is searched: run, nodes and their stores, number of photos."""
+        self._enter(request)
         found = await self._indexes()
         there = [one for one in found if isinstance(one, dict)]
         if not there:
@@ -119,17 +136,20 @@ class Nodes:
             any(one["uploads"] for one in there),
             any(one["starter"] for one in there),
             {url: "ready" if isinstance(one, dict) else str(one) for url, one in zip(self.urls, found, strict=True)},
+            _stores_of(there),
         )  # fmt: skip
 
     async def captions(self, request: Request, asked: bytes) -> dict[str, Any]:
         """Find captions for a photo that is sent: the best of all nodes. What each node has, as captions of the run, counts once."""
+        self._enter(request)
         indexes = await self._indexes()
         having = [node for node, one in enumerate(indexes) if isinstance(one, dict) and one["uploads"]]
         if not having:
             raise PipelineError(
                 "no captions for a new photo: no node that answers has any, or a detector of its features"
             )
-        asking = [self._ask(node, "POST", "/v1/captions", content=asked) for node in having]
+        limit = httpx.Timeout(SEARCH * self.config.timeout, connect=CONNECT)
+        asking = [self._ask(node, "POST", "/v1/captions", content=asked, timeout=limit) for node in having]
         try:
             answers = [one.json() for one in await asyncio.gather(*asking)]
         except NodeDown as error:  # what it has may be better
@@ -181,6 +201,13 @@ class Nodes:
     def __str__(self) -> str:
         return f"nodes: {', '.join(self.urls)}"
 
+    def _enter(self, request: Request) -> None:
+        """Remember the way of a request, for the nodes that it leads to; refuse one that has been here."""
+        via = request.headers.get(VIA, "").split()
+        if self.name in via:
+            raise HTTPException(508, "a coordinator is a node of its own; leave its address out of --node")
+        self._via.set(" ".join([*via, self.name]))
+
     def _owner(self, photo: str) -> tuple[int, str]:
         """The node of a photo, and its id there."""
         key, _, image = photo.partition("-")
@@ -229,18 +256,21 @@ class Nodes:
             if isinstance(one, NodeDown):
                 continue
             if one["model"] != self.model:
-                found[node] = NodeDown("has another model than the first node: scores do not compare")
+                found[node] = NodeDown("has another model than the others: scores do not compare")
             elif given & set(one["features"]):
-                found[node] = NodeDown("has a store that a node before it has: its photos would count twice")
+                found[node] = NodeDown(
+                    "has a store with the first photos of one that a node before it has: photos would count twice"
+                )
             else:
                 given.update(one["features"])
         return found
 
     async def _ask(self, node: int, method: str, path: str, **rest: Any) -> httpx.Response:
         try:
-            response = await self.client.request(method, self.urls[node] + path, **rest)
+            headers = {VIA: self._via.get() or self.name, **rest.pop("headers", {})}
+            response = await self.client.request(method, self.urls[node] + path, headers=headers, **rest)
         except httpx.HTTPError as error:
-            raise NodeDown(f"{self.urls[node]}: {error or type(error).__name__}") from error
+            raise NodeDown(f"{self.urls[node]}: {first_line(error)}") from error
         if response.status_code in PASSED_ON and response.headers.get("content-type") == schema.JSON:
             raise HTTPException(response.status_code, response.json()["error"])
         if response.status_code >= 400:
@@ -249,6 +279,7 @@ class Nodes:
 
     async def _passed(self, request: Request) -> httpx.Response:
         """The answer of the node that has the photo of a request."""
+        self._enter(request)
         node, image = self._owner(request.path_params["id"])
         path = request.url.path.replace(request.path_params["id"], image)
         known = {name: request.headers[name] for name in ("if-none-match",) if name in request.headers}
@@ -265,6 +296,11 @@ class Nodes:
         )
         image = f"{self.keys[node]}-{answer['image']}" if answer["image"] else ""
         return schema.SearchAnswer(**answer | {"hits": hits, "image": image})
+
+
+def _stores_of(answers: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The stores of some nodes, as a node tells them: a coordinator that asks this one may have one of them as well."""
+    return tuple(store for answer in answers for store in answer["features"])
 
 
 def _place(number: int, owners: list[tuple[int, str]], node: int) -> int:

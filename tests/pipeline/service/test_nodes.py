@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from matcher.calibration import Calibration
@@ -21,6 +23,7 @@ from pipeline.service.http import Server
 from pipeline.service.local import LocalService
 from pipeline.service.metrics import Metrics
 from pipeline.service.nodes import Nodes
+from pipeline.service.run import listen
 from tests.photos import write_photos
 from tests.pipeline.service.servers import Process, make_server, on_a_thread, wait_for
 from tests.world import scan
@@ -267,7 +270,10 @@ def test_a_store_of_two_nodes_counts_once(inside: Path) -> None:
             assert len({hit["name"] for hit in hits}) == len(hits) == answer["answers"][0]["searched"] == 20
             index = client.get("/v1/index").json()
             assert index["photos"] == 20
-            assert index["nodes"][second] == "has a store that a node before it has: its photos would count twice"
+            assert (
+                index["nodes"][second]
+                == "has a store with the first photos of one that a node before it has: photos would count twice"
+            )
 
 
 def test_captions_are_asked_of_every_node_that_has_any(
@@ -373,3 +379,45 @@ def test_nodes_search_nothing_themselves(tmp_path: Path, monkeypatch: pytest.Mon
     assert "--node: searches nothing here; leave out --run" in said.stderr
     said = scan("serve", "--port", "0", "--node", "localhost:1")
     assert "--node localhost:1: expected an address, such as http://10.0.0.5:7860" in said.stderr
+
+
+def test_a_node_that_hangs_is_left_out_in_time(inside: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, on_a_thread(make_server()) as (_, _, url):
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"  # takes connections and says nothing
+        nodes = Nodes(ServeConfig(node=(hanging, url), timeout=2), Metrics())
+        with TestClient(Server(nodes, Metrics()).app()) as client:
+            for _ in range(2):
+                response = client.post("/v1/search", json={"queries": ["a dog"]})
+                assert response.status_code == 200, response.text
+                assert not response.json()["complete"]
+                assert response.json()["answers"][0]["searched"] == 20
+            assert "Timeout" in client.get("/v1/index").json()["nodes"][hanging]
+
+
+def test_a_coordinator_among_the_nodes_is_a_node(inside: Path) -> None:
+    coordinator = lambda *urls: Server(Nodes(ServeConfig(node=urls), Metrics()), Metrics())  # noqa: E731
+    with (
+        on_a_thread(make_server()) as (_, _, url),
+        on_a_thread(coordinator(url)) as (_, _, above),
+        TestClient(coordinator(above, url).app()) as client,
+    ):
+        answer = client.post("/v1/search", json={"queries": ["a dog"], "limit": 100}).json()
+        assert (answer["complete"], answer["answers"][0]["searched"]) == (False, 20)  # each photo once
+        asked = {"queries": ["a dog"], "filter": {"folder": "nowhere"}, "among": 1000}  # as a coordinator asks
+        response = httpx.post(f"{above}/v1/search", json=asked, trust_env=False)
+        assert list(response.json()["impossible"]) == ["folder"]
+        assert client.get("/v1/index").json()["nodes"][url].startswith("has a store with the first photos")
+
+
+def test_coordinators_that_are_nodes_of_each_other_do_not_ask_for_ever(inside: Path) -> None:
+    with on_a_thread(make_server()) as (_, _, url), listen("127.0.0.1", 0) as first, listen("127.0.0.1", 0) as second:
+        urls = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in (first, second)]
+        rings = [Nodes(ServeConfig(node=(*urls, url)), Metrics()) for _ in urls]
+        for nodes, listener in zip(rings, (first, second), strict=True):
+            running = uvicorn.Server(uvicorn.Config(Server(nodes, Metrics()).app(), log_level="error"))
+            threading.Thread(target=running.run, args=([listener],), daemon=True).start()
+            wait_for(lambda running=running: running.started)
+        answer = httpx.post(f"{urls[0]}/v1/search", json={"queries": ["a dog"]}, trust_env=False, timeout=30).json()
+        assert (answer["complete"], answer["answers"][0]["searched"]) == (False, 20)
+        index = httpx.get(f"{urls[0]}/v1/index", trust_env=False, timeout=30).json()
+        assert '508: {"error": "a coordinator is a node of its own' in index["nodes"][urls[0]]
