@@ -19,7 +19,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from configs.errors import UserError
+from configs.errors import UserError, first_line
 from pipeline.errors import printable
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -166,7 +166,7 @@ def _users_error(error: Exception, resumable: bool) -> str | None:
         if place:
             return f"{place}{error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"out of GPU memory ({str(error).splitlines()[0]}); use a smaller --batch-size"
+        return f"out of GPU memory ({first_line(error)}); use a smaller --batch-size"
     return None
 
 

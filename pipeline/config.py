@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from configs.errors import first_line
 from configs.fields import refusal
 from pipeline.errors import PipelineError
 from pipeline.fields import convert, leaves
@@ -195,7 +196,7 @@ def _merge_override(schema: type, values: dict[str, Any], override: str) -> None
     if hint in (str, str | None) and not isinstance(value, str) and (hint is str or value is not None):
         value = text  # run=2014 is a name, not a number
     if isinstance(value, ValueError):
-        raise PipelineError(f"{override!r}: the value is not readable as YAML: {str(value).splitlines()[0]}")
+        raise PipelineError(f"{override!r}: the value is not readable as YAML: {first_line(value)}")
     _set(schema, values, key.split("."), value, override)
 
 

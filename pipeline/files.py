@@ -1,6 +1,6 @@
 """Files that are either the old or the new one, whenever a process is killed; and what a disk that fails says.
 
-Everything that the pipeline writes goes through `replacing`: under a hidden temporary name, to the disk, then in place.
+What the pipeline writes for others to read goes through `replacing`: under a hidden temporary name, to the disk, then in place.
 Nothing here knows what the files hold.
 """
 

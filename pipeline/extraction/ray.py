@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from configs.errors import UserError
+from configs.errors import UserError, first_line
 from detector.locate import ENVIRONMENT
 from pipeline.device import process_share
 from pipeline.errors import PipelineError
@@ -195,7 +195,7 @@ def _check_address(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> PipelineError:
     return PipelineError(
-        f"ray_address={address}: no cluster can be reached ({str(error).splitlines()[0]})",
+        f"ray_address={address}: no cluster can be reached ({first_line(error)})",
         "start one with ray start --head, or use ray_address=local for this machine alone",
     )
 

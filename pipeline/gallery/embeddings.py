@@ -166,11 +166,11 @@ def store_folder(run: TrainedRun, root: Path, store: Store) -> Path:
 
 
 def remove_files(folder: Path, pattern: str, kept: Callable[[str], bool]) -> None:
-    """Remove the files of a pattern whose names are not kept, and what killed processes left."""
+    """Remove the files of a pattern whose names are not kept, and what killed processes left; not what others are writing."""
     with suppress(OSError):  # an index that can only be read is as good
         remove_abandoned(folder)
         for path in folder.glob(pattern):
-            if not kept(path.name):
+            if path.name[0] != "." and not kept(path.name):
                 path.unlink(missing_ok=True)
 
 

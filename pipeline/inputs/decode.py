@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from configs.errors import first_line
 from detector.preprocess import InputSettings, PreparedImage, prepare
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.inputs.photos import decode_image
@@ -71,7 +72,7 @@ def decode_photos(
             yield _with_array(item)
     except RuntimeError as error:
         raise PipelineError(
-            f"a decoding process died ({str(error).splitlines()[0]}), in most cases for lack of memory",
+            f"a decoding process died ({first_line(error)}), in most cases for lack of memory",
             "use fewer --workers or a smaller --batch-size, and run the same command again to continue",
         ) from error
 

@@ -126,7 +126,8 @@ def _plot_svg(figure: "Figure", plots: Sequence[Any], one: Any) -> str:
 
 def _warmup_end(folder: Path, train: Sequence[dict[str, Any]]) -> int | None:
     """The last step of a run's warm-up; None where it has none, or is still in it."""
-    epochs = load_config(TrainConfig, config=str(folder / CONFIG)).training.warmup_epochs
+    training = load_config(TrainConfig, config=str(folder / CONFIG)).training
+    epochs = training.warmup_epochs if training.loss == "hinge" and training.hardest_negatives else 0
     steps = [row["step"] for row in train if row["epoch"] < epochs]  # an epoch's last step is logged
     return steps[-1] if 0 < len(steps) < len(train) else None
 

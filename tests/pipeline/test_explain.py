@@ -164,6 +164,12 @@ def test_training_curves(inside: Path, tmp_path: Path) -> None:
     logged = [row for row in read_metrics(other / METRICS) if row["split"] == "train"]
     assert loss.get_xydata().tolist() == [[row["step"], row["loss"]] for row in logged]  # which is per caption
     assert set(warmup.get_xdata()) == {max(row["step"] for row in logged if row["epoch"] == 0)}
+    config = (other / "config.yaml").read_text()
+    for before, after in (("loss: hinge", "loss: infonce"), ("hardest_negatives: true", "hardest_negatives: false")):
+        assert before in config
+        (other / "config.yaml").write_text(config.replace(before, after))
+        assert len(training_curves([other]).axes[0].lines) == 1  # which have no warm-up
+    (other / "config.yaml").write_text(config)
     formula = shutil.copytree("runs/t2i_mean", tmp_path / r"a $\frac$")  # none that matplotlib can draw
     assert scan("plot", "--run", "runs/t2i_mean", "--run", str(formula)).exit_code == 0
     said = scan("plot", "--run", "runs/t2i_mean", "--output", "curves.txt")

@@ -16,6 +16,7 @@ from matcher.fit import BEST
 from matcher.scan import SCAN
 from matcher.vocabulary import SPECIAL, Vocabulary
 from pipeline.errors import PipelineError
+from pipeline.files import replacing
 from pipeline.gallery import embeddings
 from pipeline.gallery.embeddings import StoredEmbeddings, generation, store_embeddings
 from pipeline.runs import TrainConfig, TrainedRun
@@ -226,3 +227,13 @@ def test_parts_that_another_process_removes_meanwhile_shift_no_photo(
     search = Search(make_run(Path("runs/x")), opened(), index=Path("index"), report=notes.append)
     assert search.embeddings.shape[0] == len(IDS)
     assert "are not stored" in notes[0]
+
+
+def test_what_another_process_is_writing_stays(place: Path) -> None:
+    run = make_run(Path("runs/x"))
+    made(run)
+    (folder,) = {path.parent for path in Path("index").rglob("*.safetensors")}
+    with replacing(folder / f"{'0' * 64}.safetensors") as file:
+        file.write(b"half of it")
+        made(run)
+        assert Path(file.name).exists()
