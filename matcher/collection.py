@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matcher.data import RegionSource
+from matcher.data import FeatureSource
 from matcher.matcher import Matcher, pad
 from matcher.similarity import MEMORY_BUDGET, pack
 
@@ -19,7 +19,7 @@ ENCODE_CAPTIONS = 256  # captions per pass of the text encoder
 
 def collection_similarity(
     model: Matcher,
-    source: RegionSource,
+    source: FeatureSource,
     rows: np.ndarray,
     captions: Sequence[str],
     *,
@@ -49,7 +49,7 @@ def collection_similarity(
 class EncodedImages:
     """Region embeddings (N, K, E) of some rows of a source, read and encoded when they are asked for."""
 
-    def __init__(self, model: Matcher, source: RegionSource, rows: np.ndarray):
+    def __init__(self, model: Matcher, source: FeatureSource, rows: np.ndarray):
         self.model, self.source, self.rows = model, source, rows
         self.shape = len(rows), 1 if model.one_vector else source.num_regions, model.config.embed_dim
         # Encoding holds the features and a few copies of the embeddings at once.

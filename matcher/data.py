@@ -23,7 +23,7 @@ from matcher.vocabulary import PAD
 PREFETCH = 3  # batches read ahead
 
 
-class RegionSource(Protocol):
+class FeatureSource(Protocol):
     """Where region features come from; a `pipeline.store.reader.Store` is one."""
 
     num_regions: int
@@ -40,7 +40,7 @@ class RegionSource(Protocol):
 class CaptionedImages:
     """The images of one split and their captions. Which caption is of which image is explicit."""
 
-    source: RegionSource
+    source: FeatureSource
     captions: list[str]  # (M,)
     image_of_caption: np.ndarray  # (M,) int, index into `rows`
     rows: np.ndarray  # (N,) int, rows of the source

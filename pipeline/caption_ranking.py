@@ -25,7 +25,7 @@ from pipeline.inputs.finding import image_index_of
 from pipeline.inputs.homes import Home, TooManyFiles, home_of
 from pipeline.inputs.image_index import ImageIndex, stem_of
 from pipeline.inputs.places import known_near
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.format import MANIFEST
 from pipeline.store.reader import StoreCollection, open_store
@@ -60,7 +60,7 @@ class RightCaptions:
         self._matched: dict[str, dict[str, int]] = {}  # by file
         self._sums: dict[str, str | None] = {"": None}
 
-    def is_of(self, caption: Caption, photo: FoundPhoto) -> bool:
+    def is_of(self, caption: Caption, photo: AskedPhoto) -> bool:
         """Whether a caption was written for a photo, or for one with the same bytes."""
         file, name = caption.file, caption.image
         row = self.collection.row(photo.image) if photo.image in self.collection else None
@@ -144,11 +144,11 @@ class RightCaptions:
     def _doubt(self, line: str) -> None:
         self.doubts[line] = None
 
-    def _is_at(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
+    def _is_at(self, place: str, photo: AskedPhoto, row: int | None) -> bool:
         """Whether a photo is, or was, at a place, or has the bytes of that."""
         return (row is not None and self.index.paths[row] == place) or self._is_equal(place, photo, row)
 
-    def _is_equal(self, place: str, photo: FoundPhoto, row: int | None) -> bool:
+    def _is_equal(self, place: str, photo: AskedPhoto, row: int | None) -> bool:
         """Whether a photo has the bytes of the one that was extracted from a place, else of the one there."""
         stored = self.index.row_of_path.get(place)
         there = (None if stored is None else self.collection.photo_sha256(stored)) or self._sha256(place)
@@ -188,7 +188,7 @@ class RightCaptions:
         self._homes[file] = home
         return home
 
-    def _is_matched(self, file: str, name: str, photo: FoundPhoto, row: int | None, *, has_place: bool) -> bool:
+    def _is_matched(self, file: str, name: str, photo: AskedPhoto, row: int | None, *, has_place: bool) -> bool:
         """Whether a name means a stored photo by itself, as in training."""
         matches = self._matches(file)
         is_right = row is not None and matches.get(name) == row
@@ -210,7 +210,7 @@ class RightCaptions:
 
 
 def caption_hits(
-    run: TrainedRun, photo: FoundPhoto, captions: Sequence[Caption], right: RightCaptions, scores: np.ndarray, top: int
+    run: TrainedRun, photo: AskedPhoto, captions: Sequence[Caption], right: RightCaptions, scores: np.ndarray, top: int
 ) -> tuple[Hit, ...]:
     """The captions of the largest scores (M,); right are those written for the photo, or a copy of it."""
     hits = []

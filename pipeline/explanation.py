@@ -17,7 +17,7 @@ from pipeline.answer import Box
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.extraction.detectors import is_starter
 from pipeline.inputs.photos import read_image
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.runs import TrainedRun
 from pipeline.store.reader import ClassNames, StoreCollection
 
@@ -96,7 +96,7 @@ class Explanation:
 def explain(
     run: TrainedRun,
     collection: StoreCollection,
-    photo: FoundPhoto,
+    photo: AskedPhoto,
     caption: str,
     *,
     direction: Attention | None = None,
@@ -141,7 +141,7 @@ def explain(
     )
 
 
-def _read(photo: FoundPhoto) -> np.ndarray:
+def _read(photo: AskedPhoto) -> np.ndarray:
     """(H, W, 3) uint8 BGR."""
     if not photo.path:
         raise PipelineError(
@@ -153,7 +153,7 @@ def _read(photo: FoundPhoto) -> np.ndarray:
         raise PipelineError(f"{photo.path}: {error}; expected a photo") from error
 
 
-def best_boxes(run: TrainedRun, collection: StoreCollection, photo: FoundPhoto, words: Tensor) -> tuple[Box, ...]:
+def best_boxes(run: TrainedRun, collection: StoreCollection, photo: AskedPhoto, words: Tensor) -> tuple[Box, ...]:
     """The regions that add most to the score of words (L, E), start and end marks aside; none where the store has no boxes."""
     regions = photo.regions
     if not np.any(regions.boxes):

@@ -25,18 +25,18 @@ LISTED = 5  # candidates that a message names
 
 
 @dataclass(frozen=True)
-class FoundPhoto:
+class AskedPhoto:
     """A photo that was asked for."""
 
     image: str  # its id in the stores; the path of a photo that is in none
     regions: Regions
     path: str  # or another place that `read_photo` takes; "": the photo is not where it was extracted from
-    copies: tuple["FoundPhoto", ...] = ()  # of a photo that is in no store: those of the stores with its bytes
+    copies: tuple["AskedPhoto", ...] = ()  # of a photo that is in no store: those of the stores with its bytes
 
 
 def find_or_extract(
     run: TrainedRun, collection: StoreCollection, image: str, weights: str, device: str, report: Callable[[str], Any]
-) -> FoundPhoto:
+) -> AskedPhoto:
     """A photo from the stores by its id or name, else from the run's detector.
 
     Raises:
@@ -65,7 +65,7 @@ def find_or_extract(
     except PipelineError as error:
         raise PipelineError(f"--image {image}: {error.message}", error.remedy) from error
     other = os.path.join(os.curdir, image) if image in collection else image  # no stored photo's name
-    found = FoundPhoto(other, extractor([photo])[0], image)
+    found = AskedPhoto(other, extractor([photo])[0], image)
     equal = collection.rows_of_photo(hashlib.sha256(content).hexdigest())
     rows = [row for row in equal if not is_changed(collection, row)]  # else captions may be of the photo there now
     if rows:
@@ -85,7 +85,7 @@ def marked(collection: StoreCollection, answers: Sequence[Answer]) -> list[Answe
     return [replace(answer, hits=tuple(map(of, answer.hits))) for answer in answers]
 
 
-def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) -> FoundPhoto:
+def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) -> AskedPhoto:
     """The photo in a row; `verify` compares the bytes of its shard with their checksum first.
 
     Raises:
@@ -93,7 +93,7 @@ def stored_photo(collection: StoreCollection, row: int, *, verify: bool = True) 
     """
     if verify:
         collection.locate(row)[0].refuse_if_changed()
-    return FoundPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
+    return AskedPhoto(collection.image_ids[row], collection.regions(row), collection.image_place(row))
 
 
 def find_row(

@@ -30,19 +30,18 @@ from pipeline.caption_ranking import RightCaptions, caption_hits, caption_scores
 from pipeline.device import pick_device
 from pipeline.errors import DamagedShard, PipelineError
 from pipeline.explanation import Explanation, best_boxes, encode_regions, explain
-from pipeline.gallery.embeddings import INDEX, StoredEmbeddings, store_embeddings
+from pipeline.gallery.embeddings import ENCODE_BLOCK, INDEX, StoredEmbeddings, store_embeddings
 from pipeline.gallery.first_stage import FirstStage, open_first_stage
 from pipeline.gallery.ranking import Compared, by_depth, depths
 from pipeline.inputs.captions import Caption
 from pipeline.inputs.finding import distinct, find_all_captions
 from pipeline.inputs.sources import is_changed
-from pipeline.photo_lookup import FoundPhoto, find_or_extract, marked, stored_photo
+from pipeline.photo_lookup import AskedPhoto, find_or_extract, marked, stored_photo
 from pipeline.queries import known_words
 from pipeline.runs import TrainedRun, find_run, fitting_stores, load_run, newest_that_fits
 from pipeline.store.reader import StoreCollection
 
 EMBEDDINGS_BUDGET = 4 << 30  # bytes of region embeddings that a search keeps in memory; more are read for each query
-ENCODE_BLOCK = 256  # photos
 MANY = 5000  # photos; fewer need no bar
 # Times the candidates where photos are the queries: 55 against 36 hold .98 of the best (Flickr8k windows)
 FOR_PHOTOS = 2
@@ -207,7 +206,7 @@ class Search:
             self.report(f"note: {Answer(caption, 0, (), unknown=tuple(unknown.items())).notes()[0]}")
         return explain(self.run, self.collection, self.find(image), caption, direction=direction)
 
-    def find(self, image: str) -> FoundPhoto:
+    def find(self, image: str) -> AskedPhoto:
         """A photo of the stores by its id, name or path, or one whose regions are extracted."""
         return find_or_extract(self.run, self.collection, image, self.weights, self.device, self.report)
 

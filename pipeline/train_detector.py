@@ -20,6 +20,7 @@ from torch import Tensor
 from configs.fields import knob
 from detector.config import DetectorConfig, DetectorFitConfig
 from detector.errors import DetectorError
+from detector.layouts import BOX
 from detector.locate import resolve
 from detector.training.fit import EVALUATION, WEIGHTS, DetectorFitResult, evaluate_weights, fit_detector
 from detector.training.imagenet import convert_imagenet, is_imagenet
@@ -46,7 +47,6 @@ NOTHING_HELD_OUT = (
     "note: no photo of {} is kept from training for the matcher's sake; if it is to be evaluated on COCO's val or test, "
     "name Karpathy's file with --held-out dataset_coco.json, or the detector will have seen those photos"
 )
-BOX = "roi_heads.box_predictor"
 CLASS_LAYERS = {  # layers with a row for every class
     "objects": tuple(f"{BOX}.{layer}." for layer in ("cls_score", "bbox_pred", "cls_embedding")),
     "attributes": (f"{BOX}.attr_score.",),

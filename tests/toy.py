@@ -15,7 +15,7 @@ REGIONS, DIMENSIONS = 5, 16
 
 
 class ArraySource:
-    """Region features (N, K, D) in memory, as a `matcher.data.RegionSource`."""
+    """Region features (N, K, D) in memory, as a `matcher.data.FeatureSource`."""
 
     def __init__(self, features: np.ndarray):
         self.features = features

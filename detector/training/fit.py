@@ -114,7 +114,7 @@ def fit_detector(
         _save(model, data, folder, {"step": min(trainer.iter + 1, recipe.steps), **evaluation})
         return evaluation
 
-    trainer.register_hooks(_hooks(trainer, recipe, checkpointer, evaluate, folder, progress))
+    trainer.register_hooks(_hooks(recipe, checkpointer, evaluate, folder, progress))
     _train(trainer, _resume(checkpointer, folder / CHECKPOINTS), recipe.steps, folder)
     return DetectorFitResult(folder / WEIGHTS, recipe.steps, time.perf_counter() - started, evaluation)
 
@@ -186,7 +186,6 @@ def build(config: DetectorConfig, recipe: DetectorFitConfig, start: Mapping[str,
 
 
 def _hooks(
-    trainer: TrainerBase,
     recipe: DetectorFitConfig,
     checkpointer: Checkpointer,
     evaluate: Callable[[], dict[str, dict[str, float]]],

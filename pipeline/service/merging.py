@@ -34,7 +34,7 @@ def parts_of(asked: SearchRequest) -> SearchRequest:
         return whole
     if asked.offset + asked.limit > FUSED:
         raise PipelineError(f"offset and limit: expected at most {FUSED:,} together of a combined answer")
-    read = FUSED + len(asked.images)  # itself, each photo of the query is left out
+    read = FUSED + len(asked.images)  # the photos that are asked with are left out of the answer
     return replace(whole, limit=read, offset=0, min_score=None, explain=False)
 
 

@@ -11,7 +11,7 @@ from configs.files import file_sha256
 from detector.regions import Regions
 from pipeline.caption_ranking import RightCaptions
 from pipeline.inputs.captions import read_captions
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.store.reader import open_stores
 from tests.pipeline.inputs.test_namesakes import captions_of
 from tests.pipeline.test_caption_ranking import right_captions
@@ -45,7 +45,7 @@ def test_captions_above_folders_in_folders_are_of_no_photo_elsewhere(tmp_path: P
     less = make_store(features / "less", [ids[0], ids[2]], image_roots=[str(tmp_path / "shop")]).path
     right, found = (
         RightCaptions(captions, open_stores([less, phone])),
-        FoundPhoto("2.jpg", cast(Regions, None), str(asked)),
+        AskedPhoto("2.jpg", cast(Regions, None), str(asked)),
     )
     assert not any(right.is_of(caption, found) for caption in captions)
     (said,) = right.elsewhere["2.jpg"]
@@ -79,7 +79,7 @@ def test_of_two_photos_below_that_a_name_can_mean_none_has_its_captions(tmp_path
     right = RightCaptions(captions, collection)
     marked = {
         image: [
-            right.is_of(caption, FoundPhoto(image, cast(Regions, None), str(tmp_path / image))) for caption in captions
+            right.is_of(caption, AskedPhoto(image, cast(Regions, None), str(tmp_path / image))) for caption in captions
         ]
         for image in photos[:2]
     }
@@ -101,7 +101,7 @@ def test_captions_named_after_a_split_are_not_taken_for_another_without_a_word(t
     for split, notes in (("val", 1), ("train", 0)):
         (caption,) = read_captions(captions_of(tmp_path / f"annotations/captions_{split}.json", ["1.jpg"]))
         right = RightCaptions([caption], collection)
-        assert right.is_of(caption, FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "train/1.jpg")))
+        assert right.is_of(caption, AskedPhoto("1.jpg", cast(Regions, None), str(tmp_path / "train/1.jpg")))
         assert len(right.doubts) == notes
     lay_out(tmp_path, "images/1.jpg")  # it may be of these, and of train/ it is not
     (caption,) = read_captions(captions_of(tmp_path / "annotations/captions_val.json", ["1.jpg"]))
@@ -114,7 +114,7 @@ def test_a_folder_with_too_many_files_marks_none(tmp_path: Path, monkeypatch: py
     captions = read_captions(captions_of(tmp_path / "home/captions.csv", ["1.jpg"]))
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "home")]).path])
     right = RightCaptions(captions, collection)
-    assert not right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "home/1.jpg")))
+    assert not right.is_of(captions[0], AskedPhoto("1.jpg", cast(Regions, None), str(tmp_path / "home/1.jpg")))
     (doubt,) = right.doubts
     assert doubt.startswith(f"{tmp_path}/home has too many files to know which photos")
 
@@ -124,7 +124,7 @@ def test_names_of_a_folder_that_is_not_there_are_of_no_photo_in_another(tmp_path
     lay_out(tmp_path, *(f"photos/{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)))
     ids = [f"{year}/{number}.jpg" for year in (2020, 2024) for number in (1, 2)]
     collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path / "photos")]).path])
-    photo = FoundPhoto("2024/1.jpg", cast(Regions, None), str(tmp_path / "photos/2024/1.jpg"))
+    photo = AskedPhoto("2024/1.jpg", cast(Regions, None), str(tmp_path / "photos/2024/1.jpg"))
     for place in (tmp_path / "photos/captions.csv", tmp_path / "apart/captions.csv"):
         for names in (["2019/1.jpg", "2020/1.jpg"], ["2019/1.jpg", "2020/2.jpg"], ["2019/may/1.jpg", "2020/2.jpg"]):
             captions = read_captions(captions_of(place, names))
@@ -153,7 +153,7 @@ def test_a_photo_of_the_name_of_one_that_is_gone_below_is_not_marked_without_a_w
         if inbox:
             lay_out(tmp_path, "inbox/IMG_4.jpg")
         right = RightCaptions(captions, collection)
-        assert right.is_of(captions[0], FoundPhoto(ids[0], cast(Regions, None), str(tmp_path / ids[0])))
+        assert right.is_of(captions[0], AskedPhoto(ids[0], cast(Regions, None), str(tmp_path / ids[0])))
         assert list(right.doubts) == [
             f"no photo that {tmp_path}/captions.csv names is beside it: it is taken for those of these names in {tmp_path}/inbox and "
             f"{tmp_path}/{folder}"
@@ -223,7 +223,7 @@ def test_marks_by_the_name_alone_are_said(tmp_path: Path) -> None:
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "photos")]).path])
     captions = read_captions(captions_of(tmp_path / "text/captions.csv", ["1.jpg", "2.jpg"]))
     right = RightCaptions(captions, collection)
-    assert right.is_of(captions[0], FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "photos/1.jpg")))
+    assert right.is_of(captions[0], AskedPhoto("1.jpg", cast(Regions, None), str(tmp_path / "photos/1.jpg")))
     assert list(right.doubts) == [
         f"no photo that {tmp_path}/text/captions.csv names is beside it: its captions are marked by the names alone, of stored photos"
     ]
@@ -250,7 +250,7 @@ def test_captions_of_a_folder_with_few_photos_left_are_of_none_above(tmp_path: P
     captions = read_captions(captions_of(tmp_path / "captions_val.json", [f"{number}.jpg" for number in range(1, 7)]))
     right = RightCaptions(captions, collection)
     for image in ids:
-        found = FoundPhoto(image, cast(Regions, None), str(tmp_path / image))
+        found = AskedPhoto(image, cast(Regions, None), str(tmp_path / image))
         assert not any(right.is_of(caption, found) for caption in captions)
     assert right.elsewhere.keys() == {"2.jpg"}
     (doubt,) = right.doubts
@@ -300,7 +300,7 @@ def test_a_single_folder_below_is_taken_without_a_word_only_beside_and_for_photo
         (caption,) = read_captions(captions_of(root / "annotations/captions_val2017.csv", [name]))
         store = make_store(root / "store", ["1.jpg"], image_roots=[str(root / place)])
         right = RightCaptions([caption], open_stores([store.path]))
-        photo = FoundPhoto("1.jpg", cast(Regions, None), str(root / place / "1.jpg"))
+        photo = AskedPhoto("1.jpg", cast(Regions, None), str(root / place / "1.jpg"))
         assert right.is_of(caption, photo) == (notes is not None)
         assert len(right.doubts) == len(notes or [])
         assert bool(right.elsewhere) == (notes is None)
@@ -335,7 +335,7 @@ def test_a_folder_of_another_year_or_with_a_file_of_its_name_is_not_taken_withou
         captions_of(tmp_path / "annotations" / other, ["1.jpg"])
     (caption,) = read_captions(captions_of(tmp_path / "annotations" / file, ["1.jpg"]))
     right = RightCaptions([caption], open_stores([store.path]))
-    assert right.is_of(caption, FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / folder / "1.jpg")))
+    assert right.is_of(caption, AskedPhoto("1.jpg", cast(Regions, None), str(tmp_path / folder / "1.jpg")))
     assert len(right.doubts) == notes
 
 

@@ -12,7 +12,7 @@ import pytest
 from detector.regions import Regions
 from pipeline.caption_ranking import RightCaptions, caption_hits
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.store.reader import StoreCollection, open_stores
 from tests.pipeline.inputs.test_namesakes import LOST, LOWER, REST, TOP, captions_of
 from tests.stores import make_store
@@ -34,7 +34,7 @@ def test_captions_of_a_photo_that_is_gone_are_not_right_for_its_namesake(tmp_pat
 
 def right_captions(collection: StoreCollection, image: str, path: Path | str, captions: list[Caption]) -> list[str]:
     run: Any = NothingIsWeak()
-    photo, scores = FoundPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
+    photo, scores = AskedPhoto(image, cast(Regions, None), str(path)), np.zeros(len(captions))
     hits = caption_hits(run, photo, captions, RightCaptions(captions, collection), scores, len(captions))
     return [hit.caption for hit in hits if hit.right]
 
@@ -73,7 +73,7 @@ def test_captions_in_the_folder_of_a_photo_stay_its_own_when_it_is_gone(tmp_path
     ids = ["2019/1.jpg", "2019/2.jpg", "2020/1.jpg", "2020/2.jpg"]
     collection = open_stores([make_store(tmp_path / "store", ids, image_roots=[str(tmp_path)]).path])
     run: Any = NothingIsWeak()
-    photo = FoundPhoto("2019/1.jpg", cast(Regions, None), "")
+    photo = AskedPhoto("2019/1.jpg", cast(Regions, None), "")
     right = RightCaptions(captions, collection)
     for asked in (photo, replace(photo, image="moved.jpg", copies=(photo,))):
         hits = caption_hits(run, asked, captions, right, np.zeros(4), 4)
@@ -86,7 +86,7 @@ def test_captions_of_a_folder_that_got_another_name_stay_those_of_its_photos(tmp
     (tmp_path / "holidays/1.jpg").write_text("1")
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "cam")]).path])
     run: Any = NothingIsWeak()
-    asked = FoundPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
+    asked = AskedPhoto("holidays/1.jpg", cast(Regions, None), str(tmp_path / "holidays/1.jpg"))
     photo = replace(asked, copies=(replace(asked, image="1.jpg", path=""),))
     hits = caption_hits(run, photo, captions, RightCaptions(captions, collection), np.zeros(2), 2)
     assert [hit.right for hit in hits] == [True, False]
@@ -248,7 +248,7 @@ def test_which_of_two_photos_captions_above_them_mean_is_not_known(tmp_path: Pat
     collection = open_stores([make_store(tmp_path / "store", ["1.jpg"], image_roots=[str(tmp_path / "images")]).path])
     right, photo = (
         RightCaptions(captions, collection),
-        FoundPhoto("1.jpg", cast(Regions, None), str(tmp_path / "images/1.jpg")),
+        AskedPhoto("1.jpg", cast(Regions, None), str(tmp_path / "images/1.jpg")),
     )
     assert not right.is_of(captions[0], photo)
     assert [doubt.partition(":")[0] for doubt in right.doubts] == [

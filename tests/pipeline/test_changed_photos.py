@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 import pipeline.runs
 import pipeline.service.dates
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.search import open_search
 from pipeline.service.library import Library
 from pipeline.store.format import PLAN
@@ -118,7 +118,7 @@ def test_a_file_here_is_not_the_stored_photo_of_its_name_that_is_gone(project: P
     assert [hit["caption"] for hit in json.loads(said.stdout)[0]["hits"] if hit["right"]] == ["a dog 3"]
     opened = open_search(features=["features/mine"])
     found = opened.find("001.jpg")
-    assert isinstance(found, FoundPhoto)
+    assert isinstance(found, AskedPhoto)
     assert found.image == "./001.jpg"
     assert len(opened.similar("001.jpg").hits) == 6  # the stored 001.jpg is another photo
 

@@ -15,7 +15,7 @@ from detector.regions import Regions
 from pipeline.caption_ranking import RightCaptions
 from pipeline.inputs.captions import Caption, read_captions
 from pipeline.inputs.finding import image_index_of
-from pipeline.photo_lookup import FoundPhoto
+from pipeline.photo_lookup import AskedPhoto
 from pipeline.store.reader import StoreCollection, open_stores
 from tests.stores import make_store
 
@@ -96,20 +96,20 @@ def change(draw: st.DrawFn, root: Path, folders: list[Path]) -> None:
                 photo.rename(goal)
 
 
-def asked(root: Path, collection: StoreCollection) -> dict[str, list[FoundPhoto]]:
+def asked(root: Path, collection: StoreCollection) -> dict[str, list[AskedPhoto]]:
     """Every photo on the disk and in the stores, by its content, as `find_or_extract` finds it."""
     regions = cast(Regions, None)
-    found: dict[str, list[FoundPhoto]] = {}
+    found: dict[str, list[AskedPhoto]] = {}
     rows = {path: row for row, path in enumerate(image_index_of(collection).paths)}
     for path, row in rows.items():
         here = path if os.path.isfile(path) else ""
-        found.setdefault(path, []).append(FoundPhoto(collection.image_ids[row], regions, here))
+        found.setdefault(path, []).append(AskedPhoto(collection.image_ids[row], regions, here))
     for path in map(str, sorted(root.rglob("*.jpg"))):
         if path not in rows:
             content = Path(path).read_text()
             equal = collection.rows_of_photo(hashlib.sha256(content.encode()).hexdigest())
-            copies = [FoundPhoto(collection.image_ids[row], regions, collection.image_place(row)) for row in equal]
-            found.setdefault(content, []).append(FoundPhoto(path, regions, path, tuple(copies)))
+            copies = [AskedPhoto(collection.image_ids[row], regions, collection.image_place(row)) for row in equal]
+            found.setdefault(content, []).append(AskedPhoto(path, regions, path, tuple(copies)))
     return found
 
 
