@@ -18,7 +18,8 @@ from itertools import cycle
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.split_words import Cells, splits_told
+from pipeline.inputs.split_words import NOTHING as TELLS_NOTHING
+from pipeline.inputs.split_words import Cells, split_of_word, splits_told
 from pipeline.inputs.storage import SUFFIXES
 
 DELIMITERS = ("\t", "|", ";", ",")
@@ -26,6 +27,7 @@ IMAGE_WORDS = (  # the first that is there: a file's name says more than the num
     *("file_name", "filename", "image_name", "image_path", "filepath", "file"),
     *("image", "images", "img", "image_id"),
 )
+NAME_WORDS = ("path", "name", "photo", "")  # of a column that names files where the images' has numbers
 CAPTION_WORDS = ("caption", "captions", "sentence", "comment", "text", "description", "raw")  # the first that is there
 NUMBER = "comment_number"  # Flickr30k's
 SUFFIX = rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})(?:#\d+)?"
@@ -67,7 +69,7 @@ class _Layout:
 def read_table(path: Path, text: str, skipped: Counter[str]) -> Iterator[TableRow]:
     """The rows of a table, blank ones left out; `path` is named in errors.
 
-    `skipped` takes the named columns that are not read, of which nobody knows what they would have changed.
+    `skipped` takes the columns that are not read, of which nobody knows what they would have changed.
 
     Raises:
         PipelineError: a line that is no row, or that can be read in two ways.
@@ -107,44 +109,62 @@ def _are_numbers(cells: list[str]) -> bool:
 
 def _with_names(header: list[str], records: list[Record], layout: _Layout) -> _Layout:
     """The layout with the one column of files' names as its images, where it has numbers for these: image,path,caption."""
-    if not _are_numbers(_column(records, layout.image)):
-        return layout
-    others = set(range(len(header))).difference(layout.captions)
     name = re.compile(rf"(?!.*://).*{SUFFIX}", re.IGNORECASE | re.DOTALL)
-    named = [column for column in sorted(others) if all(map(name.fullmatch, _column(records, column)))]
-    return replace(layout, image=named[0]) if records and len(named) == 1 else layout
+    named = [
+        column
+        for column, title in enumerate(header)
+        if _word(title) in NAME_WORDS and all(map(name.fullmatch, _column(records, column)))
+    ]
+    is_plain = layout.folder is None and len(named) == 1 and records
+    return replace(layout, image=named[0]) if is_plain and _are_numbers(_column(records, layout.image)) else layout
 
 
 def _splits(path: Path, header: list[str], records: list[Record], layout: _Layout, skipped: Counter[str]) -> list[str]:
     """The split of each row. `skipped` takes the columns that are not read.
 
     Raises:
-        PipelineError: two columns of a name that is read, as of two tables that were joined side by side, and they differ.
+        PipelineError: columns of one name that is read, as of tables that were joined side by side, which differ.
     """
-    titles: list[str] = []
+    columns_of: dict[str, list[int]] = {}
     for column, name in enumerate(header):
-        title = name.strip() or f"column {column + 1}"
-        titles.append(f"{title} (column {column + 1})" if title in titles else title)
-    cells = {title: _column(records, column) for column, title in enumerate(titles)}
-    known = {titles[column] for column in (layout.image, layout.folder, layout.number) if column is not None}
-    captions = {titles[column] for column in layout.captions}
-    fields: dict[str, Cells] = {title: cells[title] for title in titles if title not in known | captions}
+        if column not in layout.captions:
+            columns_of.setdefault(_word(name) or f"column {column + 1}", []).append(column)
+    cells = {word: [_column(records, column) for column in columns] for word, columns in columns_of.items()}
+    used = {
+        word
+        for word, columns in columns_of.items()
+        if {layout.image, layout.folder, layout.number}.intersection(columns)
+    }
+    # What one column of a name leaves empty another one may say
+    fields: dict[str, Cells] = {
+        header[columns_of[word][0]].strip() or word: [next(filter(_says, row), "") for row in zip(*twins, strict=True)]
+        for word, twins in cells.items()
+        if word not in used
+    }
     splits, others = splits_told(fields, len(records))
-    for word in {_word(title) for title in titles if title not in captions.union(others)}:
-        twins = [title for title, name in zip(titles, header, strict=True) if _word(name) == word]
-        for row in zip(*map(cells.__getitem__, twins), strict=True) if len(twins) > 1 else ():
-            if len(found := sorted(set(filter(None, row)))) > 1:
-                raise PipelineError(
-                    f"{path}: {len(twins)} columns are called {word}, and differ: {' and '.join(found)[:SHOWN]}",
-                    "leave one of them",
-                )
+    for word in set(cells).difference(map(_word, others), others):
+        _refuse_differing(path, word, cells[word])
     # pandas writes the numbers of the rows before them, without a name
     numbers = {
-        title for title, name in zip(titles, header, strict=True) if not name.strip() and _are_numbers(cells[title])
+        word for word, (first, *_) in columns_of.items() if not header[first].strip() and _are_numbers(cells[word][0])
     }
     if unread := [title for title in others if title not in numbers]:
         skipped[f"columns: {', '.join(unread)}"] = len(unread)
     return splits
+
+
+def _refuse_differing(path: Path, word: str, columns: list[list[str]]) -> None:
+    for row in zip(*columns, strict=True) if len(columns) > 1 else ():
+        if len({split_of_word(cell) or os.path.basename(cell).lower() for cell in filter(_says, row)}) > 1:
+            raise PipelineError(
+                f"{path}: {len(columns)} columns are called {word}, and differ: {' and '.join(row)[:SHOWN]}",
+                "leave one of them",
+            )
+
+
+def _says(cell: str) -> bool:
+    """Whether a cell holds something."""
+    return cell.lower() not in TELLS_NOTHING
 
 
 def is_table(text: str) -> bool:
