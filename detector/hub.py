@@ -18,10 +18,12 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 from configs.errors import first_line
 from configs.files import file_sha256
@@ -32,6 +34,7 @@ SUMS = "SHA256SUMS"
 PREFIX = "hub:"
 # Nothing else of a folder is fetched
 SUFFIXES = (".safetensors", ".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt", ".token", ".md")
+NOT_THERE = (403, 404, 410)  # S3 says 403 of what it does not list
 ANSWER_TIMEOUT = 5.0  # seconds, for a connection and for its first answer
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?", re.ASCII)
 _MIRRORED = re.compile(r"/scan-pipeline/mirrors/[0-9a-f]{16}/([\w.-]+/[\w.@-]+)")
@@ -86,8 +89,7 @@ def fetch_file(
     for mirror in os.environ.get(MIRRORS, "").split():
         for file in candidates:
             try:
-                found = _from_mirror(mirror.rstrip("/"), name, file)
-                return _as_published(found, mirror.rstrip("/"), name, file) if compared else found
+                return _from_mirror(mirror.rstrip("/"), name, file, compared=compared)
             except OSError as error:
                 reasons.append(f"{mirror}: {first_line(error)}")
     try:
@@ -111,18 +113,24 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
     remedy = "expected a repository made by scan-pipeline push, or a folder of this machine"
     sums = fetch_file(name, [SUMS], origin, remedy, kind=kind, compared=False)
     commit = pinned(sums).partition("@")[2].partition("/")[0]
-    checked, published = _checked(sums.parent), hashlib.sha256(sums.read_bytes()).hexdigest()
-    listed = [line.partition("  ")[::2] for line in sums.read_text(encoding="utf-8").splitlines()]
-    is_checked = checked.is_file() and checked.read_text() == published
-    if is_checked and all((sums.parent / file).is_file() for _, file in listed):
+    published = hashlib.sha256(sums.read_bytes()).hexdigest()
+    listed = [line.partition("  ")[::2] for line in sums.read_text(encoding="utf-8", errors="replace").splitlines()]
+    checked = cache_root() / "checked" / hashlib.sha256(os.fsencode(sums.parent)).hexdigest()
+    if checked.is_file() and checked.read_text() == repr(
+        [published, *(_state(sums.parent / file) for _, file in listed)]
+    ):
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
+    states = []  # of what was compared, before it was
     for sha256, file in listed:
         if not re.fullmatch("[0-9a-f]{64}", sha256) or not is_fetched(file):
             raise DetectorError(f"{origin} {name}: {SUMS} lists {f'{sha256}  {file}'[:80]!r}", remedy)
-        if file_sha256(found := sums.parent / file) != sha256:
+        found = sums.parent / file
+        states.append(_state(found))
+        if file_sha256(found) != sha256:
             found.unlink(missing_ok=True)  # of a mirror before it changed, or a download that was cut off
             found = fetch_file(exact, [file], origin, remedy, kind=kind, compared=False)
+            states[-1] = _state(found)
             if found != sums.parent / file or file_sha256(found) != sha256:
                 raise DetectorError(
                     f"{origin} {name}: {file} is not what was published (its sha256 differs)", "fetch it again"
@@ -132,13 +140,16 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
         for path in set(filter(Path.is_file, sums.parent.glob("[!.]*"))) - names:
             path.unlink(missing_ok=True)
     checked.parent.mkdir(parents=True, exist_ok=True)
-    checked.write_text(published)
+    checked.write_text(repr([published, *states]))
     return sums.parent
 
 
-def _checked(folder: Path) -> Path:
-    """A file with the checksum of the SHA256SUMS that a folder was last compared with; none since another file came into it."""
-    return cache_root() / "checked" / hashlib.sha256(os.fsencode(folder)).hexdigest()
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file; (): it is not there."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
+    return ()
 
 
 def is_fetched(file: str) -> bool:
@@ -154,20 +165,29 @@ def cached(name: HubName, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _as_published(found: Path, mirror: str, name: HubName, file: str) -> Path:
-    """A file of a mirror, after it was compared with the SHA256SUMS there now; not all repositories have some.
+def _from_mirror(mirror: str, name: HubName, file: str, *, compared: bool) -> Path:
+    """A file of a mirror, `compared` with the SHA256SUMS there; not all repositories have some.
 
     Raises:
-        OSError: another file than was published.
+        OSError: not there, or another file than was published, which is not kept.
     """
-    try:
-        lines = _from_mirror(mirror, name, SUMS, or_kept=False).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    found, is_kept = _from_folder(mirror, name, file)
+    if not compared:
         return found
+    try:
+        sums = _place(mirror, name, SUMS) if is_kept else _from_folder(mirror, name, SUMS, or_kept=False)[0]
+        lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:  # the mirror does not answer, and had none before
+        return found
+    except HTTPError as error:
+        if error.code in NOT_THERE:
+            return found
+        raise
     wanted = {listed: sha256 for sha256, _, listed in (line.partition("  ") for line in lines)}.get(file)
     if wanted and file_sha256(found) != wanted:
         found.unlink(missing_ok=True)  # of the mirror before it changed, or damaged here
-        if file_sha256(_from_mirror(mirror, name, file)) != wanted:
+        if is_kept or file_sha256(_from_folder(mirror, name, file)[0]) != wanted:
+            found.unlink(missing_ok=True)
             raise OSError(f"{file} is not what was published (its sha256 differs)")
     return found
 
@@ -178,24 +198,30 @@ def _stored_sha256(path: Path) -> str:
     return kept if re.fullmatch("[0-9a-f]{64}", kept) else ""
 
 
-def _from_mirror(mirror: str, name: HubName, file: str, *, or_kept: bool = True) -> Path:
-    """A file of a mirror. What was fetched before is kept, and `or_kept` used where the mirror does not answer."""
+def _place(mirror: str, name: HubName, file: str) -> Path:
+    """Where a file of a mirror is kept."""
     folder = hashlib.sha256(mirror.encode()).hexdigest()[:16]
-    repository = str(name._replace(file=""))
-    root = cache_root() / "mirrors" / folder / repository
-    path = root / file
+    return cache_root() / "mirrors" / folder / str(name._replace(file="")) / file
+
+
+def _from_folder(mirror: str, name: HubName, file: str, *, or_kept: bool = True) -> tuple[Path, bool]:
+    """A file of a mirror's folder, and whether it is the one that was fetched before: `or_kept`, that is used where the mirror does not
+    answer.
+    """
+    path = _place(mirror, name, file)
     if not mirror.startswith(("http://", "https://")):
         raise OSError("expected http:// or https://")
     try:
         if is_offline():
             raise OSError("offline mode")
-        with urllib.request.urlopen(f"{mirror}/{repository}/{file}", timeout=ANSWER_TIMEOUT) as answer:
+        address = f"{mirror}/{name._replace(file='')}/{file}"
+        with urllib.request.urlopen(address, timeout=ANSWER_TIMEOUT) as answer:
             size, tag = int(answer.headers.get("Content-Length") or -1), path.with_name(f".{path.name}.tag")
             # Two trainings of one network give files of one size.
             version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
             is_same = path.is_file() and path.stat().st_size == size
             if file != SUMS and version and is_same and tag.is_file() and tag.read_text() == version:
-                return path
+                return path, False
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
@@ -203,17 +229,22 @@ def _from_mirror(mirror: str, name: HubName, file: str, *, or_kept: bool = True)
                     shutil.copyfileobj(answer, target, 1 << 20)
                 if size not in (-1, partial.stat().st_size):
                     raise OSError(f"{file}: the answer was cut off")
-                if file != SUMS:
-                    _checked(root).unlink(missing_ok=True)
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
             tag.write_text(version)
-    except (OSError, HTTPException) as error:  # one that speaks no HTTP, or stops within an answer
-        if not (or_kept and path.is_file()):
-            raise OSError(first_line(error)) from error
-        _say_kept(name, file, f"{mirror}: {first_line(error)}")
-    return path
+    except (
+        OSError,
+        HTTPException,
+        ValueError,
+    ) as error:  # the last two of what speaks no HTTP, and of addresses that are none
+        if or_kept and path.is_file():
+            _say_kept(name, file, f"{mirror}: {first_line(error)}")
+            return path, True
+        if isinstance(error, OSError):
+            raise
+        raise OSError(first_line(error)) from error
+    return path, False
 
 
 @cache
