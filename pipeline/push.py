@@ -81,7 +81,7 @@ def run(config: PushConfig, *, report: Callable[[str], Any] = print) -> tuple[st
     if others := [file for file in package.files if not is_fetched(file)]:
         report(f"note: not published, as no file of such a name is fetched: {', '.join(sorted(others))}")
     published = {file: content for file, content in sorted(package.files.items()) if file not in others}
-    if kept := [path for path in package.made_of.get("data", {}).get("stores", ()) if "@" not in path]:
+    if kept := [path for path in package.made_of.get("data", {}).get("stores", ()) if not _is_of_hub(path)]:
         report(f"note: the run learned from {', '.join(kept)}, which is not published with it: push it as well")
     sums = "".join(f"{_sha256(content)}  {file}\n" for file, content in published.items())
     card = _card(config, package)
@@ -177,7 +177,12 @@ def _run(folder: Path, detector: str, report: Callable[[str], Any]) -> Package:
 
 def _names(paths: Sequence[str]) -> list[str]:
     """Paths without the folders of this machine; names of the hub as they are."""
-    return [path if "@" in path else os.path.basename(os.path.normpath(path)) for path in paths]
+    return [path if _is_of_hub(path) else os.path.basename(os.path.normpath(path)) for path in paths]
+
+
+def _is_of_hub(path: str) -> bool:
+    """Whether a path is a name of the hub with its revision, as runs record them, and no folder whose name has an @."""
+    return "@" in path and hub_name(path) is not None
 
 
 def _card(config: PushConfig, package: Package) -> str:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ from tests.matcher.test_original_methods import E, vse_image, vse_text
 from tests.matcher.test_original_methods import write as write_vse
 from tests.photos import write_photos
 from tests.pipeline.service.servers import make_server
-from tests.served import http_server
+from tests.served import Ranges, http_server
 from tests.stores import make_store
 from tests.world import PHOTO, SMALL_TRAINING, lay_out_coco, scan
 
@@ -174,6 +174,11 @@ def test_a_run_whose_store_was_published_apart(
 
 def test_folders_of_this_machine_are_not_published(own_world: Path) -> None:
     Path("private").mkdir()
+    features, captions = Path("us@er/features").resolve(), Path("coco/annotations/captions_train2014.json").resolve()
+    shutil.copytree("features/train2014", features / "train2014")
+    settings = ("--features", str(features / "train2014"), "--captions", str(captions), *SMALL_TRAINING)
+    ok("train", "--run", "runs/other", "--device", "cpu", *settings)
+    ok("push", "runs/other", "me/other", "--mirror", "public")
     vectors, grades = (str(Path("private", name).resolve()) for name in ("glove.txt", "grades.csv"))
     for file, before in (("config.yaml", "word_vectors: ''"), ("data.json", '"word_vectors": ""')):
         path = Path("runs/t2i_mean", file)
@@ -466,7 +471,15 @@ def test_weights_that_a_mirror_damaged_are_refused_and_new_ones_taken(
                 DetectorError, match=r"model.safetensors is not what was published \(its sha256 differs\)"
             ):
                 find_weights("me/detector")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(DetectorError, match="offline mode"):  # what was refused is not kept
+            find_weights("me/detector")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
         weights.write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(Ranges, "do_GET", _without_sums)
+            with pytest.raises(DetectorError, match="503"):
+                find_weights("me/detector")
         assert find_weights("me/detector").read_bytes() == content
         monkeypatch.setattr(
             BaseHTTPRequestHandler, "send_header", _without_dates
@@ -478,6 +491,14 @@ def test_weights_that_a_mirror_damaged_are_refused_and_new_ones_taken(
         (public / "me/detector/SHA256SUMS").unlink()  # as of those who publish without scan-pipeline
         weights.write_bytes(content)
         assert fetch_file(name, ["model.safetensors"], "--weights", "").read_bytes() == content
+
+
+def _without_sums(handler: Ranges) -> None:
+    """It sends files, and not their checksums."""
+    if handler.path.endswith("SHA256SUMS"):
+        handler.send_error(503)
+    else:
+        SimpleHTTPRequestHandler.do_GET(handler)
 
 
 def _without_dates(handler: BaseHTTPRequestHandler, name: str, value: str) -> None:
@@ -522,6 +543,8 @@ def test_a_mirror_that_speaks_no_http_is_passed_over(
                 client.close()
 
         threading.Thread(target=speak, daemon=True).start()
-        monkeypatch.setenv("SCAN_PIPELINE_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]} http://a:80b")
+        monkeypatch.setenv(
+            "SCAN_PIPELINE_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]} http://a:80b http://[::1 http://a..b"
+        )
         assert find_weights("me/detector").read_bytes() == small_weights.read_bytes()
     assert not list((tmp_path / "cache").rglob("*.tmp"))
