@@ -18,13 +18,13 @@ import numpy as np
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.explanation import LIKELY
 from pipeline.extraction.detectors import is_starter
+from pipeline.inputs.changes import planned_files
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
 from pipeline.service.dates import NO_FILE, Dates, day, times_of
 from pipeline.service.schema import Filter, NotFound, Photo
 from pipeline.store.format import PLAN
-from pipeline.store.plan import planned_photos
 from pipeline.store.reader import Shard, Store, StoreCollection
 from pipeline.store.roots import split_place
 
@@ -57,7 +57,7 @@ class Library:
         self.dates = Dates(collection)
         # When each store was planned: another plan may stand there by now. 0 of one that was fetched
         self._planned = [times_of(str(store.path / PLAN))[1][0] for store in collection.stores]
-        self._files = np.concatenate([_planned_files(store) for store in collection.stores])  # (N, 2)
+        self._files = np.concatenate([planned_files(store) for store in collection.stores])  # (N, 2)
         # Photos of one time and size, as archives have them, may have changed places
         _, own, counts = np.unique(self._files, axis=0, return_inverse=True, return_counts=True)
         self._is_alike = counts[own] > 1
@@ -260,12 +260,3 @@ def _shows(shard: Shard, name: str, least: float) -> np.ndarray:
     ids = [number for number, own in enumerate(shard.class_names.objects) if own == name]  # two classes may have a name
     shown: np.ndarray = np.isin(shard.tensors["object_ids"], ids) & (shard.tensors["object_scores"] >= least)
     return np.any(shown, axis=1)
-
-
-def _planned_files(store: Store) -> np.ndarray:
-    """(N, 2) time in nanoseconds and size of the photos' files when they were planned; 0 where unknown."""
-    files = np.zeros((len(store), 2), np.int64)
-    for photo in planned_photos(store.path):
-        if photo.image_id in store:
-            files[store.row(photo.image_id)] = photo.mtime_ns, photo.size
-    return files

@@ -3,10 +3,11 @@
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 from tests.stores import make_store
-from tests.world import PHOTO, SMALL_TRAINING, scan
+from tests.world import PHOTO, SMALL_TRAINING, extract_again, scan
 
 
 def test_splits_that_a_captions_file_gives_anew_are_said(own_world: Path) -> None:
@@ -176,3 +177,31 @@ def test_images_that_a_run_does_not_have_keep_the_split_that_it_does_not_have_ei
         "has no such split; it has dev, new"
         in scan("evaluate", "--run", "runs/two", *write("val", 12, 20), "--split", "test").output
     )
+
+
+def test_photos_that_changed_since_they_were_extracted_are_said_before_they_are_trained_on(own_world: Path) -> None:
+    """They were numbered anew and their captions with them, and nobody extracted again: the features are of those before."""
+    extract_again()
+    first, second = (Path("coco/train2014", PHOTO.format(number)) for number in (0, 1))
+    first.touch()  # the same photo
+    said = scan("evaluate", "--features", "features/mine", "--split", "all")
+    assert said.exit_code == 0, said.output
+    assert "others than were extracted" not in said.output
+    second.write_bytes(first.read_bytes())
+    said = scan("evaluate", "--features", "features/mine", "--split", "all")
+    note = (
+        f"note: 1 photos are others than were extracted, such as {second.name}: their features are of the photos before"
+    )
+    assert note in said.output
+    said = scan("train", "--features", "features/mine", "--run", "runs/stale", "--device", "cpu", *SMALL_TRAINING)
+    assert note in said.output
+    with tarfile.open("photos.tar", "w") as tar:
+        tar.add("coco/train2014", ".")
+    Path("photos_captions.csv").write_text(f"image,caption\n{first.name},A dog\n{second.name},A cat\n")
+    command = ["extract", "--images", "photos.tar", "--num-regions", "6", "--workers", "0", "--device", "cpu"]
+    assert scan(*command).exit_code == 0
+    with tarfile.open("photos.tar", "w") as tar:
+        for name, path in (("1", first), ("2", second)):
+            tar.add(f"coco/train2014/{PHOTO.format(int(name) + 4)}", path.name)
+    said = scan("evaluate", "--features", "features/photos", "--split", "all", "--captions", "photos_captions.csv")
+    assert "note: 2 photos are others than were extracted" in said.output
