@@ -4,12 +4,12 @@ detectors/vg_r101_8gpu/
   detector.safetensors   the weights, with network, object and attribute names inside
   evaluation.json        AP on the images held out
   config.yaml, data.json what it is and what it was trained on
-  learned.json           the images that it was trained on, or started from weights that were
+  learned.json           the images that it, or the weights that it started from, were trained on
   checkpoints/, metrics.json, events.out.tfevents…
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +119,8 @@ def run(
             _write_trained_on(folder, seen)
         return TrainedDetector(folder, result, group.is_main)
     network, start = starting_point(config, records)
+    for line in _overruled(config, network):
+        report(line)
     recipe = config.training
     data = {**_data(records), "start_sha256": digest(dict(sorted(start.items())))}
     identity = {"config": _identity(config), "network": to_dict(network), "data": data}
@@ -276,8 +278,16 @@ def starting_point(config: TrainDetectorConfig, records: DetectionRecords) -> tu
     return replace(weights.config, **sizes), kept
 
 
+def _overruled(config: TrainDetectorConfig, network: DetectorConfig) -> Iterator[str]:
+    """Settings of the network in whose place those of the weights stand that it starts from."""
+    for name, default in vars(DetectorConfig()).items():
+        asked, taken = getattr(config.network, name), getattr(network, name)
+        if asked not in (default, taken) and name not in ("num_objects", "num_attributes"):
+            yield f"note: network.{name}={asked} does nothing: --init {config.init} has {taken}"
+
+
 def _identity(config: TrainDetectorConfig) -> dict[str, Any]:
-    """What must not change between a run and its continuation: not the device, nor how long it goes on."""
+    """What must not change between a run and its continuation: not the device."""
     fields = to_dict(config)
     elsewhere = ("visual_genome", "coco", "images", "held_out", "objects", "attributes", "init")  # `_data` has these
     for key in ("run", "preset", "device", "workers", "evaluate_only", *elsewhere):

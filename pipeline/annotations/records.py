@@ -21,7 +21,7 @@ SAMPLE = 25  # photos of each part whose size is checked beforehand
 class ClassVocabulary:
     """The classes of a detector, and every name that means one of them.
 
-    A file has one class a line, synonyms after commas: `bus,buses`. The first name is the class's.
+    A file has one class a line, synonyms after commas: `bus,buses`. The first name is the class's. ValueError: a name of two classes.
     """
 
     def __init__(self, lines: Iterable[str]):
@@ -31,7 +31,8 @@ class ClassVocabulary:
             synonyms = [normalized(name) for name in line.split(",") if normalized(name)]
             if synonyms:
                 for name in synonyms:
-                    self._ids.setdefault(name, len(self.names))
+                    if self._ids.setdefault(name, len(self.names)) != len(self.names):
+                        raise ValueError(f"{name!r} stands for {self.names[self._ids[name]]!r} and for {synonyms[0]!r}")
                 self.names.append(synonyms[0])
 
     def __len__(self) -> int:
@@ -59,9 +60,11 @@ def read_class_vocabulary(path: str, kind: str) -> ClassVocabulary:
         return ClassVocabulary([])
     try:
         source = Path(path) if path else resources.files("detector") / "names" / f"{kind}.txt"
-        vocabulary = ClassVocabulary(source.read_text(encoding="utf-8").splitlines())
+        vocabulary = ClassVocabulary(source.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable ({error}); expected a text file, one class a line") from error
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; expected names of one class each") from error
     if not len(vocabulary):
         raise PipelineError(f"{path}: no class in it; expected one a line, synonyms after commas")
     return vocabulary

@@ -83,8 +83,12 @@ def test_vocabulary_files(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("bus,buses\n\n car ,cars\n")
     assert read_class_vocabulary(str(tmp_path / "own.txt"), "objects").names == ["bus", "car"]
     assert len(read_class_vocabulary("none", "attributes")) == 0
+    (tmp_path / "marked.txt").write_text("bus,buses\ncar\n", encoding="utf-8-sig")  # as Notepad saves it
+    assert read_class_vocabulary(str(tmp_path / "marked.txt"), "objects").find("bus") == 0
     (tmp_path / "empty.txt").write_text("\n")
-    for path, message in (("empty.txt", "no class in it"), ("gone.txt", "not readable")):
+    (tmp_path / "twice.txt").write_text("bus,van\nvan\n")
+    twice = "'van' stands for 'bus' and for 'van'; expected names of one class each"
+    for path, message in (("empty.txt", "no class in it"), ("gone.txt", "not readable"), ("twice.txt", twice)):
         with pytest.raises(PipelineError, match=rf"{path}: {message}"):
             read_class_vocabulary(str(tmp_path / path), "objects")
     with pytest.raises(PipelineError, match="--objects none"):

@@ -130,8 +130,9 @@ def test_starts_from_a_detector_and_keeps_the_classes_that_it_shares(inside: Pat
         ("objects.txt", "again", kept + dropped, ()),
         ("other.txt", "tuned", kept, dropped),
     ):
-        said = scan(*command(*frozen, "--objects", objects, "--run", f"detectors/{run}"))
+        said = scan(*command(*frozen, "--objects", objects, "--run", f"detectors/{run}", "network.rpn_min_size=7"))
         assert said.exit_code == 0, said.output
+        assert f"note: network.rpn_min_size=7 does nothing: --init {frozen[1]} has 0" in said.output
         tuned = load_weights(inside / f"detectors/{run}/detector.safetensors")
         assert tuned.config == first.config
         for name in same:
