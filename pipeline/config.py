@@ -18,6 +18,7 @@ import yaml
 
 from configs.errors import first_line
 from configs.fields import refusal
+from configs.files import write_atomically
 from pipeline.errors import PipelineError
 from pipeline.fields import convert, leaves
 
@@ -126,7 +127,7 @@ def presets(group: str) -> dict[str, Path]:
 
 def save_config(config: Any, path: Path) -> None:
     """Write a resolved configuration as YAML that `--config` reads back to the same dataclass."""
-    path.write_text(to_yaml(to_dict(config)), encoding="utf-8")
+    write_atomically(path, to_yaml(to_dict(config)).encode())
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -70,12 +71,15 @@ def next_steps(checks: list[Check]) -> list[str]:
 def _after_extract() -> list[str]:
     """What the first store that is not empty can be used for: training where there are captions, search where a run fits."""
     from pipeline import extract
+    from pipeline.errors import PipelineError
     from pipeline.store.format import FEATURES, MANIFEST
     from pipeline.store.reader import open_store
 
-    stores = (open_store(path.parent) for path in sorted(FEATURES.glob(f"*/{MANIFEST}")))
-    steps = next((extract.next_steps(store) for store in stores if len(store)), [])
-    return [shlex.join(["scan-pipeline", *map(str, step)]) for step in steps]
+    for path in sorted(FEATURES.glob(f"*/{MANIFEST}")):
+        with suppress(PipelineError):  # a damaged one, as `_stores` says
+            if len(store := open_store(path.parent)):
+                return [shlex.join(["scan-pipeline", *map(str, step)]) for step in extract.next_steps(store)]
+    return []
 
 
 def to_json(checks: list[Check]) -> str:
@@ -168,7 +172,8 @@ def _disk() -> Iterator[Check]:
 
 
 def _weights() -> Iterator[Check]:
-    from detector.locate import places, ways
+    from detector.hub import hub_name
+    from detector.locate import ENVIRONMENT, places, ways
 
     found = False
     for place, path in places():
@@ -180,7 +185,9 @@ def _weights() -> Iterator[Check]:
         else:
             found = True
             yield Check(OK, f"{path} ({path.stat().st_size / 1e6:,.0f} MB, {place})")
-    if not found:
+    if not found and hub_name(named := os.environ.get(ENVIRONMENT, "")):
+        yield Check(NOTE, f"extract fetches {named}, which ${ENVIRONMENT} names")
+    elif not found:
         yield Check(NOTE, f"no detector: extract uses the starter (below); {ways()}")
 
 

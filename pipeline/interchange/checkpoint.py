@@ -62,7 +62,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> ImportedRun:
 def _is_unfinished(folder: Path) -> bool:
     """Whether an import into a folder was killed: it has no model, and nothing of anybody else."""
     names = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else {""}
-    return names <= {DATA, CONFIG} and (not names or "imported" in read_json(folder / DATA, "a run's identity"))
+    return not names or (DATA in names <= {DATA, CONFIG} and "imported" in read_json(folder / DATA, "a run's identity"))
 
 
 def _fetched(name: str, origin: str) -> Path:

@@ -37,6 +37,7 @@ from pipeline.gallery.embeddings import generation as index_folder
 from pipeline.gallery.first_stage import STATE
 from pipeline.gallery.ranking import ranked
 from pipeline.inputs.captions import read_captions
+from pipeline.inputs.homes import ANNOTATIONS
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import read_photo
 from pipeline.pages.explanation import attention_data
@@ -73,6 +74,9 @@ class Generation:
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], str, Any] | None = None  # what they were read from, and they
+        self._found: tuple[dict[str, int], list[Path]] | None = (
+            None  # captions files, and when their folders last changed
+        )
         self.takes_uploads = self._takes_uploads()  # captions may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
         stage = self.search.first_stage
@@ -118,10 +122,26 @@ class Generation:
             self.say(line)
 
     def caption_files(self) -> list[Path]:
-        """Those that the run was trained on, or of the photos searched, as they are now; none where there are none."""
-        with suppress(PipelineError):
-            return self.search.caption_files()
-        return []
+        """Those that the run was trained on, or of the photos searched; none where there are none. Looked for again where something
+        came into the folders where they are, or went.
+        """
+        if self._found is None or self._found[0] != self._times_of_folders(self._found[1]):
+            found: list[Path] = []
+            with suppress(PipelineError):
+                found = self.search.caption_files()
+            self._found = self._times_of_folders(found), found
+        return self._found[1]
+
+    def _times_of_folders(self, files: list[Path]) -> dict[str, int]:
+        """When something came into the folders of captions files and of photos, those above and their annotations/, or went."""
+        roots = [root for store in self.collection.stores for root in store.manifest["image_roots"]]
+        folders = {*map(os.path.dirname, files), *roots, *map(os.path.dirname, roots)}
+        folders |= {os.path.join(folder, ANNOTATIONS) for folder in folders}
+        times = {}
+        for folder in folders:
+            with suppress(OSError, ValueError):
+                times[folder] = os.stat(folder).st_mtime_ns
+        return times
 
     def photo(self, row: int) -> schema.Photo:
         """What is known of a photo."""

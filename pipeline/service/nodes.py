@@ -56,7 +56,7 @@ class Nodes:
         self.config, self.say, self.urls = config, say, [url.rstrip("/") for url in config.node]
         self.client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(ELSE * config.timeout, connect=min(CONNECT, ELSE * config.timeout)),
+            timeout=self._limit(ELSE),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
         )
@@ -83,7 +83,7 @@ class Nodes:
             own = tuple(image for owner, image in owners if owner == node)
             others = tuple(text for (text, _), (owner, _) in zip(looks, owners, strict=True) if owner != node)
             bodies.append(replace(common, images=own, embeddings=others + asked.embeddings))
-        limit = httpx.Timeout(SEARCH * self.config.timeout, connect=CONNECT)
+        limit = self._limit(SEARCH)
         found = await self._all("POST", "/v1/search", [{"json": asdict(body), "timeout": limit} for body in bodies])
         given = [
             [self._answer(node, answer) for answer in one["answers"]] if isinstance(one, dict) else []
@@ -148,7 +148,7 @@ class Nodes:
             raise PipelineError(
                 "no captions for a new photo: no node that answers has any, or a detector of its features"
             )
-        limit = httpx.Timeout(SEARCH * self.config.timeout, connect=CONNECT)
+        limit = self._limit(SEARCH)
         asking = [self._ask(node, "POST", "/v1/captions", content=asked, timeout=limit) for node in having]
         try:
             answers = [one.json() for one in await asyncio.gather(*asking)]
@@ -200,6 +200,9 @@ class Nodes:
 
     def __str__(self) -> str:
         return f"nodes: {', '.join(self.urls)}"
+
+    def _limit(self, share: float) -> httpx.Timeout:
+        return httpx.Timeout(share * self.config.timeout, connect=min(CONNECT, ELSE * self.config.timeout))
 
     def _enter(self, request: Request) -> None:
         """Remember the way of a request, for the nodes that it leads to; refuse one that has been here."""

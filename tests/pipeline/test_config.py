@@ -191,3 +191,15 @@ def test_numbers_are_read_in_files_as_on_the_command_line_and_text_stays_text(tm
 
 def test_yaml_numbers_of_version_1_2() -> None:
     assert load_config(Command, overrides=["detector.rate=3e-4"]).detector == {"rate": 3e-4}
+
+
+def test_a_configuration_that_cannot_be_written_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    save_config(Command(("a",), "", None, {}, Section(1.0, ())), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        save_config(Command(("b",), "", None, {}, Section(1.0, ())), path)
+    assert path.read_bytes() == before

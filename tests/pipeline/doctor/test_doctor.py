@@ -82,6 +82,10 @@ def test_the_weights_that_extract_would_stumble_over(empty: Path, monkeypatch: p
     said = scan("doctor")
     assert said.exit_code == 1
     assert "broken   gone.safetensors ($SCAN_PIPELINE_WEIGHTS): not a file that can be read" in said.output
+    monkeypatch.setenv("SCAN_PIPELINE_WEIGHTS", "me/detector")
+    said = scan("doctor")
+    assert "extract fetches me/detector, which $SCAN_PIPELINE_WEIGHTS names" in said.output
+    assert "no detector" not in said.output
 
 
 @pytest.mark.usefixtures("no_probe")
@@ -91,6 +95,8 @@ def test_a_damaged_store_is_a_line(empty: Path) -> None:
     said = scan("doctor")
     assert "missing  features/bad: features/bad/manifest.json: not readable" in said.output
     assert "-> scan-pipeline inspect features/bad" in said.output
+    make_store(empty / "features/good", ["a.jpg"], complete=True)
+    assert "next:" in scan("doctor").output
 
 
 @pytest.mark.usefixtures("no_probe", "empty")
