@@ -26,7 +26,10 @@ FORMATS = (
 LONGEST_CAPTION = 10_000  # characters: a step of training takes time and memory by its longest caption
 PARTS = {"images", "annotations", "info", "licenses", "categories", "type", "dataset"}  # of COCO's and Karpathy's files
 WHOLE = r"(\d+)(?:\.0*)?"  # pandas writes 3.0 where a number of its column is missing
-FIELDS = {"file_name", "filename", "filepath", "sentences"}  # of images, beside those that everybody knows
+OF_COCO, OF_KARPATHY = (
+    {"file_name", "filepath"},
+    {"filename", "filepath", "sentences"},
+)  # fields of images that are read
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,12 @@ def _read_json(path: Path, text: str, skipped: Counter[str], listed: set[str]) -
         if unread := [name for name in content if name not in PARTS]:
             skipped[f"fields of the file: {', '.join(unread)}"] = len(unread)
         records = [image if isinstance(image, dict) else {} for image in images]
-        told, unread = splits_told(cells_of(records, FIELDS.__contains__), len(images))
+        is_coco = "annotations" in content
+        known = OF_COCO if is_coco else OF_KARPATHY
+        told, unread = splits_told(cells_of(records, known.__contains__), len(images))
         if unread:
             skipped[f"fields of images: {', '.join(unread)}"] = len(unread)
-        read = _read_coco if "annotations" in content else _read_karpathy
+        read = _read_coco if is_coco else _read_karpathy
         found = read(content, images, list(map(_split, told)), skipped, listed, os.path.abspath(path))
         captions = list(dict.fromkeys(found))  # a file that was joined with itself, or with a part of it
         if repeated := len(found) - len(captions):
@@ -133,7 +138,7 @@ def _read_coco(
     for number, image in enumerate(images):
         where = f"images[{number}]"
         image_id = _field(image, "id", (int, str), where)
-        name = _name(_field(image, "file_name", (str,), where))
+        name = _path(image, "file_name", where)
         if names.setdefault(image_id, name) != name:
             raise _Mismatch(f"{where}: id {image_id!r} is also that of {names[image_id]!r}")
         if splits.setdefault(image_id, told[number]) != told[number]:
@@ -160,8 +165,7 @@ def _read_karpathy(
     captions: list[Caption] = []
     for index, image in enumerate(images):
         where = f"images[{index}]"
-        parent = _field(image, "filepath", (str,), where, default="")
-        name = _name(os.path.join(_name(parent), _field(image, "filename", (str,), where)))
+        name = _path(image, "filename", where)
         listed.add(name)
         image_id = _field(
             image, "cocoid", (int, str), where, default=_field(image, "imgid", (int, str), where, default=name)
@@ -176,6 +180,17 @@ def _read_karpathy(
             if text:
                 captions.append(Caption(text, name, _id(image_id), _id(caption_id), told[index], file))
     return captions
+
+
+def _path(image: Mapping[str, Any], field: str, where: str) -> str:
+    """The name in a field of an image, in the folder that its `filepath` names; some write the whole path there, or in both."""
+    name, folder = (
+        _name(_field(image, field, (str,), where)),
+        _name(_field(image, "filepath", (str,), where, default="")),
+    )
+    if folder and os.path.basename(folder) == os.path.basename(name):
+        return folder
+    return name if name.startswith(f"{folder}/") else _name(os.path.join(folder, name))
 
 
 def _count_unread(captions: list[Any], fields: Sequence[str], skipped: Counter[str]) -> None:

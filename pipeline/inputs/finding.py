@@ -176,18 +176,21 @@ class _CaptionsSearch:
         """As `find_captions`."""
         looked = {store.path: [store.path / "captions*"]}
         found = self._first(store.path, looked[store.path])
-        if not found:
-            around = {root: _around(root) for root in map(Path, _roots(store))}
+        places = [
+            place for some in found.values() for place in some
+        ]  # as of tars and parquet files, which have captions in them
+        bare = [root for root in _roots(store) if not any(place.startswith(f"{root}/") for place in places)]
+        if bare or not found:
+            around = {root: _around(root) for root in map(Path, bare)}
             looked |= around
-            found = _of_all({root: self._first(root, around[root]) for root in around}, self.passed)
-        if not any(path.parent == store.path for path in found):
+            found |= _of_all({root: self._first(root, around[root]) for root in around}, self.passed)
             self._add_own(found, store)
         if found:
             return distinct(list(found))
-        places = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
+        tried = ", ".join(str(pattern) for patterns in looked.values() for pattern in patterns)
         reasons = "".join(f"; {reason}" for reason in dict.fromkeys(self.said))
         raise PipelineError(
-            f"{store.path}: no captions found for its images; looked for {places}, and in the folders of its photos{reasons}",
+            f"{store.path}: no captions found for its images; looked for {tried}, and in the folders of its photos{reasons}",
             "name the file with --captions",
         )
 

@@ -281,3 +281,19 @@ def test_a_book_is_no_caption(tmp_path: Path) -> None:
     assert f"{path}: skipped 1 captions of over 10,000 characters" in notes
     with pytest.raises(PipelineError, match="no caption found, skipped 1 captions of over 10,000 characters; expected"):
         read_captions(write(tmp_path / "d.csv", f"image,caption\nb.jpg,{'dog ' * 2501}\n"))
+
+
+@pytest.mark.parametrize(("name", "folder", "path"), [("1.jpg", "old", "old/1.jpg"), ("1.jpg", "old/1.jpg", "old/1.jpg"), ("old/1.jpg", "old", "old/1.jpg"), ("1.jpg", "", "1.jpg")])  # fmt: skip
+def test_the_folder_of_a_photo_is_read_in_both_kinds_of_json(tmp_path: Path, name: str, folder: str, path: str) -> None:
+    coco = {
+        "images": [{"id": 1, "file_name": name, "filepath": folder}],
+        "annotations": [{"id": 2, "image_id": 1, "caption": "a dog"}],
+    }
+    karpathy = {"images": [{"filename": name, "filepath": folder, "sentences": [{"raw": "a dog"}]}]}
+    for content in (coco, karpathy):
+        assert [one.image for one in read_captions(write(tmp_path / "c.json", json.dumps(content)))] == [path]
+    notes: list[str] = []
+    coco["images"][0]["sentences"] = [{"raw": "a cat"}]
+    file = write(tmp_path / "c.json", json.dumps(coco))
+    assert [one.text for one in read_captions(file, notes)] == ["a dog"]
+    assert notes == [f"{file}: skipped 1 fields of images: sentences"]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import PipelineError
 from pipeline.inputs import containers
 from pipeline.inputs.containers import index_of, pyarrow
+from pipeline.inputs.dataset import load_dataset
 from pipeline.inputs.sources import captions_of, describe_skipped, list_photos, open_source
 from tests.photos import write_photos
 from tests.world import scan
@@ -355,3 +356,34 @@ def test_a_photo_with_holes_in_a_tar_is_not_read_as_if_it_had_none(tmp_path: Pat
     index = index_of(str(tmp_path / "t.tar"), ())
     assert list(index.photos) == ["whole.jpg"]
     assert index.skipped == {".jpg of tar -S": 1}
+
+
+def test_captions_beside_photos_are_found_where_those_of_a_tar_are_in_the_store(
+    tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos", 2)
+    (tmp_path / "packed.d").mkdir()
+    write_photos(tmp_path / "packed.d", 2, names="p{}.jpg")
+    with tarfile.open("packed.tar", "w") as tar:
+        for number in range(2):
+            (tmp_path / "text").write_text(f"packed {number}")
+            tar.add(f"packed.d/p{number}.jpg", f"p{number}.jpg")
+            tar.add("text", f"p{number}.txt")
+    Path("photos/captions.csv").write_text("image,caption\n000.jpg,loose 0\n001.jpg,loose 1\n")
+    command = [
+        "extract",
+        "--images",
+        "photos",
+        "--images",
+        "packed.tar",
+        "--output",
+        "features/both",
+        "--weights",
+        str(small_weights),
+    ]
+    said = scan(*command, "--num-regions", "4", "--workers", "0", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    dataset = load_dataset([Path("features/both")])
+    captions = [caption for split in dataset.splits.values() for caption in split.images.captions]
+    assert sorted(captions) == ["loose 0", "loose 1", "packed 0", "packed 1"]
