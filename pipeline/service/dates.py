@@ -26,7 +26,7 @@ TAKEN, DIGITIZED, CHANGED, CAMERA = (
 )  # EXIF tags, the last of the part that has the first two
 # As EXIF has it, 2024:05:31 10:00:00, and as programs write it: other separators, no seconds, an offset after it
 TIME = re.compile(r"\s*(\d{4})[:/-](\d\d)[:/-](\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d))?)?")
-NO_FILE = 0, 0, 0  # times and size of a file that is not there
+NO_FILE = 0, 0, 0, 0  # times, size and inode of a file that is not there
 REMEMBERED = 1 << 17  # photos whose EXIF data is not read again while their files stay as they are
 KEPT = 60.0  # seconds after which files are looked at again for their dates, of no more photos than are remembered
 
@@ -70,12 +70,12 @@ class Dates:
         return np.array([times_of(self.collection.image_place(row))[0] for row in range(len(self.collection))])
 
 
-def times_of(place: str) -> tuple[float, tuple[int, int, int]]:
+def times_of(place: str) -> tuple[float, tuple[int, int, int, int]]:
     """When a file, of a photo its container, was changed, in seconds since 1970; and what changes with it: two times, of which a
-    program may restore the first, in nanoseconds, and its size. 0 where nobody knows."""
+    program may restore the first, in nanoseconds, its size and inode. 0 where nobody knows."""
     with suppress(OSError):
         file = os.stat(split_place(place)[0])
-        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns, file.st_size)
+        return file.st_mtime, (file.st_mtime_ns, file.st_ctime_ns, file.st_size, file.st_ino)
     return 0.0, NO_FILE
 
 

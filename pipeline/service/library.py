@@ -62,7 +62,7 @@ class Library:
         _, own, counts = np.unique(self._files, axis=0, return_inverse=True, return_counts=True)
         self._is_alike = counts[own] > 1
         # Row and state of its file -> whether it changed
-        self._compared: dict[tuple[int, tuple[int, int, int]], bool] = {}
+        self._compared: dict[tuple[int, tuple[int, int, int, int]], bool] = {}
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -104,9 +104,9 @@ class Library:
             changed.append(self._compared.get(photo, None if is_unknown else False))
         return changed
 
-    def _is_touched(self, row: int, file: tuple[int, int, int]) -> bool:
+    def _is_touched(self, row: int, file: tuple[int, int, int, int]) -> bool:
         """Whether a photo's file, of which `times_of` says that, may be another one than was extracted; not where it is gone."""
-        written, touched, size = file
+        written, touched, size, _ = file
         # A shard's own time says less: a photo may have changed while the shard was being made.
         if file == NO_FILE or max(written, touched) >= self._planned[self.store_of[row]]:
             return file != NO_FILE

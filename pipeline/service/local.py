@@ -77,7 +77,8 @@ class Generation:
         self._found: tuple[dict[str, int], list[Path]] | None = (
             None  # captions files, and when their folders last changed
         )
-        self.takes_uploads = self._takes_uploads()  # captions may have to be read for it, so now
+        self.has_detector = self._has_detector()
+        self.caption_files()  # they may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
         stage = self.search.first_stage
         self.candidates = stage.candidates if stage else 0
@@ -104,17 +105,21 @@ class Generation:
             Path(self.run.name).name, self.run.sha256, self.name, self.complete, len(self.collection), self.candidates,
             tuple(str(store.path) for store in stores) if local else tuple(self.library.store_names),
             tuple(sorted(filter(None, self.library.folders))[:MOST_FOLDERS]),
-            self.takes_uploads,
+            False,  # uploads: `LocalService.index` knows
             is_starter(self.collection.extraction),
             {},
             tuple(next(shard.sha256 for shard in store.shards if len(shard)) for store in stores),
         )  # fmt: skip
 
-    def _takes_uploads(self) -> bool:
+    @property
+    def takes_uploads(self) -> bool:
         """Whether a detector is there that makes the run's features, and captions to choose among."""
+        return self.has_detector and bool(self.caption_files())
+
+    def _has_detector(self) -> bool:
         extraction = self.run.data["extraction"]
         there = is_starter(extraction) or bool(self.config.weights or self.run.weights) or has_weights()
-        return "weights_sha256" in extraction and there and bool(self.caption_files())
+        return "weights_sha256" in extraction and there
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:
@@ -184,7 +189,7 @@ class Generation:
         shares = [self.run.share(score) for score in scores[best].tolist()]
         weak = [is_by_chance(share, len(texts)) for share in shares]
         found = map(schema.Caption, [texts[m] for m in best], scores[best].tolist(), weak, shares)
-        return schema.Captions(tuple(found), len(texts), source, True)
+        return schema.Captions(tuple(found), len(texts), {source: len(texts)}, True)
 
     def explain(self, row: int, asked: schema.ExplanationQuery) -> dict[str, Any]:
         """What `templates/attention.js` shows of a photo and a sentence."""
@@ -322,7 +327,7 @@ class LocalService:
     async def index(self, request: Request, asked: None) -> schema.Index:
         """What is searched: run, stores, number of photos."""
         generation = self.generation
-        return await asyncio.to_thread(lambda: generation.index)
+        return await asyncio.to_thread(lambda: replace(generation.index, uploads=generation.takes_uploads))
 
     async def photo(self, request: Request, asked: None) -> schema.Photo:
         """What is known of a photo."""

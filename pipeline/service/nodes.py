@@ -23,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from configs.errors import first_line
-from configs.files import json_sha256
 from matcher.calibration import is_by_chance
 from pipeline.errors import PipelineError
 from pipeline.service import schema
@@ -161,15 +160,14 @@ class Nodes:
         for one in answers:
             times |= Counter(caption["text"] for caption in one["captions"])
         best = sorted((captions[text] for text in times.elements()), key=lambda caption: -caption["score"])
-        counts = {one["source"]: one["searched"] for one in answers}
-        searched = sum(counts.values())
+        sources = {source: count for one in answers for source, count in one["sources"].items()}
+        searched = sum(sources.values())
         found = [one | {"weak": is_by_chance(one["share"], searched)} for one in best[: schema.CAPTIONS]]
-        source, *others = sorted(counts)
         return {
             "captions": found,
             "searched": searched,
             "complete": all(isinstance(one, dict) for one in indexes) and all(one["complete"] for one in answers),
-            "source": json_sha256([source, *others]) if others else source,
+            "sources": sources,
         }
 
     async def photo(self, request: Request, asked: None) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class Captions:
 
     captions: tuple[Caption, ...]
     searched: int  # captions
-    source: str  # checksum of them: nodes may have the same
+    sources: dict[str, int]  # checksum of captions files -> captions: nodes may have the same
     complete: bool  # false: captions are missing, as a node was not there
 
 

@@ -283,7 +283,8 @@ def test_captions_are_asked_of_every_node_that_has_any(
     without, having = make_server(), make_server(weights=str(small_weights))
     assert isinstance(without.service, LocalService)
     index = without.service.generation.index
-    monkeypatch.setitem(vars(without.service.generation), "index", replace(index, uploads=False, features=()))
+    monkeypatch.setitem(vars(without.service.generation), "index", replace(index, features=()))
+    monkeypatch.setattr(without.service.generation, "has_detector", False)
     with on_a_thread(without) as (_, _, url), on_a_thread(having) as (_, _, second):
         nodes = Nodes(ServeConfig(node=(url, second)), Metrics())
         with TestClient(Server(nodes, Metrics()).app()) as client:

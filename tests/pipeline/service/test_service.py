@@ -237,7 +237,8 @@ def test_captions_files_that_come_and_go_are_noticed(own_world: Path, small_weig
     file.unlink()
     refused = client.post("/v1/captions", content=photo)
     assert refused.status_code == 400, (said, refused.json())
-    assert refused.json()["error"].startswith("no captions for a new photo: the captions files that were found at the")
+    assert refused.json()["error"].startswith("no captions for a new photo: neither the run nor the photos have any")
+    assert not client.get("/v1/index").json()["uploads"]
     Path("coco/train2014/captions.csv").write_text(f"image,caption\n{IMAGE},a house\n")
     for _ in range(2):
         (found,) = client.post("/v1/captions", content=photo).json()["captions"]
