@@ -203,7 +203,7 @@ def check_answer(
     assert answer["searched"] == answer["candidates"] == len(some)
     assert answer["query"] == (query if isinstance(query, str) else "")
     assert set(answer["unknown"]) == ({"zebra"} & set(query.split()) if isinstance(query, str) else set())
-    among = len(world.rows) if asked.coordinates else body["among"] or len(world.rows)
+    among = body["among"] or len(world.rows)
     for rank, (row, hit) in enumerate(zip(rows, answer["hits"], strict=True), body["offset"] + 1):
         found = world.rows[row]
         assert hit["rank"] == rank
@@ -246,7 +246,7 @@ def check_request(body: Mapping[str, Any], asked: Asked, world: World, run: Trai
     """What a request is answered; the rows of the answers, in order, or None where it is refused."""
     response, some = asked.post(sent(body, asked, run)), passing(world, body["filter"], kind)
     changed = any(world.rows[row].photo.state in CHANGED for row in body["images"])
-    if (some is None and (asked.coordinates or not body["among"])) or changed:
+    if (some is None and not body["among"]) or changed:
         assert response.status_code == 400, response.text
         return None
     assert response.status_code == 200, response.text
