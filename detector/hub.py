@@ -116,9 +116,8 @@ def fetch_folder(name: HubName, origin: str, *, kind: str) -> Path:
     published = hashlib.sha256(sums.read_bytes()).hexdigest()
     listed = [line.partition("  ")[::2] for line in sums.read_text(encoding="utf-8", errors="replace").splitlines()]
     checked = cache_root() / "checked" / hashlib.sha256(os.fsencode(sums.parent)).hexdigest()
-    if checked.is_file() and checked.read_text() == repr(
-        [published, *(_state(sums.parent / file) for _, file in listed)]
-    ):
+    now = [published, *(_state(sums.parent / file) for _, file in listed)]
+    if checked.is_file() and checked.read_text() == repr(now):
         return sums.parent
     exact = name._replace(revision=commit or name.revision)  # what is published meanwhile is another revision
     states = []  # of what was compared, before it was
@@ -233,11 +232,7 @@ def _from_folder(mirror: str, name: HubName, file: str, *, or_kept: bool = True)
             finally:
                 partial.unlink(missing_ok=True)
             tag.write_text(version)
-    except (
-        OSError,
-        HTTPException,
-        ValueError,
-    ) as error:  # the last two of what speaks no HTTP, and of addresses that are none
+    except (OSError, HTTPException, ValueError) as error:  # of what speaks no HTTP, and of addresses that are none
         if or_kept and path.is_file():
             _say_kept(name, file, f"{mirror}: {first_line(error)}")
             return path, True

@@ -15,7 +15,7 @@ class Regions:
     object_scores: np.ndarray  # (K,) float32
     attribute_ids: np.ndarray  # (K,) int32, index into the attribute names
     attribute_scores: np.ndarray  # (K,) float32
-    image_size: tuple[int, int]  # (height, width) in pixels; (0, 0): unknown, and boxes are fractions
+    image_size: tuple[int, int]  # (height, width) in pixels; (0, 0): unknown, and boxes as imported
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -23,7 +23,7 @@ class Regions:
     def pixel_boxes(self, height: int, width: int) -> np.ndarray:
         """Boxes in pixels of the image at a given size, which may be a thumbnail's: (K, 4) float32 XYXY.
 
-        Where `image_size` is (0, 0) the image was not known when the boxes were stored: they are fractions of it.
+        Where `image_size` is (0, 0) the image was not known when the boxes were stored: they are taken for fractions of it.
         """
         own_height, own_width = self.image_size if self.image_size != (0, 0) else (1, 1)
         scale = np.array([width / own_width, height / own_height] * 2, np.float32)

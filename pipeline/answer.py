@@ -7,9 +7,8 @@ from dataclasses import dataclass
 class Box:
     """One region that speaks for a photo."""
 
-    xyxy: tuple[
-        float, float, float, float
-    ]  # absolute pixels; where its size is unknown as imported: fractions, or pixels where beyond 1
+    # Absolute pixels; of a photo of unknown size as they were imported: fractions of it, or pixels where they are beyond 1
+    xyxy: tuple[float, float, float, float]
     weight: float  # share of the score, 0..1
     name: str  # "brown dog", "" where the store carries no classes
 

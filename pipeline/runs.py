@@ -227,9 +227,7 @@ def import_original(source: Path, vocabulary: str, folder: Path, imported: str, 
     folder.mkdir(parents=True, exist_ok=True)
     # its training data was elsewhere
     data = {"folder": str(folder.resolve()), "stores": [], "captions": [], "extraction": {}, "hub": hub}
-    write_json(
-        folder / DATA, {"data": data, "imported": imported}, indent=1
-    )  # first: killed here, it is known what began
+    write_json(folder / DATA, {"data": data, "imported": imported}, indent=1)  # first: it says what began
     save_config(TrainConfig(model=checkpoint.model.config, run=str(folder)), folder / CONFIG)
     save_model(folder / BEST, checkpoint.model)
     return checkpoint

@@ -74,9 +74,8 @@ class Generation:
         self.library = Library(self.collection)
         self.complete = all(store.complete for store in self.collection.stores)
         self._captions: tuple[list[Any], list[str], str, Any] | None = None  # what they were read from, and they
-        self._found: tuple[dict[str, int], list[Path]] | None = (
-            None  # captions files, and when their folders last changed
-        )
+        # Captions files, and when their folders last changed
+        self._found: tuple[dict[str, int], list[Path]] | None = None
         self.has_detector = self._has_detector()
         self.caption_files()  # they may have to be read for it, so now
         self.search.open()  # now, and not while the first client waits
@@ -158,9 +157,7 @@ class Generation:
         if self._captions is None or self._captions[0] != made_of:
             texts = [caption.text for path, _ in made_of for caption in read_captions(path)]
             if not texts:
-                raise PipelineError(
-                    "no captions for a new photo: the captions files that were found at the start are gone"
-                )
+                raise PipelineError("no captions for a new photo: their files hold none any more")
             self._captions = made_of, texts, json_sha256(texts), caption_embeddings(self.run, texts, self.say)
         return self._captions[1:]
 

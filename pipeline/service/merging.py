@@ -12,9 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.gallery.ranking import equal_in_order
 from pipeline.service.schema import FoundPhoto, SearchAnswer, SearchRequest
 
-FUSED = (
-    1000  # results of each query that fusion reads: with another number for a later page, pages would be of other lists
-)
+# Results of each query that fusion reads: with another number for a later page, pages would be of other lists
+FUSED = 1000
 FUSION = 60  # of the paper: how little the first ranks stand out
 
 
