@@ -132,7 +132,7 @@ def test_starts_from_a_detector_and_keeps_the_classes_that_it_shares(inside: Pat
     ):
         said = scan(*command(*frozen, "--objects", objects, "--run", f"detectors/{run}", "network.rpn_min_size=7"))
         assert said.exit_code == 0, said.output
-        assert f"note: network.rpn_min_size=7 does nothing: --init {frozen[1]} has 0" in said.output
+        assert f"note: network.rpn_min_size=7.0 does nothing: --init {frozen[1]} has 0.0" in said.output
         tuned = load_weights(inside / f"detectors/{run}/detector.safetensors")
         assert tuned.config == first.config
         for name in same:
