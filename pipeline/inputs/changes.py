@@ -6,12 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 
-from pipeline.inputs.sources import is_changed
+from pipeline.inputs.sources import Folder, is_changed
+from pipeline.inputs.storage import status
 from pipeline.store.plan import planned_photos
 from pipeline.store.reader import Store, StoreCollection
-from pipeline.store.roots import split_place
+from pipeline.store.roots import INSIDE, is_remote, place_of, split_place
 
-MOST_COMPARED = 100  # photos that are read; a copied project has other times for all of its files
+MOST_COMPARED = 1000  # photos that are read; a copied project has other times for all of its files
 
 
 def planned_files(store: Store) -> np.ndarray:
@@ -23,30 +24,63 @@ def planned_files(store: Store) -> np.ndarray:
     return files
 
 
-def note_on_changes(collection: StoreCollection, rows: Sequence[int], paths: Sequence[str]) -> Iterator[str]:
-    """A line where some of these photos, which have `paths` by row, are others than were extracted: of files with another time or size
-    the content is compared.
+def are_alike(files: np.ndarray) -> np.ndarray:
+    """(N,) whether files (N, 2) have the time and size of another one: of an archive, they may have changed places."""
+    _, own, counts = np.unique(files, axis=0, return_inverse=True, return_counts=True)
+    return np.asarray(counts[own.reshape(-1)] > 1)
+
+
+def notes_on_changes(collection: StoreCollection, rows: Sequence[int]) -> Iterator[str]:
+    """Lines on these photos where some are others than were extracted. The content is compared of those whose files have another time or
+    size, and of those where these tell nothing.
     """
-    planned = np.concatenate([planned_files(store) for store in collection.stores])
-    touched = []
-    for row in rows:
-        written, size = planned[row].tolist()
-        # The path of a photo in a container leads nowhere; `image_place` takes ten times as long
-        state = (_state(paths[row]) or _state(collection.image_place(row))) if written else None
-        touched += [row] if state and state not in ((written, size), (written, None)) else []
-    compared = touched[:: -(-len(touched) // MOST_COMPARED)] if touched else []
+    planned, found = np.split(np.concatenate([_files_then_and_now(store) for store in collection.stores]), 2, axis=1)
+    is_known, is_there = planned.any(axis=1), found.any(axis=1)
+    differ = is_known & is_there & (planned != found).any(axis=1)
+    is_unsure = ~differ & (~is_known | (is_there & are_alike(planned)))
+    chosen = np.asarray(rows, dtype=int)
+    others, unsure = chosen[differ[chosen]], chosen[is_unsure[chosen]]
+    compared = [*_some(others), *_some(unsure)]
     if changed := [row for row in compared if is_changed(collection, row)]:
-        among = f" of {len(compared):,} that were compared" if len(compared) < len(touched) else ""
         yield (
-            f"{len(changed):,} photos{among} are others than were extracted, such as {collection.image_ids[changed[0]]}: their "
-            "features are of the photos before; extract again"
+            f"{len(changed):,} of these photos changed since they were extracted, such as {collection.image_ids[changed[0]]}: their features are "
+            "of the photos before; extract again"
+        )
+    if len(others) > MOST_COMPARED:
+        yield (
+            f"{len(others):,} photos were written to since they were extracted, of which {len(_some(others)):,} were compared with what "
+            "was; extract again to compare all"
         )
 
 
-def _state(place: str) -> tuple[int, int | None] | None:
-    """When a photo's file was written, and its size where it is no container; None: not there, or behind a URL."""
-    with suppress(OSError, ValueError):
-        path, inside = split_place(place)
-        found = os.stat(path)
-        return found.st_mtime_ns, None if inside else found.st_size
-    return None
+def _some(rows: np.ndarray) -> list[int]:
+    """Rows from all over some, of as many as are read."""
+    step = max(1, -(-len(rows) // MOST_COMPARED))
+    return [int(row) for row in rows[::step]]
+
+
+def _files_then_and_now(store: Store) -> np.ndarray:
+    """(N, 4) time and size as in `planned_files`, then those of the files that are there now, as `extract` would find them; of a container
+    only the time.
+    """
+    files = np.zeros((len(store), 4), np.int64)
+    roots = [_root_now(store, number) for number in range(len(store.manifest["image_roots"]))]
+    folders = [Folder(root) if os.path.isdir(root) else None for root in roots]
+    for photo in planned_photos(store.path):
+        if photo.image_id not in store or not 0 <= photo.root < len(roots):
+            continue
+        files[row := store.row(photo.image_id), :2] = photo.mtime_ns, photo.size
+        with suppress(OSError, ValueError):
+            folder = folders[photo.root]
+            if folder is not None and INSIDE not in photo.path:
+                files[row, 2:] = folder.status(photo.path)[::-1]
+            elif not is_remote(place := split_place(place_of(roots[photo.root], photo.path))[0]):
+                files[row, 2:] = status(place).mtime_ns, photo.size
+    return files
+
+
+def _root_now(store: Store, number: int) -> str:
+    """The folder or container of a number, be it moved together with its store."""
+    root = store.manifest["image_roots"][number]
+    near = os.path.normpath(os.path.join(os.path.abspath(store.path), store.manifest["relative_roots"][number]))
+    return root if is_remote(root) or os.path.exists(root) or not os.path.exists(near) else near

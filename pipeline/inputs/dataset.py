@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.hub import fetched_name
 from pipeline.errors import PipelineError
 from pipeline.inputs.captions import Caption, read_captions
-from pipeline.inputs.changes import note_on_changes
+from pipeline.inputs.changes import notes_on_changes
 from pipeline.inputs.finding import distinct, find_all_captions, folders, image_index_of
 from pipeline.inputs.homes import COMPARED, Home, folders_of
 from pipeline.inputs.image_index import ImageIndex, files_of, has_suffix
@@ -95,7 +95,7 @@ def load_dataset(stores: Sequence[Path], caption_files: Sequence[str | Path] = (
     rows = [row for captions in rows_of_split.values() for row in captions]
     if bare := len(collection) - len(rows):
         notes.append(f"{bare:,} of {len(collection):,} images have no caption and are left out")
-    notes += note_on_changes(collection, rows, index.paths)
+    notes += notes_on_changes(collection, rows)
     notes += _notes_on_copies(rows, collection)
     notes += _notes_on_texts([captions for of_rows in rows_of_split.values() for captions in of_rows.values()])
     splits = {name: make_split(name, collection, captions) for name, captions in sorted(rows_of_split.items())}

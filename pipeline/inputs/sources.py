@@ -90,7 +90,7 @@ class Folder(Source):
 
     def photos(self, skipped: Counter[str]) -> Listed:
         """All of them, by path."""
-        return [(path, self._status(path)) for path in sorted(_walk(self.root, "", set(), skipped))]
+        return [(path, self.status(path)) for path in sorted(_walk(self.root, "", set(), skipped))]
 
     def refuse_if_gone(self) -> None:
         """An unmounted disk is not a folder of unreadable photos."""
@@ -99,7 +99,8 @@ class Folder(Source):
                 f"--images {self.root}: its photos are gone", "mount it again and run the same command to continue"
             )
 
-    def _status(self, path: str) -> Status:
+    def status(self, path: str) -> Status:
+        """Size and time of a photo, or the later time of a link on the way to it; 0 of one that is gone."""
         place = str(self.root / path)
         with suppress(Gone, FileNotFoundError):  # a broken link, or a file that vanished meanwhile
             found = status(place)

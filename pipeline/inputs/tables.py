@@ -143,7 +143,7 @@ def _splits(path: Path, header: list[str], records: list[Record], layout: _Layou
     }
     splits, others = splits_told(fields, len(records))
     for word in set(cells).difference(map(_word, others), others):
-        _refuse_differing(path, word, cells[word])
+        _refuse_differing(path, word, cells[word], is_whole=word in used)
     # pandas writes the numbers of the rows before them, without a name
     numbers = {
         word for word, (first, *_) in columns_of.items() if not header[first].strip() and _are_numbers(cells[word][0])
@@ -153,9 +153,11 @@ def _splits(path: Path, header: list[str], records: list[Record], layout: _Layou
     return splits
 
 
-def _refuse_differing(path: Path, word: str, columns: list[list[str]]) -> None:
+def _refuse_differing(path: Path, word: str, columns: list[list[str]], *, is_whole: bool) -> None:
+    """`is_whole`: one of them is read alone, and may leave nothing to another one."""
     for row in zip(*columns, strict=True) if len(columns) > 1 else ():
-        if len({split_of_word(cell) or os.path.basename(cell).lower() for cell in filter(_says, row)}) > 1:
+        said = set(row) if is_whole else {split_of_word(cell) or cell.lower() for cell in filter(_says, row)}
+        if len(said) > 1:
             raise PipelineError(
                 f"{path}: {len(columns)} columns are called {word}, and differ: {' and '.join(row)[:SHOWN]}",
                 "leave one of them",

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.errors import PipelineError, UnreadableImage
 from pipeline.explanation import LIKELY
 from pipeline.extraction.detectors import is_starter
-from pipeline.inputs.changes import planned_files
+from pipeline.inputs.changes import are_alike, planned_files
 from pipeline.inputs.photos import decode_thumbnail
 from pipeline.inputs.sources import is_changed, read_photo
 from pipeline.pages.photos import jpeg
@@ -59,8 +59,7 @@ class Library:
         self._planned = [times_of(str(store.path / PLAN))[1][0] for store in collection.stores]
         self._files = np.concatenate([planned_files(store) for store in collection.stores])  # (N, 2)
         # Photos of one time and size, as archives have them, may have changed places
-        _, own, counts = np.unique(self._files, axis=0, return_inverse=True, return_counts=True)
-        self._is_alike = counts[own] > 1
+        self._is_alike = are_alike(self._files)
         # Row and state of its file -> whether it changed
         self._compared: dict[tuple[int, tuple[int, int, int, int]], bool] = {}
         self._thumbnails: OrderedDict[str, bytes] = OrderedDict()

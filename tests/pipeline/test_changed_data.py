@@ -1,11 +1,17 @@
 """Evaluation of data that a run was not trained on, in part or as it is now: its name, its splits, and what is said."""
 
 import json
+import os
 import re
 import shutil
 import tarfile
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.store.format import PLAN
 from tests.stores import make_store
 from tests.world import PHOTO, SMALL_TRAINING, extract_again, scan
 
@@ -186,12 +192,10 @@ def test_photos_that_changed_since_they_were_extracted_are_said_before_they_are_
     first.touch()  # the same photo
     said = scan("evaluate", "--features", "features/mine", "--split", "all")
     assert said.exit_code == 0, said.output
-    assert "others than were extracted" not in said.output
+    assert "since they were extracted" not in said.output
     second.write_bytes(first.read_bytes())
     said = scan("evaluate", "--features", "features/mine", "--split", "all")
-    note = (
-        f"note: 1 photos are others than were extracted, such as {second.name}: their features are of the photos before"
-    )
+    note = f"note: 1 of these photos changed since they were extracted, such as {second.name}: their features are of the photos before"
     assert note in said.output
     said = scan("train", "--features", "features/mine", "--run", "runs/stale", "--device", "cpu", *SMALL_TRAINING)
     assert note in said.output
@@ -204,4 +208,41 @@ def test_photos_that_changed_since_they_were_extracted_are_said_before_they_are_
         for name, path in (("1", first), ("2", second)):
             tar.add(f"coco/train2014/{PHOTO.format(int(name) + 4)}", path.name)
     said = scan("evaluate", "--features", "features/photos", "--split", "all", "--captions", "photos_captions.csv")
-    assert "note: 2 photos are others than were extracted" in said.output
+    assert "note: 2 of these photos changed since they were extracted" in said.output
+
+
+@pytest.mark.parametrize("how", ["no time", "alike", "links", "no plan"])
+def test_photos_that_changed_are_said_where_times_tell_little(own_world: Path, how: str) -> None:
+    folder = Path("coco/train2014")
+    photos = sorted(folder.glob("*.jpg"))
+    if how == "links":
+        folder.rename("elsewhere")
+        folder.symlink_to(Path("elsewhere").resolve())
+    frames = [cv2.imencode(".bmp", np.full((40, 60, 3), 9 * number, np.uint8))[1].tobytes() for number in range(20)]
+    for path, frame in zip(photos, frames, strict=True):
+        path.write_bytes(frame)
+        os.utime(path, (0, 0) if how == "no time" else (10**9,) * 2)
+    extract_again()
+    if how == "no plan":
+        Path("features/mine", PLAN).unlink()
+    command = ["evaluate", "--features", "features/mine", "--split", "all"]
+    assert "since they were extracted" not in scan(*command).output
+    photos[0].write_bytes(frames[1])
+    photos[1].write_bytes(frames[0])
+    for path in photos[:2]:
+        os.utime(path, (10**9 if how in ("alike", "no plan") else 2 * 10**9,) * 2)
+    assert (
+        f"note: 2 of these photos changed since they were extracted, such as {photos[0].name}" in scan(*command).output
+    )
+
+
+def test_photos_with_other_times_are_compared_in_part_and_this_is_said(
+    own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract_again()
+    monkeypatch.setattr("pipeline.inputs.changes.MOST_COMPARED", 7)
+    for path in Path("coco/train2014").glob("*.jpg"):
+        path.touch()
+    said = scan("evaluate", "--features", "features/mine", "--split", "all").output
+    assert "note: 20 photos were written to since they were extracted, of which 7 were compared with what was" in said
+    assert "changed since" not in said

@@ -40,6 +40,9 @@ def test_columns_of_one_name_that_differ_are_refused_where_they_are_read(tmp_pat
     path = write(tmp_path / "c.csv", "image,image,caption\na.jpg,b.jpg,A dog\n")
     with pytest.raises(PipelineError, match=r"2 columns are called image, and differ: a\.jpg and b\.jpg"):
         read_captions(path)
+    path = write(tmp_path / "c.csv", "filename,filepath,filepath,caption\na.jpg,x,,A dog\nb.jpg,,y,A cat\n")
+    with pytest.raises(PipelineError, match="2 columns are called filepath, and differ: x and"):
+        read_captions(path)
     for rows in (
         "a.jpg,A dog,test,,1,2\nb.jpg,A cat,,train,1,2\n",
         "a.jpg,A dog,test,Test,1,2\nb.jpg,A cat,nan,train,1,2\n",
