@@ -109,9 +109,11 @@ def _flags(cells: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _flagged(cells: Mapping[str, str]) -> str:
     """The split of a photo by its fields of yes and no: those that say yes; "not train" where none does and that of train says no."""
-    told = {SPLIT_WORDS[_flag(name)]: cell.strip().lower() for name, cell in cells.items()}
-    found = [name for name, cell in told.items() if cell in YES]
-    return " and ".join(found) or ("not train" if told.get("train") else "")
+    told = [(SPLIT_WORDS[_flag(name)], cell.strip().lower()) for name, cell in cells.items()]
+    found = dict.fromkeys(
+        split for split, cell in told if cell in YES
+    )  # of test and testall, train and restval, one says it
+    return " and ".join(found) or ("not train" if any(split == "train" and cell for split, cell in told) else "")
 
 
 def _flag(name: str) -> str:

@@ -52,6 +52,10 @@ def test_columns_of_zeros_and_ones_tell_the_split(tmp_path: Path) -> None:
     )
     assert splits(text) == splits(text.replace("is_", "")) == ["train", "test", "dev"]
     assert splits("image,caption,is_test\na.jpg,A dog,1\nb.jpg,A cat,0\n") == ["test", ""]
+    # Two fields of one split: either says it
+    assert splits("image,caption,is_test,is_testall\na.jpg,A dog,1,0\nb.jpg,A cat,0,1\n") == ["test", "test"]
+    one_hot = "image,caption,train,restval,val,test\na.jpg,A dog,1,0,0,0\nb.jpg,A cat,0,1,0,0\nc.jpg,A boat,0,0,0,1\n"
+    assert splits(one_hot) == ["train", "train", "test"]
     notes: list[str] = []
     path = write(tmp_path / "d.csv", "image,caption,is_test\na.jpg,A dog,x\nb.jpg,A cat,\n")
     assert [one.split for one in read_captions(path, notes)] == ["", ""]
