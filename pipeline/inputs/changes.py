@@ -34,17 +34,19 @@ def notes_on_changes(collection: StoreCollection, rows: Sequence[int]) -> Iterat
     """Lines on these photos where some are others than were extracted. The content is compared of those whose files have another time or
     size, and of those where these tell nothing.
     """
-    planned, found = np.split(np.concatenate([_files_then_and_now(store) for store in collection.stores]), 2, axis=1)
+    files = np.concatenate([_files_then_and_now(store) for store in collection.stores])
+    planned, found, is_packed = files[:, :2], files[:, 2:4], files[:, 4] > 0
     is_known, is_there = planned.any(axis=1), found.any(axis=1)
     differ = is_known & is_there & (planned != found).any(axis=1)
-    is_unsure = ~differ & (~is_known | (is_there & are_alike(planned)))
+    # Photos in one container have its time, and none of them comes and goes alone
+    is_unsure = ~differ & (~is_known | (is_there & ~is_packed & are_alike(planned)))
     chosen = np.asarray(rows, dtype=int)
     others, unsure = chosen[differ[chosen]], chosen[is_unsure[chosen]]
     compared = [*_some(others), *_some(unsure)]
     if changed := [row for row in compared if is_changed(collection, row)]:
         yield (
-            f"{len(changed):,} of these photos changed since they were extracted, such as {collection.image_ids[changed[0]]}: their features are "
-            "of the photos before; extract again"
+            f"{len(changed):,} of these photos changed since they were extracted, such as {collection.image_ids[changed[0]]}: their "
+            "features are of the photos before; extract again"
         )
     if len(others) > MOST_COMPARED:
         yield (
@@ -60,22 +62,23 @@ def _some(rows: np.ndarray) -> list[int]:
 
 
 def _files_then_and_now(store: Store) -> np.ndarray:
-    """(N, 4) time and size as in `planned_files`, then those of the files that are there now, as `extract` would find them; of a container
-    only the time.
+    """(N, 5) time and size as in `planned_files`; those of the files that are there now, as `extract` would find them, of a container only
+    the time; and whether it is one.
     """
-    files = np.zeros((len(store), 4), np.int64)
+    files = np.zeros((len(store), 5), np.int64)
     roots = [_root_now(store, number) for number in range(len(store.manifest["image_roots"]))]
     folders = [Folder(root) if os.path.isdir(root) else None for root in roots]
     for photo in planned_photos(store.path):
         if photo.image_id not in store or not 0 <= photo.root < len(roots):
             continue
-        files[row := store.row(photo.image_id), :2] = photo.mtime_ns, photo.size
+        row, is_packed = store.row(photo.image_id), INSIDE in photo.path
+        files[row] = photo.mtime_ns, photo.size, 0, 0, is_packed
         with suppress(OSError, ValueError):
             folder = folders[photo.root]
-            if folder is not None and INSIDE not in photo.path:
-                files[row, 2:] = folder.status(photo.path)[::-1]
+            if folder is not None and not is_packed:
+                files[row, 2:4] = folder.status(photo.path)[::-1]
             elif not is_remote(place := split_place(place_of(roots[photo.root], photo.path))[0]):
-                files[row, 2:] = status(place).mtime_ns, photo.size
+                files[row, 2:4] = status(place).mtime_ns, photo.size
     return files
 
 
